@@ -1,0 +1,108 @@
+"""What is served and what was asked: the rows behind every reply. The web process reads them without torch."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.db import models
+
+from webapp.accounts.models import Workspace
+
+
+class ServedModel(models.Model):
+    """A base model this site can answer with: a GGUF file or a Hugging Face folder on this machine."""
+
+    name = models.CharField(max_length=120, unique=True)  # "smollm2-135m-instruct"
+    path = models.CharField(max_length=500)  # absolute, or relative to $FLYWHEEL_HOME/models
+    digest = models.CharField(max_length=64)  # SHA-256 of the content: what "exactly this model" means
+    architecture = models.CharField(max_length=40)
+    context_length = models.PositiveIntegerField()  # tokens, prompt and answer together
+    parameters = models.PositiveBigIntegerField()
+    size_bytes = models.PositiveBigIntegerField()
+    is_default = models.BooleanField(default=False)  # what conversations use
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-is_default", "created_at", "id"]
+        constraints = [
+            models.UniqueConstraint(fields=["is_default"], condition=models.Q(is_default=True), name="one_default_model")
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Worker(models.Model):
+    """An inference worker process and its lease. Its generations are its own while the lease runs."""
+
+    class State(models.TextChoices):
+        LOADING = "loading"
+        READY = "ready"
+        BROKEN = "broken"  # its model cannot be loaded; `error` says why
+        STOPPING = "stopping"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    hostname = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    state = models.CharField(max_length=10, choices=State.choices, default=State.LOADING)
+    model = models.CharField(max_length=120, blank=True)
+    error = models.TextField(blank=True)
+    started_at = models.DateTimeField(auto_now_add=True)
+    lease_expires_at = models.DateTimeField(db_index=True)
+
+
+class Generation(models.Model):
+    """One prompt and the text a model made of it. Its state changes only by compare-and-set in `inference`."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        COMPLETE = "complete"
+        CANCELLED = "cancelled"  # someone pressed stop; the text so far is kept
+        FAILED = "failed"  # our fault; error_code and error_message say what
+        REFUSED = "refused"  # never admitted: too long, bad parameters
+        INTERRUPTED = "interrupted"  # its workers died three times; the text so far is kept
+
+    TERMINAL = (State.COMPLETE, State.CANCELLED, State.FAILED, State.REFUSED, State.INTERRUPTED)
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="generations")
+    purpose = models.CharField(max_length=20, default="reply")  # "reply", "title"
+    model = models.ForeignKey(ServedModel, on_delete=models.PROTECT, related_name="+")
+    messages = models.JSONField()  # [{"role": "system"|"user"|"assistant", "content": str}]
+    params = models.JSONField(default=dict)  # the fields of inference.parameters.SamplingParams that were given
+    seed = models.BigIntegerField()
+
+    state = models.CharField(max_length=12, choices=State.choices, default=State.QUEUED)
+    worker = models.ForeignKey(Worker, on_delete=models.SET_NULL, null=True, related_name="generations")
+    attempt = models.PositiveIntegerField(default=0)  # fencing number: grows with every claim
+    crashes = models.PositiveIntegerField(default=0)  # claims whose worker's lease ran out
+    cancel_requested = models.BooleanField(default=False)
+    deadline = models.DateTimeField()
+    # When its task was last sent; the reaper sends it again if nobody claims it.
+    sent_at = models.DateTimeField()
+
+    text = models.TextField(blank=True)
+    finish_reason = models.CharField(max_length=20, blank=True)  # "stop", "length"
+    error_code = models.CharField(max_length=60, blank=True)
+    error_message = models.TextField(blank=True)
+    prompt_tokens = models.PositiveIntegerField(default=0)
+    completion_tokens = models.PositiveIntegerField(default=0)
+    model_digest = models.CharField(max_length=64, blank=True)  # of what really answered
+    created_at = models.DateTimeField(auto_now_add=True)
+    admitted_at = models.DateTimeField(null=True)
+    first_token_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["state", "sent_at"],
+                condition=models.Q(state__in=("queued", "running")),
+                name="generation_unfinished",
+            )
+        ]
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state in self.TERMINAL

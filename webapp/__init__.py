@@ -1,0 +1,5 @@
+"""The site: accounts, chat, API and operations. Never imports torch."""
+
+from webapp.celery import app as celery_app
+
+__all__ = ["celery_app"]

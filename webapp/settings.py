@@ -1,0 +1,219 @@
+"""Django settings, all of them from environment variables. README.md's table explains each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dj_database_url
+from csp.constants import NONE, SELF
+
+from webapp.env import Env, generated_secret
+
+ROOT = Path(__file__).resolve().parent.parent
+env = Env()
+
+# --- Where state lives -------------------------------------------------------------------------------------
+FLYWHEEL_HOME = env.path("FLYWHEEL_HOME", ROOT / "var")
+MODELS_DIR = FLYWHEEL_HOME / "models"
+PORT = env.int("PORT", 8000, low=1, high=65535)
+# The address people use, where a proxy stands in front: https://chat.example.org
+SITE_URL = (env.url("SITE_URL", ("http", "https")) or f"http://localhost:{PORT}").rstrip("/")
+HTTPS = SITE_URL.startswith("https://")
+
+DEBUG = env.bool("DEBUG", False)
+SECRET_KEY = env.raw("SECRET_KEY") or generated_secret(FLYWHEEL_HOME / "secret_key")
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
+CSRF_TRUSTED_ORIGINS = [SITE_URL]
+
+# --- Applications ------------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "channels",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.usersessions",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
+    "csp",
+    "django_htmx",
+    "django_structlog",
+    "webapp.core",
+    "webapp.accounts",
+    "inference",
+    "training",
+    "webapp.chat",
+    "webapp.ops",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "allauth.usersessions.middleware.UserSessionsMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "django_structlog.middlewares.RequestMiddleware",
+]
+ROOT_URLCONF = "webapp.urls"
+ASGI_APPLICATION = "webapp.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [ROOT / "webapp" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "webapp.chat.context.shell",
+            ]
+        },
+    }
+]
+
+# --- Database ----------------------------------------------------------------------------------------------
+DATABASE_URL = env.url("DATABASE_URL", ("sqlite", "postgres", "postgresql")) or f"sqlite:///{FLYWHEEL_HOME}/db.sqlite3"
+DATABASES = {"default": dj_database_url.parse(DATABASE_URL)}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["OPTIONS"] = {
+        # Writers queue up instead of failing halfway: IMMEDIATE takes the write lock at BEGIN, WAL lets readers go on.
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 5,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;",
+    }
+elif DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+    DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {"min_size": 0, "max_size": 16, "timeout": 10}
+DATABASES["default"]["CONN_MAX_AGE"] = 0
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+
+# --- Broker: Celery, channel layer, token log --------------------------------------------------------------
+def _broker_url() -> str:
+    """REDIS_URL, else the embedded server whose port `webapp.ops` chose and wrote down."""
+    given = env.url("REDIS_URL", ("redis", "rediss"))
+    if given:
+        return given
+    port_file = FLYWHEEL_HOME / "broker" / "port"
+    port = int(port_file.read_text()) if port_file.exists() else 6379
+    return f"redis://127.0.0.1:{port}/0"
+
+
+REDIS_URL = _broker_url()
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        # redis-py 8 would give the idle subscriber a 5 s read timeout and it would die of it.
+        "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": None}], "prefix": "flywheel"},
+    }
+}
+
+CELERY_BROKER_URL = REDIS_URL
+CELERY_TASK_IGNORE_RESULT = True
+# Recovery is the row's lease, never the broker's redelivery, so tasks are acknowledged before they run.
+CELERY_TASK_ACKS_LATE = False
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600, "global_keyprefix": "celery:"}
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
+# Celery closes the database connection after every task unless told otherwise; 9 ms a task on PostgreSQL.
+CELERY_DB_REUSE_MAX = 1000
+CELERY_TASK_ROUTES = {"inference.generate": {"queue": "generate"}, "training.*": {"queue": "training"}}
+CELERY_BEAT_SCHEDULE = {
+    "reap": {"task": "inference.reap", "schedule": 2.0, "options": {"expires": 10}},
+}
+
+# --- Inference ---------------------------------------------------------------------------------------------
+# Makes the worker's engine: a callable(ServedModel) -> inference.engine.Engine. Tests put a scripted one here.
+INFERENCE_ENGINE = env.str("INFERENCE_ENGINE", "inference.worker.load_engine")
+INFERENCE_DTYPE = env.choice("INFERENCE_DTYPE", ("auto", "fp32", "bf16", "int8"), "auto")
+# A worker renews its lease three times within this; when it runs out, its replies are handed to another.
+INFERENCE_LEASE_SECONDS = env.int("INFERENCE_LEASE_SECONDS", 10, low=1, high=600)
+INFERENCE_MAX_RUNNING = env.int("INFERENCE_MAX_RUNNING", 32, low=1, high=4096)
+INFERENCE_MAX_QUEUED = env.int("INFERENCE_MAX_QUEUED", 500, low=1, high=100_000)
+INFERENCE_DEADLINE_SECONDS = env.int("INFERENCE_DEADLINE_SECONDS", 600, low=1, high=86_400)
+# How long a finished token log stays for readers that come back; after that the database row answers.
+INFERENCE_LOG_TTL_SECONDS = 900
+
+# --- People ------------------------------------------------------------------------------------------------
+AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+    "django.contrib.auth.hashers.ScryptPasswordHasher",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 8}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+SIGNUP = env.choice("SIGNUP", ("open", "invite", "closed"), "open")
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = "/"
+ACCOUNT_ADAPTER = "webapp.accounts.adapter.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_SESSION_REMEMBER = True
+USERSESSIONS_TRACK_ACTIVITY = True
+
+# --- Browser security --------------------------------------------------------------------------------------
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_HTTPONLY = True
+# Two sites on one host name (other ports) would overwrite each other's cookies without names of their own.
+SESSION_COOKIE_NAME = f"flywheel_session_{PORT}"
+CSRF_COOKIE_NAME = f"flywheel_csrf_{PORT}"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_SSL_REDIRECT = False
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "form-action": [SELF],
+        "base-uri": [NONE],
+        "frame-ancestors": [NONE],
+        "manifest-src": [SELF],
+    }
+}
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 2**20
+
+# --- Static files, language, time --------------------------------------------------------------------------
+STATIC_URL = "static/"
+STATICFILES_DIRS = [ROOT / "webapp" / "static"]
+STATIC_ROOT = FLYWHEEL_HOME / "static"
+WHITENOISE_USE_FINDERS = True
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
+LOCALE_PATHS = [ROOT / "webapp" / "locale"]
+USE_TZ = True
+TIME_ZONE = "UTC"
+
+# --- Mail --------------------------------------------------------------------------------------------------
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", "flywheel@localhost")
+EMAIL_URL = env.url("EMAIL_URL", ("smtp", "smtps", "console"))
+if EMAIL_URL is None:
+    EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+    EMAIL_FILE_PATH = FLYWHEEL_HOME / "mail"

@@ -1,0 +1,10 @@
+"""Every address of the site, by app."""
+
+from django.urls import include, path
+
+urlpatterns = [
+    path("", include("webapp.chat.urls")),
+    path("", include("webapp.accounts.urls")),
+    path("accounts/", include("allauth.urls")),
+    path("", include("webapp.ops.urls")),
+]
