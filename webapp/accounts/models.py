@@ -26,7 +26,7 @@ class User(AbstractBaseUser, PermissionsMixin):
     """A person. They log in with their email address; `name` is what others see."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    email = models.EmailField(max_length=254)
+    email = models.EmailField(max_length=254, unique=True)
     name = models.CharField(max_length=80, blank=True)
     is_active = models.BooleanField(default=True)
     is_staff = models.BooleanField(default=False)

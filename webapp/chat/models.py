@@ -38,7 +38,7 @@ class Message(models.Model):
     position = models.PositiveIntegerField()  # dense from 0 within the conversation
     role = models.CharField(max_length=10, choices=Role.choices)
     text = models.TextField(blank=True)
-    generation = models.ForeignKey(Generation, on_delete=models.PROTECT, null=True, related_name="messages")
+    generation = models.ForeignKey(Generation, on_delete=models.PROTECT, null=True, related_name="chat_messages")
     # Chosen by the browser, so that a message sent again after a lost acknowledgement is not stored twice.
     client_id = models.UUIDField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
