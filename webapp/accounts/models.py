@@ -85,7 +85,7 @@ class Membership(models.Model):
 
 
 class Invitation(models.Model):
-    """A link that lets whoever holds it join a workspace, once, until it expires. Only the token's hash is kept."""
+    """A link that lets whoever holds it join a workspace, once, until it expires. Only its hash is kept."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="invitations")
@@ -100,12 +100,14 @@ class Invitation(models.Model):
 
 
 class AuditEvent(models.Model):
-    """A security-relevant act: who did what, when and from where. Never updated, never deleted by the site."""
+    """A security-relevant act: who did what, when and from where. The site never changes or deletes one."""
 
     id = models.BigAutoField(primary_key=True)
     at = models.DateTimeField(auto_now_add=True, db_index=True)
     action = models.CharField(max_length=60)  # "login", "login_failed", "member_removed", ...
     actor = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+")
-    workspace = models.ForeignKey(Workspace, on_delete=models.SET_NULL, null=True, related_name="audit_events")
+    workspace = models.ForeignKey(
+        Workspace, on_delete=models.SET_NULL, null=True, related_name="audit_events"
+    )
     ip = models.GenericIPAddressField(null=True)
     detail = models.JSONField(default=dict)

@@ -1,0 +1,196 @@
+"""The base of every websocket: logged-in people only, rechecked on each command. Knows nothing of chat."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from importlib import import_module
+from time import monotonic
+from typing import Any
+
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.utils import translation
+from django.utils.crypto import constant_time_compare
+from django.utils.translation import gettext as _
+
+from webapp.accounts.access import NoWorkspace, current_workspace
+from webapp.accounts.frame_limits import FrameLimit
+from webapp.accounts.models import Membership, User
+from webapp.accounts.sockets import group_add, session_group, user_group
+from webapp.core.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+CLOSE_LOGGED_OUT = 4401
+CLOSE_TOO_MANY_FRAMES = 4429
+MAX_FRAME_BYTES = 1_200_000
+
+
+class _Handshake:
+    """What `get_language_from_request` looks at, taken from a socket's opening request."""
+
+    def __init__(self, scope: dict[str, Any]) -> None:
+        self.COOKIES = scope.get("cookies", {})
+        self.META = {
+            "HTTP_ACCEPT_LANGUAGE": next(
+                (v.decode("latin1") for k, v in scope["headers"] if k == b"accept-language"), ""
+            )
+        }
+        self.path_info = scope["path"]
+
+
+class AuthenticatedConsumer(AsyncWebsocketConsumer):
+    """A socket of one person in one workspace, opened with one login session.
+
+    Subclasses override `connected` (the socket is open), `command` (one JSON object with a "type") and
+    `disconnect`, and answer with `send_frame`. A UserError raised in `command` is answered with an `error`
+    frame. When the login or the membership ends, the socket is closed with 4401.
+    """
+
+    user: User
+    session_key: str
+    workspace_id: uuid.UUID
+
+    async def connect(self) -> None:
+        self.limit = FrameLimit(monotonic())
+        self.closing = False
+        await self.accept()
+        user = self.scope["user"]
+        session_key = self.scope["session"].session_key
+        translation.activate(translation.get_language_from_request(_Handshake(self.scope)))  # type: ignore[arg-type]
+        if not user.is_authenticated or session_key is None:
+            await self.session_closed({})
+            return
+        self.user, self.session_key = user, session_key
+        # Join first, check after: a logout between the two is seen by one or the other.
+        self.groups = [session_group(session_key), user_group(self.user.pk)]
+        for group in self.groups:
+            await group_add(group, self.channel_name)
+        try:
+            self.workspace_id = await self._find_workspace()
+        except NoWorkspace:
+            await self.session_closed({})
+            return
+        if await self.recheck():
+            await self.connected()
+        else:
+            await self.session_closed({})
+
+    async def connected(self) -> None:
+        """The socket is open and the person known."""
+
+    async def command(self, frame: dict[str, Any]) -> None:
+        """Handle one frame; a subclass hands here what it does not know."""
+        raise UserError("bad_frame", _("This page sent something the server does not know. Reload the page."))
+
+    async def send_frame(self, frame: dict[str, Any]) -> None:
+        """Send one JSON object, unless the socket is closing."""
+        if self.closing:
+            return
+        try:
+            await self.send(text_data=json.dumps(frame, ensure_ascii=False, separators=(",", ":")))
+        except OSError:
+            # The browser has gone; the server's disconnect message is on its way.
+            self.closing = True
+
+    async def recheck(self) -> bool:
+        """Whether the login session, the person and the membership still hold, read from the database now."""
+        return await self._recheck()
+
+    # --- What the channel layer and the server call ---------------------------------------------------------
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        # Before Channels touches the database: a flood must cost next to nothing.
+        if message["type"] == "websocket.receive":
+            verdict = "drop" if self.closing else self.limit.judge(monotonic())
+            if verdict == "warn":
+                await self._error(
+                    "too_many_frames",
+                    _("This page is sending too fast; some of it was not handled. Wait a moment."),
+                )
+            elif verdict == "close":
+                await self._close(CLOSE_TOO_MANY_FRAMES)
+            if verdict != "ok":
+                return
+        await super().dispatch(message)
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        frame: dict[str, Any] = {}
+        try:
+            frame = parse_frame(text_data)
+            if not await self.recheck():
+                await self.session_closed({})
+                return
+            await self.command(frame)
+        except UserError as error:
+            await self._error(error.code, error.message, frame)
+        except Exception:
+            logger.exception("A socket's command failed", extra={"command": frame.get("type")})
+            await self._error(
+                "internal", _("Something went wrong on the server. Try again in a moment."), frame
+            )
+
+    async def session_closed(self, message: dict[str, Any]) -> None:
+        """The login ended, or (with `workspace`) the membership in that workspace did."""
+        workspace = message.get("workspace")
+        if workspace is not None and workspace != self.workspace_id.hex:
+            return
+        await self.send_frame({"type": "closing", "reason": "logged_out"})
+        await self._close(CLOSE_LOGGED_OUT)
+
+    async def _close(self, code: int) -> None:
+        if not self.closing:
+            self.closing = True
+            await self.close(code)
+
+    async def _error(self, code: str, message: str, frame: dict[str, Any] | None = None) -> None:
+        known = frame or {}
+        about = {key: known[key] for key in ("client_id", "ref") if isinstance(known.get(key), str)}
+        await self.send_frame({"type": "error", "code": code, "message": message, **about})
+
+    @database_sync_to_async
+    def _find_workspace(self) -> uuid.UUID:
+        return current_workspace(self.user, self.scope["session"])[0].pk
+
+    @database_sync_to_async
+    def _recheck(self) -> bool:
+        # A fresh store each time: the one in the scope remembers what it read when the socket was opened.
+        session = import_module(settings.SESSION_ENGINE).SessionStore(self.session_key).load()
+        if session.get(SESSION_KEY) != str(self.user.pk):
+            return False
+        if session.get(BACKEND_SESSION_KEY) not in settings.AUTHENTICATION_BACKENDS:
+            return False
+        membership = (
+            Membership.objects.select_related("user")
+            .filter(user_id=self.user.pk, workspace_id=self.workspace_id)
+            .first()
+        )
+        if membership is None or not membership.user.is_active:
+            return False
+        self.user = membership.user
+        return constant_time_compare(session.get(HASH_SESSION_KEY, ""), self.user.get_session_auth_hash())
+
+
+def parse_frame(text: str | None) -> dict[str, Any]:
+    """The JSON object in a text frame. Raises UserError("bad_frame" or "frame_too_long")."""
+    if text is None:
+        raise UserError("bad_frame", _("Binary frames are not understood here. Send JSON as text."))
+    if len(text) * 4 > MAX_FRAME_BYTES and len(text.encode("utf-8", "replace")) > MAX_FRAME_BYTES:
+        raise UserError(
+            "frame_too_long",
+            _("That is more than %(limit)s MB in one message. Shorten it, or send it in parts.")
+            % {"limit": MAX_FRAME_BYTES / 1e6},
+        )
+    try:
+        frame = json.loads(text)
+        # "\ud800" is legal JSON, and no database or socket can store or send what it stands for.
+        if "\\u" in text:
+            json.dumps(frame, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError):
+        raise UserError("bad_frame", _("This page sent something that is not valid JSON. Reload the page."))
+    if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
+        raise UserError("bad_frame", _("This page sent something the server does not know. Reload the page."))
+    return frame
