@@ -25,7 +25,9 @@ class ServedModel(models.Model):
     class Meta:
         ordering = ["-is_default", "created_at", "id"]
         constraints = [
-            models.UniqueConstraint(fields=["is_default"], condition=models.Q(is_default=True), name="one_default_model")
+            models.UniqueConstraint(
+                fields=["is_default"], condition=models.Q(is_default=True), name="one_default_model"
+            )
         ]
 
     def __str__(self) -> str:
@@ -70,7 +72,9 @@ class Generation(models.Model):
     purpose = models.CharField(max_length=20, default="reply")  # "reply", "title"
     model = models.ForeignKey(ServedModel, on_delete=models.PROTECT, related_name="+")
     messages = models.JSONField()  # [{"role": "system"|"user"|"assistant", "content": str}]
-    params = models.JSONField(default=dict)  # the fields of inference.parameters.SamplingParams that were given
+    params = models.JSONField(
+        default=dict
+    )  # the fields of inference.parameters.SamplingParams that were given
     seed = models.BigIntegerField()
 
     state = models.CharField(max_length=12, choices=State.choices, default=State.QUEUED)
@@ -106,3 +110,16 @@ class Generation(models.Model):
     @property
     def is_finished(self) -> bool:
         return self.state in self.TERMINAL
+
+    def last_event(self) -> tuple[str, dict[str, object]]:
+        """Type and data of the event that ends this generation's log, from the finished row."""
+        if self.state == self.State.REFUSED:
+            return "refused", {"code": self.error_code, "message": self.error_message}
+        return "done", {
+            "state": self.state,
+            "finish_reason": self.finish_reason,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "error_code": self.error_code,
+            "error_message": self.error_message,
+        }

@@ -5,7 +5,9 @@ from __future__ import annotations
 import msgspec
 
 
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class SamplingParams(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """Sampling parameters of one generation, with the usual names and ranges.
 
     None means "as the model's generation_config says", or, without one, the value in brackets. Ranges are

@@ -1,0 +1,275 @@
+"""Every write to a Generation. States change by compare-and-set, so that two writers can never both win.
+
+The web process imports this: no torch here. Tasks are sent by name, on commit; a task that is lost on the way is
+sent again by the reaper, because the row says it is queued.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from celery import current_app
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from inference.models import Generation, ServedModel, Worker
+from inference.parameters import SamplingParams
+from inference.signals import generation_ended
+from inference.stream import Append, TokenLog, encode_event, text_of
+from webapp.accounts.models import Workspace
+from webapp.core.errors import UserError
+
+logger = logging.getLogger(__name__)
+State = Generation.State
+
+_token_log: TokenLog | None = None
+
+
+def token_log() -> TokenLog:
+    """This process's writer to the token logs."""
+    global _token_log
+    if _token_log is None:
+        _token_log = TokenLog()
+    return _token_log
+
+
+def default_model() -> ServedModel:
+    """The model conversations use. Raises UserError `no_model` where none is installed."""
+    model = ServedModel.objects.filter(is_default=True).first()
+    if model is None:
+        raise UserError(
+            "no_model", "No model is installed yet. Ask the person who runs this site to add one.", status=503
+        )
+    return model
+
+
+def start_generation(
+    *,
+    workspace: Workspace,
+    model: ServedModel,
+    messages: list[dict[str, str]],
+    params: SamplingParams | None = None,
+    seed: int | None = None,
+    purpose: str = "reply",
+) -> Generation:
+    """Records a generation and sends its task when the surrounding transaction commits.
+
+    Raises UserError `busy` (503, with Retry-After) where more is queued than this site takes on.
+    """
+    if Generation.objects.filter(state=State.QUEUED).count() >= settings.INFERENCE_MAX_QUEUED:
+        raise UserError(
+            "busy",
+            "Too many replies are waiting right now. Try again in a moment.",
+            status=503,
+            retry_after=5,
+        )
+    now = timezone.now()
+    generation = Generation.objects.create(
+        workspace=workspace,
+        model=model,
+        messages=messages,
+        params=msgspec.to_builtins(params or SamplingParams()),
+        seed=secrets.randbelow(2**63) if seed is None else seed,
+        purpose=purpose,
+        deadline=now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS),
+        sent_at=now,
+    )
+    transaction.on_commit(lambda: send_task(generation.id))
+    return generation
+
+
+def send_task(generation_id: UUID) -> None:
+    """Tells the workers; if the broker is away the row stays queued and the reaper sends it later."""
+    try:
+        current_app.send_task("inference.generate", args=[str(generation_id)], queue="generate", retry=False)
+    except (OperationalError, RedisError, OSError) as error:
+        logger.warning("task of generation %s not sent, the reaper will: %s", generation_id, error)
+
+
+def claim_generation(*, generation_id: UUID, worker_id: UUID) -> Generation | None:
+    """queued → running for this worker, under a new attempt; None where someone else was first."""
+    claimed = Generation.objects.filter(id=generation_id, state=State.QUEUED).update(
+        state=State.RUNNING, worker_id=worker_id, attempt=F("attempt") + 1
+    )
+    return Generation.objects.select_related("model", "workspace").get(id=generation_id) if claimed else None
+
+
+def release_generation(*, generation: Generation) -> bool:
+    """running → queued: its worker is stopping and hands it over. The log stays, another continues from it."""
+    now = timezone.now()
+    released = Generation.objects.filter(
+        id=generation.id, state=State.RUNNING, attempt=generation.attempt
+    ).update(state=State.QUEUED, worker=None, sent_at=now)
+    if released:
+        send_task(generation.id)
+    return bool(released)
+
+
+def finish_generation(*, generation: Generation, state: str, **fields: Any) -> bool:
+    """Ends a generation this attempt runs: running → `state`. False where it is no longer ours to end.
+
+    On True the row is final and `generation` carries its values; the caller then appends the log's last event.
+    """
+    return _end(generation, expected=State.RUNNING, state=state, **fields)
+
+
+def cancel_generation(*, generation_id: UUID) -> None:
+    """Ends it at once where it waits; where it runs, its worker ends it within a decode step and keeps the text."""
+    generation = Generation.objects.filter(id=generation_id).first()
+    if generation is None or generation.is_finished:
+        return
+    if generation.state == State.QUEUED and end_unclaimed(generation=generation, state=State.CANCELLED):
+        return
+    Generation.objects.filter(id=generation_id, state=State.RUNNING).update(cancel_requested=True)
+    transaction.on_commit(lambda: _request_stop(generation_id))
+
+
+def _request_stop(generation_id: UUID) -> None:
+    try:
+        token_log().request_stop(generation_id)
+    except RedisError as error:
+        logger.warning(
+            "stop of generation %s not published, its worker reads it from the row: %s", generation_id, error
+        )
+
+
+def end_unclaimed(*, generation: Generation, state: str, **fields: Any) -> bool:
+    """queued → `state`, keeping what an earlier attempt wrote to the log; appends the log's last event on commit."""
+    try:
+        events = token_log().read(generation.id)
+    except RedisError:
+        events = []
+    text = text_of(events)
+    tokens = sum(len(event.data["ids"]) for event in events if event.type == "text")
+    # A new attempt number, so that a worker thought dead cannot append behind the end.
+    if not _end(
+        generation,
+        expected=State.QUEUED,
+        state=state,
+        text=text,
+        completion_tokens=tokens,
+        new_attempt=True,
+        **fields,
+    ):
+        return False
+    last = events[-1].seq if events else 0
+    transaction.on_commit(lambda: _append_last(generation, last + 1))
+    return True
+
+
+def _append_last(generation: Generation, seq: int) -> None:
+    event = encode_event(generation.attempt, *generation.last_event())
+    try:
+        token_log().append([Append(str(generation.id), generation.attempt, [(seq, event)], finished=True)])
+    except RedisError as error:
+        logger.warning(
+            "end of generation %s not logged, readers take it from the row: %s", generation.id, error
+        )
+
+
+def _end(
+    generation: Generation, *, expected: str, state: str, new_attempt: bool = False, **fields: Any
+) -> bool:
+    with transaction.atomic():
+        if new_attempt:
+            fields["attempt"] = generation.attempt + 1
+        fields |= {"state": state, "worker": None, "finished_at": timezone.now()}
+        rows = Generation.objects.filter(id=generation.id, state=expected, attempt=generation.attempt)
+        if not rows.update(**fields):
+            return False
+        for name, value in fields.items():
+            setattr(generation, name, value)
+        generation_ended.send(sender=Generation, generation=generation)
+    return True
+
+
+# --- workers and what they leave behind ------------------------------------------------------------------------
+
+
+def register_worker(*, hostname: str, pid: int) -> Worker:
+    return Worker.objects.create(
+        hostname=hostname,
+        pid=pid,
+        lease_expires_at=timezone.now() + timedelta(seconds=settings.INFERENCE_LEASE_SECONDS),
+    )
+
+
+def renew_lease(*, worker: Worker) -> bool:
+    """False where the lease had run out: this worker's generations may be someone else's by now."""
+    now = timezone.now()
+    expires = now + timedelta(seconds=settings.INFERENCE_LEASE_SECONDS)
+    alive = Worker.objects.filter(id=worker.id, lease_expires_at__gt=now)
+    return bool(
+        alive.update(lease_expires_at=expires, state=worker.state, model=worker.model, error=worker.error)
+    )
+
+
+def end_lease(*, worker_ids: list[UUID]) -> None:
+    """These workers are known to be gone: nobody needs to wait for their leases."""
+    Worker.objects.filter(id__in=worker_ids).update(
+        lease_expires_at=timezone.now(), state=Worker.State.STOPPING
+    )
+
+
+def reap() -> None:
+    """Hands over what dead workers ran, sends lost tasks again, ends what waited too long."""
+    now = timezone.now()
+    _recover_orphans(now)
+    for generation in Generation.objects.filter(state=State.QUEUED, deadline__lt=now)[:1000]:
+        end_unclaimed(
+            generation=generation,
+            state=State.FAILED,
+            error_code="deadline_exceeded",
+            error_message="No model worker was free in time. Try again in a moment.",
+        )
+    _resend_lost(now)
+    Worker.objects.filter(lease_expires_at__lt=now - timedelta(days=1)).delete()
+
+
+def _recover_orphans(now: Any) -> None:
+    running = Generation.objects.filter(state=State.RUNNING).select_related("worker")
+    for generation in running.filter(worker__lease_expires_at__lte=now) | running.filter(worker=None):
+        crashes = generation.crashes + 1
+        mine = Generation.objects.filter(id=generation.id, state=State.RUNNING, attempt=generation.attempt)
+        if not mine.update(state=State.QUEUED, worker=None, crashes=crashes, sent_at=now):
+            continue
+        logger.warning("generation %s lost its worker (%s of %s)", generation.id, crashes, MAX_CRASHES)
+        if crashes >= MAX_CRASHES:
+            end_unclaimed(
+                generation=generation,
+                state=State.INTERRUPTED,
+                error_code="interrupted",
+                error_message="This reply broke off three times. What was written so far is kept; try again.",
+            )
+        elif generation.cancel_requested:
+            end_unclaimed(generation=generation, state=State.CANCELLED)
+        else:
+            send_task(generation.id)
+
+
+MAX_CRASHES = 3
+# A task is thought lost when it is this old and the queue holds none, or, however long the queue is, this much older.
+_LOST_AFTER, _SURELY_LOST_AFTER = timedelta(seconds=4), timedelta(seconds=120)
+
+
+def _resend_lost(now: Any) -> None:
+    lost_after = _SURELY_LOST_AFTER if queue_length() else _LOST_AFTER
+    stuck = Generation.objects.filter(state=State.QUEUED, sent_at__lt=now - lost_after)
+    for generation_id in list(stuck.values_list("id", flat=True)[:1000]):
+        if Generation.objects.filter(id=generation_id, state=State.QUEUED).update(sent_at=now):
+            send_task(generation_id)
+
+
+def queue_length() -> int:
+    """Tasks in the broker's generate queue. Raises redis.RedisError."""
+    prefix = settings.CELERY_BROKER_TRANSPORT_OPTIONS.get("global_keyprefix", "")
+    return token_log().connection.llen(f"{prefix}generate")

@@ -1,0 +1,160 @@
+"""The token log: what a generation emitted, in Redis Streams. Knows nothing of sockets, Markdown or the engine.
+
+The entry of event `seq` (dense from 1) has the stream id `{seq}-0` and one field `e`: the event as JSON
+`{"a": attempt, "t": type, "d": data}`. `docs/architecture.md` lists the types. The log is the truth while a
+generation runs; afterwards the database row is, and the log expires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+import redis
+from django.conf import settings
+
+STEPS_CHANNEL = "fw:steps"
+CONTROL_CHANNEL = "fw:control"
+TERMINAL_TYPES = frozenset({"refused", "done"})
+STALE = -1
+# A log nobody finishes (its generation was deleted, say) still goes away.
+UNFINISHED_TTL_SECONDS = 2 * 86_400
+
+# Appends one step of many generations and publishes what was accepted, as one atomic script.
+# KEYS: log, fence for each generation. ARGV: steps channel, unfinished ttl, then for each generation
+# id, attempt, count, ttl when done (0: not done), and count times seq, event. Answers the last seq of each, or -1 if stale.
+_APPEND = """
+local answers, accepted, a = {}, {}, 3
+for k = 1, #KEYS, 2 do
+  local log, fence = KEYS[k], KEYS[k + 1]
+  local id, attempt, count, ttl = ARGV[a], tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+  a = a + 4
+  local highest = tonumber(redis.call('GET', fence) or '0')
+  if attempt < highest then
+    answers[#answers + 1] = -1
+  else
+    if attempt > highest then redis.call('SET', fence, attempt, 'EX', ARGV[2]) end
+    local tail = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+    local last = tail and tonumber(string.match(tail[1], '^(%d+)')) or 0
+    for i = 0, count - 1 do
+      local seq = tonumber(ARGV[a + 2 * i])
+      if seq == last + 1 then
+        redis.call('XADD', log, seq .. '-0', 'e', ARGV[a + 2 * i + 1])
+        accepted[#accepted + 1] = '["' .. id .. '",' .. seq .. ',' .. ARGV[a + 2 * i + 1] .. ']'
+        if last == 0 then redis.call('EXPIRE', log, ARGV[2]) end
+        last = seq
+      end
+    end
+    if ttl > 0 then
+      redis.call('EXPIRE', log, ttl)
+      redis.call('EXPIRE', fence, ttl)
+    end
+    answers[#answers + 1] = last
+  end
+  a = a + 2 * count
+end
+if #accepted > 0 then redis.call('PUBLISH', ARGV[1], '[' .. table.concat(accepted, ',') .. ']') end
+return answers
+"""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """An event as it is stored and published."""
+
+    a: int
+    t: str
+    d: dict[str, Any]
+
+
+class Event(NamedTuple):
+    """What a reader gets. `seq` counts the log's entries; `reset` carries the seq its text reaches to."""
+
+    seq: int
+    attempt: int
+    type: str
+    data: dict[str, Any]
+
+
+class Append(NamedTuple):
+    """What one generation adds in a step: consecutive events, already encoded by `encode_event`."""
+
+    generation_id: str
+    attempt: int
+    entries: Sequence[tuple[int, str]]  # (seq, encoded event)
+    finished: bool = False
+
+
+_encoder = msgspec.json.Encoder()
+_entry_decoder = msgspec.json.Decoder(Entry)
+step_decoder = msgspec.json.Decoder(list[tuple[str, int, Entry]])
+
+
+def log_key(generation_id: UUID | str) -> str:
+    return f"fw:log:{generation_id}"
+
+
+def _fence_key(generation_id: UUID | str) -> str:
+    return f"fw:fence:{generation_id}"
+
+
+def encode_event(attempt: int, type_: str, data: dict[str, Any]) -> str:
+    return _encoder.encode(Entry(attempt, type_, data)).decode()
+
+
+def decode_entries(raw: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[Event]:
+    """Events of an XRANGE answer."""
+    events = []
+    for stream_id, fields in raw:
+        entry = _entry_decoder.decode(fields[b"e"])
+        events.append(Event(int(stream_id.split(b"-")[0]), entry.a, entry.t, entry.d))
+    return events
+
+
+def text_of(events: Iterable[Event]) -> str:
+    return "".join(event.data["text"] for event in events if event.type == "text")
+
+
+def connect() -> redis.Redis:
+    """A connection pool for threads. Short timeouts: a caller would rather retry than hang on a dead broker."""
+    return redis.Redis.from_url(
+        settings.REDIS_URL, socket_timeout=5, socket_connect_timeout=2, health_check_interval=30
+    )
+
+
+class TokenLog:
+    """Writes and reads logs, from threads."""
+
+    def __init__(self, connection: redis.Redis | None = None) -> None:
+        self.connection = connection or connect()
+        self._append = self.connection.register_script(_APPEND)
+
+    def append(self, appends: Sequence[Append]) -> list[int]:
+        """Appends one step; answers, for each, the last seq the log now has, or STALE.
+
+        An answer below the last seq given means that the log lost entries: append again from there on.
+        Raises redis.RedisError.
+        """
+        keys: list[str] = []
+        args: list[str | int] = [STEPS_CHANNEL, UNFINISHED_TTL_SECONDS]
+        for append in appends:
+            keys += (log_key(append.generation_id), _fence_key(append.generation_id))
+            ttl = settings.INFERENCE_LOG_TTL_SECONDS if append.finished else 0
+            args += (append.generation_id, append.attempt, len(append.entries), ttl)
+            for seq, event in append.entries:
+                args += (seq, event)
+        return self._append(keys=keys, args=args)
+
+    def take_over(self, generation_id: UUID | str, attempt: int) -> list[Event]:
+        """Refuses all earlier attempts from here on, and answers what they logged. Raises redis.RedisError."""
+        self.append([Append(str(generation_id), attempt, [])])
+        return self.read(generation_id)
+
+    def read(self, generation_id: UUID | str) -> list[Event]:
+        """The whole log; empty where there is none."""
+        return decode_entries(self.connection.xrange(log_key(generation_id)))
+
+    def request_stop(self, generation_id: UUID | str) -> None:
+        """Tells every worker that this generation is to end; the one that runs it listens."""
+        self.connection.publish(CONTROL_CHANNEL, str(generation_id))

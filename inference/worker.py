@@ -1,0 +1,429 @@
+"""An inference worker process: one resident engine, the thread that drives it, and the lease it works under.
+
+Celery's task threads claim generations and hand them over; the engine thread steps; the publisher thread logs; the
+finisher thread writes final rows; the keeper thread renews the lease and hears of stops. Imported by worker
+processes only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import psutil
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections, connection
+from django.utils import timezone
+from django.utils.module_loading import import_string
+from redis.exceptions import RedisError
+
+from inference import services
+from inference.emission import Emission, Publisher
+from inference.engine.interface import Engine, EngineBusy, EngineError, Request, StepOutput
+from inference.models import Generation, ServedModel, Worker
+from inference.parameters import SamplingParams
+from inference.stream import CONTROL_CHANNEL, Event, connect, encode_event
+
+logger = logging.getLogger(__name__)
+
+
+def load_engine(model: ServedModel) -> Engine:
+    """The real engine with this model's weights. Raises ModelLoadError, which says what is wrong with the files."""
+    from inference.engine.loader import load_engine as load
+
+    return load(
+        settings.MODELS_DIR / model.path,
+        dtype=settings.INFERENCE_DTYPE,
+        max_running=settings.INFERENCE_MAX_RUNNING,
+        digest_cache=settings.FLYWHEEL_HOME / "cache",
+    )
+
+
+@dataclass
+class Running:
+    """A generation this worker has claimed, until its row is final."""
+
+    generation: Generation
+    request: Request
+    emission: Emission
+    deadline: float  # on time.monotonic()'s clock
+    text: list[str]
+    tokens: int
+    fields: dict[str, Any] = field(default_factory=dict)  # of the final row
+    ending: str = ""  # why it was cancelled: "cancelled", "deadline_exceeded", "handed_over"
+
+
+class WorkerHost:
+    """The process's one engine and everything around it. Thread-safe where Celery's threads call it."""
+
+    def __init__(self) -> None:
+        self.log = services.token_log()
+        self.publisher = Publisher(self.log)
+        self.engine: Engine | None = None
+        self.model: ServedModel | None = None
+        self.worker: Worker | None = None
+        self.stopping = threading.Event()
+        self.loaded = threading.Event()  # the engine is there, or known not to come
+        self._inbox: queue.SimpleQueue[Running | str] = (
+            queue.SimpleQueue()
+        )  # generations to start, ids to stop
+        self._running: dict[str, Running] = {}  # touched by the engine thread only
+        self._slots = threading.BoundedSemaphore(settings.INFERENCE_MAX_RUNNING)
+        self._wake = threading.Event()
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")
+        self._engine_thread = threading.Thread(target=self._drive, name="engine", daemon=True)
+
+    # --- start and stop -------------------------------------------------------------------------------------
+    def start(self) -> None:
+        self.publisher.start()
+        self._engine_thread.start()
+        for run in (self._keep_lease, self._hear_stops):
+            threading.Thread(target=run, name=run.__name__.strip("_"), daemon=True).start()
+
+    def stop(self) -> None:
+        """Hands every running generation to other workers, which continue from the log, and gives up the lease."""
+        self.stopping.set()
+        self._wake.set()
+        self._engine_thread.join(30)
+        self._finisher.shutdown(wait=True)
+        self.publisher.stop()
+        if self.worker is not None:
+            with _database():
+                services.end_lease(worker_ids=[self.worker.id])
+
+    # --- Celery's threads -----------------------------------------------------------------------------------
+    def run(self, generation_id: str) -> None:
+        """Claims a queued generation and hands it to the engine thread; waits while the engine is full."""
+        self.loaded.wait()
+        while not self._slots.acquire(timeout=0.2):
+            if self.stopping.is_set():
+                break
+        if self.stopping.is_set() or self.worker is None:
+            # The row is still queued: give the task back so that another worker need not wait for the reaper.
+            services.send_task(generation_id)
+            return
+        try:
+            running = self._claim(generation_id)
+        except BaseException:
+            self._slots.release()
+            raise
+        if running is None:
+            self._slots.release()
+            return
+        self._inbox.put(running)
+        self._wake.set()
+
+    def _claim(self, generation_id: str) -> Running | None:
+        assert self.worker is not None
+        generation = services.claim_generation(generation_id=generation_id, worker_id=self.worker.id)
+        if generation is None:
+            return None
+        try:
+            # Nobody logs anything before a first attempt; later ones lock out the attempts before them.
+            prior = self.log.take_over(generation.id, generation.attempt) if generation.attempt > 1 else []
+            return _resumed(generation, prior)
+        except RedisError as error:
+            logger.warning("generation %s given back, its log cannot be read: %s", generation.id, error)
+            services.release_generation(generation=generation)
+        except Exception:
+            logger.exception("generation %s cannot be run", generation.id)
+            services.finish_generation(
+                generation=generation, state="failed", error_code="engine_error", error_message=_BROKE
+            )
+        return None
+
+    # --- the engine thread ----------------------------------------------------------------------------------
+    def _drive(self) -> None:
+        with _database():
+            self._load()
+        self.loaded.set()
+        if self.engine is None:
+            self._refuse_everything()
+            return
+        deadlines_checked = 0.0
+        while not self.stopping.is_set():
+            self._take_in()
+            now = time.monotonic()
+            if now - deadlines_checked > 0.5:
+                deadlines_checked = now
+                for running in self._running.values():
+                    if now > running.deadline and not running.ending:
+                        self._end(running, "deadline_exceeded")
+            if self.engine.has_work:
+                self._put_out(self._step())
+            else:
+                # Woken by a new generation or a stop; the timeout is for deadlines only.
+                self._wake.wait(0.5)
+                self._wake.clear()
+        # What we emitted is in the log before another worker can read it.
+        self.publisher.flush()
+        for running in [*self._running.values(), *_drain(self._inbox)]:
+            self._finisher.submit(self._hand_over, running)
+
+    def _load(self) -> None:
+        self.worker = _register()
+        try:
+            self.model = services.default_model()
+            started = time.monotonic()
+            self.engine = import_string(settings.INFERENCE_ENGINE)(self.model)
+            logger.info("model %s is loaded, in %.1f s", self.model.name, time.monotonic() - started)
+            self.worker.state, self.worker.model = Worker.State.READY, self.model.name
+        except Exception as error:  # whatever is wrong with a model, the process stays up and says so
+            known = isinstance(error, EngineError | services.UserError)
+            logger.error("the model cannot be loaded: %s", error, exc_info=not known)
+            self.worker.state = Worker.State.BROKEN
+            self.worker.error = str(error) if known else f"{type(error).__name__}: {error}"
+        services.renew_lease(worker=self.worker)
+
+    def _refuse_everything(self) -> None:
+        assert self.worker is not None
+        while not self.stopping.is_set():
+            self._wake.wait(0.5)
+            self._wake.clear()
+            for running in _drain(self._inbox):
+                if isinstance(running, Running):
+                    self._finish(
+                        running, "failed", error_code="model_unavailable", error_message=self.worker.error
+                    )
+
+    def _take_in(self) -> None:
+        for item in _drain(self._inbox):
+            if isinstance(item, Running):
+                self._submit(item)
+            elif item in self._running:
+                self._end(self._running[item], "cancelled")
+
+    def _submit(self, running: Running) -> None:
+        assert self.engine is not None
+        generation = running.generation
+        if generation.model_id != self.model_id:
+            message = f"No worker serves {generation.model.name} right now."
+            self._finish(running, "failed", error_code="model_unavailable", error_message=message)
+            return
+        try:
+            admission = self.engine.submit(running.request)
+        except EngineBusy:
+            self._finisher.submit(self._hand_over, running)
+        except EngineError as error:
+            state = "refused" if not running.request.prior_token_ids else "failed"
+            self._finish(running, state, error_code=error.code, error_message=str(error))
+        except Exception:
+            logger.exception("generation %s could not be submitted", generation.id)
+            self._finish(running, "failed", error_code="engine_error", error_message=_BROKE)
+        else:
+            self._running[running.request.id] = running
+            running.fields = {"prompt_tokens": admission.prompt_tokens, "admitted_at": timezone.now()}
+            if not running.emission.events:
+                data = {
+                    "prompt_tokens": admission.prompt_tokens,
+                    "max_tokens": admission.max_tokens,
+                    "model": generation.model.name,
+                    "dropped_messages": admission.dropped_messages,
+                }
+                self.publisher.emit([(running.emission, "admitted", data)])
+            if generation.cancel_requested:
+                self._end(running, "cancelled")
+
+    @property
+    def model_id(self) -> int:
+        assert self.model is not None
+        return self.model.id
+
+    def _end(self, running: Running, why: str) -> None:
+        assert self.engine is not None
+        running.ending = running.ending or why
+        self.engine.cancel(running.request.id)
+
+    def _step(self) -> list[StepOutput]:
+        assert self.engine is not None
+        try:
+            return self.engine.step()
+        except Exception:
+            # One step failed as a whole: end what was running with a sentence, and go on serving.
+            logger.exception("an engine step failed")
+            outputs = []
+            for request_id in self._running:
+                self.engine.cancel(request_id)
+                outputs.append(StepOutput(request_id, [], finish_reason="error", error=_BROKE))
+            return outputs
+
+    def _put_out(self, outputs: list[StepOutput]) -> None:
+        """Logs one step, and sends what it finished to the finisher."""
+        events: list[tuple[Emission, str, dict[str, Any]]] = []
+        finished = []
+        for output in outputs:
+            running = self._running.get(output.request_id)
+            if running is None:
+                continue
+            if output.token_ids or output.text:
+                running.fields.setdefault("first_token_at", timezone.now())
+                running.text.append(output.text)
+                running.tokens += len(output.token_ids)
+                events.append((running.emission, "text", {"text": output.text, "ids": output.token_ids}))
+            if output.finish_reason is not None:
+                finished.append((running, output))
+            elif running.emission.stale:
+                self._end(running, "handed_over")
+        if events:
+            self.publisher.emit(events)
+        for running, output in finished:
+            del self._running[output.request_id]
+            self._finish_output(running, output)
+
+    def _finish_output(self, running: Running, output: StepOutput) -> None:
+        reason = output.finish_reason or ""
+        if reason == "cancelled" and running.ending == "handed_over":
+            self._slots.release()  # another worker runs it now
+        elif reason == "cancelled" and running.ending == "deadline_exceeded":
+            self._finish(running, "failed", error_code="deadline_exceeded", error_message=_TOO_SLOW)
+        elif reason == "cancelled":
+            self._finish(running, "cancelled")
+        elif reason == "error":
+            self._finish(running, "failed", error_code="engine_error", error_message=output.error or _BROKE)
+        else:
+            self._finish(running, "complete", finish_reason=reason)
+
+    # --- the finisher thread --------------------------------------------------------------------------------
+    def _finish(self, running: Running, state: str, **fields: Any) -> None:
+        self._finisher.submit(self._write_final, running, state, fields)
+
+    def _write_final(self, running: Running, state: str, fields: dict[str, Any]) -> None:
+        generation = running.generation
+        fields |= running.fields
+        fields |= {"text": "".join(running.text), "completion_tokens": running.tokens}
+        fields["model_digest"] = self.engine.model_digest if self.engine else ""
+        try:
+            with _database():
+                if services.finish_generation(generation=generation, state=state, **fields):
+                    self.publisher.emit([(running.emission, *generation.last_event())], finished=True)
+        except DatabaseError:
+            # The lease will be renewed on and on, so nobody else would end this row: the keeper tries again.
+            logger.exception("generation %s could not be finished, trying again", generation.id)
+            if not self.stopping.is_set():
+                time.sleep(0.5)
+                self._finisher.submit(self._write_final, running, state, fields)
+                return
+        except Exception:
+            logger.exception("generation %s could not be finished", generation.id)
+        self._slots.release()
+
+    def _hand_over(self, running: Running | str) -> None:
+        if isinstance(running, Running):
+            with _database():
+                services.release_generation(generation=running.generation)
+            self._slots.release()
+
+    # --- the keeper threads ---------------------------------------------------------------------------------
+    def _keep_lease(self) -> None:
+        self.loaded.wait()
+        while not self.stopping.wait(settings.INFERENCE_LEASE_SECONDS / 3):
+            assert self.worker is not None
+            try:
+                with _database():
+                    if not services.renew_lease(worker=self.worker):
+                        self._start_afresh()
+                    stopped = Generation.objects.filter(
+                        worker=self.worker, state="running", cancel_requested=True
+                    )
+                    for generation_id in stopped.values_list("id", flat=True):
+                        self._stop(str(generation_id))
+            except DatabaseError as error:
+                logger.warning("lease not renewed, trying again: %s", error)
+
+    def _start_afresh(self) -> None:
+        """The lease ran out while we were not looking: what we run may be run elsewhere. Stale ones are refused
+        by the log's fence and by the rows' compare-and-set; we go on under a new lease."""
+        assert self.worker is not None
+        logger.error("this worker's lease ran out: it starts a new one")
+        fresh = services.register_worker(hostname=self.worker.hostname, pid=self.worker.pid)
+        fresh.state, fresh.model, fresh.error = self.worker.state, self.worker.model, self.worker.error
+        services.renew_lease(worker=fresh)
+        self.worker = fresh
+
+    def _hear_stops(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                client = connect()
+                with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    pubsub.subscribe(CONTROL_CHANNEL)
+                    while not self.stopping.is_set():
+                        message = pubsub.get_message(timeout=1.0)
+                        if message is not None:
+                            self._stop(message["data"].decode())
+            except (RedisError, OSError) as error:
+                logger.warning("stop requests not heard, reconnecting: %s", error)
+                time.sleep(0.5)
+
+    def _stop(self, generation_id: str) -> None:
+        self._inbox.put(generation_id)
+        self._wake.set()
+
+
+_BROKE = "The model broke off because of an error on our side. What was written so far is kept; try again."
+_TOO_SLOW = "This reply took too long and was stopped. What was written so far is kept."
+
+
+class _database:  # noqa: N801
+    """A unit of work on a thread of ours: connections that died are replaced, as after a request."""
+
+    def __enter__(self) -> None:
+        if not connection.in_atomic_block:
+            close_old_connections()
+
+    def __exit__(self, *_: object) -> None:
+        if not connection.in_atomic_block:
+            close_old_connections()
+
+
+def _drain(inbox: queue.SimpleQueue[Running | str]) -> list[Running | str]:
+    items: list[Running | str] = []
+    while True:
+        try:
+            items.append(inbox.get_nowait())
+        except queue.Empty:
+            return items
+
+
+def _resumed(generation: Generation, prior: list[Event]) -> Running:
+    """A claimed generation, with what earlier attempts logged fed back in."""
+    texts = [event for event in prior if event.type == "text"]
+    request = Request(
+        id=str(generation.id),
+        messages=generation.messages,
+        sampling=msgspec.convert(generation.params, SamplingParams),
+        seed=generation.seed,
+        prior_token_ids=[token for event in texts for token in event.data["ids"]],
+        truncate_oldest=generation.purpose == "reply",
+        cache_salt=str(generation.workspace.cache_salt),
+    )
+    entries = [encode_event(event.attempt, event.type, event.data) for event in prior]
+    return Running(
+        generation=generation,
+        request=request,
+        emission=Emission(request.id, generation.attempt, entries),
+        deadline=time.monotonic() + (generation.deadline - timezone.now()).total_seconds(),
+        text=[event.data["text"] for event in texts],
+        tokens=len(request.prior_token_ids),
+    )
+
+
+def _register() -> Worker:
+    """A new lease; those of this machine's dead workers end now, so that nobody waits for them to run out."""
+    hostname, pid = socket.gethostname(), os.getpid()
+    dead = [
+        worker.id
+        for worker in Worker.objects.filter(hostname=hostname, lease_expires_at__gt=timezone.now())
+        if worker.pid == pid or not psutil.pid_exists(worker.pid)
+    ]
+    if dead:
+        services.end_lease(worker_ids=dead)
+        services.reap()
+    return services.register_worker(hostname=hostname, pid=pid)
