@@ -1,9 +1,17 @@
-"""Shared fixtures: the cast. Alice owns a workspace, Bob is on her team, Charlie is an outsider with his own."""
+"""Shared fixtures. The cast: Alice owns a workspace, Bob is on her team, Charlie is an outsider with his own.
+The services: a broker for every test, and whole live sites for those that ask.
+"""
 
 from __future__ import annotations
 
-import pytest
+import warnings
+from collections.abc import Generator, Iterator
 
+import pytest
+from django.conf import settings
+from pytest_django import DjangoDbBlocker
+
+from tests.services import Site, Valkey
 from webapp.accounts.models import Membership, Role, User, Workspace
 
 
@@ -37,3 +45,66 @@ def elsewhere(charlie: User) -> Workspace:
     workspace = Workspace.objects.create(name="Elsewhere")
     Membership.objects.create(workspace=workspace, user=charlie, role=Role.OWNER)
     return workspace
+
+
+# --- Services ----------------------------------------------------------------------------------------------
+@pytest.fixture(scope="session", autouse=True)
+def _database_of_live_sites(django_db_blocker: DjangoDbBlocker) -> None:
+    Site.unblocked = django_db_blocker.unblock  # type: ignore[assignment]
+
+
+@pytest.fixture(scope="session")
+def _session_broker() -> Iterator[Valkey]:
+    valkey = Valkey(settings.FLYWHEEL_HOME / "broker", settings.TEST_BROKER_PORT).start()
+    yield valkey
+    valkey.kill()
+
+
+@pytest.fixture(autouse=True)
+def broker(_session_broker: Valkey) -> Valkey:
+    """The broker at settings.REDIS_URL, empty and alive whatever the last test did to it."""
+    if not _session_broker.alive:
+        _session_broker.start()
+    with _session_broker.client() as client:
+        client.flushall()
+    return _session_broker
+
+
+def new_site(**options: object) -> Site:
+    """A site with a database of its own, on the server the test run uses."""
+    cluster = settings.CLUSTER
+    return Site(database_url=cluster.create_database() if cluster else None, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def _session_site() -> Iterator[Site]:
+    site = new_site()
+    try:
+        site.start()
+        site.create_owner()
+        yield site
+    except Exception:
+        warnings.warn(site.log_tails(), stacklevel=1)
+        raise
+    finally:
+        site.stop()
+
+
+@pytest.fixture
+def live_site(_session_site: Site) -> Site:
+    """A whole site with the scripted engine and Alice as its owner; whatever the last test killed is back."""
+    _session_site.heal()
+    return _session_site
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, object, object]:
+    """A failed test of a live site shows what its processes said."""
+    report = yield
+    if isinstance(report, pytest.TestReport) and report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Site):
+                report.sections.append(("Processes of the live site", value.log_tails()))
+    return report

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import dj_database_url
 from csp.constants import NONE, SELF
 
+from webapp import database
 from webapp.env import Env, generated_secret
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,18 +84,10 @@ TEMPLATES = [
 ]
 
 # --- Database ----------------------------------------------------------------------------------------------
-DATABASE_URL = env.url("DATABASE_URL", ("sqlite", "postgres", "postgresql")) or f"sqlite:///{FLYWHEEL_HOME}/db.sqlite3"
-DATABASES = {"default": dj_database_url.parse(DATABASE_URL)}
-if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
-    DATABASES["default"]["OPTIONS"] = {
-        # Writers queue up instead of failing halfway: IMMEDIATE takes the write lock at BEGIN, WAL lets readers go on.
-        "transaction_mode": "IMMEDIATE",
-        "timeout": 5,
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;",
-    }
-elif DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
-    DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {"min_size": 0, "max_size": 16, "timeout": 10}
-DATABASES["default"]["CONN_MAX_AGE"] = 0
+DATABASE_URL = (
+    env.url("DATABASE_URL", ("sqlite", "postgres", "postgresql")) or f"sqlite:///{FLYWHEEL_HOME}/db.sqlite3"
+)
+DATABASES = {"default": database.configuration(DATABASE_URL)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 
@@ -107,7 +99,8 @@ def _broker_url() -> str:
         return given
     port_file = FLYWHEEL_HOME / "broker" / "port"
     port = int(port_file.read_text()) if port_file.exists() else 6379
-    return f"redis://127.0.0.1:{port}/0"
+    password = generated_secret(FLYWHEEL_HOME / "broker" / "password")
+    return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
 REDIS_URL = _broker_url()
@@ -210,6 +203,11 @@ LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 LOCALE_PATHS = [ROOT / "webapp" / "locale"]
 USE_TZ = True
 TIME_ZONE = "UTC"
+
+# --- Operations --------------------------------------------------------------------------------------------
+HOST = env.str("HOST", "127.0.0.1")
+WEB_PROCESSES = env.int("WEB_PROCESSES", 1, low=1, high=64)
+METRICS_TOKEN = env.raw("METRICS_TOKEN")
 
 # --- Mail --------------------------------------------------------------------------------------------------
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", "flywheel@localhost")

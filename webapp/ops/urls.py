@@ -1,3 +1,11 @@
-from django.urls import URLPattern
+"""Addresses for machines."""
 
-urlpatterns: list[URLPattern] = []
+from django.urls import path
+
+from webapp.ops import views
+
+urlpatterns = [
+    path("healthz", views.healthz),
+    path("readyz", views.readyz),
+    path("metrics", views.prometheus),
+]

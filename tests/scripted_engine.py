@@ -1,0 +1,190 @@
+"""An engine without a model: its text is a function of (seed, choice, position), at a set number of tokens a second.
+
+It keeps the engine's contract (admission, resumption, stop strings, cancellation), so everything around it is real.
+
+Speed and length: SCRIPTED_RATE tokens a second for each reply [50] and SCRIPTED_TOKENS [64], or `max_tokens`, or, in
+the last message, words such as `tokens=200`, `rate=25` and `fail_after=10`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import math
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from inference.engine.interface import (
+    Admission,
+    EngineBusy,
+    InvalidRequest,
+    PromptTooLong,
+    Request,
+    StepOutput,
+)
+from inference.models import ServedModel
+
+CONTEXT_LENGTH = 8192
+DIGEST = hashlib.sha256(b"scripted engine").hexdigest()
+# The token ids of the two halves of one character: its text appears with the second.
+HEAD, TAIL = 0, 1
+_EMOJI = "🙂".encode()
+_WORDS = "the quick brown fox jumps over a lazy dog and runs far away"
+_PIECES = (
+    *(_EMOJI[:2], _EMOJI[2:]),
+    *(f"{word} ".encode() for word in _WORDS.split()),
+    *(f"{word} ".encode() for word in ("**bold**", "`code`", "naïve", "漢字", "3 < 4 & 5")),
+    *(b".\n\n", b"- item\n", b"\n"),
+)
+
+
+def token_id(seed: int, choice: int, position: int) -> int:
+    """The token at `position` (from 0) of the answer."""
+    if position % 2 and _draw(seed, choice, position - 1) == HEAD:
+        return TAIL
+    drawn = _draw(seed, choice, position)
+    return drawn if position % 2 == 0 or drawn != HEAD else 2
+
+
+@lru_cache(maxsize=200_000)
+def _draw(seed: int, choice: int, position: int) -> int:
+    drawn = int.from_bytes(
+        hashlib.blake2b(f"{seed}:{choice}:{position}".encode(), digest_size=4).digest(), "big"
+    )
+    return HEAD if drawn % 16 == 0 else 2 + drawn % (len(_PIECES) - 2)
+
+
+def text_of(seed: int, tokens: int, choice: int = 0) -> str:
+    """The whole answer of `tokens` tokens: what a reader must have seen in the end."""
+    return b"".join(_PIECES[token_id(seed, choice, i)] for i in range(tokens)).decode(errors="replace")
+
+
+@dataclass
+class _Sequence:
+    request: Request
+    max_tokens: int
+    interval: float
+    fail_after: int | None
+    due: float
+    position: int = 0
+    cancelled: bool = False
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
+    )
+    held: str = ""  # decoded, but maybe the beginning of a stop string
+
+
+class ScriptedEngine:
+    """Implements `inference.engine.interface.Engine`."""
+
+    model_digest = DIGEST
+
+    def __init__(self, *, rate: float = 50.0, tokens: int = 64, max_waiting: int = 10_000) -> None:
+        self._rate, self._tokens, self._max = rate, tokens, max_waiting
+        self._running: dict[str, _Sequence] = {}
+
+    def submit(self, request: Request) -> Admission:
+        if (request.messages is None) == (request.prompt is None):
+            raise InvalidRequest("Give either messages or a prompt.")
+        if len(self._running) >= self._max:
+            raise EngineBusy("Too many replies are being written right now. Try again in a moment.")
+        prompt_tokens, dropped = self._fit(request)
+        last = request.messages[-1]["content"] if request.messages else request.prompt or ""
+        asked = {
+            name: float(value) for name, value in re.findall(r"\b(tokens|rate|fail_after)=(\d+)\b", last)
+        }
+        wanted = int(asked.get("tokens", request.sampling.max_tokens or self._tokens))
+        max_tokens = min(wanted, CONTEXT_LENGTH - prompt_tokens)
+        interval = 1 / (asked.get("rate") or self._rate)
+        # Replies of one speed share their ticks, as sequences of one batch share its steps.
+        due = (math.floor(time.monotonic() / interval) + 1) * interval
+        fail_after = int(asked["fail_after"]) if "fail_after" in asked else None
+        sequence = _Sequence(request, max_tokens, interval, fail_after, due)
+        for token in request.prior_token_ids:
+            self._text(sequence, token)
+        self._running[request.id] = sequence
+        return Admission(prompt_tokens=prompt_tokens, max_tokens=max_tokens, dropped_messages=dropped)
+
+    def _fit(self, request: Request) -> tuple[int, int]:
+        if request.prompt is not None:
+            lengths = [len(request.prompt.split())]
+        else:
+            lengths = [len(m["content"].split()) + 4 for m in request.messages or []]
+        dropped = 0
+        fixed = 1 if request.messages and request.messages[0]["role"] == "system" else 0
+        while request.truncate_oldest and sum(lengths) >= CONTEXT_LENGTH and len(lengths) > fixed + 1:
+            del lengths[fixed]
+            dropped += 1
+        if sum(lengths) >= CONTEXT_LENGTH:
+            raise PromptTooLong(
+                f"The message is {sum(lengths)} tokens long, {sum(lengths) - CONTEXT_LENGTH + 1} more than fit."
+            )
+        return sum(lengths), dropped
+
+    def cancel(self, request_id: str) -> None:
+        if request_id in self._running:
+            self._running[request_id].cancelled = True
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._running)
+
+    def step(self) -> list[StepOutput]:
+        if not self._running:
+            return []
+        now = time.monotonic()
+        earliest = min(s.due for s in self._running.values())
+        if not any(s.cancelled for s in self._running.values()) and earliest > now:
+            # Short, so that a submission never waits for a slow reply's next token.
+            time.sleep(min(earliest - now, 0.02))
+            now = time.monotonic()
+        outputs = [self._advance(s) for s in list(self._running.values()) if s.cancelled or s.due <= now]
+        for output in outputs:
+            if output.finish_reason:
+                del self._running[output.request_id]
+        return outputs
+
+    def _advance(self, sequence: _Sequence) -> StepOutput:
+        request = sequence.request
+        if sequence.cancelled:
+            return StepOutput(request.id, [], self._flush(sequence), "cancelled")
+        if sequence.position == sequence.fail_after:
+            return StepOutput(request.id, [], "", "error", "The scripted engine was told to fail here.")
+        if sequence.position >= sequence.max_tokens:
+            return StepOutput(request.id, [], self._flush(sequence), "length")
+        # After a stall it goes on at its speed, from the current tick, instead of catching up in a burst.
+        tick = math.floor(time.monotonic() / sequence.interval) * sequence.interval
+        sequence.due = max(sequence.due + sequence.interval, tick)
+        token = token_id(request.seed, request.choice, sequence.position)
+        text, stopped = self._text(sequence, token)
+        reason = "stop" if stopped else "length" if sequence.position >= sequence.max_tokens else None
+        if reason == "length":
+            text += self._flush(sequence)
+        return StepOutput(request.id, [token], text, reason)
+
+    def _text(self, sequence: _Sequence, token: int) -> tuple[str, bool]:
+        """Feeds one token; returns the text that became certain and whether a stop string ended it."""
+        sequence.position += 1
+        text = sequence.held + sequence.decoder.decode(_PIECES[token])
+        stops = sequence.request.sampling.stop
+        ends = [text.find(stop) for stop in stops if stop in text]
+        if ends:
+            sequence.held = ""
+            return text[: min(ends)], True
+        keep = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        cut = len(text) - keep
+        sequence.held = text[cut:]
+        return text[:cut], False
+
+    def _flush(self, sequence: _Sequence) -> str:
+        return sequence.held + sequence.decoder.decode(b"", final=True)
+
+
+def load(model: ServedModel) -> ScriptedEngine:
+    """What INFERENCE_ENGINE names in tests."""
+    return ScriptedEngine(
+        rate=float(os.environ.get("SCRIPTED_RATE", "50")), tokens=int(os.environ.get("SCRIPTED_TOKENS", "64"))
+    )

@@ -1,0 +1,384 @@
+"""Real processes for tests: Valkey, the web server, workers and beat, started, killed and always reaped.
+
+    site.inference[0].kill()            # kill -9
+    site.start_inference()              # another worker
+    site.valkey.restart()
+    with site.rows(): Generation.objects.get(...)     # the site's own database, through the ORM
+
+The commands are the ones `make run` uses (`webapp.ops.processes`); only their environment differs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import httpx
+import redis
+from django.db import connections
+from django.db.utils import load_backend
+
+from webapp import database
+from webapp.ops import broker, processes
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTED = "tests.scripted_engine.load"
+REAL = "inference.worker.load_engine"
+_started: list[Service] = []
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30.0, every: float = 0.02) -> Any:
+    """Polls until `condition()` is truthy and returns it. Raises TimeoutError naming `what`."""
+    end = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {seconds:g} s in vain for: {what}")
+        time.sleep(every)
+
+
+@atexit.register
+def _reap_everything() -> None:
+    for service in _started:
+        service.kill()
+
+
+class Service:
+    """One real process in a process group of its own, its output kept in a file."""
+
+    def __init__(
+        self, name: str, command: tuple[str, ...], environment: Mapping[str, str], log: Path
+    ) -> None:
+        self.name, self.command, self.environment, self.log_path = name, command, dict(environment), log
+        self.process: subprocess.Popen[bytes] | None = None
+        _started.append(self)
+
+    def start(self) -> Service:
+        assert not self.alive, f"{self.name} already runs"
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return self
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def signal(self, number: int) -> None:
+        """Sends to the process and its children."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """kill -9, and reap."""
+        self.signal(signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait(10)
+
+    def stop(self, seconds: float = 15.0) -> int:
+        """SIGTERM to the process alone, as a supervisor does; kill -9 when it takes too long. The exit status."""
+        if self.process is None:
+            return 0
+        if self.alive:
+            self.process.terminate()
+        try:
+            status = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            status = -9
+        self.kill()
+        return status
+
+    def freeze(self) -> None:
+        """SIGSTOP: alive, and deaf."""
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def restart(self) -> Service:
+        self.stop()
+        return self.start()
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def __repr__(self) -> str:
+        return f"<{self.name} {'alive' if self.alive else 'dead'}>"
+
+
+class Valkey(Service):
+    """A real server with an append-only file, as in production; it keeps its port over restarts."""
+
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = port or broker.free_port()
+        configuration = folder / "valkey.conf"
+        configuration.write_text(broker.configuration_text(folder, self.port))
+        super().__init__(
+            "valkey",
+            (broker.server_binary(), str(configuration)),
+            minimal_environment(),
+            folder / "valkey.log",
+        )
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url)
+
+    def start(self) -> Valkey:
+        super().start()
+        wait_until(self.answers, "Valkey to answer", 10, every=0.005)
+        return self
+
+    def answers(self) -> bool:
+        assert self.alive, f"Valkey ended:\n{self.log()}"
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.exceptions.ConnectionError:
+            return False
+
+
+def minimal_environment() -> dict[str, str]:
+    """What any process needs from ours, without a single setting of the site."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+    return {
+        **{name: os.environ[name] for name in kept if name in os.environ},
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+class Site:
+    """A whole site in a folder of its own. `start` returns when it is ready to answer."""
+
+    # pytest-django forbids database access outside marked tests; the test session says here how to ask for it.
+    unblocked: ClassVar[Callable[[], contextlib.AbstractContextManager[None]]] = contextlib.nullcontext
+
+    def __init__(
+        self,
+        *,
+        engine: str = SCRIPTED,
+        database_url: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.home = Path(tempfile.mkdtemp(prefix="fwsite"))
+        atexit.register(shutil.rmtree, self.home, ignore_errors=True)
+        self.logs = self.home / "logs"
+        self.logs.mkdir()
+        (self.home / "run").mkdir()
+        self.port = broker.free_port()
+        self.engine = engine
+        self.valkey = Valkey(self.home / "broker")
+        self.database_url = database_url or f"sqlite:///{self.home}/db.sqlite3"
+        self.environment = {
+            **minimal_environment(),
+            "DJANGO_SETTINGS_MODULE": "webapp.settings",
+            "FLYWHEEL_HOME": str(self.home),
+            "PORT": str(self.port),
+            "DATABASE_URL": self.database_url,
+            "REDIS_URL": self.valkey.url,
+            "INFERENCE_ENGINE": engine,
+            # A dead worker is noticed soon, so that tests of recovery are short.
+            "INFERENCE_LEASE_SECONDS": "2",
+            **(environment or {}),
+        }
+        self.web = self._service(processes.web(host="127.0.0.1", port=self.port))
+        self.worker = self._service(processes.worker())
+        self.beat = self._service(processes.beat(self.home))
+        self.inference: list[Service] = []
+
+    # --- Processes ------------------------------------------------------------------------------------------
+
+    def _service(self, process: processes.Process) -> Service:
+        return Service(process.name, process.command, self.environment, self.logs / f"{process.name}.log")
+
+    def start(self, *, inference: int = 1) -> Site:
+        self.valkey.start()
+        self.manage("migrate", "--verbosity", "0")
+        if self.engine == SCRIPTED:
+            self._add_scripted_model()
+        self.web.start()
+        self.worker.start()
+        self.beat.start()
+        for _ in range(inference):
+            self.start_inference()
+        if inference:
+            self.wait_ready()
+        return self
+
+    def start_inference(self, environment: Mapping[str, str] | None = None) -> Service:
+        """One more inference worker; wait for it with `wait_ready` or `workers_ready`."""
+        process = processes.inference(f"inference{len(self.inference) + 1}")
+        service = self._service(process)
+        service.environment.update(environment or {})
+        self.inference.append(service)
+        service.start()
+        return service
+
+    @property
+    def services(self) -> list[Service]:
+        return [self.valkey, self.web, self.worker, self.beat, *self.inference]
+
+    def heal(self) -> None:
+        """Starts again whatever a test killed; one live inference worker and everything else."""
+        for service in (self.valkey, self.web, self.worker, self.beat):
+            if not service.alive:
+                service.start()
+        self.inference = [service for service in self.inference if service.alive]
+        for extra in self.inference[1:]:
+            extra.stop()
+        self.inference = self.inference[:1] or [self.start_inference()]
+        self.wait_ready()
+
+    def stop(self) -> None:
+        for service in reversed(self.services):
+            service.kill()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def wait_ready(self, seconds: float = 60.0) -> None:
+        """Until /readyz says that the site can answer."""
+
+        def ready() -> bool:
+            for service in self.services:
+                assert service.alive, f"{service.name} ended while the site was starting:\n{service.log()}"
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(f"{self.base_url}/readyz", timeout=5).status_code == 200
+            return False
+
+        wait_until(ready, "the site to be ready", seconds, every=0.1)
+
+    def workers_ready(self) -> int:
+        """How many inference workers hold a lease and a model."""
+        from django.utils import timezone
+
+        from inference.models import Worker
+
+        with self.rows():
+            return Worker.objects.filter(
+                state=Worker.State.READY, lease_expires_at__gt=timezone.now()
+            ).count()
+
+    def log_tails(self, lines: int = 40) -> str:
+        tails = ((s.name, "\n".join(s.log().splitlines()[-lines:])) for s in self.services)
+        return "\n".join(f"--- {name} ---\n{tail}" for name, tail in tails if tail)
+
+    def manage(self, *arguments: str) -> str:
+        """Runs `manage.py ...` on this site and returns what it printed."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, f"manage.py {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    # --- Doors ----------------------------------------------------------------------------------------------
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/ws/chat/"
+
+    def create_owner(self, email: str = "alice@example.org", password: str = "correct horse 1") -> None:
+        """A person who owns a workspace, as `createowner` leaves them."""
+        from django.contrib.auth.hashers import PBKDF2PasswordHasher
+
+        from webapp.accounts.models import Membership, Role, User, Workspace
+
+        with self.rows():
+            # The test run's own hasher is one the site rightly refuses.
+            hashed = PBKDF2PasswordHasher().encode(password, "salt of this test", iterations=1000)
+            person = User.objects.create(email=email, name=email.split("@")[0].title(), password=hashed)
+            owned = Workspace.objects.create(name="Acme")
+            Membership.objects.create(workspace=owned, user=person, role=Role.OWNER)
+
+    def log_in(self, email: str = "alice@example.org", password: str = "correct horse 1") -> httpx.Client:
+        """An HTTP client logged in through the page. `ws_headers(client)` opens sockets as the same person."""
+        client = httpx.Client(base_url=self.base_url, follow_redirects=True, timeout=30)
+        page = client.get("/accounts/login/")
+        found = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
+        assert found, f"no log-in form: {page.status_code}\n{page.text[:500]}"
+        form = {"login": email, "password": password, "csrfmiddlewaretoken": found[1]}
+        answer = client.post(
+            "/accounts/login/", data=form, headers={"Referer": f"{self.base_url}/accounts/login/"}
+        )
+        assert f"flywheel_session_{self.port}" in client.cookies, f"log-in failed: {answer.status_code}"
+        return client
+
+    def ws_headers(self, client: httpx.Client) -> dict[str, str]:
+        """Headers with which a websocket is opened as the person `client` is logged in as."""
+        cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+        return {"Cookie": cookies, "Origin": self.base_url}
+
+    # --- Rows -----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def rows(self) -> Iterator[None]:
+        """Inside, this thread's ORM reads and writes the site's database instead of the test database."""
+        configured = connections.configure_settings({"default": database.configuration(self.database_url)})[
+            "default"
+        ]
+        configured["OPTIONS"].pop("pool", None)
+        usual = connections["default"]
+        with Site.unblocked():
+            own = load_backend(configured["ENGINE"]).DatabaseWrapper(configured, alias="default")
+            connections["default"] = own
+            try:
+                yield
+            finally:
+                own.close()
+                connections["default"] = usual
+
+    def _add_scripted_model(self) -> None:
+        from inference.models import ServedModel
+        from tests.scripted_engine import CONTEXT_LENGTH, DIGEST
+
+        with self.rows():
+            ServedModel.objects.get_or_create(
+                name="scripted",
+                defaults={
+                    "path": "scripted",
+                    "digest": DIGEST,
+                    "architecture": "scripted",
+                    "context_length": CONTEXT_LENGTH,
+                    "parameters": 1,
+                    "size_bytes": 1,
+                    "is_default": True,
+                },
+            )

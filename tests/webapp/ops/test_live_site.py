@@ -1,0 +1,29 @@
+"""The test harness itself: a live site answers, survives its parts being killed, and is itself again afterwards."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from tests.services import Site, wait_until
+from webapp.accounts.models import User
+
+pytestmark = pytest.mark.faults
+
+
+def test_a_live_site_is_ready_and_its_rows_are_not_the_test_databases(live_site: Site) -> None:
+    assert httpx.get(f"{live_site.base_url}/readyz").json()["status"] == "ok"
+    with live_site.rows():
+        assert User.objects.filter(email="alice@example.org").exists()
+
+
+def test_a_person_can_log_in_to_a_live_site(live_site: Site) -> None:
+    with live_site.log_in() as client:
+        assert client.get("/").status_code == 200
+
+
+def test_a_killed_broker_makes_the_site_unready_and_healing_brings_it_back(live_site: Site) -> None:
+    live_site.valkey.kill()
+    wait_until(lambda: httpx.get(f"{live_site.base_url}/readyz").status_code == 503, "the site to notice")
+    live_site.heal()
+    assert httpx.get(f"{live_site.base_url}/readyz").status_code == 200

@@ -1,0 +1,81 @@
+"""Whether the site can answer right now: the checks behind /readyz. Cheap, and cached for a second."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+import redis
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.utils import timezone
+
+from inference.models import Worker
+from webapp.ops import schema
+
+CACHE_SECONDS = 1.0
+BROKER_TIMEOUT_SECONDS = 2.0
+_lock = threading.Lock()
+_cached: tuple[float, list[Check]] | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that has to be so; `sentence` says what to do where it is not."""
+
+    name: str
+    ok: bool
+    sentence: str = ""
+
+
+def checks() -> list[Check]:
+    """All checks, at most a second old; concurrent callers share one run."""
+    global _cached
+    with _lock:
+        if _cached is None or time.monotonic() - _cached[0] > CACHE_SECONDS:
+            _cached = (time.monotonic(), [*database(), broker()])
+        return _cached[1]
+
+
+def database() -> list[Check]:
+    """The database answers, its schema is current, and a worker holds a lease in it."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        missing = schema.pending()
+        if missing:
+            return [Check("database", True), Check("migrations", False, schema.sentence(missing))]
+        return [Check("database", True), Check("migrations", True), worker()]
+    except DatabaseError as error:
+        return [Check("database", False, f"The database does not answer: {_first_line(error)}")]
+
+
+def worker() -> Check:
+    alive = list(Worker.objects.filter(lease_expires_at__gt=timezone.now()))
+    if any(one.state == Worker.State.READY for one in alive):
+        return Check("worker", True)
+    for one in alive:
+        if one.state == Worker.State.BROKEN:
+            return Check("worker", False, one.error or "The inference worker cannot load its model.")
+    if any(one.state == Worker.State.LOADING for one in alive):
+        return Check("worker", False, "The inference worker is loading its model.")
+    return Check("worker", False, "No inference worker is running: start one, or see logs/inference.log.")
+
+
+def broker() -> Check:
+    client = redis.Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=BROKER_TIMEOUT_SECONDS,
+        socket_connect_timeout=BROKER_TIMEOUT_SECONDS,
+    )
+    try:
+        with client:
+            client.ping()
+    except redis.RedisError as error:
+        return Check("broker", False, f"The broker does not answer: {_first_line(error)}")
+    return Check("broker", True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,23 @@
+"""`manage.py migrate_locked`: `migrate`, by one process at a time; safe to run from every host that starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
+
+from webapp.ops import schema
+
+
+class Command(BaseCommand):
+    help = "Applies pending migrations, one process at a time."
+    requires_system_checks: list[str] = []
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            applied = schema.migrate(settings.FLYWHEEL_HOME / "run" / "migrate.lock")
+        except DatabaseError as error:
+            raise CommandError(f"The database could not be migrated: {str(error).strip()}") from error
+        self.stdout.write(f"Applied {len(applied)} migrations." if applied else "The schema is current.")

@@ -1,0 +1,67 @@
+"""The site's processes and their command lines, the same under `make run`, in tests and in containers.
+
+Knows nothing of who starts them. No secret is ever on a command line: settings travel in the environment.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# Seconds that open replies and sockets get to finish before a web process ends anyway.
+GRACEFUL_SECONDS = 5
+_CELERY = (sys.executable, "-m", "celery", "-A", "webapp.celery")
+# Gossip and mingling cost seconds at start and serve nothing here: leases are rows in the database.
+_QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process: its name, its command, and how many seconds it gets to stop before it is killed."""
+
+    name: str
+    command: tuple[str, ...]
+    stop_seconds: int = GRACEFUL_SECONDS + 2
+    nice: int = 0
+
+
+def web(*, host: str, port: int, processes: int = 1) -> Process:
+    return Process(
+        "web",
+        (
+            *(sys.executable, "-m", "uvicorn", "webapp.asgi:application"),
+            *("--host", host, "--port", str(port), "--workers", str(processes)),
+            # Deflate would cost each socket four times its memory.
+            *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false"),
+            *("--ws-max-size", str(4 * 2**20)),
+            *("--timeout-graceful-shutdown", str(GRACEFUL_SECONDS)),
+            *("--no-access-log", "--no-server-header", "--log-level", "warning"),
+        ),
+    )
+
+
+def inference(name: str = "inference") -> Process:
+    return Process(
+        name, (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "generate", "-P", "threads", "-c", "8", *_QUIET)
+    )
+
+
+def training() -> Process:
+    return Process(
+        "training",
+        (*_CELERY, "worker", "-n", "training@%h", "-Q", "training", "-P", "solo", *_QUIET),
+        nice=10,
+    )
+
+
+def worker() -> Process:
+    return Process(
+        "worker",
+        (*_CELERY, "worker", "-n", "worker@%h", "-Q", "default,data", "-P", "threads", "-c", "4", *_QUIET),
+    )
+
+
+def beat(home: Path) -> Process:
+    schedule = home / "run" / "beat-schedule"
+    return Process("beat", (*_CELERY, "beat", "-s", str(schedule), "--pidfile="))

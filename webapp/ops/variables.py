@@ -1,0 +1,31 @@
+"""Every environment variable the site reads, with its place in README.md's table. Knows nothing of their values.
+
+A test compares this list with the code and with the README, so none is forgotten in any of the three.
+"""
+
+from __future__ import annotations
+
+VARIABLES: tuple[str, ...] = (
+    "PORT",
+    "HOST",
+    "FLYWHEEL_HOME",
+    "SITE_URL",
+    "SECRET_KEY",
+    "ALLOWED_HOSTS",
+    "DATABASE_URL",
+    "REDIS_URL",
+    "EMAIL_URL",
+    "EMAIL_FROM",
+    "SIGNUP",
+    "DEBUG",
+    "LOG_FORMAT",
+    "LOG_LEVEL",
+    "METRICS_TOKEN",
+    "WEB_PROCESSES",
+    "INFERENCE_ENGINE",
+    "INFERENCE_DTYPE",
+    "INFERENCE_LEASE_SECONDS",
+    "INFERENCE_MAX_RUNNING",
+    "INFERENCE_MAX_QUEUED",
+    "INFERENCE_DEADLINE_SECONDS",
+)
