@@ -43,6 +43,9 @@ _CATCH_UP_BATCH = 64
 
 Sink = Callable[[Event], None]
 
+# What readers of a generation that was deleted are told: it will not go on.
+_DELETED = Generation(state=Generation.State.CANCELLED)
+
 
 class Follower:
     """One reader's place in one log. Made by StepReader.attach; `detach` ends it."""
@@ -85,9 +88,10 @@ class Follower:
     def give_reset(self, events: list[Event]) -> None:
         """Replaces all this reader has by the whole log `events` (not empty)."""
         last = events[-1]
-        self.give(Event(last.seq, last.attempt, "reset", {"text": text_of(events)}))
-        if last.type in TERMINAL_TYPES:
-            self.give(last)
+        end = last if last.type in TERMINAL_TYPES else None
+        self.give(Event(last.seq - (end is not None), last.attempt, "reset", {"text": text_of(events)}))
+        if end:
+            self.give(end)
 
     def give_row(self, generation: Generation) -> None:
         """Ends from the finished row, whose text is the final one."""
@@ -203,8 +207,8 @@ class StepReader:
                 batch = [self._behind.popleft() for _ in range(min(len(self._behind), _CATCH_UP_BATCH))]
                 try:
                     await self._read_logs(batch)
-                except (RedisError, OSError) as error:
-                    logger.warning("token log unreadable, retrying: %s", error)
+                except Exception:  # broker or database away
+                    logger.warning("token logs could not be read, retrying", exc_info=True)
                     self._behind.extendleft(batch)
                     await asyncio.sleep(0.2)
             self._wake.clear()
@@ -240,9 +244,9 @@ class StepReader:
         if events:
             follower.give_reset(events)
             return
-        rows = await _rows([follower.generation_id])
-        if rows and rows[0].is_finished:
-            follower.give_row(rows[0])
+        row = next(iter(await _rows([follower.generation_id])), _DELETED)
+        if row.is_finished:
+            follower.give_row(row)
         elif follower.seq:
             follower.give(Event(0, 0, "reset", {"text": ""}))
 
@@ -252,17 +256,15 @@ class StepReader:
             await asyncio.sleep(QUIET_SECONDS / 4)
             try:
                 await self._check_quiet()
-            except (RedisError, OSError) as error:
-                logger.warning("token log unreadable, retrying: %s", error)
+            except Exception:  # broker or database away: readers wait, and this is what notices when they are back
+                logger.warning("quiet readers could not be looked after, retrying", exc_info=True)
 
     async def _check_quiet(self) -> None:
         now = time.monotonic()
         quiet = [f for f in self._everyone() if not f.behind and now - f.heard > QUIET_SECONDS]
         if not quiet:
             return
-        finished = {
-            str(row.id): row for row in await _rows({f.generation_id for f in quiet}) if row.is_finished
-        }
+        rows = {str(row.id): row for row in await _rows({f.generation_id for f in quiet})}
         async with self._redis.pipeline(transaction=False) as pipe:
             for follower in quiet:
                 pipe.xrevrange(log_key(follower.generation_id), count=1)
@@ -271,10 +273,10 @@ class StepReader:
             if follower.behind or not self._follows(follower):
                 continue
             follower.heard = now
-            row = finished.get(follower.generation_id)
+            row = rows.get(follower.generation_id, _DELETED)
             if (tail[-1].seq if tail else 0) != follower.seq:
                 self._fall_behind(follower)
-            elif row is not None:
+            elif row.is_finished:
                 # Its worker died between the row and the log's last event, or the log is gone.
                 follower.give_row(row)
 

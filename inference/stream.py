@@ -24,7 +24,7 @@ UNFINISHED_TTL_SECONDS = 2 * 86_400
 
 # Appends one step of many generations and publishes what was accepted, as one atomic script.
 # KEYS: log, fence for each generation. ARGV: steps channel, unfinished ttl, then for each generation
-# id, attempt, count, ttl when done (0: not done), and count times seq, event. Answers the last seq of each, or -1 if stale.
+# id, attempt, count, ttl when done (0: not done), and count times seq, event. Answers each one's last seq, -1 if stale.
 _APPEND = """
 local answers, accepted, a = {}, {}, 3
 for k = 1, #KEYS, 2 do

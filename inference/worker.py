@@ -371,7 +371,7 @@ _BROKE = "The model broke off because of an error on our side. What was written 
 _TOO_SLOW = "This reply took too long and was stopped. What was written so far is kept."
 
 
-class _database:  # noqa: N801
+class _database:
     """A unit of work on a thread of ours: connections that died are replaced, as after a request."""
 
     def __enter__(self) -> None:

@@ -19,6 +19,9 @@ class Conversation(models.Model):
     title = models.CharField(max_length=120)
     # "first_words" until the model has named it; a title the person typed is never replaced.
     title_source = models.CharField(max_length=12, default="first_words")  # "first_words", "model", "person"
+    title_generation = models.OneToOneField(
+        Generation, on_delete=models.SET_NULL, null=True, related_name="titled_conversation"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField()  # of the last message: the list is ordered by it
 
@@ -38,14 +41,15 @@ class Message(models.Model):
     position = models.PositiveIntegerField()  # dense from 0 within the conversation
     role = models.CharField(max_length=10, choices=Role.choices)
     text = models.TextField(blank=True)
-    generation = models.ForeignKey(Generation, on_delete=models.PROTECT, null=True, related_name="chat_messages")
+    generation = models.OneToOneField(
+        Generation, on_delete=models.PROTECT, null=True, related_name="chat_message"
+    )
     # Chosen by the browser, so that a message sent again after a lost acknowledgement is not stored twice.
-    client_id = models.UUIDField(null=True)
+    client_id = models.UUIDField(null=True, unique=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["position"]
         constraints = [
             models.UniqueConstraint(fields=["conversation", "position"], name="message_position_once"),
-            models.UniqueConstraint(fields=["conversation", "client_id"], name="message_client_id_once"),
         ]

@@ -1,0 +1,74 @@
+"""Permission-checked reads of conversations: the only way anything fetches them. Whose it is not gets NotFound."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+from django.contrib.auth.models import AnonymousUser
+from django.db.models import Q, QuerySet
+from django.utils.translation import gettext as _
+
+from webapp.accounts.models import User, Workspace
+from webapp.chat.models import Conversation, Message
+from webapp.core.errors import NotFound
+
+
+def _mine(user: User | AnonymousUser) -> QuerySet[Conversation]:
+    """Conversations of `user` in workspaces they are still a member of."""
+    if not user.is_authenticated:
+        return Conversation.objects.none()
+    return Conversation.objects.filter(user_id=user.pk, workspace__memberships__user_id=user.pk)
+
+
+def get_conversation(user: User | AnonymousUser, conversation_id: uuid.UUID | str) -> Conversation:
+    """The person's own conversation, with its workspace loaded. Raises NotFound for everyone else."""
+    key = _as_uuid(conversation_id)
+    found = _mine(user).select_related("workspace").filter(id=key).first() if key else None
+    if found is None:
+        raise NotFound(_("That conversation"))
+    return found
+
+
+def get_reply(user: User | AnonymousUser, message_id: uuid.UUID | str) -> Message:
+    """An answer in one of the person's conversations, with both and its generation loaded. Raises NotFound."""
+    key = _as_uuid(message_id)
+    found = None
+    if key:
+        replies = Message.objects.select_related("generation", "conversation__workspace")
+        found = replies.filter(id=key, conversation__in=_mine(user)).exclude(generation=None).first()
+    if found is None:
+        raise NotFound(_("That message"))
+    return found
+
+
+def list_conversations(
+    user: User, workspace: Workspace, *, before: datetime | None = None, limit: int = 50, query: str = ""
+) -> list[Conversation]:
+    """The person's conversations in a workspace, last used first; `query` looks in titles and all text."""
+    found = _mine(user).filter(workspace=workspace).order_by("-updated_at", "-id")
+    if before is not None:
+        found = found.filter(updated_at__lt=before)
+    if query:
+        said = Message.objects.filter(Q(text__icontains=query) | Q(generation__text__icontains=query))
+        found = found.filter(Q(title__icontains=query) | Q(id__in=said.values("conversation_id")))
+    return list(found[:limit])
+
+
+def list_messages(
+    conversation: Conversation, *, before_position: int | None = None, limit: int = 50
+) -> list[Message]:
+    """The last `limit` messages before a position, oldest first, each with its generation and model."""
+    messages = conversation.messages.select_related("generation__model").defer("generation__messages")
+    if before_position is not None:
+        messages = messages.filter(position__lt=before_position)
+    return list(messages.order_by("-position")[:limit])[::-1]
+
+
+def _as_uuid(value: uuid.UUID | str) -> uuid.UUID | None:
+    if isinstance(value, uuid.UUID):
+        return value
+    try:
+        return uuid.UUID(str(value))
+    except ValueError:
+        return None

@@ -1,0 +1,91 @@
+"""Messages and list entries as HTML: the same for a page, for a frame of the socket, and for the end of a reply.
+
+A finished reply's Markdown never changes, so it is rendered once and kept in the cache under its text's digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from django.core.cache import cache
+from django.template.loader import render_to_string
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
+
+from inference.models import Generation
+from webapp.chat.markdown import render, split
+from webapp.chat.models import Conversation, Message
+
+# Grows whenever the same text would be rendered differently, so that nothing old is shown.
+_MARKDOWN_VERSION = 1
+_CACHE_SECONDS = 24 * 3600
+State = Generation.State
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the template shows of a reply."""
+
+    state: str
+    attempt: int
+    blocks: list[SafeString]
+    sentence: str  # what a person should know about how it ended; "" for an ordinary end
+    is_error: bool
+    model: str
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state in Generation.TERMINAL
+
+
+def render_message(message: Message, conversation: Conversation) -> str:
+    """One message as an `<article>`, in the active language."""
+    context = {"message": message, "conversation": conversation, "reply": None}
+    if message.generation is not None:
+        context["reply"] = _reply(message.generation)
+    return render_to_string("chat/message.html", context)
+
+
+def render_list_item(conversation: Conversation) -> str:
+    """A conversation's entry in the list."""
+    return render_to_string("chat/list_item.html", {"conversation": conversation})
+
+
+def render_blocks(text: str) -> list[SafeString]:
+    """A finished answer, block by block."""
+    key = f"markdown:{_MARKDOWN_VERSION}:{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}"
+    blocks: list[str] | None = cache.get(key)
+    if blocks is None:
+        finished, rest = split(text)
+        blocks = [html for html in map(render, [*finished, rest]) if html]
+        cache.set(key, blocks, _CACHE_SECONDS)
+    return [mark_safe(block) for block in blocks]  # noqa: S308 - made safe by webapp.chat.markdown
+
+
+def _reply(generation: Generation) -> Reply:
+    sentence, is_error = _sentence(generation)
+    return Reply(
+        state=generation.state,
+        attempt=generation.attempt,
+        # What a growing reply says comes over the socket; the row has no text yet.
+        blocks=render_blocks(generation.text) if generation.is_finished else [],
+        sentence=sentence,
+        is_error=is_error,
+        model=generation.model.name,
+    )
+
+
+def _sentence(generation: Generation) -> tuple[str, bool]:
+    match generation.state:
+        case State.CANCELLED:
+            return _("You stopped this reply."), False
+        case State.FAILED | State.REFUSED:
+            return generation.error_message or _("Something went wrong on our side. Try again."), True
+        case State.INTERRUPTED:
+            return _("This reply broke off. What was written is kept; try again for a whole one."), True
+        case State.COMPLETE if generation.finish_reason == "length":
+            return _("This reply reached its length limit. Ask it to go on."), False
+        case State.COMPLETE if not generation.text.strip():
+            return _("The model had nothing to say. Try again, or say it differently."), True
+    return "", False

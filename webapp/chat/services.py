@@ -1,0 +1,217 @@
+"""Every write to conversations and messages. What these return is committed; what follows happens on commit."""
+
+from __future__ import annotations
+
+import uuid
+from typing import NamedTuple
+
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from inference import services as inference
+from inference.models import Generation, ServedModel
+from inference.parameters import SamplingParams
+from webapp.accounts.models import User, Workspace
+from webapp.chat import access
+from webapp.chat.models import Conversation, Message
+from webapp.core.errors import UserError
+
+# Longer pastes are answered at once, with their length, instead of being tokenised first.
+MAX_MESSAGE_CHARACTERS = 100_000
+# How much history goes to a worker, in characters a token of context: it then keeps what fits, by the token.
+_CHARACTERS_PER_TOKEN = 6
+_TITLE_CHARACTERS = 60
+CHAT_PARAMS = SamplingParams(max_tokens=1024, temperature=0.7, top_p=0.9)
+
+
+class Sent(NamedTuple):
+    conversation: Conversation
+    message: Message
+    reply: Message
+    is_new: bool  # False where this client_id was accepted before: a repeat changes nothing
+
+
+def send_message(
+    *,
+    user: User,
+    workspace: Workspace,
+    conversation_id: uuid.UUID | str | None,
+    client_id: uuid.UUID,
+    text: str,
+) -> Sent:
+    """Stores what a person wrote and the reply to come, and starts it. Safe to repeat with the same `client_id`.
+
+    Without a `conversation_id` a new conversation is begun, in `workspace`.
+    Raises NotFound, and UserError `message_empty`, `message_too_long`, `no_model`, `busy`.
+    """
+    text = clean_text(text)
+    if not text.strip():
+        raise UserError("message_empty", _("Write something first."))
+    if len(text) > MAX_MESSAGE_CHARACTERS:
+        raise UserError(
+            "message_too_long",
+            _("This message has %(count)s characters; the most is %(most)s. Shorten it, or send it in parts.")
+            % {"count": f"{len(text):,}", "most": f"{MAX_MESSAGE_CHARACTERS:,}"},
+        )
+    repeated = _sent_before(user, client_id)
+    if repeated is not None:
+        return repeated
+    try:
+        with transaction.atomic():
+            if conversation_id is None:
+                conversation = _begin(user, workspace, text)
+            else:
+                conversation = _locked(access.get_conversation(user, conversation_id))
+            model = inference.default_model()
+            position = _next_position(conversation)
+            message = Message.objects.create(
+                conversation=conversation,
+                position=position,
+                role=Message.Role.USER,
+                text=text,
+                client_id=client_id,
+            )
+            reply = _reply(conversation, model, position=position + 1)
+            conversation.updated_at = timezone.now()
+            conversation.save(update_fields=["updated_at"])
+    except IntegrityError:
+        # The same message arrived twice at once, over two sockets; the other one won.
+        repeated = _sent_before(user, client_id)
+        if repeated is None:
+            raise UserError(
+                "client_id_taken", _("This message could not be told from another one. Send it again.")
+            )
+        return repeated
+    return Sent(conversation, message, reply, True)
+
+
+def retry_reply(*, reply: Message) -> Message:
+    """Starts a reply anew that failed, was refused, interrupted or stopped. Raises UserError `not_retryable`."""
+    assert reply.generation is not None
+    with transaction.atomic():
+        conversation = _locked(reply.conversation)
+        reply.refresh_from_db()
+        last = _next_position(conversation) - 1
+        if reply.generation is None or not reply.generation.is_finished or reply.position != last:
+            raise UserError("not_retryable", _("Only the last reply can be tried again, once it has ended."))
+        before, model = reply.generation, inference.default_model()
+        reply.generation = _generation(conversation, model, before=reply.position)
+        reply.save(update_fields=["generation"])
+        before.delete()
+    return reply
+
+
+def stop_reply(*, reply: Message) -> None:
+    """Ends a reply that waits or runs; what it said so far is kept. Stopping a finished one is no error."""
+    assert reply.generation_id is not None
+    with transaction.atomic():
+        inference.cancel_generation(generation_id=reply.generation_id)
+
+
+def rename_conversation(*, conversation: Conversation, title: str) -> Conversation:
+    """Raises UserError `title_empty`."""
+    title = " ".join(clean_text(title).split())[:120]
+    if not title:
+        raise UserError("title_empty", _("A conversation needs a name."))
+    conversation.title, conversation.title_source = title, "person"
+    conversation.save(update_fields=["title", "title_source"])
+    return conversation
+
+
+def delete_conversation(*, conversation: Conversation) -> None:
+    """Deletes it with its messages and their generations; what still runs is stopped first."""
+    with transaction.atomic():
+        conversation = _locked(conversation)
+        replies = conversation.messages.exclude(generation=None)
+        generations = [*replies.values_list("generation_id", flat=True), conversation.title_generation_id]
+        unfinished = Generation.objects.filter(id__in=generations).exclude(state__in=Generation.TERMINAL)
+        for generation_id in unfinished.values_list("id", flat=True):
+            inference.cancel_generation(generation_id=generation_id)
+        conversation.delete()
+        Generation.objects.filter(id__in=generations).delete()
+
+
+def clean_text(text: str) -> str:
+    """Text that any database stores: NUL and lone surrogates become U+FFFD, line breaks become line feeds."""
+    text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return text.replace("\x00", "\ufffd").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def first_words(text: str) -> str:
+    """A provisional title: the beginning of the first message, cut at a word."""
+    line = " ".join(text.split())
+    if len(line) <= _TITLE_CHARACTERS:
+        return line
+    cut = line[:_TITLE_CHARACTERS]
+    return (cut.rsplit(" ", 1)[0] if " " in cut else cut) + "…"
+
+
+def _begin(user: User, workspace: Workspace, text: str) -> Conversation:
+    return Conversation.objects.create(
+        user=user, workspace=workspace, title=first_words(text), updated_at=timezone.now()
+    )
+
+
+def _locked(conversation: Conversation) -> Conversation:
+    """The row, locked until the transaction ends, so that positions stay dense (SQLite locks as a whole)."""
+    return (
+        Conversation.objects.select_for_update(of=("self",))
+        .select_related("workspace")
+        .get(pk=conversation.pk)
+    )
+
+
+def _next_position(conversation: Conversation) -> int:
+    highest = conversation.messages.aggregate(highest=Max("position"))["highest"]
+    return 0 if highest is None else highest + 1
+
+
+def _sent_before(user: User, client_id: uuid.UUID) -> Sent | None:
+    found = Message.objects.select_related("conversation__workspace").filter(
+        client_id=client_id, conversation__user=user, role=Message.Role.USER
+    )
+    message = found.first()
+    if message is None:
+        return None
+    reply = Message.objects.select_related("generation__model").get(
+        conversation=message.conversation, position=message.position + 1
+    )
+    return Sent(message.conversation, message, reply, False)
+
+
+def _reply(conversation: Conversation, model: ServedModel, *, position: int) -> Message:
+    generation = _generation(conversation, model, before=position)
+    return Message.objects.create(
+        conversation=conversation, position=position, role=Message.Role.ASSISTANT, generation=generation
+    )
+
+
+def _generation(conversation: Conversation, model: ServedModel, *, before: int) -> Generation:
+    return inference.start_generation(
+        workspace=conversation.workspace,
+        model=model,
+        messages=_history(
+            conversation, before=before, characters=model.context_length * _CHARACTERS_PER_TOKEN
+        ),
+        params=CHAT_PARAMS,
+    )
+
+
+def _history(conversation: Conversation, *, before: int, characters: int) -> list[dict[str, str]]:
+    """What was said before a position, oldest first: the last `characters` or so, and always the last message.
+
+    Replies that never said anything are left out.
+    """
+    turns: list[dict[str, str]] = []
+    rows = conversation.messages.filter(position__lt=before).order_by("-position")
+    for role, text, reply in rows.values_list("role", "text", "generation__text").iterator(chunk_size=100):
+        content = text if role == Message.Role.USER else reply
+        if not content:
+            continue
+        turns.append({"role": role, "content": content})
+        characters -= len(content)
+        if characters <= 0:
+            break
+    return turns[::-1]
