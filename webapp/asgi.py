@@ -1,19 +1,26 @@
 """The web process: Django's pages and the chat's websocket behind one ASGI application."""
 
 import os
+import sys
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 
 from django.core.asgi import get_asgi_application
 
-django_application = get_asgi_application()
+from webapp.env import SettingsError
 
-from channels.auth import AuthMiddlewareStack  # noqa: E402
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
-from django.urls import path  # noqa: E402
+try:
+    django_application = get_asgi_application()
+except SettingsError as error:
+    sys.exit(f"flywheel: {error}")
 
-from webapp.chat.consumers import ChatConsumer  # noqa: E402
+from channels.auth import AuthMiddlewareStack
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from django.urls import path
+
+from webapp.chat.consumers import ChatConsumer
+from webapp.ops.lifespan import lifespan
 
 application = ProtocolTypeRouter(
     {
@@ -21,5 +28,6 @@ application = ProtocolTypeRouter(
         "websocket": AllowedHostsOriginValidator(
             AuthMiddlewareStack(URLRouter([path("ws/chat/", ChatConsumer.as_asgi())]))
         ),
+        "lifespan": lifespan,
     }
 )

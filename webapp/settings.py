@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from csp.constants import NONE, SELF
 
 from webapp import database
+from webapp.accounts.single_sign_on import single_sign_on
+from webapp.core import logs, mail
 from webapp.env import Env, generated_secret
+from webapp.ops import broker
 
 ROOT = Path(__file__).resolve().parent.parent
 env = Env()
@@ -50,6 +54,8 @@ INSTALLED_APPS = [
     "webapp.ops",
 ]
 MIDDLEWARE = [
+    "webapp.core.request_metrics.count_requests",
+    "webapp.ops.middleware.machine_endpoints",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -58,12 +64,15 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "allauth.usersessions.middleware.UserSessionsMiddleware",
+    "webapp.accounts.middleware.SetupMiddleware",
+    "webapp.accounts.middleware.LastSeenMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "allauth.account.middleware.AccountMiddleware",
     "django_structlog.middlewares.RequestMiddleware",
+    "webapp.core.middleware.UserErrorMiddleware",
+    "webapp.accounts.middleware.NoWorkspaceMiddleware",
 ]
 ROOT_URLCONF = "webapp.urls"
 ASGI_APPLICATION = "webapp.asgi.application"
@@ -92,23 +101,23 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 
 # --- Broker: Celery, channel layer, token log --------------------------------------------------------------
-def _broker_url() -> str:
-    """REDIS_URL, else the embedded server whose port `webapp.ops` chose and wrote down."""
-    given = env.url("REDIS_URL", ("redis", "rediss"))
-    if given:
-        return given
-    port_file = FLYWHEEL_HOME / "broker" / "port"
-    port = int(port_file.read_text()) if port_file.exists() else 6379
-    password = generated_secret(FLYWHEEL_HOME / "broker" / "password")
-    return f"redis://:{password}@127.0.0.1:{port}/0"
-
-
-REDIS_URL = _broker_url()
+_redis_url = env.url("REDIS_URL", ("redis", "rediss"))
+REDIS_GIVEN = _redis_url is not None
+REDIS_URL = _redis_url or broker.url(FLYWHEEL_HOME / "broker")
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
         # redis-py 8 would give the idle subscriber a 5 s read timeout and it would die of it.
         "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": None}], "prefix": "flywheel"},
+    }
+}
+
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "fw:cache",
+        "OPTIONS": {"serializer": "webapp.core.cache.JsonSerializer"},
     }
 }
 
@@ -123,6 +132,7 @@ CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600, "global_keyprefix": "celery:"}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 # Celery closes the database connection after every task unless told otherwise; 9 ms a task on PostgreSQL.
 CELERY_DB_REUSE_MAX = 1000
@@ -159,11 +169,34 @@ SIGNUP = env.choice("SIGNUP", ("open", "invite", "closed"), "open")
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "/"
 ACCOUNT_ADAPTER = "webapp.accounts.adapter.AccountAdapter"
+SOCIALACCOUNT_ADAPTER = "webapp.accounts.adapter.SocialAccountAdapter"
+MFA_ADAPTER = "webapp.accounts.adapter.MFAAdapter"
+USERSESSIONS_ADAPTER = "webapp.accounts.adapter.SessionsAdapter"
+ACCOUNT_FORMS = {"signup": "webapp.accounts.forms.SignupForm"}
 ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_USER_DISPLAY = "webapp.accounts.models.display_name"
 ACCOUNT_SESSION_REMEMBER = True
-USERSESSIONS_TRACK_ACTIVITY = True
+ACCOUNT_CHANGE_EMAIL = True
+ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_EMAIL_SUBJECT_PREFIX = "[Flywheel] "
+ACCOUNT_DEFAULT_HTTP_PROTOCOL = "https" if HTTPS else "http"
+# Only where mail is really sent can people be asked to confirm their address before they come in. Elsewhere a
+# sign-up with a taken address has to be refused, and so tells that it is taken.
+ACCOUNT_EMAIL_VERIFICATION = env.choice(
+    "EMAIL_VERIFICATION", ("mandatory", "optional"), "mandatory" if env.raw("EMAIL_URL") else "optional"
+)
+ACCOUNT_PREVENT_ENUMERATION = True
+ACCOUNT_RATE_LIMITS = {"setup": "10/m/ip", "invitation": "30/m/ip"}
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_TOTP_ISSUER = "Flywheel"
+MFA_ALLOW_UNVERIFIED_EMAIL = ACCOUNT_EMAIL_VERIFICATION != "mandatory"
+# Browsers treat http://localhost as secure; everything else needs https for passkeys.
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not HTTPS
+SOCIALACCOUNT_LOGIN_ON_GET = False
+SOCIALACCOUNT_PROVIDERS = single_sign_on(env)
 
 # --- Browser security --------------------------------------------------------------------------------------
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
@@ -208,6 +241,12 @@ TIME_ZONE = "UTC"
 HOST = env.str("HOST", "127.0.0.1")
 WEB_PROCESSES = env.int("WEB_PROCESSES", 1, low=1, high=64)
 METRICS_TOKEN = env.raw("METRICS_TOKEN")
+LOG_FORMAT = env.choice("LOG_FORMAT", ("console", "json"), "console")
+LOG_LEVEL = env.choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), "INFO")
+LOGGING = logs.configuration(LOG_FORMAT, LOG_LEVEL)
+logs.configure_structlog()
+# One line a request: when it has been answered.
+DJANGO_STRUCTLOG_STATUS_START_LOG_LEVEL = logging.DEBUG
 
 # --- Mail --------------------------------------------------------------------------------------------------
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", "flywheel@localhost")
@@ -215,3 +254,5 @@ EMAIL_URL = env.url("EMAIL_URL", ("smtp", "smtps", "console"))
 if EMAIL_URL is None:
     EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
     EMAIL_FILE_PATH = FLYWHEEL_HOME / "mail"
+else:
+    globals().update(mail.settings_of(EMAIL_URL))

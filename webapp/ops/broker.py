@@ -52,8 +52,15 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
         return True
 
 
-def prepare(folder: Path) -> tuple[list[str], int]:
-    """Writes the server's configuration into `folder`; returns its command line and its port.
+def url(folder: Path) -> str:
+    """Where the server of this folder listens, or will, once `prepare` has chosen its port."""
+    port_file = folder / "port"
+    port = int(port_file.read_text()) if port_file.exists() else 6379
+    return f"redis://:{generated_secret(folder / 'password')}@127.0.0.1:{port}/0"
+
+
+def prepare(folder: Path) -> tuple[str, ...]:
+    """Writes the server's configuration into `folder`; returns its command line.
 
     Called only by the one process that is about to start the server. The port of last time is kept unless
     somebody took it meanwhile.
@@ -67,7 +74,7 @@ def prepare(folder: Path) -> tuple[list[str], int]:
     password = generated_secret(folder / "password")
     configuration = folder / "valkey.conf"
     _write(configuration, configuration_text(folder, port, password))
-    return [server_binary(), str(configuration)], port
+    return server_binary(), str(configuration)
 
 
 def configuration_text(folder: Path, port: int, password: str = "") -> str:

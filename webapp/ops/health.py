@@ -22,11 +22,12 @@ _cached: tuple[float, list[Check]] | None = None
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that has to be so; `sentence` says what to do where it is not."""
+    """One thing that has to be so; where it is not, `code` is for programs and `message` says what to do."""
 
     name: str
     ok: bool
-    sentence: str = ""
+    code: str = "ok"
+    message: str = ""
 
 
 def checks() -> list[Check]:
@@ -45,10 +46,15 @@ def database() -> list[Check]:
             cursor.execute("SELECT 1")
         missing = schema.pending()
         if missing:
-            return [Check("database", True), Check("migrations", False, schema.sentence(missing))]
+            return [
+                Check("database", True),
+                Check("migrations", False, "schema_stale", schema.sentence(missing)),
+            ]
         return [Check("database", True), Check("migrations", True), worker()]
     except DatabaseError as error:
-        return [Check("database", False, f"The database does not answer: {_first_line(error)}")]
+        return [
+            Check("database", False, "database_down", f"The database does not answer: {_first_line(error)}")
+        ]
 
 
 def worker() -> Check:
@@ -57,10 +63,14 @@ def worker() -> Check:
         return Check("worker", True)
     for one in alive:
         if one.state == Worker.State.BROKEN:
-            return Check("worker", False, one.error or "The inference worker cannot load its model.")
+            return Check(
+                "worker", False, "model_broken", one.error or "The inference worker cannot load its model."
+            )
     if any(one.state == Worker.State.LOADING for one in alive):
-        return Check("worker", False, "The inference worker is loading its model.")
-    return Check("worker", False, "No inference worker is running: start one, or see logs/inference.log.")
+        return Check("worker", False, "model_loading", "The inference worker is loading its model.")
+    return Check(
+        "worker", False, "no_worker", "No inference worker is running: start one, or see logs/inference.log."
+    )
 
 
 def broker() -> Check:
@@ -73,7 +83,7 @@ def broker() -> Check:
         with client:
             client.ping()
     except redis.RedisError as error:
-        return Check("broker", False, f"The broker does not answer: {_first_line(error)}")
+        return Check("broker", False, "broker_down", f"The broker does not answer: {_first_line(error)}")
     return Check("broker", True)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 # Seconds that open replies and sockets get to finish before a web process ends anyway.
 GRACEFUL_SECONDS = 5
-_CELERY = (sys.executable, "-m", "celery", "-A", "webapp.celery")
+_CELERY = (sys.executable, "-m", "celery", "-q", "-A", "webapp.celery")
 # Gossip and mingling cost seconds at start and serve nothing here: leases are rows in the database.
 _QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
@@ -43,7 +43,9 @@ def web(*, host: str, port: int, processes: int = 1) -> Process:
 
 def inference(name: str = "inference") -> Process:
     return Process(
-        name, (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "generate", "-P", "threads", "-c", "8", *_QUIET)
+        name,
+        (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "generate", "-P", "threads", "-c", "8", *_QUIET),
+        stop_seconds=15,
     )
 
 

@@ -29,7 +29,9 @@ def readyz(request: HttpRequest) -> HttpResponse:
     ready = all(check.ok for check in checks)
     body = {
         "status": "ok" if ready else "unavailable",
-        "checks": {check.name: check.sentence or "ok" for check in checks},
+        "checks": {
+            check.name: {"ok": check.ok, "code": check.code, "message": check.message} for check in checks
+        },
     }
     return JsonResponse(body, status=200 if ready else 503)
 

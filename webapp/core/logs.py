@@ -1,0 +1,81 @@
+"""One line per event, for people or, with LOG_FORMAT=json, for machines; every process of the site logs this way.
+
+Events are named and carry ids, never the content of messages, and no secrets. Knows no model of ours.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import structlog
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_OPAQUE_SEGMENT = re.compile(r"(?<=/)[^/?\s]{20,}")
+
+
+def without_tokens(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Invitations and password resets carry their token in the address, searches carry words: neither is logged."""
+    if isinstance(request := event.get("request"), str):
+        path = request.split("?", 1)[0]
+        event["request"] = _OPAQUE_SEGMENT.sub(lambda m: m[0] if _UUID.fullmatch(m[0]) else "...", path)
+    return event
+
+
+# Applied to our own events and to those of libraries that log through the standard library.
+_SHARED: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.UnicodeDecoder(),
+    without_tokens,
+]
+
+
+def configuration(log_format: str, level: str) -> dict[str, Any]:
+    """The LOGGING setting; `log_format` is "console" or "json"."""
+    # Plain tracebacks: rich ones print local variables, and those hold messages and passwords.
+    plain = structlog.dev.plain_traceback
+    renderer: list[Any] = [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=plain)]
+    if log_format == "json":
+        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "line": {
+                "()": structlog.stdlib.ProcessorFormatter,
+                "foreign_pre_chain": _SHARED,
+                "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+            }
+        },
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"handlers": ["stderr"], "level": level},
+        "loggers": {
+            # Each 4xx would be logged twice: by Django and as the request's own event.
+            "django.request": {"level": "ERROR"},
+            "django.server": {"handlers": [], "propagate": True},
+            # "Task received" and "succeeded" for every reply and every two seconds for the reaper.
+            "celery.worker.strategy": {"level": "WARNING"},
+            "celery.app.trace": {"level": "WARNING"},
+            "celery.beat": {"level": "WARNING"},
+            "uvicorn.access": {"level": "WARNING"},
+            "httpx": {"level": "WARNING"},
+        },
+    }
+
+
+def configure_structlog() -> None:
+    """Sends structlog's events into the standard library's handlers, where the format above is applied."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED,
+            structlog.processors.StackInfoRenderer(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,29 @@
+"""The web process's beginning: it refuses to serve on a stale schema, before it takes a single connection."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asgiref.sync import sync_to_async
+
+from webapp.ops import schema
+
+
+async def lifespan(
+    scope: dict[str, Any],
+    receive: Callable[[], Awaitable[dict[str, Any]]],
+    send: Callable[[dict[str, Any]], Awaitable[None]],
+) -> None:
+    """ASGI lifespan protocol, version 2.0."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            refusal = await sync_to_async(schema.refuse_if_stale)()
+            if refusal:
+                await send({"type": "lifespan.startup.failed", "message": f"flywheel: {refusal}"})
+                return
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return
