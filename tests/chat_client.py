@@ -1,0 +1,168 @@
+"""A chat page without a browser: speaks the websocket's protocol and shows what a page would show."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import websockets
+from asgiref.sync import sync_to_async
+
+from inference.models import Generation
+from tests.services import Site
+from webapp.chat.markdown import render, render_open, split
+
+
+@dataclass
+class ShownReply:
+    """A reply's element: finished blocks, the open block's HTML, and plain text behind it."""
+
+    generation: str
+    blocks: list[str] = field(default_factory=list)
+    open: str = ""
+    text: str = ""
+    attempt: int = -1
+    state: str = ""
+    html: str = ""
+    frames: int = 0
+
+    def apply(self, frame: dict[str, Any]) -> None:
+        self.frames += 1
+        self.attempt = frame["attempt"]
+        if "base" in frame:
+            del self.blocks[frame["base"] :]
+            self.open = self.text = ""
+        if frame.get("blocks"):
+            self.blocks += frame["blocks"]
+            self.open = self.text = ""
+        if "open" in frame:
+            self.open, self.text = frame["open"], ""
+        self.text += frame.get("text", "")
+
+    def shows(self, text: str) -> bool:
+        """Whether the element shows exactly `text`, rendered."""
+        blocks, rest = split(text)
+        return self.blocks == [render(block) for block in blocks] and (self.open, self.text) == (render_open(rest), "")
+
+
+class ChatPage:
+    """One open page of a person. Frames are taken in by a task; `wait` waits for what they bring about."""
+
+    def __init__(self, site: Site, http: httpx.Client) -> None:
+        self._site, self._http = site, http
+        self.replies: dict[str, ShownReply] = {}
+        self.conversation: str | None = None
+        self.frames: list[dict[str, Any]] = []
+        self.reconnects = 0
+        self._changed = asyncio.Condition()
+        self._socket: websockets.ClientConnection | None = None
+
+    async def run(self) -> None:
+        """Connects, and again whenever the connection breaks, as a page does."""
+        while True:
+            try:
+                headers = self._site.ws_headers(self._http)
+                origin = headers.pop("Origin")
+                async with websockets.connect(
+                    self._site.ws_url, additional_headers=headers, origin=origin, compression=None, ping_interval=None  # type: ignore[arg-type]
+                ) as socket:
+                    if self.conversation is not None:
+                        await socket.send(json.dumps(self._open_frame()))
+                    self._socket = socket
+                    await self._note({})
+                    async for message in socket:
+                        await self._take(json.loads(message))
+            except (OSError, websockets.WebSocketException):
+                pass
+            self._socket = None
+            self.reconnects += 1
+            await asyncio.sleep(0.05)
+
+    def _open_frame(self) -> dict[str, Any]:
+        have = [
+            {"message": id_, "blocks": len(reply.blocks), "attempt": reply.attempt}
+            for id_, reply in self.replies.items()
+            if not reply.state
+        ]
+        return {"type": "open", "conversation": self.conversation, "have": have}
+
+    async def _take(self, frame: dict[str, Any]) -> None:
+        if frame["type"] in ("accepted", "messages"):
+            self.conversation = frame["conversation"]
+            self.replies.setdefault(frame["reply"], ShownReply(frame["generation"]))
+        elif frame["type"] == "stream":
+            self.replies.setdefault(frame["message"], ShownReply("")).apply(frame)
+        elif frame["type"] == "done":
+            reply = self.replies[frame["message"]]
+            reply.state, reply.html = frame["state"], frame["html"]
+        await self._note(frame)
+
+    async def _note(self, frame: dict[str, Any]) -> None:
+        async with self._changed:
+            if frame:
+                self.frames.append(frame)
+            self._changed.notify_all()
+
+    async def wait(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+        async with self._changed:
+            await asyncio.wait_for(self._changed.wait_for(condition), seconds)
+            return condition()
+
+    async def command(self, type_: str, **fields: Any) -> None:
+        await self.wait(lambda: self._socket is not None)
+        assert self._socket is not None
+        await self._socket.send(json.dumps({"type": type_, **fields}))
+
+    async def drop_connection(self) -> None:
+        assert self._socket is not None
+        self._socket.transport.abort()
+
+    async def say(self, text: str) -> str:
+        """Sends a message and returns the reply's id once it is accepted; sends again after a broken connection."""
+        client_id = str(uuid.uuid4())
+
+        def answer() -> dict[str, Any] | None:
+            return next((frame for frame in self.frames if frame.get("client_id") == client_id), None)
+
+        for _ in range(10):
+            await self.command("send", conversation=self.conversation, client_id=client_id, text=text)
+            with contextlib.suppress(TimeoutError):
+                frame = await self.wait(answer, 5)
+                assert frame["type"] == "accepted", frame
+                return str(frame["reply"])
+        raise AssertionError("the message was never accepted")
+
+    async def text_arrives(self, reply: str, blocks: int = 0) -> None:
+        """Waits until some text of a reply is on the page, and so many finished blocks."""
+        shown = self.replies[reply]
+        await self.wait(lambda: len(shown.blocks) >= blocks and (shown.text or shown.open or shown.blocks))
+
+    async def ends(self, reply: str, seconds: float = 60.0) -> ShownReply:
+        await self.wait(lambda: self.replies[reply].state, seconds)
+        return self.replies[reply]
+
+
+@contextlib.asynccontextmanager
+async def chat_page(site: Site, http: httpx.Client, conversation: str | None = None) -> AsyncIterator[ChatPage]:
+    page = ChatPage(site, http)
+    page.conversation = conversation
+    task = asyncio.ensure_future(page.run())
+    try:
+        await page.wait(lambda: page._socket is not None)
+        yield page
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@sync_to_async
+def generation_row(site: Site, generation_id: str) -> Generation:
+    """A generation as the site's database has it."""
+    with site.rows():
+        return Generation.objects.get(id=generation_id)
