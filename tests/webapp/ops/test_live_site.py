@@ -18,8 +18,7 @@ def test_a_live_site_is_ready_and_its_rows_are_not_the_test_databases(live_site:
 
 
 def test_a_person_can_log_in_to_a_live_site(live_site: Site) -> None:
-    with live_site.log_in() as client:
-        assert client.get("/").status_code == 200
+    assert live_site.log_in().get("/").status_code == 200
 
 
 def test_a_killed_broker_makes_the_site_unready_and_healing_brings_it_back(live_site: Site) -> None:

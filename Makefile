@@ -1,0 +1,30 @@
+# make run: everything from a fresh clone to a running site. make test: every check. See README.md.
+
+# The newest of the usual names; `make run PYTHON=...` names another.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv/bin
+
+.PHONY: run test bench fmt lint setup
+.DEFAULT_GOAL := run
+
+setup:
+	@$(or $(PYTHON),python3) webapp/ops/bootstrap.py
+
+run: setup
+	@exec $(VENV)/python manage.py up
+
+test:
+	@$(or $(PYTHON),python3) webapp/ops/bootstrap.py --browser
+	@exec $(VENV)/python -m tests.everything
+
+lint: setup
+	@exec $(VENV)/python -m tests.everything --lint
+
+fmt: setup
+	@$(VENV)/ruff check --fix --exit-zero -q
+	@$(VENV)/ruff format
+
+# make bench ONLY=engine measures one area.
+bench: setup
+	@exec $(VENV)/python -m tests.load.bench $(if $(ONLY),--only $(ONLY))
