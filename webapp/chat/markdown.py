@@ -69,6 +69,8 @@ _cleaner = nh3.Cleaner(
 PLAIN = re.compile(r"[ ]{0,3}[^\W\d_](?:[^\n\r\\`*_~\[\]!<>&$#|{}:=\x00]|:(?!//))*\n?", re.ASCII)
 # Every opening bracket may begin a link and costs the parser some 20 µs; a block with more is not prose.
 MAX_BRACKETS = 10_000
+CODE_END = re.compile(r"\n(</code></pre></figure>(?:\s*</(?:li|ul|ol|blockquote)>)*)$")
+EMPTY_CODE = re.compile(r"<code></code></pre></figure>(?:\s*</(?:li|ul|ol|blockquote)>)*$")
 LINE_BREAK = re.compile(r"<br ?/?>", re.IGNORECASE)
 
 
@@ -142,8 +144,17 @@ def render(source: str) -> str:
 
 
 def render_open(source: str) -> str:
-    """HTML of the open block while it grows: as `render`, but long code gets its colours only when it is finished."""
-    return _render(source, MAX_HIGHLIGHTED_OPEN)
+    """HTML of the open block while it grows, and behind it the white space that `source` ends with.
+
+    That white space tells the page how the text to come goes on after the last element's text. Long code gets
+    its colours only when it is finished.
+    """
+    text = source.rstrip(" \t\r\n")
+    end = source[len(text) :]
+    shown = _render(text, MAX_HIGHLIGHTED_OPEN).rstrip("\n")
+    if EMPTY_CODE.search(shown):
+        end = end.partition("\n")[2]  # the first line break ends the fence's line, it is not part of the code
+    return CODE_END.sub(r"\1", shown) + end
 
 
 def _render(source: str, limit: int) -> str:

@@ -5,6 +5,7 @@ A finished reply's Markdown never changes, so it is rendered once and kept in th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from django.core.cache import cache
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
+from redis.exceptions import RedisError
 
 from inference.models import Generation
 from webapp.chat.markdown import render, split
@@ -55,11 +57,15 @@ def render_list_item(conversation: Conversation) -> str:
 def render_blocks(text: str) -> list[SafeString]:
     """A finished answer, block by block."""
     key = f"markdown:{_MARKDOWN_VERSION}:{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}"
-    blocks: list[str] | None = cache.get(key)
+    blocks: list[str] | None = None
+    # The cache saves time and nothing else: a page opens without it, only later.
+    with contextlib.suppress(RedisError):
+        blocks = cache.get(key)
     if blocks is None:
         finished, rest = split(text)
         blocks = [html for html in map(render, [*finished, rest]) if html]
-        cache.set(key, blocks, _CACHE_SECONDS)
+        with contextlib.suppress(RedisError):
+            cache.set(key, blocks, _CACHE_SECONDS)
     return [mark_safe(block) for block in blocks]  # noqa: S308 - made safe by webapp.chat.markdown
 
 

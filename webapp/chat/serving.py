@@ -1,0 +1,27 @@
+"""What keeps this site from answering right now, as a sentence for the page. Knows nothing of a single reply."""
+
+from __future__ import annotations
+
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from inference.models import ServedModel, Worker
+
+
+def obstacle() -> str:
+    """Why a message sent now would have to wait, and what to do; "" where a worker is ready."""
+    if not ServedModel.objects.filter(is_default=True).exists():
+        return _("No model is installed yet. Whoever runs this site can add one: manage.py models pull.")
+    alive = Worker.objects.filter(lease_expires_at__gt=timezone.now()).only("state", "error")
+    workers = {worker.state: worker for worker in alive}
+    if Worker.State.READY in workers:
+        return ""
+    if broken := workers.get(Worker.State.BROKEN):
+        return _(
+            "The model cannot be loaded: %(reason)s Whoever runs this site can look with manage.py doctor."
+        ) % {"reason": broken.error}
+    if Worker.State.LOADING in workers:
+        return _("The model is being loaded. You can write already; the answer comes as soon as it is ready.")
+    return _(
+        "Nothing is here to answer right now. What you send waits, and is answered when a worker is back."
+    )
