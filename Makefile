@@ -27,4 +27,4 @@ fmt: setup
 
 # make bench ONLY=engine measures one area.
 bench: setup
-	@exec $(VENV)/python -m tests.load.bench $(if $(ONLY),--only $(ONLY))
+	@exec $(VENV)/python -m tests.load.bench $(ONLY)

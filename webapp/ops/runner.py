@@ -94,7 +94,7 @@ class Runner:
     @contextlib.contextmanager
     def _only_runner(self) -> Any:
         try:
-            for folder in ("run", "logs", "broker", "mail"):
+            for folder in ("run", "logs", "broker", "mail", "static"):
                 (self.home / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = (self.home / "run" / "up.lock").open("a+")
         except OSError as error:
@@ -223,11 +223,14 @@ class Runner:
                 reason = failing[0]["message"] if failing else "the web process is starting"
                 broken = bool(failing) and all(check["code"] == "model_broken" for check in failing or [])
                 if broken or time.monotonic() > end:
-                    self.progress.line(f"The site is up but cannot answer yet: {reason}")
-                    self.progress.line("`python manage.py doctor` says more.")
                     break
                 time.sleep(0.1)
-        self._announce()
+        if failing == []:
+            self._announce(f"Flywheel is ready at {self.url}")
+        else:
+            self._announce(f"Flywheel is up at {self.url} but cannot answer yet: {reason}")
+            self.progress.line("`python manage.py doctor` says what to do.")
+        self.progress.line(f"Logs are in {self.home / 'logs'}. Press Ctrl-C to stop.")
 
     def _failing_checks(self) -> list[dict[str, Any]] | None:
         """What /readyz finds wrong, nothing when ready; None where the web process does not answer."""
@@ -259,12 +262,12 @@ class Runner:
                     raise CannotRun(f"{trouble}: {error}") from error
                 time.sleep(0.05)
 
-    def _announce(self) -> None:
+    def _announce(self, sentence: str) -> None:
         from webapp.accounts import setup_code
         from webapp.accounts.models import User
 
         self.progress.line("")
-        self.progress.line(f"Flywheel is ready at {self.url}")
+        self.progress.line(sentence)
         try:
             if not User.objects.exists():
                 self.progress.line(
@@ -273,7 +276,6 @@ class Runner:
                 )
         finally:
             connection.close()
-        self.progress.line(f"Logs are in {self.home / 'logs'}. Press Ctrl-C to stop.")
 
     # --- While it runs --------------------------------------------------------------------------------------
 

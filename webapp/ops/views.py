@@ -33,7 +33,10 @@ def readyz(request: HttpRequest) -> HttpResponse:
             check.name: {"ok": check.ok, "code": check.code, "message": check.message} for check in checks
         },
     }
-    return JsonResponse(body, status=200 if ready else 503)
+    response = JsonResponse(body, status=200 if ready else 503)
+    # Django logs each answer of 500 and above as an error; this one is the expected answer while starting.
+    response._has_been_logged = True  # type: ignore[attr-defined]
+    return response
 
 
 @never_cache

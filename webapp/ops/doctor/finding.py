@@ -1,0 +1,37 @@
+"""What the doctor found: the type all of its parts share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARNING = "warning"  # works, and may surprise
+    PROBLEM = "problem"  # does not work until somebody does what `advice` says
+
+
+@dataclass(frozen=True)
+class Finding:
+    level: Level
+    subject: str
+    sentence: str
+    advice: str = ""
+
+
+def ok(subject: str, sentence: str) -> Finding:
+    return Finding(Level.OK, subject, sentence)
+
+
+def warning(subject: str, sentence: str, advice: str = "") -> Finding:
+    return Finding(Level.WARNING, subject, sentence, advice)
+
+
+def problem(subject: str, sentence: str, advice: str = "") -> Finding:
+    return Finding(Level.PROBLEM, subject, sentence, advice)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, and never an empty one."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

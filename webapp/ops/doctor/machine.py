@@ -1,0 +1,111 @@
+"""This machine: disk, memory, open files, GPU, static files."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import psutil
+from django.conf import settings
+from django.contrib.staticfiles import finders
+
+from webapp.ops.doctor.finding import Finding, first_line, ok, problem, warning
+
+GIGABYTE = 1e9
+# Below this the append-only file and the logs of a busy day may not fit.
+LEAST_DISK, GOOD_DISK = 0.2 * GIGABYTE, 2 * GIGABYTE
+# Every process of the site together holds about 1 GB besides the model.
+OVERHEAD = 1.0 * GIGABYTE
+LEAST_FILES = 4096
+
+
+def check() -> Iterator[Finding]:
+    yield from disk()
+    yield from memory()
+    yield from open_files()
+    yield gpu()
+    yield from static_files()
+
+
+def disk() -> Iterator[Finding]:
+    home = settings.FLYWHEEL_HOME
+    try:
+        free = shutil.disk_usage(home).free
+        probe = home / f".doctor.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        yield problem(
+            "disk", f"{home} cannot be written: {first_line(error)}", "Set FLYWHEEL_HOME to a folder you own."
+        )
+        return
+    said = f"{free / GIGABYTE:.1f} GB are free where {home} lies."
+    if free < LEAST_DISK:
+        yield problem("disk", said, "Free some space: the database and the broker stop when it is used up.")
+    elif free < GOOD_DISK:
+        yield warning("disk", said, "A larger model or a backup may not fit.")
+    else:
+        yield ok("disk", said)
+
+
+def memory() -> Iterator[Finding]:
+    from django.db import DatabaseError
+
+    from inference.models import ServedModel
+
+    total = psutil.virtual_memory().total
+    try:
+        largest = max((model.parameters for model in ServedModel.objects.filter(is_default=True)), default=0)
+    except DatabaseError:
+        largest = 0
+    # Two bytes a weight, as bf16 has; more in fp32, less in int8.
+    needed = largest * 2 + OVERHEAD
+    said = f"This machine has {total / GIGABYTE:.1f} GB of memory"
+    if total < needed:
+        yield warning(
+            "memory",
+            f"{said}; the default model needs about {needed / GIGABYTE:.1f} GB.",
+            "Choose a smaller model.",
+        )
+    else:
+        yield ok("memory", f"{said} and {os.cpu_count()} cores.")
+
+
+def open_files() -> Iterator[Finding]:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < LEAST_FILES:
+        yield warning(
+            "open files",
+            f"At most {most} files may be open, one for each socket.",
+            "Raise `ulimit -n` to 65536.",
+        )
+
+
+def gpu() -> Finding:
+    """Asked of the driver's own program: this command must work where torch is not installed."""
+    if not shutil.which("nvidia-smi"):
+        return ok("gpu", "No NVIDIA GPU: models run on the CPU.")
+    try:
+        asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return warning("gpu", f"nvidia-smi does not answer: {first_line(error)}", "Look at the GPU's driver.")
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()[:1] or ["no reason given"]
+        return warning(
+            "gpu", f"nvidia-smi fails: {said[0]}", "Look at the GPU's driver; until then the CPU is used."
+        )
+    return ok("gpu", "GPU: " + "; ".join(done.stdout.strip().splitlines()))
+
+
+def static_files() -> Iterator[Finding]:
+    # A file of a dependency: where it is missing, the installation is not whole.
+    if finders.find("django_htmx/django-htmx.js") is None:
+        yield problem(
+            "static files",
+            "The pages' scripts are not installed.",
+            "Install the dependencies again: make setup",
+        )

@@ -1,0 +1,63 @@
+"""The model files: there, whole, and of a kind the engine knows. Reads headers only, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from django.conf import settings
+from django.db import DatabaseError
+
+from inference.engine.config import config_from_folder, config_from_gguf
+from inference.formats.errors import ModelFileError
+from inference.formats.gguf_file import read_gguf
+from inference.formats.model_files import find_model
+from inference.formats.safetensors_file import read_headers
+from inference.models import ServedModel
+from webapp.ops.doctor.finding import Finding, ok, problem, warning
+
+
+def check() -> Iterator[Finding]:
+    try:
+        models = list(ServedModel.objects.all())
+    except DatabaseError:
+        return  # the database's own finding says why
+    if not models:
+        yield problem(
+            "models", "No model is installed.", "Run: python manage.py models pull smollm2-135m-instruct"
+        )
+    elif not any(model.is_default for model in models):
+        yield problem("models", "No model is the default one.", "Run: python manage.py models list")
+    for model in models:
+        yield look_at(model)
+
+
+def look_at(model: ServedModel) -> Finding:
+    advice = f"Run: python manage.py models pull {model.name}, or models add with a good copy."
+    try:
+        size = read_header(settings.MODELS_DIR / model.path)
+    except ModelFileError as error:
+        return problem("models", f"{model.name}: {error}", advice)
+    except OSError as error:
+        return problem("models", f"{model.name}: {error.filename} cannot be read ({error.strerror}).", advice)
+    if size != model.size_bytes:
+        return warning(
+            "models",
+            f"{model.name} has {size:,} bytes, but had {model.size_bytes:,} when it was added: its files changed.",
+            advice,
+        )
+    return ok("models", f"{model.name} is whole ({size / 1e6:,.0f} MB, {model.architecture}).")
+
+
+def read_header(path: Path) -> int:
+    """Reads what says how a model is built and where its tensors lie; returns its size in bytes.
+
+    Raises ModelFileError for a file that is missing, truncated, or of an architecture the engine does not know.
+    """
+    files = find_model(path)
+    if files.gguf:
+        config_from_gguf(read_gguf(files.gguf))
+    else:
+        config_from_folder(files.folder)
+        read_headers(files.weights)
+    return files.size_bytes
