@@ -24,6 +24,8 @@ def configuration(url: str) -> dict[str, Any]:
         options["init_command"] = (
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;"
         )
+        # Tests use a file too: an in-memory database has locks of its own, which nobody waits for.
+        parsed["TEST"] = {"NAME": f"{parsed['NAME']}.test"}
     else:
         options.setdefault("pool", {"min_size": 0, "max_size": 16, "timeout": 10})
     # Connections kept by request threads would leak under ASGI; the pool keeps them instead.

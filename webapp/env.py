@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -50,7 +50,16 @@ class Env:
         value = self.raw(name)
         if value is None:
             return default
-        words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+        words = {
+            "1": True,
+            "true": True,
+            "yes": True,
+            "on": True,
+            "0": False,
+            "false": False,
+            "no": False,
+            "off": False,
+        }
         if value.lower() not in words:
             raise SettingsError(f"{name} is {value!r}, but must be true or false.")
         return words[value.lower()]
@@ -84,15 +93,22 @@ class Env:
         return (default if value is None else Path(value).expanduser()).resolve()
 
 
-def generated_secret(path: Path) -> str:
-    """The secret kept in `path`, made on first use and readable by its owner only; safe when processes race."""
+def _long_secret() -> str:
+    return secrets.token_urlsafe(48)
+
+
+def generated_secret(path: Path, *, make: Callable[[], str] = _long_secret, least: int = 32) -> str:
+    """The secret kept in `path`, made on first use and readable by its owner only; safe when processes race.
+
+    `make` makes a new one; what is shorter than `least` letters is no usable secret.
+    """
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             aside = path.with_name(f"{path.name}.{os.getpid()}")
             descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(secrets.token_urlsafe(48))
+                file.write(make())
             # A link is made whole or not at all, so no process can read half a secret; the first one wins.
             with contextlib.suppress(FileExistsError):
                 os.link(aside, path)
@@ -102,6 +118,6 @@ def generated_secret(path: Path) -> str:
         raise SettingsError(
             f"{path} cannot be made or read ({error.strerror}): set FLYWHEEL_HOME to a folder you own."
         ) from error
-    if len(text) < 32:
+    if len(text) < least:
         raise SettingsError(f"{path} holds no usable secret: delete it, and a new one is made.")
     return text

@@ -8,7 +8,7 @@ from pathlib import Path
 from csp.constants import NONE, SELF
 
 from webapp import database
-from webapp.accounts.single_sign_on import single_sign_on
+from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
 from webapp.core import logs, mail
 from webapp.env import Env, generated_secret
 from webapp.ops import broker
@@ -179,6 +179,8 @@ ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_USER_DISPLAY = "webapp.accounts.models.display_name"
 ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_CHANGE_EMAIL = True
+# Changing the address, the password or a second factor asks again who is there, after five minutes.
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
 ACCOUNT_EMAIL_NOTIFICATIONS = True
 ACCOUNT_EMAIL_SUBJECT_PREFIX = "[Flywheel] "
 ACCOUNT_DEFAULT_HTTP_PROTOCOL = "https" if HTTPS else "http"
@@ -188,7 +190,7 @@ ACCOUNT_EMAIL_VERIFICATION = env.choice(
     "EMAIL_VERIFICATION", ("mandatory", "optional"), "mandatory" if env.raw("EMAIL_URL") else "optional"
 )
 ACCOUNT_PREVENT_ENUMERATION = True
-ACCOUNT_RATE_LIMITS = {"setup": "10/m/ip", "invitation": "30/m/ip"}
+ACCOUNT_RATE_LIMITS = {"setup": "10/m/ip"}
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_TOTP_ISSUER = "Flywheel"
@@ -218,7 +220,8 @@ CONTENT_SECURITY_POLICY = {
         "img-src": [SELF, "data:"],
         "font-src": [SELF],
         "connect-src": [SELF],
-        "form-action": [SELF],
+        # Browsers apply this to redirects too, and "log in with ..." is a form that leads to the issuer.
+        "form-action": [SELF, *issuer_origin(env)],
         "base-uri": [NONE],
         "frame-ancestors": [NONE],
         "manifest-src": [SELF],

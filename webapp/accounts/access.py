@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.contrib.auth.models import AnonymousUser
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet
 from django.utils.translation import gettext as _
 
 from webapp.accounts.models import AuditEvent, Invitation, Membership, User, Workspace
 from webapp.core.errors import NotFound, UserError
 
 WORKSPACE_SESSION_KEY = "workspace"
+NOBODY = uuid.UUID(int=0)  # what no row has: text that is no id finds nothing
 
 
 class NoWorkspace(UserError):
@@ -39,13 +40,13 @@ class AdminsOnly(UserError):
         )
 
 
-def _as_uuid(value: uuid.UUID | str | None) -> uuid.UUID | None:
+def _as_uuid(value: object) -> uuid.UUID:
     if isinstance(value, uuid.UUID):
         return value
     try:
         return uuid.UUID(str(value))
     except ValueError:
-        return None
+        return NOBODY
 
 
 def list_workspaces(user: User) -> QuerySet[Workspace]:
@@ -56,10 +57,10 @@ def list_workspaces(user: User) -> QuerySet[Workspace]:
 
 def get_membership(user: User | AnonymousUser, workspace_id: uuid.UUID | str) -> Membership:
     """`user`'s membership, with its workspace loaded. Raises NotFound for everyone else."""
-    key = _as_uuid(workspace_id)
-    if key is None or not user.is_authenticated:
-        raise NotFound(_("That workspace"))
-    membership = Membership.objects.select_related("workspace").filter(workspace=key, user_id=user.pk).first()
+    membership = None
+    if user.is_authenticated:
+        mine = Membership.objects.select_related("workspace").filter(user_id=user.pk)
+        membership = mine.filter(workspace_id=_as_uuid(workspace_id)).first()
     if membership is None:
         raise NotFound(_("That workspace"))
     return membership
@@ -130,11 +131,16 @@ def get_invitation(membership: Membership, invitation_id: uuid.UUID | str) -> In
 
 
 def list_audit_events(membership: Membership) -> QuerySet[AuditEvent]:
-    """What was done in the workspace, newest first. For admins."""
+    """What was done in the workspace, and its members' logins since they joined; newest first. For admins."""
     if not membership.is_admin:
         raise AdminsOnly
+    joined = Membership.objects.filter(
+        workspace_id=membership.workspace_id, user=OuterRef("actor"), created_at__lte=OuterRef("at")
+    )
     return (
-        AuditEvent.objects.filter(workspace_id=membership.workspace_id)
+        AuditEvent.objects.filter(
+            Q(workspace_id=membership.workspace_id) | Q(Exists(joined), workspace=None, actor__isnull=False)
+        )
         .select_related("actor")
         .order_by("-at", "-id")
     )

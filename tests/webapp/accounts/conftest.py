@@ -1,21 +1,30 @@
-"""Accounts are tested without a broker: what they send through it is small and has its own retry."""
+"""What every test of accounts needs: cheap passwords, a home folder of its own, browsers with somebody in them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from django.core.cache import cache
+from django.test import Client
 from pytest_django.fixtures import Settings
+
+from webapp.accounts.models import User
 
 
 @pytest.fixture(autouse=True)
-def no_broker(settings: Settings) -> Iterator[None]:
-    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-    settings.CACHES = {
-        "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "accounts"}
-    }
+def quick(settings: Settings, tmp_path: Path) -> None:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-    cache.clear()
-    yield
-    cache.clear()
+    settings.FLYWHEEL_HOME = tmp_path
+
+
+@pytest.fixture
+def logged_in() -> Callable[[User], Client]:
+    """A browser in which a person is logged in."""
+
+    def log_in(user: User) -> Client:
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return log_in

@@ -1,0 +1,26 @@
+"""Small checks on requests that several views share. Knows nothing of what the views do."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
+
+from webapp.accounts.models import User
+from webapp.core.errors import NotFound
+
+
+def person(request: HttpRequest) -> User:
+    """The logged-in person. Views behind `login_required` call this to tell type checkers so."""
+    user = request.user
+    if not isinstance(user, User):
+        raise NotFound
+    return user
+
+
+def next_url(request: HttpRequest, default: str) -> str:
+    """Where the form asked to go next, if that is on this site; else the page named `default`."""
+    wanted = request.POST.get("next") or request.GET.get("next") or ""
+    if url_has_allowed_host_and_scheme(wanted, {request.get_host()}, require_https=request.is_secure()):
+        return wanted
+    return reverse(default)

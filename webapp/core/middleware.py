@@ -1,0 +1,42 @@
+"""Turns a UserError raised in any view into its answer: JSON for programs, a page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.shortcuts import render
+
+from webapp.core.errors import UserError
+
+
+def wants_json(request: HttpRequest) -> bool:
+    """Whether a program is asking: the API's addresses, or an Accept that names JSON and not HTML."""
+    if request.path.startswith("/v1/"):
+        return True
+    accept = request.headers.get("Accept", "")
+    return "json" in accept and "text/html" not in accept
+
+
+def error_response(request: HttpRequest, error: UserError) -> HttpResponse:
+    response: HttpResponse
+    if wants_json(request):
+        response = JsonResponse(
+            {"error": {"code": error.code, "message": error.message}}, status=error.status
+        )
+    else:
+        response = render(request, "error.html", {"error": error}, status=error.status)
+    if error.retry_after is not None:
+        response["Retry-After"] = str(error.retry_after)
+    return response
+
+
+class UserErrorMiddleware:
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        return error_response(request, exception) if isinstance(exception, UserError) else None
