@@ -6,6 +6,5 @@ urlpatterns = [
     path("", include("webapp.chat.urls")),
     path("", include("webapp.accounts.urls")),
     path("accounts/", include("allauth.urls")),
-    path("i18n/", include("django.conf.urls.i18n")),
     path("", include("webapp.ops.urls")),
 ]

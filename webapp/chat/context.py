@@ -44,6 +44,10 @@ class Shell:
             return {"groups": [], "next": None}
         return list_page(self._request)
 
+    @property
+    def strings(self) -> dict[str, object]:
+        return strings()
+
 
 def shell(request: HttpRequest) -> dict[str, object]:
     theme = request.COOKIES.get("flywheel_theme", "")
@@ -53,7 +57,6 @@ def shell(request: HttpRequest) -> dict[str, object]:
     }
     if getattr(request, "user", None) is not None and request.user.is_authenticated:
         context["shell"] = SimpleLazyObject(lambda: Shell(request))
-        context["strings"] = SimpleLazyObject(strings)
     return context
 
 

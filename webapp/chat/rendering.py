@@ -43,10 +43,10 @@ class Reply:
 
 def render_message(message: Message, conversation: Conversation) -> str:
     """One message as an `<article>`, in the active language."""
-    context = {"message": message, "conversation": conversation, "reply": None}
-    if message.generation is not None:
-        context["reply"] = _reply(message.generation)
-    return render_to_string("chat/message.html", context)
+    reply = _reply(message.generation) if message.generation is not None else None
+    return render_to_string(
+        "chat/message.html", {"message": message, "conversation": conversation, "reply": reply}
+    )
 
 
 def render_list_item(conversation: Conversation) -> str:

@@ -39,7 +39,7 @@ def home(request: HttpRequest) -> HttpResponse:
     try:
         accounts.current_workspace(person(request), request.session)
     except accounts.NoWorkspace:
-        return redirect("workspace_create")
+        return redirect("workspace_new")
     examples = [
         (_("Explain"), _("Why is the sky blue, and red at sunset?")),
         (_("Write"), _("Write a short poem about the sea in winter.")),

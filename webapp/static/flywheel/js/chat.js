@@ -80,7 +80,6 @@ window.addEventListener("popstate", () => location.reload());
 // --- What the server says ------------------------------------------------------------------------------------
 
 socket.addEventListener("up", () => {
-  document.getElementById("obstacle")?.remove();
   if (conversation()) {
     socket.send({ type: "open", conversation: conversation(), have: streams.have(), after: lastPosition() });
   }
@@ -104,6 +103,8 @@ socket.on("messages", (frame) => {
 });
 socket.on("stream", (frame) => {
   streams.stream(frame);
+  // Whatever was said to be in the way: an answer is coming.
+  if (frame.text) document.getElementById("obstacle")?.remove();
   if ("base" in frame) requestAnimationFrame(refresh);
 });
 socket.on("done", (frame) => {

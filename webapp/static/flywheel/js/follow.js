@@ -4,11 +4,13 @@ const NEAR = 64;
 
 export class Follow {
   #scroller;
+  #content;
   #jump;
   #atEnd = true;
 
   constructor(scroller, content, jump) {
     this.#scroller = scroller;
+    this.#content = content;
     this.#jump = jump;
     scroller.addEventListener("scroll", () => this.#look(), { passive: true });
     const grown = new ResizeObserver(() => (this.#atEnd ? this.toEnd() : this.#look()));
@@ -20,8 +22,10 @@ export class Follow {
 
   toEnd() {
     this.#atEnd = true;
-    this.#scroller.scrollTop = this.#scroller.scrollHeight;
     this.#jump.hidden = true;
+    // Before anything is said there is no end to go to, only a welcome to read from its beginning.
+    if (!this.#content.childElementCount) return;
+    this.#scroller.scrollTop = this.#scroller.scrollHeight;
   }
 
   #look() {
