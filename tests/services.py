@@ -194,7 +194,8 @@ class Site:
         atexit.register(shutil.rmtree, self.home, ignore_errors=True)
         self.logs = self.home / "logs"
         self.logs.mkdir()
-        (self.home / "run").mkdir()
+        for folder in ("run", "static"):
+            (self.home / folder).mkdir()
         self.port = broker.free_port()
         self.engine = engine
         self.valkey = Valkey(self.home / "broker")
@@ -224,7 +225,7 @@ class Site:
     def start(self, *, inference: int = 1) -> Site:
         self.valkey.start()
         self.manage("migrate", "--verbosity", "0")
-        if self.engine == SCRIPTED:
+        if self.engine != REAL:
             self._add_scripted_model()
         self.web.start()
         self.worker.start()
@@ -233,6 +234,13 @@ class Site:
             self.start_inference()
         if inference:
             self.wait_ready()
+        return self
+
+    def prepare(self) -> Site:
+        """The schema and, for the scripted engine, its model; starts nothing."""
+        self.manage("migrate_locked")
+        if self.engine == SCRIPTED:
+            self._add_scripted_model()
         return self
 
     def start_inference(self, environment: Mapping[str, str] | None = None) -> Service:

@@ -33,6 +33,7 @@ if _asked != "sqlite":
     os.environ["DATABASE_URL"] = _asked
 
 os.environ["FLYWHEEL_HOME"] = str(TEST_HOME)
+(TEST_HOME / "static").mkdir()
 TEST_BROKER_PORT = free_port()
 os.environ["REDIS_URL"] = f"redis://127.0.0.1:{TEST_BROKER_PORT}/0"
 

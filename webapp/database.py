@@ -30,7 +30,8 @@ def configuration(url: str) -> dict[str, Any]:
         options.setdefault("pool", {"min_size": 0, "max_size": 16, "timeout": 10})
     # Connections kept by request threads would leak under ASGI; the pool keeps them instead.
     parsed["CONN_MAX_AGE"] = 0
-    if not parsed.get("NAME"):
+    # SQLite in memory would be another database in every process.
+    if parsed.get("NAME") in (None, "", ":memory:"):
         raise SettingsError(
             "DATABASE_URL names no database: end it with /name, or sqlite:////path/of/a/file."
         )

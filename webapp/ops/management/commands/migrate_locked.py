@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 from django.db import DatabaseError
 
 from webapp.ops import schema
@@ -19,5 +20,5 @@ class Command(BaseCommand):
         try:
             applied = schema.migrate(settings.FLYWHEEL_HOME / "run" / "migrate.lock")
         except DatabaseError as error:
-            raise CommandError(f"The database could not be migrated: {str(error).strip()}") from error
+            sys.exit(f"flywheel: The database could not be migrated: {str(error).strip()}")
         self.stdout.write(f"Applied {len(applied)} migrations." if applied else "The schema is current.")

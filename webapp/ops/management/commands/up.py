@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 
 from webapp.ops.progress import Progress
 from webapp.ops.runner import CannotRun, Runner
@@ -22,4 +23,4 @@ class Command(BaseCommand):
         try:
             Runner(Progress(write)).run()
         except CannotRun as error:
-            raise CommandError(f"flywheel: {error}") from error
+            sys.exit(f"flywheel: {error}")

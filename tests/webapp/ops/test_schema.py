@@ -1,0 +1,55 @@
+"""Migrations run once however many processes start, and nothing serves on a stale schema."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import new_site
+from tests.services import ROOT, Site
+from webapp.ops import processes
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def empty_site() -> Iterator[Site]:
+    """A site whose database has no table yet; nothing runs."""
+    site = new_site()
+    yield site
+    site.stop()
+
+
+def test_processes_that_start_together_migrate_once(empty_site: Site) -> None:
+    command = [sys.executable, "manage.py", "migrate_locked"]
+    started = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=empty_site.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=120)[0].strip() for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], said
+    assert sorted(text.split()[0] for text in said) == ["Applied", "The", "The"]
+
+
+@pytest.mark.parametrize("process", ["web", "worker"])
+def test_nothing_serves_on_a_stale_schema(empty_site: Site, process: str) -> None:
+    command = {
+        "web": processes.web(host="127.0.0.1", port=empty_site.port),
+        "worker": processes.worker(),
+    }[process].command
+    done = subprocess.run(
+        command, cwd=ROOT, env=empty_site.environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode != 0
+    assert "run `python manage.py migrate_locked`" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
