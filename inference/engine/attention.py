@@ -1,0 +1,147 @@
+"""Attention of one step over the paged cache, for sequences of any mixture of lengths. Knows nothing of layers.
+
+Query heads that share a key-value head are folded into the query dimension, so that no key is ever repeated
+(arXiv:2305.13245 without the copies; on a CPU this is several times faster than repeating or enable_gqa).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from inference.engine.kv_cache import BLOCK_SIZE, KVCache
+
+
+@dataclass(frozen=True)
+class Span:
+    """The tokens one sequence computes in a step: `count` of them from position `start` on."""
+
+    start: int
+    count: int
+    block_table: list[int]
+
+
+@dataclass(frozen=True)
+class _SingleTokens:
+    """Sequences of similar length that compute one token each, attended to as one batch."""
+
+    rows: torch.Tensor | None  # of the step's tokens; None is all of them in order
+    blocks: torch.Tensor  # [sequences * blocks], padded by block 0
+    mask: torch.Tensor  # [1, sequences, 1, keys], 0 or -inf
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Several tokens of one sequence."""
+
+    first_row: int
+    span: Span
+    blocks: torch.Tensor
+    mask: torch.Tensor | None  # [count, keys]; None where the chunk starts the sequence
+
+
+class PagedAttention:
+    """An `Attend` for one step. What depends on the sequences alone is computed once, not once a layer."""
+
+    def __init__(self, cache: KVCache, spans: list[Span]) -> None:
+        self._cache = cache
+        dtype = cache.keys[0].dtype
+        self.positions = torch.cat([torch.arange(s.start, s.start + s.count) for s in spans])
+        self._slots = torch.cat([_slots(span) for span in spans])
+        self._chunks: list[_Chunk] = []
+        groups: dict[int, list[tuple[int, Span]]] = defaultdict(list)
+        row = 0
+        for span in spans:
+            if span.count == 1:
+                # At most half of a group's keys are padding, however different the sequences are.
+                groups[(span.start // BLOCK_SIZE).bit_length()].append((row, span))
+            else:
+                self._chunks.append(_chunk(row, span, dtype))
+            row += span.count
+        alone = len(groups) == 1 and not self._chunks
+        self._singles = [_single_tokens(members, alone, dtype) for members in groups.values()]
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        cache = self._cache
+        keys, values = cache.keys[layer], cache.values[layer]
+        keys.view(cache.kv_heads, -1, cache.head_dim).index_copy_(1, self._slots, key.transpose(0, 1))
+        values.view(cache.kv_heads, -1, cache.head_dim).index_copy_(1, self._slots, value.transpose(0, 1))
+        if len(self._singles) == 1 and not self._chunks:
+            return self._attend_singles(self._singles[0], query, keys, values)
+        out = torch.empty_like(query)
+        for single in self._singles:
+            assert single.rows is not None
+            out[single.rows] = self._attend_singles(single, query[single.rows], keys, values)
+        for chunk in self._chunks:
+            rows = slice(chunk.first_row, chunk.first_row + chunk.span.count)
+            out[rows] = self._attend_chunk(chunk, query[rows], key[rows], value[rows], keys, values)
+        return out
+
+    def _attend_singles(
+        self, group: _SingleTokens, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        kv_heads, dim, count = self._cache.kv_heads, self._cache.head_dim, query.shape[0]
+        folded = query.view(count, kv_heads, -1, dim).transpose(0, 1)
+        gathered_keys = keys.index_select(1, group.blocks).view(kv_heads, count, -1, dim)
+        gathered_values = values.index_select(1, group.blocks).view(kv_heads, count, -1, dim)
+        mask = group.mask.expand(-1, -1, folded.shape[2], -1)
+        out = F.scaled_dot_product_attention(folded, gathered_keys, gathered_values, attn_mask=mask)
+        return out.transpose(0, 1).reshape(query.shape)
+
+    def _attend_chunk(
+        self,
+        chunk: _Chunk,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+    ) -> torch.Tensor:
+        kv_heads, dim, count = self._cache.kv_heads, self._cache.head_dim, query.shape[0]
+        folded = query.view(count, kv_heads, -1, dim).permute(1, 2, 0, 3)
+        if chunk.mask is None:
+            own_keys, own_values = key.transpose(0, 1), value.transpose(0, 1)
+        else:
+            length = chunk.span.start + count
+            own_keys = keys.index_select(1, chunk.blocks).view(kv_heads, -1, dim)[:, :length]
+            own_values = values.index_select(1, chunk.blocks).view(kv_heads, -1, dim)[:, :length]
+        shape = (-1, folded.shape[1], -1, -1)
+        out = F.scaled_dot_product_attention(
+            folded,
+            own_keys.unsqueeze(1).expand(shape),
+            own_values.unsqueeze(1).expand(shape),
+            attn_mask=chunk.mask,
+            is_causal=chunk.mask is None,
+        )
+        return out.permute(2, 0, 1, 3).reshape(query.shape)
+
+
+def _slots(span: Span) -> torch.Tensor:
+    """Where in the cache each token of the span lies."""
+    positions = range(span.start, span.start + span.count)
+    return torch.tensor([span.block_table[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in positions])
+
+
+def _single_tokens(members: list[tuple[int, Span]], alone: bool, dtype: torch.dtype) -> _SingleTokens:
+    lengths = torch.tensor([span.start + 1 for _, span in members])
+    width = -(-int(lengths.max()) // BLOCK_SIZE)
+    tables = [span.block_table[:width] for _, span in members]
+    blocks = torch.tensor([table + [0] * (width - len(table)) for table in tables])
+    beyond = torch.arange(width * BLOCK_SIZE) >= lengths.unsqueeze(1)
+    mask = torch.zeros(beyond.shape, dtype=dtype).masked_fill_(beyond, float("-inf"))
+    rows = None if alone else torch.tensor([row for row, _ in members])
+    return _SingleTokens(rows, blocks.flatten(), mask.unsqueeze(1).unsqueeze(0))
+
+
+def _chunk(row: int, span: Span, dtype: torch.dtype) -> _Chunk:
+    end = span.start + span.count
+    blocks = torch.tensor(span.block_table[: -(-end // BLOCK_SIZE)])
+    if span.start == 0:
+        return _Chunk(row, span, blocks, None)
+    later = torch.arange(end) > torch.arange(span.start, end).unsqueeze(1)
+    return _Chunk(row, span, blocks, torch.zeros(later.shape, dtype=dtype).masked_fill_(later, float("-inf")))

@@ -1,0 +1,167 @@
+"""The engine: many requests at once through one Transformer, one token each a step. Knows no services, only requests.
+
+Implements `inference.engine.interface.Engine`. A request flows: PromptBuilder -> Sequence -> Scheduler -> LlamaModel ->
+sampler -> IncrementalDetokenizer -> StepOutput.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from inference.engine.attention import PagedAttention, Span
+from inference.engine.interface import Admission, InvalidRequest, Request, StepOutput
+from inference.engine.kv_cache import KVCache
+from inference.engine.loaded_model import LoadedModel
+from inference.engine.prompt import PromptBuilder
+from inference.engine.sampler import SamplingFailure, SamplingState, sample
+from inference.engine.scheduler import Scheduler
+from inference.engine.sequence import Sequence
+from inference.engine.settings import resolve_max_tokens, resolve_settings
+from inference.text.detokenizer import IncrementalDetokenizer
+
+_MAX_CACHE_BYTES = 4 * 2**30
+
+
+class TorchEngine:
+    """Not thread-safe: one thread calls it. See `interface.Engine` for the contract."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        max_running: int = 32,
+        max_waiting: int = 512,
+        kv_tokens: int | None = None,
+    ) -> None:
+        self._loaded, self._model = loaded, loaded.model
+        self.model_digest = loaded.digest
+        self.dtype = loaded.dtype
+        config = loaded.config
+        if kv_tokens is None:
+            kv_tokens = _affordable_tokens(config.kv_elements_per_token * loaded.model.dtype.itemsize)
+        self._cache = KVCache(config, min(kv_tokens, max_running * config.context_length), loaded.model.dtype)
+        self.context_length = min(config.context_length, self._cache.capacity)
+        self._prompts = PromptBuilder(loaded.tokenizer, loaded.template, self.context_length)
+        self._scheduler = Scheduler(self._cache, max_running=max_running, max_waiting=max_waiting)
+        self._sequences: dict[str, Sequence] = {}
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    def submit(self, request: Request) -> Admission:
+        if request.id in self._sequences:
+            raise InvalidRequest(f"A request with the id {request.id} is running already.")
+        sampling = request.sampling
+        try:
+            sampling.check()
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+        if not all(0 <= token < self._loaded.config.vocab_size for token in request.prior_token_ids):
+            raise InvalidRequest("The tokens to continue from are not of this model.")
+        prompt = self._prompts.build(request)
+        room = self.context_length - len(prompt.ids)
+        max_tokens = min(resolve_max_tokens(sampling, self._loaded.defaults) or room, room)
+        state = SamplingState(resolve_settings(sampling, self._loaded.defaults), request.seed, request.choice)
+        state.prepare(self._loaded.config.vocab_size, prompt.ids)
+        ends = frozenset() if sampling.ignore_eos else self._loaded.end_token_ids
+        sequence = Sequence(
+            id=request.id,
+            token_ids=list(prompt.ids),
+            prompt_tokens=len(prompt.ids),
+            max_tokens=max_tokens,
+            end_token_ids=ends | {*sampling.stop_token_ids},
+            sampling=state,
+            detokenizer=IncrementalDetokenizer(
+                sampling.stop, strips_leading_space=self._loaded.tokenizer.strips_leading_space
+            ),
+        )
+        for token in request.prior_token_ids:
+            sequence.append(token, self._loaded.tokenizer.token_bytes(token))
+            if sequence.finish_reason:
+                break
+        self._scheduler.add(sequence)
+        self._sequences[request.id] = sequence
+        return Admission(len(prompt.ids), max_tokens, prompt.dropped_messages)
+
+    def cancel(self, request_id: str) -> None:
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            sequence.cancelled = True
+
+    @torch.inference_mode()
+    def step(self) -> list[StepOutput]:
+        outputs = self._leave()
+        plan = self._scheduler.schedule()
+        if not plan:
+            return outputs
+        spans = [Span(sequence.computed, count, sequence.block_table) for sequence, count in plan]
+        ids = [
+            t
+            for sequence, count in plan
+            for t in sequence.token_ids[sequence.computed : sequence.computed + count]
+        ]
+        attend = PagedAttention(self._cache, spans)
+        hidden = self._model(torch.tensor(ids), attend.positions, attend)
+        last_rows: list[int] = []
+        ready: list[Sequence] = []
+        row = 0
+        for sequence, count in plan:
+            row += count
+            sequence.computed += count
+            if sequence.missing == 0:
+                last_rows.append(row - 1)
+                ready.append(sequence)
+        if ready:
+            chosen = sample(self._model.logits(hidden[last_rows]), [sequence.sampling for sequence in ready])
+            outputs += [self._take(sequence, token) for sequence, token in zip(ready, chosen, strict=True)]
+        return outputs
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError where memory was lost or given out twice."""
+        self._cache.check_integrity([sequence.block_table for sequence in self._sequences.values()])
+        if len(self._scheduler) != len(self._sequences):
+            raise AssertionError(f"{len(self._scheduler)} sequences scheduled of {len(self._sequences)}.")
+
+    def close(self) -> None:
+        """Ends the process that renders chat templates; it also ends with this one."""
+        if self._loaded.template is not None:
+            self._loaded.template.close()
+
+    def _leave(self) -> list[StepOutput]:
+        """Those who were cancelled, or whose earlier attempt had come to its end."""
+        outputs: list[StepOutput] = []
+        for sequence in [s for s in self._sequences.values() if s.cancelled or s.finish_reason]:
+            if sequence.finish_reason:
+                # The text of its last token was given out with that token.
+                outputs.append(StepOutput(sequence.id, [], "", sequence.finish_reason))
+            else:
+                outputs.append(StepOutput(sequence.id, [], sequence.detokenizer.finish(), "cancelled"))
+            self._remove(sequence)
+        return outputs
+
+    def _take(self, sequence: Sequence, token: int | SamplingFailure) -> StepOutput:
+        if isinstance(token, SamplingFailure):
+            self._remove(sequence, poisoned=True)
+            return StepOutput(sequence.id, [], sequence.detokenizer.finish(), "error", str(token))
+        if token in sequence.end_token_ids:
+            self._remove(sequence)
+            return StepOutput(sequence.id, [], sequence.detokenizer.finish(), "stop")
+        text = sequence.append(token, self._loaded.tokenizer.token_bytes(token))
+        if sequence.finish_reason:
+            self._remove(sequence)
+        return StepOutput(sequence.id, [token], text, sequence.finish_reason)
+
+    def _remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
+        self._scheduler.remove(sequence, poisoned=poisoned)
+        del self._sequences[sequence.id]
+
+
+def _affordable_tokens(bytes_per_token: int) -> int:
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        free = _MAX_CACHE_BYTES
+    return max(min(free // 4, _MAX_CACHE_BYTES) // bytes_per_token, 1024)

@@ -1,0 +1,115 @@
+"""Loads a model from a path: configuration, vocabulary, template, weights. Knows nothing of requests."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from inference.engine.config import ModelConfig, config_from_folder, config_from_gguf
+from inference.engine.interface import ModelLoadError
+from inference.engine.model import LlamaModel
+from inference.engine.weights import GgufSource, SafetensorsSource, TensorSource
+from inference.formats.digest import content_digest
+from inference.formats.errors import ModelFileError
+from inference.formats.gguf_file import GgufFile, read_gguf
+from inference.formats.json_file import read_optional_json
+from inference.formats.model_files import ModelFiles, find_model
+from inference.text.chat_template import ChatTemplate
+from inference.text.gguf_vocabulary import template_names_from_gguf, tokenizer_from_gguf
+from inference.text.open_tokenizer import special_names, template_from_folder, tokenizer_from_folder
+from inference.text.template_host import TemplateError
+from inference.text.tokenizer import Tokenizer
+
+DTYPES = ("auto", "fp32", "bf16", "int8")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Everything an engine needs to answer with one model."""
+
+    config: ModelConfig
+    model: LlamaModel
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    end_token_ids: frozenset[int]
+    defaults: dict[str, Any]  # generation_config.json: how the model's authors sample it
+    digest: str  # SHA-256 of the content
+    dtype: str  # "fp32", "bf16" or "int8"
+
+
+def resolve_dtype(dtype: str) -> str:
+    """ "auto" is bf16 where this machine's cores multiply it in hardware, else fp32."""
+    if dtype not in DTYPES:
+        raise ModelLoadError(f"The precision {dtype!r} is not one of {', '.join(DTYPES)}.")
+    if dtype != "auto":
+        return dtype
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return "fp32"
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "fp32"
+
+
+def load_model(path: Path, *, dtype: str = "auto", digest_cache: Path | None = None) -> LoadedModel:
+    """Raises ModelLoadError, a sentence that names the file, for anything wrong with the model."""
+    kind = resolve_dtype(dtype)
+    try:
+        files = find_model(Path(path))
+        return (
+            _load_gguf(files, kind, digest_cache) if files.gguf else _load_folder(files, kind, digest_cache)
+        )
+    except ModelFileError as error:
+        raise ModelLoadError(str(error)) from error
+    except TemplateError as error:
+        raise ModelLoadError(f"{Path(path).name}: {error}") from error
+    except MemoryError as error:
+        raise ModelLoadError(f"{Path(path).name}: needs more memory than this machine has.") from error
+
+
+def _load_gguf(files: ModelFiles, kind: str, digest_cache: Path | None) -> LoadedModel:
+    assert files.gguf is not None
+    file: GgufFile = read_gguf(files.gguf)
+    config = config_from_gguf(file)
+    tokenizer = tokenizer_from_gguf(file)
+    source = file.metadata.get("tokenizer.chat_template")
+    template = (
+        ChatTemplate(source, tokenizer, template_names_from_gguf(file)) if isinstance(source, str) else None
+    )
+    return _assemble(files, config, tokenizer, template, GgufSource(file, config), kind, digest_cache)
+
+
+def _load_folder(files: ModelFiles, kind: str, digest_cache: Path | None) -> LoadedModel:
+    config = config_from_folder(files.folder)
+    tokenizer = tokenizer_from_folder(files.folder)
+    source = template_from_folder(files.folder)
+    template = ChatTemplate(source, tokenizer, special_names(files.folder)) if source is not None else None
+    return _assemble(files, config, tokenizer, template, SafetensorsSource(files.weights), kind, digest_cache)
+
+
+def _assemble(
+    files: ModelFiles,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    source: TensorSource,
+    kind: str,
+    digest_cache: Path | None,
+) -> LoadedModel:
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ModelFileError(
+            files.weights[0],
+            f"has {config.vocab_size} embeddings, but its vocabulary has {tokenizer.vocab_size} tokens.",
+        )
+    defaults = read_optional_json(files.folder / "generation_config.json")
+    ends = defaults.get("eos_token_id")
+    listed = ends if isinstance(ends, list) else [ends]
+    end_token_ids = tokenizer.end_token_ids | {*config.eos_token_ids} | {i for i in listed if type(i) is int}
+    with torch.inference_mode():
+        model = LlamaModel(config, source, kind)
+    gc.collect()
+    digest = content_digest(files.content, digest_cache)
+    return LoadedModel(config, model, tokenizer, template, end_token_ids, defaults, digest, kind)

@@ -1,0 +1,26 @@
+"""From a path to a running engine: the one door for whoever wants one. Knows nothing of requests or databases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inference.engine.engine import TorchEngine
+from inference.engine.loaded_model import load_model
+
+
+def load_engine(
+    path: Path | str,
+    *,
+    dtype: str = "auto",
+    max_running: int = 32,
+    max_waiting: int = 512,
+    kv_tokens: int | None = None,
+    digest_cache: Path | None = None,
+) -> TorchEngine:
+    """An engine for the model at `path`: a GGUF, a Hugging Face folder, or a folder with one GGUF.
+
+    `dtype` is "fp32", "bf16", "int8" or "auto"; `kv_tokens` bounds the tokens of all running requests together
+    [what fits in a quarter of the free memory, at most 4 GiB]. Raises ModelLoadError.
+    """
+    loaded = load_model(Path(path), dtype=dtype, digest_cache=digest_cache)
+    return TorchEngine(loaded, max_running=max_running, max_waiting=max_waiting, kv_tokens=kv_tokens)

@@ -1,0 +1,136 @@
+"""Keeps the process that runs a chat template: starts it, asks it, kills it when it is late. Knows no tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+_SCRIPT = Path(__file__).with_name("template_process.py")
+_MAX_SOURCE = 256 * 2**10
+_START_SECONDS = 20.0
+
+
+class TemplateError(Exception):
+    """The chat template is broken, hostile, or refuses these messages; the message is a sentence."""
+
+
+class TemplateHost:
+    """One template in one process, started on first use and again after it had to be killed. Thread-safe."""
+
+    def __init__(self, source: str, *, seconds: float = 2.0, max_output: int = 16 * 2**20) -> None:
+        if len(source) > _MAX_SOURCE:
+            raise TemplateError(f"The model's chat template is longer than {_MAX_SOURCE} characters.")
+        self._source, self._seconds, self._max_output = source, seconds, max_output
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._finalizer: weakref.finalize | None = None
+
+    def render(self, variables: dict[str, Any]) -> str:
+        """The rendered text. Raises TemplateError."""
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            return self._ask(variables, self._seconds)
+
+    def close(self) -> None:
+        with self._lock:
+            self._kill()
+
+    def _start(self) -> None:
+        self._kill()
+        # -I: neither the environment nor the current folder can put code into it.
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", str(_SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+        )
+        self._finalizer = weakref.finalize(self, _reap, self._process)
+        self._ask(self._source, _START_SECONDS)
+
+    def _kill(self) -> None:
+        if self._finalizer is not None:
+            self._finalizer()
+        self._process = self._finalizer = None
+
+    def _ask(self, value: Any, seconds: float) -> str:
+        process = self._process
+        assert process is not None
+        deadline = time.monotonic() + seconds
+        try:
+            answer = _exchange(process, json.dumps(value).encode() + b"\n", deadline, self._max_output)
+        except TemplateError:
+            self._kill()
+            raise
+        if "error" in answer:
+            if answer.get("text") is None and value is self._source:
+                self._kill()
+            raise TemplateError(
+                f"The model's chat template cannot render this conversation: {answer['error']}."
+            )
+        return str(answer["text"])
+
+
+def _exchange(
+    process: subprocess.Popen[bytes], question: bytes, deadline: float, limit: int
+) -> dict[str, Any]:
+    """Writes and reads at once, so that neither side can block the other for ever on a full pipe."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    writer, reader = process.stdin.fileno(), process.stdout.fileno()
+    os.set_blocking(writer, False)
+    left, answer = memoryview(question), bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(writer, selectors.EVENT_WRITE)
+        selector.register(reader, selectors.EVENT_READ)
+        while not answer.endswith(b"\n"):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise TemplateError("The model's chat template took too long and was stopped.")
+            for key, _ in selector.select(remaining):
+                if key.fd == writer:
+                    left = _write(writer, left)
+                    if not left:
+                        selector.unregister(writer)
+                elif chunk := os.read(reader, 2**16):
+                    answer += chunk
+                else:
+                    raise TemplateError("The model's chat template used up its memory and was stopped.")
+            if len(answer) > limit:
+                raise TemplateError(
+                    f"The model's chat template wrote more than {limit} bytes and was stopped."
+                )
+    try:
+        value: dict[str, Any] = json.loads(answer)
+    except ValueError as error:
+        raise TemplateError("The model's chat template gave no usable answer.") from error
+    return value
+
+
+def _write(descriptor: int, data: memoryview) -> memoryview:
+    try:
+        return data[os.write(descriptor, data) :]
+    except BlockingIOError:
+        return data
+    except BrokenPipeError as error:
+        raise TemplateError("The model's chat template ended its process.") from error
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+    process.wait()
