@@ -16,7 +16,7 @@ from asgiref.sync import sync_to_async
 
 from inference.models import Generation
 from tests.services import Site
-from webapp.chat.markdown import render, render_open, split
+from webapp.chat.markdown import render, split
 
 
 @dataclass
@@ -46,9 +46,10 @@ class ShownReply:
         self.text += frame.get("text", "")
 
     def shows(self, text: str) -> bool:
-        """Whether the element shows exactly `text`, rendered."""
-        blocks, rest = split(text)
-        return self.blocks == [render(block) for block in blocks] and (self.open, self.text) == (render_open(rest), "")
+        """Whether the element of a reply that ended shows exactly `text`, rendered."""
+        finished, rest = split(text)
+        blocks = [html for html in map(render, [*finished, rest]) if html]
+        return (self.blocks, self.open, self.text) == (blocks, "", "")
 
 
 class ChatPage:
@@ -70,7 +71,11 @@ class ChatPage:
                 headers = self._site.ws_headers(self._http)
                 origin = headers.pop("Origin")
                 async with websockets.connect(
-                    self._site.ws_url, additional_headers=headers, origin=origin, compression=None, ping_interval=None  # type: ignore[arg-type]
+                    self._site.ws_url,
+                    additional_headers=headers,
+                    origin=origin,
+                    compression=None,
+                    ping_interval=None,  # type: ignore[arg-type]
                 ) as socket:
                     if self.conversation is not None:
                         await socket.send(json.dumps(self._open_frame()))
@@ -149,7 +154,9 @@ class ChatPage:
 
 
 @contextlib.asynccontextmanager
-async def chat_page(site: Site, http: httpx.Client, conversation: str | None = None) -> AsyncIterator[ChatPage]:
+async def chat_page(
+    site: Site, http: httpx.Client, conversation: str | None = None
+) -> AsyncIterator[ChatPage]:
     page = ChatPage(site, http)
     page.conversation = conversation
     task = asyncio.ensure_future(page.run())

@@ -69,7 +69,7 @@ class ChatConsumer(AuthenticatedConsumer):
             known = have.get(message_id, {})
             await self._watch(message_id, generation_id, _int(known, "blocks", 0), _int(known, "attempt", -1))
         for message_id in ended:
-            await self.send_frame(await _done_frame(message_id, translation.get_language()))
+            await self.send_frame(await _done_frame(message_id, None, language=translation.get_language()))
 
     async def _send(self, frame: dict[str, Any]) -> None:
         client_id = _uuid(frame, "client_id")
@@ -190,7 +190,7 @@ def _messages_frame(conversation: Conversation, messages: list[Message]) -> dict
 
 
 @database_sync_to_async
-def _done_frame(message_id: UUID, language: str | None) -> dict[str, Any]:
+def _done_frame(message_id: UUID, blocks: list[str] | None, *, language: str | None) -> dict[str, Any]:
     """The frame that ends a reply. Its text is on screen already: the page takes state and actions from it."""
     message = (
         Message.objects.select_related("generation__model", "conversation").filter(id=message_id).first()
@@ -198,7 +198,7 @@ def _done_frame(message_id: UUID, language: str | None) -> dict[str, Any]:
     if message is None or message.generation is None:
         return {"type": "done", "message": str(message_id), "state": "cancelled", "html": ""}
     with translation.override(language):
-        html = render_message(message, message.conversation)
+        html = render_message(message, message.conversation, blocks)
     return {"type": "done", "message": str(message_id), "state": message.generation.state, "html": html}
 
 

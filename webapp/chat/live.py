@@ -27,8 +27,8 @@ RENDER_INTERVAL = 0.25
 RENDER_BUDGET = 0.025
 
 SendFrame = Callable[[dict[str, Any]], Awaitable[None]]
-# Makes the `done` frame that follows the end of a reply.
-Finish = Callable[[UUID], Awaitable[dict[str, Any]]]
+# Makes the `done` frame of a message, whose finished blocks are given where they are known.
+Finish = Callable[[UUID, list[str] | None], Awaitable[dict[str, Any]]]
 
 
 class Watcher:
@@ -117,7 +117,7 @@ class LiveReply:
         finally:
             self._arriving -= 1
         if self.ended:
-            watcher.end(await self.finish(self.message_id))
+            watcher.end(await self.finish(self.message_id, None))
             return
         if watcher.closed:
             self._leave_if_unwatched()
@@ -177,13 +177,20 @@ class LiveReply:
         self._render_tail()
         self._give({"blocks": self._blocks[before:], "open": self._open})
 
-    @property
-    def needs_rendering(self) -> bool:
-        return bool(self._tail)
+    def flush_end(self) -> list[str]:
+        """No text will follow: the open block is finished too. Returns the blocks of the whole reply."""
+        self._give_text()
+        before = len(self._blocks)
+        self._render_tail()
+        if last := render(self._splitter.rest):
+            self._blocks.append(last)
+        self._open = ""
+        self._give({"blocks": self._blocks[before:], "open": ""})
+        return self._blocks
 
     def _render_tail(self) -> None:
         self.rendered_at = time.monotonic()
-        self._blocks += [render(block) for block in self._splitter.feed(self._tail)]
+        self._blocks += filter(None, map(render, self._splitter.feed(self._tail)))
         self._open = render_open(self._splitter.rest)
         self._tail = ""
 
@@ -262,9 +269,8 @@ class LiveHub:
             reply.flush_text()
         ending, self._ending = self._ending, {}
         for reply in ending:
-            reply.flush_blocks()
             self._unrendered.pop(reply, None)
-            task = asyncio.ensure_future(self._end(reply))
+            task = asyncio.ensure_future(self._end(reply, reply.flush_end()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         budget_ends = time.monotonic() + RENDER_BUDGET
@@ -277,8 +283,8 @@ class LiveHub:
             del self._unrendered[reply]
             reply.flush_blocks()
 
-    async def _end(self, reply: LiveReply) -> None:
-        frame = await reply.finish(reply.message_id)
+    async def _end(self, reply: LiveReply, blocks: list[str]) -> None:
+        frame = await reply.finish(reply.message_id, blocks)
         for watcher in tuple(reply.watchers):
             watcher.end(frame)
             watcher.replies.discard(reply)

@@ -41,9 +41,9 @@ class Reply:
         return self.state in Generation.TERMINAL
 
 
-def render_message(message: Message, conversation: Conversation) -> str:
-    """One message as an `<article>`, in the active language."""
-    reply = _reply(message.generation) if message.generation is not None else None
+def render_message(message: Message, conversation: Conversation, blocks: list[str] | None = None) -> str:
+    """One message as an `<article>`, in the active language; `blocks` is a reply's HTML where it is known already."""
+    reply = _reply(message.generation, blocks) if message.generation is not None else None
     return render_to_string(
         "chat/message.html", {"message": message, "conversation": conversation, "reply": reply}
     )
@@ -66,20 +66,28 @@ def render_blocks(text: str) -> list[SafeString]:
         blocks = [html for html in map(render, [*finished, rest]) if html]
         with contextlib.suppress(RedisError):
             cache.set(key, blocks, _CACHE_SECONDS)
+    return _safe(blocks)
+
+
+def _safe(blocks: list[str]) -> list[SafeString]:
     return [mark_safe(block) for block in blocks]  # noqa: S308 - made safe by webapp.chat.markdown
 
 
-def _reply(generation: Generation) -> Reply:
+def _reply(generation: Generation, blocks: list[str] | None) -> Reply:
     sentence, is_error = _sentence(generation)
     return Reply(
         state=generation.state,
         attempt=generation.attempt,
-        # What a growing reply says comes over the socket; the row has no text yet.
-        blocks=render_blocks(generation.text) if generation.is_finished else [],
+        blocks=_blocks_of(generation) if blocks is None else _safe(blocks),
         sentence=sentence,
         is_error=is_error,
         model=generation.model.name,
     )
+
+
+def _blocks_of(generation: Generation) -> list[SafeString]:
+    # What a growing reply says comes over the socket; the row has no text yet.
+    return render_blocks(generation.text) if generation.is_finished else []
 
 
 def _sentence(generation: Generation) -> tuple[str, bool]:

@@ -1,0 +1,88 @@
+"""`make bench`: measures, prints ratios, and writes $FLYWHEEL_HOME/bench.json, merging rows by name.
+
+python -m tests.load.bench [ONLY]        ONLY: an area such as `chat` or `engine`, or the start of a row's name
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure. `ratio` is higher-is-better; it is to reach `target`."""
+
+    name: str
+    ours: float
+    peer: float | None
+    unit: str
+    ratio: float
+    target: float
+
+    @classmethod
+    def at_most(cls, name: str, ours: float, limit: float, unit: str) -> Row:
+        """A figure without a peer that is to stay below an asked limit."""
+        return cls(name, ours, limit, unit, limit / max(ours, 1e-9), 1.0)
+
+    @classmethod
+    def at_least(cls, name: str, ours: float, peer: float, unit: str, target: float) -> Row:
+        """A figure that is to reach `target` times a peer's."""
+        return cls(name, ours, peer, unit, ours / max(peer, 1e-9), target)
+
+
+Benchmark = Callable[[], Iterator[Row]]
+
+
+def benchmarks() -> dict[str, Benchmark]:
+    """Every benchmark, by the start of the names of its rows."""
+    from tests.load import conversation, sockets, streaming
+
+    return {
+        "chat.rate": streaming.rate,
+        "chat.latency": streaming.latency,
+        "chat.admission": streaming.admission,
+        "chat.sockets.streaming": sockets.streaming,
+        "chat.sockets.idle": sockets.idle,
+        "chat.sockets.stalled": sockets.stalled,
+        "chat.open": conversation.long_conversation,
+    }
+
+
+def main(only: str = "") -> int:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    home = Path(os.environ.get("FLYWHEEL_HOME") or Path(__file__).resolve().parents[2] / "var")
+    import django
+
+    django.setup()
+    file = home / "bench.json"
+    rows = {row["name"]: row for row in json.loads(file.read_text())} if file.exists() else {}
+    missed = 0
+    for name, benchmark in benchmarks().items():
+        if not (name.startswith(only) or only.startswith(name)):
+            continue
+        print(f"--- {name}", flush=True)
+        started = time.monotonic()
+        for row in benchmark():
+            rows[row.name] = asdict(row)
+            missed += row.ratio < row.target
+            verdict = "" if row.ratio >= row.target else "   <-- below target"
+            peer = "" if row.peer is None else f" against {row.peer:.4g}"
+            print(
+                f"{row.name:42} {row.ours:10.4g} {row.unit}{peer}: ratio {row.ratio:.3f}, target {row.target:g}{verdict}",
+                flush=True,
+            )
+        print(f"    ({time.monotonic() - started:.0f} s)", flush=True)
+    home.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+    print(f"written to {file}; {missed} of this run's figures below target")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))

@@ -1,0 +1,188 @@
+"""Many sockets on one web process: how far behind the furthest is, what an idle one costs, what a stalled one does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import statistics
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import psutil
+
+from tests.chat_client import ShownReply
+from tests.load.bench import Row
+from tests.load.clock_engine import MODULUS, clock
+from tests.load.people import cookies
+from tests.load.raw_socket import RawSocket
+from tests.services import Site
+
+_CLOCK = re.compile(r"\b\d{8}\b")
+_RATE = 25
+_ARRIVALS = 60  # people a second who press send
+MEMORY_LIMIT_KIB = 40
+
+
+def clock_site(**environment: str) -> Site:
+    return Site(
+        engine="tests.load.clock_engine.load",
+        environment={
+            "INFERENCE_MAX_RUNNING": "4096",
+            "INFERENCE_MAX_QUEUED": "10000",
+            "INFERENCE_LEASE_SECONDS": "30",
+            "SCRIPTED_RATE": str(_RATE),
+            **environment,
+        },
+    )
+
+
+@dataclass
+class Viewer:
+    """One person's page: follows one reply and notes how late each word is."""
+
+    shown: ShownReply = field(default_factory=lambda: ShownReply(""))
+    reply: str = ""
+    last: int = -1  # the time in the last word seen
+    worst: int = 0  # ms the latest word was late
+    lags: list[int] = field(default_factory=list)
+    tokens: int = 0
+    done: bool = False
+
+    def take(self, payload: bytes) -> None:
+        now = clock()
+        frame = json.loads(payload)
+        kind = frame["type"]
+        if kind == "stream":
+            self.shown.apply(frame)
+            shown = (*frame.get("blocks", ()), frame.get("open", ""), frame.get("text", ""))
+            words = [int(word) for part in shown for word in _CLOCK.findall(part)]
+            new = [word for word in words if word > self.last]
+            if new:
+                lag = (now - min(new)) % MODULUS
+                self.lags.append(lag)
+                self.worst = max(self.worst, lag)
+                self.last = max(new)
+        elif kind == "accepted":
+            self.reply, self.shown.generation = frame["reply"], frame["generation"]
+        elif kind == "done":
+            self.done, self.shown.state = True, frame["state"]
+        elif kind == "error":
+            raise AssertionError(frame)
+
+
+def _send(text: str) -> dict[str, object]:
+    return {"type": "send", "conversation": None, "client_id": str(uuid.uuid4()), "text": text}
+
+
+async def _all(viewers: list[Viewer], name: str, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not all(getattr(viewer, name) for viewer in viewers):
+        assert time.monotonic() < end, f"{sum(not getattr(v, name) for v in viewers)} viewers without {name}"
+        await asyncio.sleep(0.1)
+
+
+async def watch_many(site: Site, people: list[str], tokens: int) -> tuple[list[Viewer], float]:
+    """These people each ask something and follow the answer; returns them and the web process's share of a core."""
+    viewers, sockets = [Viewer() for _ in people], []
+    for cookie, viewer in zip(people, viewers, strict=True):
+        sockets.append(await RawSocket.open(site.port, cookie, viewer.take))
+    web = psutil.Process(site.web.pid)
+    for socket in sockets:
+        socket.send(_send(f"Go tokens={tokens}"))
+        await asyncio.sleep(1 / _ARRIVALS)  # spread: this measures streaming, not a stampede of senders
+    await _all(viewers, "reply", 60)
+    started, cpu = time.monotonic(), sum(web.cpu_times()[:2])
+    await asyncio.sleep(10)
+    share = (sum(web.cpu_times()[:2]) - cpu) / (time.monotonic() - started)
+    await _all(viewers, "done", tokens / _RATE + 60)
+    assert not any(socket.closed for socket in sockets), "a socket was closed"
+    for socket in sockets:
+        socket.close()
+    return viewers, share
+
+
+def lost(site: Site, viewers: list[Viewer]) -> int:
+    """Viewers whose page does not show exactly what the database holds."""
+    from inference.models import Generation
+
+    with site.rows():
+        texts = dict(Generation.objects.filter(purpose="reply").values_list("id", "text"))
+    return sum(not v.shown.shows(texts[uuid.UUID(v.shown.generation)]) for v in viewers)
+
+
+def streaming(count: int = 1500, seconds: int = 30) -> Iterator[Row]:
+    site = clock_site()
+    try:
+        site.start()
+        viewers, share = asyncio.run(
+            watch_many(site, cookies(site, count), int(seconds + count / _ARRIVALS) * _RATE)
+        )
+        lags = [lag for viewer in viewers for lag in viewer.lags]
+        worst = max(viewer.worst for viewer in viewers)
+        print(
+            f"    {count} sockets: lag of a frame's oldest word p50 {statistics.median(lags):.0f} ms, "
+            f"p99 {statistics.quantiles(lags, n=100)[98]:.0f} ms, max {worst} ms; web process {share:.0%} of a core"
+        )
+        yield Row.at_most(f"chat.sockets.streaming.{count}.behind", worst, 1000, "ms")
+        gone = lost(site, viewers)
+        yield Row.at_most(f"chat.sockets.streaming.{count}.lost", gone + 1, 1, "sockets with a gap, plus one")
+    finally:
+        site.stop()
+
+
+async def _idle(site: Site, warm: list[str]) -> float:
+    first = [await RawSocket.open(site.port, cookie, lambda _: None) for cookie in warm[:100]]
+    await asyncio.sleep(2)
+    web = psutil.Process(site.web.pid)
+    before = web.memory_info().rss
+    rest = [await RawSocket.open(site.port, cookie, lambda _: None) for cookie in warm[100:]]
+    await asyncio.sleep(3)
+    assert not any(socket.closed for socket in (*first, *rest)), "an idle socket was closed"
+    grown = web.memory_info().rss - before
+    for socket in (*first, *rest):
+        socket.close()
+    return grown / len(rest) / 1024
+
+
+def idle(count: int = 2100) -> Iterator[Row]:
+    site = clock_site()
+    try:
+        site.start()
+        yield Row.at_most(
+            "chat.sockets.idle.2000.memory",
+            asyncio.run(_idle(site, cookies(site, count))),
+            MEMORY_LIMIT_KIB,
+            "KiB each",
+        )
+    finally:
+        site.stop()
+
+
+async def _stalled(site: Site, people: list[str], tokens: int) -> int:
+    """The worst lag of these people, all but one, while that one's socket stops reading in the middle of its reply."""
+    idler = await RawSocket.open(site.port, people.pop(), lambda _: None)
+    idler.send(_send("Go rate=500 tokens=100000"))
+    await asyncio.sleep(0.5)
+    assert idler.transport is not None
+    idler.transport.pause_reading()
+    viewers, sockets = [Viewer() for _ in people], []
+    for cookie, viewer in zip(people, viewers, strict=True):
+        sockets.append(await RawSocket.open(site.port, cookie, viewer.take))
+        sockets[-1].send(_send(f"Go tokens={tokens}"))
+    await _all(viewers, "done", tokens / _RATE + 60)
+    for socket in sockets:
+        socket.close()
+    return max(viewer.worst for viewer in viewers)
+
+
+def stalled() -> Iterator[Row]:
+    site = clock_site()
+    try:
+        site.start()
+        worst = asyncio.run(_stalled(site, cookies(site, 51), 250))
+        yield Row.at_most("chat.sockets.stalled.behind", worst, 1000, "ms, of 50 others")
+    finally:
+        site.stop()
