@@ -1,0 +1,183 @@
+"""`manage.py doctor`: finds what is wrong, says what to do, and works when the site does not."""
+
+from __future__ import annotations
+
+import io
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from django.conf import LazySettings
+from django.core.management import call_command
+from django.utils import timezone
+
+from inference.models import ServedModel, Worker
+from tests.services import ROOT, Valkey, minimal_environment
+from webapp.ops.doctor import configuration
+from webapp.ops.doctor.finding import Level
+
+
+def doctor() -> tuple[str, int]:
+    """What it says, and its exit status."""
+    said = io.StringIO()
+    try:
+        call_command("doctor", stdout=said)
+    except SystemExit as end:
+        return said.getvalue(), int(str(end.code))
+    return said.getvalue(), 0
+
+
+def gguf(path: Path, architecture: str, *, tensors: int = 0) -> Path:
+    """The beginning of a GGUF of that architecture, as far as its metadata."""
+    key, value = b"general.architecture", architecture.encode()
+    header = b"GGUF" + struct.pack("<IQQ", 3, tensors, 1)
+    pair = struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, len(value)) + value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + pair)
+    return path
+
+
+@pytest.fixture
+def served(db: None, settings: LazySettings, tmp_path: Path) -> Callable[[str], ServedModel]:
+    settings.MODELS_DIR = tmp_path
+
+    def serve(path: str) -> ServedModel:
+        return ServedModel.objects.create(
+            name="a-model",
+            path=path,
+            digest="0" * 64,
+            architecture="llama",
+            context_length=2048,
+            parameters=135_000_000,
+            size_bytes=1000,
+            is_default=True,
+        )
+
+    return serve
+
+
+def test_a_missing_model_file_is_named(served: Callable[[str], ServedModel]) -> None:
+    served("gone.gguf")
+    said, status = doctor()
+    assert status == 1
+    assert "problem  models: a-model: gone.gguf: is not there" in said
+
+
+def test_a_truncated_model_file_is_named(served: Callable[[str], ServedModel], tmp_path: Path) -> None:
+    whole = gguf(tmp_path / "half.gguf", "llama", tensors=3)
+    whole.write_bytes(whole.read_bytes()[:-3])
+    served("half.gguf")
+    said, status = doctor()
+    assert status == 1
+    assert "problem  models: a-model: half.gguf: " in said
+
+
+def test_a_model_of_an_unknown_architecture_is_named(
+    served: Callable[[str], ServedModel], tmp_path: Path
+) -> None:
+    gguf(tmp_path / "odd.gguf", "perceptron")
+    served("odd.gguf")
+    said, status = doctor()
+    assert status == 1
+    assert "problem  models: a-model: odd.gguf: " in said
+    assert "perceptron" in said
+
+
+def test_no_model_at_all_says_how_to_get_one(db: None) -> None:
+    said, status = doctor()
+    assert status == 1
+    assert "models pull smollm2-135m-instruct" in said
+
+
+def test_a_broker_that_may_throw_tasks_away_is_a_problem(db: None, broker: Valkey) -> None:
+    with broker.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            said, status = doctor()
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+    assert status == 1
+    assert "maxmemory-policy is allkeys-lru" in said
+
+
+def test_the_broker_of_this_site_is_well(db: None, broker: Valkey) -> None:
+    said, _ = doctor()
+    assert "ok       broker: The broker answers." in said
+    assert "append-only" not in said
+
+
+def test_a_worker_that_cannot_load_its_model_is_a_problem_with_its_reason(db: None) -> None:
+    expires = timezone.now() + timedelta(seconds=10)
+    Worker.objects.create(
+        hostname="h", pid=7, state="broken", error="x.gguf: is cut off.", lease_expires_at=expires
+    )
+    said, status = doctor()
+    assert status == 1
+    assert "problem  workers: Worker 7 on h cannot load its model: x.gguf: is cut off." in said
+
+
+def test_it_says_where_mail_goes_without_a_server(db: None, settings: LazySettings) -> None:
+    settings.EMAIL_URL = None
+    said, _ = doctor()
+    assert f"mail goes to files in {settings.FLYWHEEL_HOME / 'mail'}" in said
+
+
+def test_it_works_with_the_database_and_the_broker_down(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "doctor"],
+        cwd=ROOT,
+        env={
+            **minimal_environment(),
+            "FLYWHEEL_HOME": str(tmp_path),
+            "DATABASE_URL": "postgres://u:hunter2@127.0.0.1:1/none",
+            "REDIS_URL": "redis://127.0.0.1:1/0",
+        },
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 1
+    assert "problem  database: The database does not answer" in done.stdout
+    assert "problem  broker: The broker does not answer" in done.stdout
+    assert "ok       memory" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_a_misspelt_variable_is_pointed_out() -> None:
+    found = list(configuration.unknown_variables({"INFERENCE_LEASE_SECOND": "5", "PATH": "/bin"}))
+    assert [f.level for f in found] == [Level.WARNING]
+    assert found[0].advice == "Did you mean INFERENCE_LEASE_SECONDS?"
+
+
+@pytest.mark.parametrize(
+    ("host", "site", "allowed", "levels"),
+    [
+        ("127.0.0.1", "http://localhost:8000", ["localhost"], []),
+        ("127.0.0.1", "https://chat.example.org", ["chat.example.org"], []),
+        ("127.0.0.1", "https://chat.example.org", [".example.org"], []),
+        ("127.0.0.1", "https://chat.example.org", ["localhost"], [Level.PROBLEM]),
+        ("0.0.0.0", "http://localhost:8000", ["localhost", "127.0.0.1", "[::1]"], [Level.WARNING]),
+        ("0.0.0.0", "http://localhost:8000", ["localhost", "192.168.1.5"], []),
+        ("127.0.0.1", "http://localhost:8000", ["*"], [Level.WARNING]),
+    ],
+)
+def test_hosts_that_do_not_fit_together_are_found(
+    settings: LazySettings, host: str, site: str, allowed: list[str], levels: list[Level]
+) -> None:
+    settings.HOST, settings.SITE_URL, settings.ALLOWED_HOSTS = host, site, allowed
+    assert [finding.level for finding in configuration.hosts()] == levels
+
+
+def test_a_secret_that_others_can_read_is_a_problem(settings: LazySettings, tmp_path: Path) -> None:
+    settings.FLYWHEEL_HOME = tmp_path
+    secret = tmp_path / "secret_key"
+    secret.write_text("x" * 50)
+    secret.chmod(0o644)
+    assert [finding.level for finding in configuration.secrets()] == [Level.PROBLEM]
+    secret.chmod(0o600)
+    assert list(configuration.secrets()) == []
