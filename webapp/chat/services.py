@@ -92,7 +92,7 @@ def retry_reply(*, reply: Message) -> Message:
     assert reply.generation is not None
     with transaction.atomic():
         conversation = _locked(reply.conversation)
-        reply.refresh_from_db()
+        reply.refresh_from_db(fields=["generation"])
         last = _next_position(conversation) - 1
         if reply.generation is None or not reply.generation.is_finished or reply.position != last:
             raise UserError("not_retryable", _("Only the last reply can be tried again, once it has ended."))
