@@ -6,6 +6,7 @@ break) is the value: that is how container platforms hand over secrets.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 import re
@@ -36,17 +37,19 @@ class Env:
                 raise SettingsError(f"{name}_FILE names {file}, which cannot be read: {error}.") from error
         return value or None
 
-    def str(self, name: str, default: str) -> str:
+    def str(self, name: builtins.str, default: builtins.str) -> builtins.str:
         value = self.raw(name)
         return default if value is None else value
 
-    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
+    def choice(
+        self, name: builtins.str, choices: tuple[builtins.str, ...], default: builtins.str
+    ) -> builtins.str:
         value = self.str(name, default)
         if value not in choices:
             raise SettingsError(f"{name} is {value!r}, but must be one of: {', '.join(choices)}.")
         return value
 
-    def bool(self, name: str, default: bool) -> bool:
+    def bool(self, name: builtins.str, default: builtins.bool) -> builtins.bool:
         value = self.raw(name)
         if value is None:
             return default
@@ -64,7 +67,9 @@ class Env:
             raise SettingsError(f"{name} is {value!r}, but must be true or false.")
         return words[value.lower()]
 
-    def int(self, name: str, default: int, *, low: int = 0, high: int = 2**31) -> int:
+    def int(
+        self, name: builtins.str, default: builtins.int, *, low: builtins.int = 0, high: builtins.int = 2**31
+    ) -> builtins.int:
         value = self.raw(name)
         if value is None:
             return default
@@ -75,20 +80,20 @@ class Env:
             raise SettingsError(f"{name} is {number}, but must be between {low} and {high}.")
         return number
 
-    def list(self, name: str, default: tuple[str, ...] = ()) -> list[str]:
+    def list(self, name: builtins.str, default: tuple[builtins.str, ...] = ()) -> builtins.list[builtins.str]:
         value = self.raw(name)
         if value is None:
             return [*default]
         return [part.strip() for part in value.split(",") if part.strip()]
 
-    def url(self, name: str, schemes: tuple[str, ...]) -> str | None:
+    def url(self, name: builtins.str, schemes: tuple[builtins.str, ...]) -> builtins.str | None:
         """A URL whose scheme is one of `schemes`, or None where unset."""
         value = self.raw(name)
         if value is not None and value.split("://", 1)[0] not in schemes:
             raise SettingsError(f"{name} must start with {' or '.join(s + '://' for s in schemes)}.")
         return value
 
-    def path(self, name: str, default: Path) -> Path:
+    def path(self, name: builtins.str, default: Path) -> Path:
         value = self.raw(name)
         return (default if value is None else Path(value).expanduser()).resolve()
 
