@@ -172,7 +172,10 @@ ACCOUNT_ADAPTER = "webapp.accounts.adapter.AccountAdapter"
 SOCIALACCOUNT_ADAPTER = "webapp.accounts.adapter.SocialAccountAdapter"
 MFA_ADAPTER = "webapp.accounts.adapter.MFAAdapter"
 USERSESSIONS_ADAPTER = "webapp.accounts.adapter.SessionsAdapter"
-ACCOUNT_FORMS = {"signup": "webapp.accounts.forms.SignupForm"}
+ACCOUNT_FORMS = {
+    "signup": "webapp.accounts.forms.SignupForm",
+    "add_email": "webapp.accounts.forms.ChangeEmailForm",
+}
 ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
@@ -194,6 +197,7 @@ ACCOUNT_RATE_LIMITS = {"setup": "10/m/ip"}
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_TOTP_ISSUER = "Flywheel"
+MFA_TOTP_TOLERANCE = 1  # phones' clocks are seldom off by more than 30 s
 MFA_ALLOW_UNVERIFIED_EMAIL = ACCOUNT_EMAIL_VERIFICATION != "mandatory"
 # Browsers treat http://localhost as secure; everything else needs https for passkeys.
 MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not HTTPS

@@ -11,7 +11,8 @@ from allauth.account.adapter import DefaultAccountAdapter
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
 from allauth.usersessions.adapter import DefaultUserSessionsAdapter
-from django.db import transaction
+from django.contrib import messages
+from django.db import IntegrityError, transaction
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -23,6 +24,7 @@ from webapp.accounts.models import User
 from webapp.core.errors import UserError
 
 if TYPE_CHECKING:
+    from allauth.account.models import EmailAddress
     from allauth.socialaccount.models import SocialLogin
     from allauth.usersessions.models import UserSession
 
@@ -49,6 +51,24 @@ class AccountAdapter(DefaultAccountAdapter):
     def get_client_ip(self, request: HttpRequest) -> str:
         # A server behind a Unix socket knows no address; limits per address then count everyone as one.
         return client_ip(request) or "0.0.0.0"  # noqa: S104
+
+    def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
+        taken = User.objects.exclude(pk=email_address.user_id).filter(email__iexact=email_address.email)
+        if not taken.exists():
+            try:
+                with transaction.atomic():
+                    return bool(super().confirm_email(request, email_address))
+            except IntegrityError:
+                # Somebody signed up with it since the line above.
+                if not taken.exists():
+                    raise
+        self.add_message(
+            request,
+            messages.ERROR,
+            "account/messages/email_confirmation_failed.txt",
+            {"email": email_address.email},
+        )
+        return False
 
     def get_password_change_redirect_url(self, request: HttpRequest) -> str:
         return reverse("profile")

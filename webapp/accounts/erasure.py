@@ -13,7 +13,6 @@ from allauth.usersessions.models import UserSession
 from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.db.models import Count, Q, QuerySet
-from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
 from webapp.accounts import sockets
@@ -62,7 +61,7 @@ def orphaned_workspaces(user: User) -> QuerySet[Workspace]:
 
 
 @transaction.atomic
-def erase_user(*, user: User, request: HttpRequest | None = None) -> list[ErasureLine]:
+def erase_user(*, user: User) -> list[ErasureLine]:
     """Delete a person everywhere. Raises UserError("last_owner") where others would lose their only owner."""
     for workspace_id in sorted(user.memberships.values_list("workspace_id", flat=True)):
         lock_until_commit(f"accounts.members.{workspace_id}")
@@ -102,6 +101,6 @@ def _erase_account(user: User) -> Iterable[ErasureLine]:
     Session.objects.filter(session_key__in=keys).delete()
     yield ErasureLine(_("Logins"), len(keys))
 
-    user.delete()
+    User.objects.filter(pk=user_id).delete()
     yield ErasureLine(_("Your account"), 1)
     transaction.on_commit(partial(sockets.close_user, user_id))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from allauth.account import forms as allauth_forms
+from allauth.account.adapter import get_adapter
+from allauth.account.internal.flows.email_verification import send_verification_email_to_address
+from allauth.account.models import EmailAddress
 from allauth.core import context
 from django import forms
 from django.contrib.auth import password_validation
@@ -95,6 +98,27 @@ class SignupForm(allauth_forms.SignupForm):
             self.validate_unique_email(self.cleaned_data["email"])
         except forms.ValidationError as error:
             raise UserError("email_taken", error.messages[0], status=409) from error
+
+
+class ChangeEmailForm(allauth_forms.AddEmailForm):
+    """Asks for a new address. The present one stays, confirmed or not, until the new one is confirmed.
+
+    (allauth would replace an unconfirmed address at once, and leave the person without any.)
+    """
+
+    def save(self, request: HttpRequest) -> EmailAddress:
+        user, email = self.user, self.cleaned_data["email"]
+        address = EmailAddress(user=user, email=email)
+        if User.objects.exclude(pk=user.pk).filter(email__iexact=email).exists():
+            # Whoever asks cannot tell; who has the address is told.
+            get_adapter().send_account_already_exists_mail(email)
+            return address
+        with transaction.atomic():
+            pending = EmailAddress.objects.filter(user=user, verified=False)
+            pending.exclude(email__iexact=user.email).delete()
+            address.save()
+        send_verification_email_to_address(request, address)
+        return address
 
 
 class SetupForm(forms.Form):

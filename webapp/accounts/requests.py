@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
@@ -16,6 +16,11 @@ def person(request: HttpRequest) -> User:
     if not isinstance(user, User):
         raise NotFound
     return user
+
+
+def posted(request: HttpRequest) -> QueryDict | None:
+    """The form's data, also when it is empty; None where the page is only being looked at."""
+    return request.POST if request.method == "POST" else None
 
 
 def next_url(request: HttpRequest, default: str) -> str:

@@ -7,8 +7,9 @@ from allauth.mfa.models import Authenticator
 from allauth.usersessions.models import UserSession
 from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth import login, logout
+from django.contrib.auth import login
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import AnonymousUser
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
@@ -20,7 +21,7 @@ from webapp.accounts import access, invitations, services
 from webapp.accounts.erasure import erase_user, orphaned_workspaces, sole_workspaces
 from webapp.accounts.forms import DeleteAccountForm, ProfileForm, SetupForm
 from webapp.accounts.models import User
-from webapp.accounts.requests import person
+from webapp.accounts.requests import person, posted
 from webapp.accounts.setup_code import is_local
 from webapp.core.errors import NotFound, UserError
 
@@ -49,7 +50,7 @@ def setup(request: HttpRequest) -> HttpResponse:
     ask_code = not is_local(request)
     if request.method == "POST":
         _limit(request, "setup")
-    form = SetupForm(request.POST or None, ask_code=ask_code)
+    form = SetupForm(posted(request), ask_code=ask_code)
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         user, _workspace = services.create_owner(
@@ -69,7 +70,7 @@ def setup(request: HttpRequest) -> HttpResponse:
 def settings_page(request: HttpRequest) -> HttpResponse:
     """Your account: everything about the person in one place."""
     user = person(request)
-    form = ProfileForm(request.POST if request.method == "POST" else None, initial={"name": user.name})
+    form = ProfileForm(posted(request), initial={"name": user.name})
     if request.method == "POST" and form.is_valid():
         services.rename_person(user=user, name=form.cleaned_data["name"])
         messages.success(request, _("Saved."))
@@ -98,10 +99,12 @@ def delete_account(request: HttpRequest) -> HttpResponse:
     user = person(request)
     if request.method == "POST":
         _limit(request, "reauthenticate")
-    form = DeleteAccountForm(request.POST or None, user=user)
+    form = DeleteAccountForm(posted(request), user=user)
     if request.method == "POST" and form.is_valid():
-        report = erase_user(user=user, request=request)
-        logout(request)
+        report = erase_user(user=user)
+        # Not logout(): its signal would tell of a person who is no longer there.
+        request.session.flush()
+        request.user = AnonymousUser()
         return render(request, "accounts/deleted.html", {"report": [line for line in report if line.count]})
     context = {
         "form": form,

@@ -19,7 +19,7 @@ from webapp.accounts import access, invitations, services
 from webapp.accounts.audit import ACTIONS
 from webapp.accounts.forms import InvitationForm, WorkspaceForm, role_choices
 from webapp.accounts.models import Membership, Role, User
-from webapp.accounts.requests import next_url, person
+from webapp.accounts.requests import next_url, person, posted
 
 AUDIT_PAGE = 50
 
@@ -54,7 +54,7 @@ def _page(request: HttpRequest, mine: Membership, *, status: int = 200, **extra:
 @require_http_methods(["GET", "POST"])
 def create(request: HttpRequest) -> HttpResponse:
     user = person(request)
-    form = WorkspaceForm(request.POST or None)
+    form = WorkspaceForm(posted(request))
     if request.method == "POST" and form.is_valid():
         workspace = services.create_workspace(user=user, name=form.cleaned_data["name"], request=request)
         services.switch_workspace(user=user, session=request.session, workspace_id=workspace.pk)
