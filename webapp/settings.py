@@ -194,6 +194,7 @@ ACCOUNT_EMAIL_VERIFICATION = env.choice(
 )
 ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_RATE_LIMITS = {"setup": "10/m/ip"}
+MFA_FORMS = {"add_webauthn": "webapp.accounts.passkey_forms.AddPasskeyForm"}
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_TOTP_ISSUER = "Flywheel"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.mfa.adapter import DefaultMFAAdapter
+from allauth.mfa.models import Authenticator
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
 from allauth.usersessions.adapter import DefaultUserSessionsAdapter
 from django.contrib import messages
@@ -116,3 +117,7 @@ class MFAAdapter(DefaultMFAAdapter):
         "unverified_email": gettext_lazy("Confirm your email address first: it is how you get back in."),
         "add_email_blocked": gettext_lazy("Turn two-factor login off first, then change your address."),
     }
+
+    def generate_authenticator_name(self, user: User, type: str) -> str:
+        kept = Authenticator.objects.filter(user=user, type=type).count()
+        return _("Passkey %(number)s") % {"number": kept + 1} if kept else _("Passkey")
