@@ -71,6 +71,7 @@ class WorkerHost:
         self.model: ServedModel | None = None
         self.worker: Worker | None = None
         self.stopping = threading.Event()
+        self.registered = threading.Event()  # the lease is there
         self.loaded = threading.Event()  # the engine is there, or known not to come
         self._inbox: queue.SimpleQueue[Running | str] = (
             queue.SimpleQueue()
@@ -143,11 +144,12 @@ class WorkerHost:
     # --- the engine thread ----------------------------------------------------------------------------------
     def _drive(self) -> None:
         with _database():
+            self.worker = _register()
+            self.registered.set()
             self._load()
         self.loaded.set()
-        if self.engine is None:
-            self._refuse_everything()
-            return
+        while self.engine is None and not self.stopping.is_set():
+            self._refuse_for_a_while()
         deadlines_checked = 0.0
         while not self.stopping.is_set():
             self._take_in()
@@ -169,23 +171,27 @@ class WorkerHost:
             self._finisher.submit(self._hand_over, running)
 
     def _load(self) -> None:
-        self.worker = _register()
+        assert self.worker is not None
         try:
             self.model = services.default_model()
             started = time.monotonic()
             self.engine = import_string(settings.INFERENCE_ENGINE)(self.model)
             logger.info("model %s is loaded, in %.1f s", self.model.name, time.monotonic() - started)
-            self.worker.state, self.worker.model = Worker.State.READY, self.model.name
+            self.worker.state, self.worker.model, self.worker.error = Worker.State.READY, self.model.name, ""
         except Exception as error:  # whatever is wrong with a model, the process stays up and says so
             known = isinstance(error, EngineError | services.UserError)
-            logger.error("the model cannot be loaded: %s", error, exc_info=not known)
+            if str(error) not in self.worker.error:  # said once, not with every try
+                logger.error("the model cannot be loaded: %s", error, exc_info=not known)
             self.worker.state = Worker.State.BROKEN
             self.worker.error = str(error) if known else f"{type(error).__name__}: {error}"
         services.renew_lease(worker=self.worker)
 
-    def _refuse_everything(self) -> None:
+    def _refuse_for_a_while(self) -> None:
+        """Without a model every reply fails with the reason; now and then the model is tried again, since the way
+        to mend it (a file put back, `models pull`) does not go through this process."""
         assert self.worker is not None
-        while not self.stopping.is_set():
+        try_again_at = time.monotonic() + _RELOAD_SECONDS
+        while time.monotonic() < try_again_at and not self.stopping.is_set():
             self._wake.wait(0.5)
             self._wake.clear()
             for running in _drain(self._inbox):
@@ -193,6 +199,8 @@ class WorkerHost:
                     self._finish(
                         running, "failed", error_code="model_unavailable", error_message=self.worker.error
                     )
+        with _database():
+            self._load()
 
     def _take_in(self) -> None:
         for item in _drain(self._inbox):
@@ -323,7 +331,7 @@ class WorkerHost:
 
     # --- the keeper threads ---------------------------------------------------------------------------------
     def _keep_lease(self) -> None:
-        self.loaded.wait()
+        self.registered.wait()
         while not self.stopping.wait(settings.INFERENCE_LEASE_SECONDS / 3):
             assert self.worker is not None
             try:
@@ -367,6 +375,7 @@ class WorkerHost:
         self._wake.set()
 
 
+_RELOAD_SECONDS = 5.0
 _BROKE = "The model broke off because of an error on our side. What was written so far is kept; try again."
 _TOO_SLOW = "This reply took too long and was stopped. What was written so far is kept."
 
