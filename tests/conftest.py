@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from django.conf import settings
 from pytest_django import DjangoDbBlocker
 
-from tests.services import Site, Valkey
+from tests.demo_model import demo_model
+from tests.services import REAL, Site, Valkey
 from webapp.accounts.models import Membership, Role, User, Workspace
 
 
@@ -95,6 +97,30 @@ def live_site(_session_site: Site) -> Site:
     """A whole site with the scripted engine and Alice as its owner; whatever the last test killed is back."""
     _session_site.heal()
     return _session_site
+
+
+@pytest.fixture(scope="session")
+def demo_model_folder() -> Path:
+    """The folder of the real demo model, fetched once for all runs."""
+    return demo_model()
+
+
+@pytest.fixture(scope="session")
+def _session_model_site() -> Iterator[Site]:
+    site = new_site(engine=REAL)
+    try:
+        site.start()
+        site.create_owner()
+        yield site
+    finally:
+        site.stop()
+
+
+@pytest.fixture
+def model_site(_session_model_site: Site) -> Site:
+    """A whole site that answers with the demo model, and Alice as its owner."""
+    _session_model_site.heal()
+    return _session_model_site
 
 
 @pytest.hookimpl(wrapper=True)

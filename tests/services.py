@@ -29,6 +29,8 @@ import redis
 from django.db import connections
 from django.db.utils import load_backend
 
+from inference.catalog import DEMO
+from tests.demo_model import demo_model
 from webapp import database
 from webapp.ops import broker, processes
 
@@ -224,9 +226,7 @@ class Site:
 
     def start(self, *, inference: int = 1) -> Site:
         self.valkey.start()
-        self.manage("migrate", "--verbosity", "0")
-        if self.engine != REAL:
-            self._add_scripted_model()
+        self.prepare()
         self.web.start()
         self.worker.start()
         self.beat.start()
@@ -237,9 +237,12 @@ class Site:
         return self
 
     def prepare(self) -> Site:
-        """The schema and, for the scripted engine, its model; starts nothing."""
+        """The schema and the engine's model: the demo model, or the row a scripted engine needs."""
         self.manage("migrate_locked")
-        if self.engine == SCRIPTED:
+        if self.engine == REAL:
+            demo_model(self.home)
+            self.manage("models", "pull", DEMO.name)
+        else:
             self._add_scripted_model()
         return self
 

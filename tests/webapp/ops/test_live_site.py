@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from inference.models import Worker
 from tests.services import Site, wait_until
 from webapp.accounts.models import User
 
@@ -26,3 +27,8 @@ def test_a_killed_broker_makes_the_site_unready_and_healing_brings_it_back(live_
     wait_until(lambda: httpx.get(f"{live_site.base_url}/readyz").status_code == 503, "the site to notice")
     live_site.heal()
     assert httpx.get(f"{live_site.base_url}/readyz").status_code == 200
+
+
+def test_a_site_with_the_demo_model_is_ready(model_site: Site) -> None:
+    with model_site.rows():
+        assert Worker.objects.get(state=Worker.State.READY).model == "smollm2-135m-instruct"

@@ -40,7 +40,7 @@ def unknown_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def hosts() -> Iterator[Finding]:
     host = urlsplit(settings.SITE_URL).hostname or ""
-    allowed = settings.ALLOWED_HOSTS
+    allowed: list[str] = settings.ALLOWED_HOSTS
     if "*" in allowed:
         yield warning(
             "hosts",

@@ -1,0 +1,38 @@
+"""A real Chromium for browser tests: the system's, since Playwright's own downloads are not for every machine.
+
+Playwright's synchronous loop and asynchronous tests do not go together in one thread, so the browser lives only while
+tests of this folder run, and those are synchronous.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from webapp.ops.bootstrap import BROWSERS
+
+# Quiet: a test's browser calls nobody but the site.
+ARGUMENTS = (
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--no-first-run",
+)
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.fail("Chromium is not installed: install the package chromium, as `make test` does for root.")
+    # Chromium's sandbox does not run as root.
+    arguments = [*ARGUMENTS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=arguments)
+        yield browser
+        browser.close()
