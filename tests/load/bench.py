@@ -73,10 +73,8 @@ def main(only: str = "") -> int:
             missed += row.ratio < row.target
             verdict = "" if row.ratio >= row.target else "   <-- below target"
             peer = "" if row.peer is None else f" against {row.peer:.4g}"
-            print(
-                f"{row.name:42} {row.ours:10.4g} {row.unit}{peer}: ratio {row.ratio:.3f}, target {row.target:g}{verdict}",
-                flush=True,
-            )
+            ratio = f"ratio {row.ratio:.3f}, target {row.target:g}{verdict}"
+            print(f"{row.name:42} {row.ours:10.4g} {row.unit}{peer}: {ratio}", flush=True)
         print(f"    ({time.monotonic() - started:.0f} s)", flush=True)
     home.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(list(rows.values()), indent=1) + "\n")

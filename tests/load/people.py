@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from importlib import import_module
 
 from django.conf import settings
@@ -20,7 +21,7 @@ def cookies(site: Site, count: int) -> list[str]:
     try:
         with site.rows():
             workspace = Workspace.objects.create(name="Many")
-            people = [User(email=f"person{i}@example.org", password="!") for i in range(count)]
+            people = [User(email=f"{uuid.uuid4().hex}@example.org", password="!") for _ in range(count)]
             User.objects.bulk_create(people)
             Membership.objects.bulk_create(
                 [Membership(workspace=workspace, user=person, role=Role.MEMBER) for person in people]

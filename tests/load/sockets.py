@@ -73,7 +73,7 @@ class Viewer:
             raise AssertionError(frame)
 
 
-def _send(text: str) -> dict[str, object]:
+def send_frame(text: str) -> dict[str, object]:
     return {"type": "send", "conversation": None, "client_id": str(uuid.uuid4()), "text": text}
 
 
@@ -91,7 +91,7 @@ async def watch_many(site: Site, people: list[str], tokens: int) -> tuple[list[V
         sockets.append(await RawSocket.open(site.port, cookie, viewer.take))
     web = psutil.Process(site.web.pid)
     for socket in sockets:
-        socket.send(_send(f"Go tokens={tokens}"))
+        socket.send(send_frame(f"Go tokens={tokens}"))
         await asyncio.sleep(1 / _ARRIVALS)  # spread: this measures streaming, not a stampede of senders
     await _all(viewers, "reply", 60)
     started, cpu = time.monotonic(), sum(web.cpu_times()[:2])
@@ -133,7 +133,7 @@ def streaming(count: int = 1500, seconds: int = 30) -> Iterator[Row]:
         site.stop()
 
 
-async def _idle(site: Site, warm: list[str]) -> float:
+async def idle_memory(site: Site, warm: list[str]) -> float:
     first = [await RawSocket.open(site.port, cookie, lambda _: None) for cookie in warm[:100]]
     await asyncio.sleep(2)
     web = psutil.Process(site.web.pid)
@@ -153,7 +153,7 @@ def idle(count: int = 2100) -> Iterator[Row]:
         site.start()
         yield Row.at_most(
             "chat.sockets.idle.2000.memory",
-            asyncio.run(_idle(site, cookies(site, count))),
+            asyncio.run(idle_memory(site, cookies(site, count))),
             MEMORY_LIMIT_KIB,
             "KiB each",
         )
@@ -161,17 +161,17 @@ def idle(count: int = 2100) -> Iterator[Row]:
         site.stop()
 
 
-async def _stalled(site: Site, people: list[str], tokens: int) -> int:
+async def behind_a_stalled_one(site: Site, people: list[str], tokens: int) -> int:
     """The worst lag of these people, all but one, while that one's socket stops reading in the middle of its reply."""
     idler = await RawSocket.open(site.port, people.pop(), lambda _: None)
-    idler.send(_send("Go rate=500 tokens=100000"))
+    idler.send(send_frame("Go rate=500 tokens=100000"))
     await asyncio.sleep(0.5)
     assert idler.transport is not None
     idler.transport.pause_reading()
     viewers, sockets = [Viewer() for _ in people], []
     for cookie, viewer in zip(people, viewers, strict=True):
         sockets.append(await RawSocket.open(site.port, cookie, viewer.take))
-        sockets[-1].send(_send(f"Go tokens={tokens}"))
+        sockets[-1].send(send_frame(f"Go tokens={tokens}"))
     await _all(viewers, "done", tokens / _RATE + 60)
     for socket in sockets:
         socket.close()
@@ -182,7 +182,7 @@ def stalled() -> Iterator[Row]:
     site = clock_site()
     try:
         site.start()
-        worst = asyncio.run(_stalled(site, cookies(site, 51), 250))
+        worst = asyncio.run(behind_a_stalled_one(site, cookies(site, 51), 250))
         yield Row.at_most("chat.sockets.stalled.behind", worst, 1000, "ms, of 50 others")
     finally:
         site.stop()

@@ -1,0 +1,133 @@
+"""One reply's way from the engine to a socket: what of the engine's rate arrives, how late, and how soon it begins."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tests.demo_model import demo_model
+from tests.load.bench import Row
+from tests.load.people import cookies
+from tests.load.raw_socket import RawSocket
+from tests.load.sockets import clock_site, send_frame, watch_many
+from tests.services import REAL, ROOT, Site
+
+_PROMPT = "Write a long story about a lighthouse keeper and the sea."
+_TOKENS = 192
+
+
+class _Streamed:
+    """A socket that notes when its reply's first and last words came."""
+
+    def __init__(self) -> None:
+        self.first = self.last = 0.0
+        self.generation = ""
+        self.done = asyncio.get_running_loop().create_future()
+
+    def take(self, payload: bytes) -> None:
+        frame: dict[str, Any] = json.loads(payload)
+        if frame["type"] == "accepted":
+            self.generation = frame["generation"]
+        elif frame["type"] == "stream" and (frame.get("text") or frame.get("blocks")):
+            self.last = time.monotonic()
+            self.first = self.first or self.last
+        elif frame["type"] == "done":
+            self.done.set_result(None)
+
+
+async def _stream(site: Site, people: list[str]) -> list[_Streamed]:
+    streams, sockets = [], []
+    for cookie in people:
+        streams.append(_Streamed())
+        sockets.append(await RawSocket.open(site.port, cookie, streams[-1].take))
+    for socket in sockets:
+        socket.send(send_frame(_PROMPT))
+    await asyncio.wait_for(asyncio.gather(*(stream.done for stream in streams)), 300)
+    for socket in sockets:
+        socket.close()
+    return streams
+
+
+def _site_rate(site: Site, people: list[str]) -> float:
+    """Tokens a second between the first word on any page and the last."""
+    from inference.models import Generation
+
+    streams = asyncio.run(_stream(site, people))
+    with site.rows():
+        rows = Generation.objects.filter(id__in=[stream.generation for stream in streams])
+        tokens = sum(rows.values_list("completion_tokens", flat=True))
+    return tokens / (max(s.last for s in streams) - min(s.first for s in streams))
+
+
+def _engine_rate(site: Site, count: int) -> float:
+    """The same prompts and lengths on the engine alone, in a process of its own, while the site idles."""
+    program = [sys.executable, "-m", "tests.load.engine_alone", str(count), str(_TOKENS), _PROMPT]
+    environment = {**os.environ, **site.environment}
+    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout.split()[-1])
+
+
+def rate() -> Iterator[Row]:
+    site = Site(engine=REAL, environment={"CHAT_MAX_TOKENS": str(_TOKENS)})
+    try:
+        demo_model(site.home)
+        site.start()
+        people = cookies(site, 16)
+        _site_rate(site, people[:1])  # warms up
+        for count, target in ((1, 0.95), (16, 0.90)):
+            alone, through = [], []
+            for _ in range(3):
+                alone.append(_engine_rate(site, count))
+                through.append(_site_rate(site, people[:count]))
+            yield Row.at_least(
+                f"chat.rate.{count}", statistics.median(through), statistics.median(alone), "tokens/s", target
+            )
+    finally:
+        site.stop()
+
+
+def latency() -> Iterator[Row]:
+    site = clock_site()
+    try:
+        site.start()
+        viewers, _ = asyncio.run(watch_many(site, cookies(site, 1), 20 * 25))
+        lags = viewers[0].lags
+        yield Row.at_most("chat.latency.median", statistics.median(lags), 5, "ms")
+        yield Row.at_most("chat.latency.p95", statistics.quantiles(lags, n=20)[18], 20, "ms")
+    finally:
+        site.stop()
+
+
+async def _ask_one_after_the_other(site: Site, cookie: str, times: int) -> None:
+    arrived: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    socket = await RawSocket.open(site.port, cookie, lambda payload: arrived.put_nowait(json.loads(payload)))
+    for _ in range(times):
+        socket.send(send_frame("Go tokens=2"))
+        while (await asyncio.wait_for(arrived.get(), 30))["type"] != "done":
+            pass
+        await asyncio.sleep(0.3)  # idle again, titles and all
+    socket.close()
+
+
+def admission(times: int = 60) -> Iterator[Row]:
+    """From the arrival of `send` (the row's creation is the first thing that follows) to the engine's admission."""
+    from inference.models import Generation
+
+    site = clock_site()
+    try:
+        site.start()
+        asyncio.run(_ask_one_after_the_other(site, cookies(site, 1)[0], times))
+        with site.rows():
+            rows = Generation.objects.filter(purpose="reply").order_by("created_at")[5:]
+            waits = [(row.admitted_at - row.chat_message.conversation.created_at) for row in rows]
+        yield Row.at_most("chat.admission.median", statistics.median(waits) / 1e6, 15, "ms")
+    finally:
+        site.stop()
