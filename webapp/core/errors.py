@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.utils.translation import gettext as _
+
 
 class UserError(Exception):
     """Something the person can act on.
@@ -19,4 +21,5 @@ class NotFound(UserError):
     """The object does not exist, or not for this person: the two are never told apart."""
 
     def __init__(self, what: str = "That") -> None:
-        super().__init__("not_found", f"{what} does not exist, or is not yours to see.", status=404)
+        message = _("%(what)s does not exist, or is not yours to see.") % {"what": what}
+        super().__init__("not_found", message, status=404)
