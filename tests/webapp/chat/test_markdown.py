@@ -204,7 +204,25 @@ def test_maths_that_cannot_be_read_is_shown_as_its_source(source: str) -> None:
 
 
 def test_a_formula_still_being_written_is_its_source_and_nothing_else() -> None:
-    assert render_open("$$\na_1 * b_2 * c") == '<div class="math"><code>$$\na_1 * b_2 * c</code></div>\n'
+    assert render_open("$$\na_1 * b_2 * c") == '<div class="math"><code>$$\na_1 * b_2 * c</code></div>'
+
+
+@pytest.mark.parametrize(
+    ("source", "end"),
+    [
+        ("Hello ", "<p>Hello</p> "),
+        ("one\n", "<p>one</p>\n"),
+        ("```\nx", "<code>x</code></pre></figure>"),
+        ("```\nx\n\n", "<code>x</code></pre></figure>\n\n"),
+        ("```\n", "<code></code></pre></figure>"),
+        ("- a\n  ```\n  x\n", "<code>x</code></pre></figure>\n</li>\n</ul>\n"),
+        ("\n", "\n"),
+        ("", ""),
+    ],
+)
+def test_an_open_block_ends_with_the_white_space_after_which_its_text_goes_on(source: str, end: str) -> None:
+    assert render_open(source).endswith(end)
+    assert "\n</code>" not in render_open(source)
 
 
 @pytest.mark.parametrize("source", ["$5 or $10", "It is $5-$10.", "a\\$b$", "costs 5$ and 6$"])
