@@ -59,5 +59,8 @@ class Websocket(ApplicationCommunicator):
         return code
 
     async def disconnect(self) -> None:
+        # A wait that ran out has cancelled the application; waiting for it again would raise that in a tear-down.
+        if self.future.done():
+            return
         await self.send_input({"type": "websocket.disconnect", "code": 1000})
         await self.wait(5)

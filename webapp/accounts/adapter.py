@@ -54,15 +54,14 @@ class AccountAdapter(DefaultAccountAdapter):
         return client_ip(request) or "0.0.0.0"  # noqa: S104
 
     def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
-        taken = User.objects.exclude(pk=email_address.user_id).filter(email__iexact=email_address.email)
-        if not taken.exists():
-            try:
-                with transaction.atomic():
-                    return bool(super().confirm_email(request, email_address))
-            except IntegrityError:
-                # Somebody signed up with it since the line above.
-                if not taken.exists():
-                    raise
+        try:
+            with transaction.atomic():
+                return bool(super().confirm_email(request, email_address))
+        except IntegrityError:
+            # Since the mail was sent, somebody else signed up with the address.
+            others = User.objects.exclude(pk=email_address.user_id)
+            if not others.filter(email__iexact=email_address.email).exists():
+                raise
         self.add_message(
             request,
             messages.ERROR,

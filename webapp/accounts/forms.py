@@ -70,9 +70,8 @@ class SignupForm(allauth_forms.SignupForm):
         return email
 
     def save(self, request: HttpRequest) -> User:
-        with transaction.atomic():
-            user: User = super().save(request)
-            settle(user=user, request=request)
+        user: User = super().save(request)
+        settle(user=user, request=request)
         return user
 
     def custom_signup(self, request: HttpRequest, user: User) -> None:

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.test import Client
 
 from tests.webapp.websocket import Websocket
-from webapp.accounts import consumers, sockets
+from webapp.accounts import consumers, services, sockets
 from webapp.accounts.consumers import AuthenticatedConsumer
 from webapp.accounts.models import Membership, User, Workspace
 from webapp.core.errors import NotFound
@@ -189,11 +189,41 @@ async def test_a_lost_membership_ends_the_socket_with_the_next_command(
 
 
 async def test_only_sockets_of_the_lost_workspace_are_closed(
-    bobs_socket: Websocket, bob: User, workspace: Workspace, elsewhere: Workspace
+    bobs_socket: Websocket, client_of_bob: Client, bob: User, elsewhere: Workspace
 ) -> None:
+    await Membership.objects.acreate(workspace=elsewhere, user=bob)
+    other_page = {"workspace": str(elsewhere.pk), "next": "/settings/"}
+    await sync_to_async(client_of_bob.post)("/workspaces/switch/", other_page)
+    other = socket(client_of_bob)
+    await other.connect()
+    assert (await other.receive_frame())["workspace"] == str(elsewhere.pk)
     await sync_to_async(sockets.close_member)(bob.pk, elsewhere.pk)
+    await expect_logged_out(other)
+    # The same message reached this one's queue before that, so it was handled before the question below.
     assert (await bobs_socket.ask({"type": "say", "text": "here"}))["text"] == "here"
-    await sync_to_async(sockets.close_member)(bob.pk, workspace.pk)
+
+
+async def test_removing_a_member_closes_their_sockets(
+    bobs_socket: Websocket, alice: User, bob: User, workspace: Workspace
+) -> None:
+    await sync_to_async(services.remove_member)(actor=alice, workspace_id=workspace.pk, user_id=bob.pk)
+    await expect_logged_out(bobs_socket)
+
+
+async def test_a_new_password_closes_every_socket(bobs_socket: Websocket, client_of_bob: Client) -> None:
+    form = {"oldpassword": "correct horse 2", "password1": "another horse 9", "password2": "another horse 9"}
+    answer = await sync_to_async(client_of_bob.post)("/accounts/password/change/", form)
+    assert answer.status_code == 302
+    await expect_logged_out(bobs_socket)
+
+
+async def test_ending_other_logins_closes_their_sockets(
+    bobs_socket: Websocket, client_of_bob: Client, bob: User
+) -> None:
+    await sync_to_async(client_of_bob.get)("/settings/")
+    here = Client()
+    await sync_to_async(here.force_login)(bob)
+    await sync_to_async(here.post)("/accounts/sessions/")
     await expect_logged_out(bobs_socket)
 
 
