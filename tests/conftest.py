@@ -4,6 +4,8 @@ The services: a broker for every test, and whole live sites for those that ask.
 
 from __future__ import annotations
 
+import signal
+import sys
 import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from django.conf import settings
 from pytest_django import DjangoDbBlocker
 
 from tests.demo_model import demo_model
+from tests.postgres import create_database
 from tests.services import REAL, Site, Valkey
 from webapp.accounts.models import Membership, Role, User, Workspace
 
@@ -49,6 +52,11 @@ def elsewhere(charlie: User) -> Workspace:
     return workspace
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # A test run that is told to end still reaps its processes, which its exit handlers do.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 # --- Services ----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="session", autouse=True)
 def _database_of_live_sites(django_db_blocker: DjangoDbBlocker) -> None:
@@ -74,8 +82,8 @@ def broker(_session_broker: Valkey) -> Valkey:
 
 def new_site(**options: object) -> Site:
     """A site with a database of its own, on the server the test run uses."""
-    cluster = settings.CLUSTER
-    return Site(database_url=cluster.create_database() if cluster else None, **options)  # type: ignore[arg-type]
+    server = settings.TEST_SERVER
+    return Site(database_url=create_database(server) if server else None, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

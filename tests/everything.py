@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,26 +41,28 @@ class Step:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def steps(lint_only: bool) -> list[Step]:
+def steps(lint_only: bool, home: str) -> list[Step]:
+    """`home`: a throw-away $FLYWHEEL_HOME, for what reads settings."""
     manage = [sys.executable, "manage.py"]
     found = [
         Step("ruff", [str(BIN / "ruff"), "check", "--quiet"]),
         Step("format", [str(BIN / "ruff"), "format", "--check", "--quiet"]),
         Step("types", [str(BIN / "mypy"), "--no-error-summary"]),
         Step("layers", [str(BIN / "lint-imports")]),
-        Step("migrations", [*manage, "makemigrations", "--check", "--dry-run"]),
-        Step("deployment settings", [*manage, "check", "--deploy", "--fail-level", "WARNING"], DEPLOYED),
+        Step("migrations", [*manage, "makemigrations", "--check", "--dry-run"], {"FLYWHEEL_HOME": home}),
+        Step(
+            "deployment settings",
+            [*manage, "check", "--deploy", "--fail-level", "WARNING"],
+            {**DEPLOYED, "FLYWHEEL_HOME": home},
+        ),
     ]
     if lint_only:
         return found
     pytest = [sys.executable, "-m", "pytest", "-q"]
     found.append(Step("tests on SQLite", pytest, {"TEST_DATABASE_URL": "sqlite"}))
-    server = os.environ.get("DATABASE_URL", "")
-    if binaries() is not None:
-        found.append(
-            Step("tests on PostgreSQL", [*pytest, *SECOND_DATABASE], {"TEST_DATABASE_URL": "postgres"})
-        )
-    elif server.startswith("postgres"):
+    given = os.environ.get("TEST_DATABASE_URL") or os.environ.get("DATABASE_URL") or ""
+    server = "postgres" if binaries() else given if given.startswith("postgres") else None
+    if server:
         found.append(Step("tests on PostgreSQL", [*pytest, *SECOND_DATABASE], {"TEST_DATABASE_URL": server}))
     return found
 
@@ -67,28 +70,32 @@ def steps(lint_only: bool) -> list[Step]:
 def main() -> int:
     lint_only = "--lint" in sys.argv[1:]
     begun = time.monotonic()
-    results: list[tuple[str, bool, float]] = []
-    for step in steps(lint_only):
-        print(f"\n=== {step.name}", flush=True)
-        started = time.monotonic()
-        # No terminal and no standard input: the same here as in CI.
-        done = subprocess.run(
-            step.command,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **step.environment},
-            check=False,
-        )
-        results.append((step.name, done.returncode == 0, time.monotonic() - started))
+    with tempfile.TemporaryDirectory(prefix="fwlint") as home:
+        results = [run(step) for step in steps(lint_only, home)]
+    return summary(results, lint_only, time.monotonic() - begun)
+
+
+def run(step: Step) -> tuple[str, bool, float]:
+    """Its name, whether it passed, and its seconds."""
+    print(f"\n=== {step.name}", flush=True)
+    started = time.monotonic()
+    environment = {**os.environ, **step.environment}
+    # No standard input: the same here as in CI.
+    done = subprocess.run(step.command, cwd=ROOT, stdin=subprocess.DEVNULL, env=environment, check=False)
+    return step.name, done.returncode == 0, time.monotonic() - started
+
+
+def summary(results: list[tuple[str, bool, float]], lint_only: bool, seconds: float) -> int:
+    """Prints what passed; the exit status."""
     print("\n=== summary")
-    for name, passed, seconds in results:
-        print(f"{'passed' if passed else 'FAILED'}  {seconds:6.1f} s  {name}")
+    for name, passed, took in results:
+        print(f"{'passed' if passed else 'FAILED'}  {took:6.1f} s  {name}")
     if not lint_only and all(name != "tests on PostgreSQL" for name, _, _ in results):
         print(
-            "not run            tests on PostgreSQL: install the package postgresql, or set DATABASE_URL to a server"
+            "not run            tests on PostgreSQL: install the package postgresql, or set TEST_DATABASE_URL"
         )
     failed = [name for name, passed, _ in results if not passed]
-    print(f"{len(results) - len(failed)} of {len(results)} checks passed in {time.monotonic() - begun:.0f} s")
+    print(f"{len(results) - len(failed)} of {len(results)} checks passed in {seconds:.0f} s")
     return 1 if failed else 0
 
 

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 
@@ -25,6 +26,14 @@ def binaries() -> Path | None:
         return found[-1]
     on_path = shutil.which("initdb")
     return Path(on_path).resolve().parent if on_path else None
+
+
+def create_database(server: str) -> str:
+    """A new empty database beside the one that `server`, a URL, names; returns its URL."""
+    name = f"site_{os.getpid()}_{time.monotonic_ns()}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    return urlsplit(server)._replace(path=f"/{name}").geturl()
 
 
 class Cluster:
@@ -42,7 +51,6 @@ class Cluster:
         if self._as:
             shutil.chown(self.home, "postgres")
         self.port = free_port()
-        self._names = 0
         atexit.register(self.stop)
         self._run(
             "initdb",
@@ -78,14 +86,6 @@ class Cluster:
 
     def url(self, name: str) -> str:
         return f"postgres://flywheel@127.0.0.1:{self.port}/{name}"
-
-    def create_database(self) -> str:
-        """A new empty database; returns its URL."""
-        self._names += 1
-        name = f"site_{self._names}_{time.monotonic_ns()}"
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
-        return self.url(name)
 
     def stop(self) -> None:
         if self.home.exists():

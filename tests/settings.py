@@ -29,8 +29,10 @@ _asked = os.environ.get("TEST_DATABASE_URL") or "sqlite"
 CLUSTER = Cluster() if _asked == "postgres" else None
 if CLUSTER is not None:
     _asked = CLUSTER.url("postgres")
-if _asked != "sqlite":
-    os.environ["DATABASE_URL"] = _asked
+# Where live sites get databases of their own; None: SQLite files.
+TEST_SERVER = None if _asked == "sqlite" else _asked
+if TEST_SERVER:
+    os.environ["DATABASE_URL"] = TEST_SERVER
 
 os.environ["FLYWHEEL_HOME"] = str(TEST_HOME)
 (TEST_HOME / "static").mkdir()

@@ -67,6 +67,9 @@ class Runner:
         """Returns after an orderly stop. Raises CannotRun."""
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(name, self._on_signal)
+        # What people write ends up in the database, the broker's file and uploads: nobody else on this machine
+        # reads those. Every process we start inherits this.
+        os.umask(0o077)
         try:
             with self._only_runner() as lock:
                 self._check_port()

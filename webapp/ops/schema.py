@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,11 +50,21 @@ def refuse_if_stale() -> str | None:
 
 def migrate(lock_file: Path) -> list[str]:
     """Applies what is pending, by one process at a time; returns what was applied."""
-    with _lock(lock_file):
+    with _private_files(), _lock(lock_file):
         missing = pending()
         if missing:
             call_command("migrate", interactive=False, verbosity=0)
         return missing
+
+
+@contextlib.contextmanager
+def _private_files() -> Iterator[None]:
+    """An SQLite file is made by the first look at it, and its journals take its permissions."""
+    usual = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(usual)
 
 
 @contextlib.contextmanager

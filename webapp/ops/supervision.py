@@ -86,6 +86,7 @@ def _program(home: Path, directory: Path, process: Process) -> list[str]:
         "startretries=100",
         f"stopwaitsecs={process.stop_seconds}",
         "killasgroup=true",
+        "umask=077",
         "redirect_stderr=true",
         f"stdout_logfile={_escape(home / 'logs' / f'{process.name}.log')}",
         f"stdout_logfile_maxbytes={10 * _MEGABYTE}",

@@ -126,6 +126,7 @@ def test_it_brings_up_a_whole_site_tells_how_to_begin_and_leaves_nothing_on_ctrl
     for part in ("valkey-server", "uvicorn", "-Q generate", "-Q training", "-Q default,data", " beat "):
         assert part in commands
     assert (site.home / "broker" / "password").read_text().strip() not in commands
+    assert (site.home / "db.sqlite3").stat().st_mode & 0o077 == 0
 
     # What a terminal does: everybody in its foreground process group gets the signal.
     os.killpg(up.process.pid, signal.SIGINT)

@@ -80,7 +80,7 @@ def secrets() -> Iterator[Finding]:
         yield problem(
             "secrets", "SECRET_KEY is too short to protect sessions.", "Use 50 random letters, or unset it."
         )
-    for name in ("secret_key", "broker/password", "setup_code"):
+    for name in ("secret_key", "broker/password", "setup_code", "db.sqlite3"):
         path = settings.FLYWHEEL_HOME / name
         if path.exists() and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
             yield problem("secrets", f"{path} can be read by other users.", f"Run: chmod 600 {path}")
