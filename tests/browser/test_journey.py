@@ -1,0 +1,141 @@
+"""A newcomer's way through a live site in a real browser: sign up, talk, and lose nothing on the way.
+
+Everything is real but the words: a scripted engine makes them, so that the whole text is known beforehand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from inference.models import Generation
+from tests.conftest import new_site
+from tests.scripted_engine import text_of
+from tests.services import Site
+
+pytestmark = pytest.mark.browser
+
+expect.set_options(timeout=20_000)
+PASSWORD = "a quiet harbour 7"
+REPLY = "article.message-assistant"
+DONE = f"{REPLY}[data-state=complete]"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _rows_beside_playwrights_loop() -> Iterator[None]:
+    """Playwright's own event loop runs in this thread, and Django would refuse to use a database beside one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        yield
+
+
+@pytest.fixture(scope="module")
+def empty_site() -> Iterator[Site]:
+    site = new_site()
+    try:
+        yield site.start()
+    finally:
+        site.stop()
+
+
+@pytest.fixture
+def context(browser: Browser, empty_site: Site) -> Iterator[BrowserContext]:
+    context = browser.new_context(base_url=empty_site.base_url, viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(20_000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, empty_site: Site) -> Page:
+    """A person who is logged in: the owner, who signs up first, or somebody new."""
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto("/")
+    if "/setup/" in page.url:
+        page.get_by_label("Your name").fill("Olga")
+        page.get_by_label("Name of your workspace").fill("Harbour")
+    else:
+        page.goto("/accounts/signup/")
+    page.get_by_label(re.compile("^Email")).fill(f"person{len(empty_site.environment)}{id(page)}@example.org")
+    page.locator("input[type=password]").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("/", wait_until="load")
+    assert errors == []
+    return page
+
+
+def say(page: Page, text: str) -> None:
+    page.get_by_role("textbox", name="Your message").fill(text)
+    page.keyboard.press("Enter")
+
+
+def shown(page: Page) -> str:
+    """The last answer's text, as a person reads it."""
+    return page.locator(f"{REPLY} .reply").last.inner_text()
+
+
+def expected(site: Site, page: Page, tokens: int) -> str:
+    """The text the last answer has to show, by the seed in its row."""
+    message = page.locator(REPLY).last.get_attribute("data-message")
+    with site.rows():
+        row = Generation.objects.get(chat_message=message)
+    assert row.text == text_of(row.seed, tokens)
+    return row.text
+
+
+def letters(text: str) -> str:
+    """What of a text Markdown neither adds nor takes away."""
+    return re.sub(r"[\s*`-]", "", text)
+
+
+def test_a_newcomer_signs_up_talks_reloads_in_the_middle_and_reads_the_same_text(
+    empty_site: Site, page: Page
+) -> None:
+    say(page, "Tell me something tokens=150")
+    expect(page.locator(f"{REPLY} .block").first).to_be_visible()
+    expect(page).to_have_url(re.compile(r"/c/[0-9a-f-]{36}/$"))
+    page.reload()
+    expect(page.locator(REPLY)).not_to_have_attribute("data-state", "complete")
+    expect(page.locator(f"{REPLY} .block").first).to_be_visible()
+    expect(page.locator(DONE)).to_have_count(1)
+    streamed = shown(page)
+    assert letters(streamed) == letters(expected(empty_site, page, 150))
+    page.reload()
+    assert shown(page) == streamed
+
+
+def test_a_reply_goes_on_while_the_site_cannot_be_reached(empty_site: Site, page: Page) -> None:
+    say(page, "Tell me more tokens=150")
+    expect(page.locator(f"{REPLY} .block").first).to_be_visible()
+    empty_site.web.kill()
+    expect(page.get_by_text("Reconnecting")).to_be_visible()
+    empty_site.web.start()
+    expect(page.locator(DONE)).to_have_count(1)
+    assert letters(shown(page)) == letters(expected(empty_site, page, 150))
+    expect(page.get_by_text("Reconnecting")).to_be_hidden()
+
+
+def test_every_tab_shows_the_same_reply(empty_site: Site, page: Page, context: BrowserContext) -> None:
+    say(page, "Hello tokens=10")
+    expect(page.locator(DONE)).to_have_count(1)
+    second = context.new_page()
+    second.goto(page.url)
+    say(second, "And again tokens=100")
+    for tab in (page, second):
+        expect(tab.locator(DONE)).to_have_count(2)
+    assert shown(page) == shown(second)
+
+
+def test_stop_keeps_what_was_said(empty_site: Site, page: Page) -> None:
+    say(page, "Go on and on tokens=5000")
+    expect(page.locator(f"{REPLY} .block").first).to_be_visible()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("You stopped this reply.")).to_be_visible()
+    said = shown(page)
+    page.reload()
+    assert shown(page) == said
