@@ -20,13 +20,16 @@ from channels.security.websocket import AllowedHostsOriginValidator
 from django.urls import path
 
 from webapp.chat.consumers import ChatConsumer
+from webapp.core.request_metrics import count_sockets
 from webapp.ops.lifespan import lifespan
 
 application = ProtocolTypeRouter(
     {
         "http": django_application,
-        "websocket": AllowedHostsOriginValidator(
-            AuthMiddlewareStack(URLRouter([path("ws/chat/", ChatConsumer.as_asgi())]))
+        "websocket": count_sockets(
+            AllowedHostsOriginValidator(
+                AuthMiddlewareStack(URLRouter([path("ws/chat/", ChatConsumer.as_asgi())]))
+            )
         ),
         "lifespan": lifespan,
     }

@@ -15,7 +15,7 @@ NAME = re.compile(r"[A-Z][A-Z0-9_]{2,}")
 
 
 def read_by_code() -> set[str]:
-    """Names given to a method of `env`, or standing in a tuple that is read with one."""
+    """Names given to a method of `env` or to os.environ.get, or standing in a tuple that is read with `env`."""
     found: set[str] = set()
     for path in [
         *ROOT.glob("webapp/**/*.py"),
@@ -31,6 +31,9 @@ def _read_by(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        if ast.unparse(node.func) == "os.environ.get" and isinstance(node.args[0], ast.Constant):
+            found.add(str(node.args[0].value))
             continue
         owner = node.func.value
         if not (

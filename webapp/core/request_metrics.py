@@ -1,4 +1,4 @@
-"""Counts requests by method and status, and their time. Knows nothing of what they ask."""
+"""Counts requests by method and status, their time, and open sockets. Knows nothing of what they ask."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ def count_requests(
         response: HttpResponseBase = get_response(request)
         _count(request, response.status_code, started)
         return response
+
+    return counting
+
+
+def count_sockets(application: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Wraps an ASGI application of websockets."""
+
+    async def counting(scope: Any, receive: Any, send: Any) -> None:
+        with metrics.sockets.track_inprogress():
+            await application(scope, receive, send)
 
     return counting
 

@@ -9,6 +9,7 @@ VARIABLES: tuple[str, ...] = (
     "PORT",
     "HOST",
     "FLYWHEEL_HOME",
+    "FLYWHEEL_WHEEL_CACHE",
     "SITE_URL",
     "SECRET_KEY",
     "ALLOWED_HOSTS",

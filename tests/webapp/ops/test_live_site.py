@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from django.db import connection
+from websockets.asyncio.client import connect
+from websockets.typing import Origin
 
 from inference.models import Worker
 from tests.services import Site, wait_until
@@ -32,3 +35,23 @@ def test_a_killed_broker_makes_the_site_unready_and_healing_brings_it_back(live_
 def test_a_site_with_the_demo_model_is_ready(model_site: Site) -> None:
     with model_site.rows():
         assert Worker.objects.get(state=Worker.State.READY).model == "smollm2-135m-instruct"
+
+
+async def test_open_sockets_are_counted(live_site: Site) -> None:
+    def counted() -> float:
+        text = httpx.get(f"{live_site.base_url}/metrics").text
+        return float(text.split("\nflywheel_sockets ")[1].split()[0])
+
+    before = counted()
+    headers = live_site.ws_headers(live_site.log_in())
+    origin = Origin(headers.pop("Origin"))
+    async with connect(live_site.ws_url, origin=origin, additional_headers=headers):
+        assert counted() == before + 1
+    wait_until(lambda: counted() == before, "the closed socket to be forgotten")
+
+
+def test_sqlite_is_in_wal_mode(live_site: Site) -> None:
+    with live_site.rows(), connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute("PRAGMA journal_mode")
+            assert cursor.fetchone() == ("wal",)
