@@ -224,9 +224,10 @@ class Site:
     def _service(self, process: processes.Process) -> Service:
         return Service(process.name, process.command, self.environment, self.logs / f"{process.name}.log")
 
-    def start(self, *, inference: int = 1) -> Site:
+    def start(self, *, inference: int = 1, model: str = "") -> Site:
+        """`model`: REAL for the demo model's files; by default what the engine needs."""
         self.valkey.start()
-        self.prepare()
+        self.prepare(model)
         self.web.start()
         self.worker.start()
         self.beat.start()
@@ -236,10 +237,10 @@ class Site:
             self.wait_ready()
         return self
 
-    def prepare(self) -> Site:
+    def prepare(self, model: str = "") -> Site:
         """The schema and the engine's model: the demo model, or the row a scripted engine needs."""
         self.manage("migrate_locked")
-        if self.engine == REAL:
+        if (model or self.engine) == REAL:
             demo_model(self.home)
             self.manage("models", "pull", DEMO.name)
         else:

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from webapp.ops.bootstrap import BROWSERS
 
@@ -25,14 +25,19 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
+def launch(playwright: Playwright) -> Browser:
+    """Chromium as it is on this machine. Fails with the package's name where it is not."""
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     if executable is None:
         pytest.fail("Chromium is not installed: install the package chromium, as `make test` does for root.")
     # Chromium's sandbox does not run as root.
     arguments = [*ARGUMENTS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    return playwright.chromium.launch(executable_path=executable, args=arguments)
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=arguments)
+        browser = launch(playwright)
         yield browser
         browser.close()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,11 +16,11 @@ from tests.demo_model import demo_model
 from tests.load.bench import Row
 from tests.load.people import cookies
 from tests.load.raw_socket import RawSocket
+from tests.load.real_engine import TOKENS
 from tests.load.sockets import clock_site, send_frame, watch_many
-from tests.services import REAL, ROOT, Site
+from tests.services import REAL, ROOT, Site, minimal_environment
 
 _PROMPT = "Write a long story about a lighthouse keeper and the sea."
-_TOKENS = 192
 
 
 class _Streamed:
@@ -28,14 +28,11 @@ class _Streamed:
 
     def __init__(self) -> None:
         self.first = self.last = 0.0
-        self.generation = ""
         self.done = asyncio.get_running_loop().create_future()
 
     def take(self, payload: bytes) -> None:
         frame: dict[str, Any] = json.loads(payload)
-        if frame["type"] == "accepted":
-            self.generation = frame["generation"]
-        elif frame["type"] == "stream" and (frame.get("text") or frame.get("blocks")):
+        if frame["type"] == "stream" and (frame.get("text") or frame.get("blocks")):
             self.last = time.monotonic()
             self.first = self.first or self.last
         elif frame["type"] == "done":
@@ -57,29 +54,24 @@ async def _stream(site: Site, people: list[str]) -> list[_Streamed]:
 
 def _site_rate(site: Site, people: list[str]) -> float:
     """Tokens a second between the first word on any page and the last."""
-    from inference.models import Generation
-
     streams = asyncio.run(_stream(site, people))
-    with site.rows():
-        rows = Generation.objects.filter(id__in=[stream.generation for stream in streams])
-        tokens = sum(rows.values_list("completion_tokens", flat=True))
-    return tokens / (max(s.last for s in streams) - min(s.first for s in streams))
+    return len(people) * TOKENS / (max(s.last for s in streams) - min(s.first for s in streams))
 
 
 def _engine_rate(site: Site, count: int) -> float:
     """The same prompts and lengths on the engine alone, in a process of its own, while the site idles."""
-    program = [sys.executable, "-m", "tests.load.engine_alone", str(count), str(_TOKENS), _PROMPT]
-    environment = {**os.environ, **site.environment}
-    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    program = [sys.executable, "-m", "tests.load.engine_alone", str(demo_model()), str(count), _PROMPT]
+    done = subprocess.run(
+        program, cwd=ROOT, env=minimal_environment(), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return float(done.stdout.split()[-1])
 
 
 def rate() -> Iterator[Row]:
-    site = Site(engine=REAL, environment={"CHAT_MAX_TOKENS": str(_TOKENS)})
+    site = Site(engine="tests.load.real_engine.load")
     try:
-        demo_model(site.home)
-        site.start()
+        site.start(model=REAL)
         people = cookies(site, 16)
         _site_rate(site, people[:1])  # warms up
         for count, target in ((1, 0.95), (16, 0.90)):
@@ -106,28 +98,34 @@ def latency() -> Iterator[Row]:
         site.stop()
 
 
-async def _ask_one_after_the_other(site: Site, cookie: str, times: int) -> None:
+async def _ask_one_after_the_other(site: Site, cookie: str, times: int) -> dict[str, float]:
+    """Asks when all is idle; answers each generation with the time its question was sent at."""
     arrived: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     socket = await RawSocket.open(site.port, cookie, lambda payload: arrived.put_nowait(json.loads(payload)))
+    sent = {}
     for _ in range(times):
+        at = time.time()
         socket.send(send_frame("Go tokens=2"))
-        while (await asyncio.wait_for(arrived.get(), 30))["type"] != "done":
-            pass
+        while (frame := await asyncio.wait_for(arrived.get(), 30))["type"] != "done":
+            if frame["type"] == "accepted":
+                sent[frame["generation"]] = at
         await asyncio.sleep(0.3)  # idle again, titles and all
     socket.close()
+    return sent
 
 
 def admission(times: int = 60) -> Iterator[Row]:
-    """From the arrival of `send` (the row's creation is the first thing that follows) to the engine's admission."""
+    """From the press of send, in the client, to the engine's admission, in the worker; one clock."""
     from inference.models import Generation
 
     site = clock_site()
     try:
         site.start()
-        asyncio.run(_ask_one_after_the_other(site, cookies(site, 1)[0], times))
+        sent = asyncio.run(_ask_one_after_the_other(site, cookies(site, 1)[0], times))
         with site.rows():
-            rows = Generation.objects.filter(purpose="reply").order_by("created_at")[5:]
-            waits = [(row.admitted_at - row.chat_message.conversation.created_at) for row in rows]
-        yield Row.at_most("chat.admission.median", statistics.median(waits) / 1e6, 15, "ms")
+            admitted = dict(Generation.objects.filter(id__in=sent).values_list("id", "admitted_at"))
+        waits = [admitted[uuid.UUID(key)].timestamp() - at for key, at in list(sent.items())[5:]]
+        print(f"    p50 {statistics.median(waits) * 1e3:.1f} ms, max {max(waits) * 1e3:.1f} ms")
+        yield Row.at_most("chat.admission.median", statistics.median(waits) * 1e3, 15, "ms")
     finally:
         site.stop()

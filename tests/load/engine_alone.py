@@ -1,0 +1,40 @@
+"""The engine with nothing around it: tokens a second from the first token to the last, for requests at once.
+
+python -m tests.load.engine_alone FOLDER REQUESTS PROMPT
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from inference.engine.interface import Request
+from inference.engine.loader import load_engine
+from inference.parameters import SamplingParams
+from tests.load.real_engine import fixed_length
+
+
+def rate(folder: Path, count: int, prompt: str) -> float:
+    engine = load_engine(folder)
+    sampling = SamplingParams(temperature=0.7, top_p=0.9)
+
+    def run() -> float:
+        for n in range(count):
+            request = Request(
+                id=str(n), messages=[{"role": "user", "content": prompt}], sampling=sampling, seed=n
+            )
+            engine.submit(fixed_length(request))
+        first, tokens = 0.0, 0
+        while engine.has_work:
+            for output in engine.step():
+                tokens += len(output.token_ids)
+                first = first or time.monotonic()
+        return tokens / (time.monotonic() - first)
+
+    run()
+    return run()
+
+
+if __name__ == "__main__":
+    print(rate(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))
