@@ -119,6 +119,10 @@ class TorchEngine:
             outputs += [self._take(sequence, token) for sequence, token in zip(ready, chosen, strict=True)]
         return outputs
 
+    def encode_prompt(self, request: Request) -> list[int]:
+        """The ids the request's prompt has. Raises as `submit` does; nothing is kept."""
+        return self._prompts.build(request).ids
+
     def check_integrity(self) -> None:
         """Raises AssertionError where memory was lost or given out twice."""
         self._cache.check_integrity([sequence.block_table for sequence in self._sequences.values()])

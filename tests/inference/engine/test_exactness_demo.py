@@ -1,0 +1,89 @@
+"""The demo model in fp32 says, token for token, what transformers says: alone, batched, and close to it in bf16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from inference.engine.engine import TorchEngine
+from inference.engine.interface import Request
+from inference.engine.loader import load_engine
+from inference.parameters import SamplingParams
+from tests.inference.engine.running import assert_greedy, chat, run
+from tests.inference.engine.test_exactness_tiny import gguf_reference
+
+PROMPTS = [
+    "What is the capital of France?",
+    "Write a poem about the sea.",
+    "Explain photosynthesis to a child.",
+    "List five uses for a brick.",
+    "def quicksort(items):",
+    "Translate to Spanish: The cat sleeps on the sofa.",
+    "12 * 34 = ?",
+    "Qu'est-ce que la liberté ?",
+    "写一个关于月亮的故事。",
+    "🙂🙃🚀 What do these mean?",
+    "Summarise: " + "The committee met on Tuesday and discussed the budget for the coming year. " * 12,
+    "Give me a recipe for pancakes.",
+    "Who wrote Hamlet, and when?",
+    "\n\n   Indented   and    spaced   \n",
+    "Continue: Once upon a time in a village far away",
+    "SELECT name FROM users WHERE",
+    "Is a tomato a fruit or a vegetable? Answer in one word.",
+    "What are the differences between TCP and UDP?",
+    "Tell me a joke about programmers.",
+    "a",
+    "How do I reset my password? " * 30,
+]
+TOKENS = SamplingParams(temperature=0, max_tokens=128, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def reference(demo_model_folder: Path) -> LlamaForCausalLM:
+    return gguf_reference(next(demo_model_folder.glob("*.gguf")))
+
+
+@pytest.fixture(scope="module")
+def engine(demo_model_folder: Path) -> TorchEngine:
+    return load_engine(demo_model_folder, dtype="fp32")
+
+
+def _requests() -> list[Request]:
+    return [chat(prompt, id=str(n), sampling=TOKENS) for n, prompt in enumerate(PROMPTS)]
+
+
+@pytest.mark.parametrize("number", range(len(PROMPTS)))
+def test_alone_every_token_is_that_of_transformers(
+    number: int, engine: TorchEngine, reference: LlamaForCausalLM
+) -> None:
+    request = _requests()[number]
+    (answer,) = run(engine, request)
+    assert len(answer.token_ids) == 128
+    assert_greedy(reference, engine.encode_prompt(request), answer.token_ids)
+
+
+def test_together_every_token_is_that_of_transformers(engine: TorchEngine, reference: LlamaForCausalLM) -> None:
+    requests = _requests()
+    for request, answer in zip(requests, run(engine, *requests), strict=True):
+        assert len(answer.token_ids) == 128
+        assert_greedy(reference, engine.encode_prompt(request), answer.token_ids)
+
+
+@pytest.mark.parametrize(("dtype", "agreement"), [("bf16", 0.9), ("int8", 0.9)])
+def test_in_lower_precision_nearly_every_token_is_the_likeliest(
+    dtype: str, agreement: float, demo_model_folder: Path, reference: LlamaForCausalLM
+) -> None:
+    engine = load_engine(demo_model_folder, dtype=dtype)
+    sampling = SamplingParams(temperature=0, max_tokens=48, ignore_eos=True)
+    requests = [chat(prompt, id=str(n), sampling=sampling) for n, prompt in enumerate(PROMPTS[:8])]
+    best = total = 0
+    for request, answer in zip(requests, run(engine, *requests), strict=True):
+        prompt = engine.encode_prompt(request)
+        with torch.inference_mode():
+            logits = reference(torch.tensor([prompt + answer.token_ids])).logits[0, len(prompt) - 1 : -1]
+        best += int((logits.argmax(dim=1) == torch.tensor(answer.token_ids)).sum())
+        total += len(answer.token_ids)
+    assert best / total > agreement

@@ -1,0 +1,126 @@
+"""Greedy text in fp32 equals transformers' on small models of every supported shape, alone and batched together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, PretrainedConfig, Qwen2Config
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+from inference.engine.engine import TorchEngine
+from inference.engine.loader import load_engine
+from inference.parameters import SamplingParams
+from tests.inference.engine.running import ask, assert_greedy, run
+from tests.inference.tiny_models import save_gguf, save_model, tiny_config
+
+PROMPTS = ["The", "The quick brown fox", "def f(x):\n    return", "日本語 🙂 " * 20, "12345 and " * 90]
+LONG = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+
+_SMALL: dict[str, Any] = {
+    name: getattr(tiny_config(), name)
+    for name in (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "max_position_embeddings",
+        "initializer_range",
+        "bos_token_id",
+        "eos_token_id",
+    )
+}
+
+SHAPES: dict[str, tuple[PretrainedConfig, dict[str, Any]]] = {
+    "grouped queries": (tiny_config(), {}),
+    "tied embeddings": (tiny_config(tie_word_embeddings=True), {}),
+    "one key head for each query": (tiny_config(num_key_value_heads=6), {}),
+    "one key head for all": (tiny_config(num_key_value_heads=1), {}),
+    "heads wider than the stream": (tiny_config(head_dim=16), {}),
+    "biases": (tiny_config(attention_bias=True, mlp_bias=True), {}),
+    "sharded": (tiny_config(), {"max_shard_size": "60KB"}),
+    "linear rope": (tiny_config(rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}), {}),
+    "llama3 rope": (
+        tiny_config(
+            rope_parameters={
+                "rope_type": "llama3",
+                "rope_theta": 1e4,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 128,
+            }
+        ),
+        {},
+    ),
+    "qwen2": (Qwen2Config(**_SMALL, tie_word_embeddings=True), {}),
+    "mistral": (MistralConfig(**_SMALL, sliding_window=None, tie_word_embeddings=False), {}),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_greedy_text_is_that_of_transformers_alone_and_together(shape: str, tmp_path: Path) -> None:
+    config, options = SHAPES[shape]
+    reference = save_model(tmp_path, config, **options)
+    engine = load_engine(tmp_path, dtype="fp32")
+    _compare(engine, reference)
+
+
+def test_a_model_saved_in_half_precision_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    save_model(tmp_path).to(torch.bfloat16).save_pretrained(tmp_path)
+    reference = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    _compare(load_engine(tmp_path, dtype="fp32"), reference)
+
+
+def test_more_requests_than_memory_wait_or_start_again_and_lose_nothing(tmp_path: Path) -> None:
+    reference = save_model(tmp_path)
+    engine = load_engine(tmp_path, dtype="fp32", kv_tokens=1024, max_running=8)
+    requests = [ask(f"{n} " * 60, id=str(n), sampling=SamplingParams(temperature=0, max_tokens=90)) for n in range(12)]
+    for request, answer in zip(requests, run(engine, *requests), strict=True):
+        assert request.prompt is not None
+        assert_greedy(reference, engine.encode_prompt(request), answer.token_ids)
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+def test_a_gguf_in_each_format_gives_the_text_transformers_gives(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    save_gguf(path, gguf.GGMLQuantizationType[kind])
+    _compare(load_engine(path, dtype="fp32"), gguf_reference(path), prompts=PROMPTS[:3])
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q5_K", "Q6_K"])
+def test_a_gguf_in_each_k_format_gives_the_text_transformers_gives(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    save_gguf(path, gguf.GGMLQuantizationType[kind], raw=True)
+    _compare(load_engine(path, dtype="fp32"), gguf_reference(path), prompts=PROMPTS[:3])
+
+
+def gguf_reference(path: Path) -> LlamaForCausalLM:
+    """transformers' own reading of a GGUF, without the package its from_pretrained asks for."""
+    values = load_gguf_checkpoint(str(path))["config"]
+    config = LlamaConfig(**{key: value for key, value in values.items() if key != "model_type"})
+    with torch.device("meta"):
+        shell = LlamaForCausalLM(config)
+    state = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=shell)["tensors"]
+    model = LlamaForCausalLM(config).eval()
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert set(missing) <= ({"lm_head.weight"} if config.tie_word_embeddings else set())
+    model.tie_weights()
+    return model
+
+
+def _compare(engine: TorchEngine, reference: Any, prompts: list[str] = PROMPTS) -> None:
+    requests = [ask(prompt, id=str(n), sampling=LONG) for n, prompt in enumerate(prompts)]
+    alone = [run(engine, request)[0] for request in requests]
+    together = run(engine, *requests)
+    for request, first, second in zip(requests, alone, together, strict=True):
+        ids = engine.encode_prompt(request)
+        assert len(first.token_ids) == len(second.token_ids) == 40
+        assert_greedy(reference, ids, first.token_ids)
+        assert_greedy(reference, ids, second.token_ids)
