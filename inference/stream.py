@@ -14,6 +14,8 @@ from uuid import UUID
 import msgspec
 import redis
 from django.conf import settings
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 STEPS_CHANNEL = "fw:steps"
 CONTROL_CHANNEL = "fw:control"
@@ -117,9 +119,13 @@ def text_of(events: Iterable[Event]) -> str:
 
 
 def connect() -> redis.Redis:
-    """A connection pool for threads. Short timeouts: a caller would rather retry than hang on a dead broker."""
+    """A connection pool for threads. It gives up soon: callers know better than it how to go on without a broker."""
     return redis.Redis.from_url(
-        settings.REDIS_URL, socket_timeout=5, socket_connect_timeout=2, health_check_interval=30
+        settings.REDIS_URL,
+        socket_timeout=5,
+        socket_connect_timeout=2,
+        health_check_interval=30,
+        retry=Retry(NoBackoff(), 1),
     )
 
 

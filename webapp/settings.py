@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 
 from csp.constants import NONE, SELF
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from webapp import database
 from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
@@ -114,10 +116,16 @@ CHANNEL_LAYERS = {
 
 CACHES = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "webapp.core.cache.SteadyRedisCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "fw:cache",
-        "OPTIONS": {"serializer": "webapp.core.cache.JsonSerializer"},
+        "OPTIONS": {
+            "serializer": "webapp.core.cache.JsonSerializer",
+            # A page would rather do without than wait.
+            "socket_timeout": 2,
+            "socket_connect_timeout": 1,
+            "retry": Retry(NoBackoff(), 1),
+        },
     }
 }
 

@@ -6,4 +6,4 @@ class ChatConfig(AppConfig):
     label = "chat"
 
     def ready(self) -> None:
-        from webapp.chat import titles  # noqa: F401  its receivers register themselves
+        from webapp.chat import erasure, titles  # noqa: F401  they register themselves

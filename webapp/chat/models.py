@@ -42,7 +42,7 @@ class Message(models.Model):
     role = models.CharField(max_length=10, choices=Role.choices)
     text = models.TextField(blank=True)
     generation = models.OneToOneField(
-        Generation, on_delete=models.PROTECT, null=True, related_name="chat_message"
+        Generation, on_delete=models.RESTRICT, null=True, related_name="chat_message"
     )
     # Chosen by the browser, so that a message sent again after a lost acknowledgement is not stored twice.
     client_id = models.UUIDField(null=True, unique=True)

@@ -1,9 +1,15 @@
-"""How cached values are written to Redis: as JSON, so that reading one can never run code."""
+"""The site's cache: in Redis as JSON, so that reading a value can never run code; in memory while Redis is away."""
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from typing import Any
+
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends.redis import RedisCache
+from redis.exceptions import RedisError
 
 
 class JsonSerializer:
@@ -17,3 +23,37 @@ class JsonSerializer:
 
     def loads(self, data: bytes | int) -> Any:
         return json.loads(data) if isinstance(data, bytes) else data
+
+
+def _or_in_memory(name: str) -> Callable[..., Any]:
+    redis_method = getattr(RedisCache, name)
+
+    @functools.wraps(redis_method)
+    def method(self: SteadyRedisCache, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return redis_method(self, *args, **kwargs)
+        except RedisError:
+            return getattr(self.in_memory, name)(*args, **kwargs)
+
+    return method
+
+
+class SteadyRedisCache(RedisCache):
+    """Redis, or this process's memory while Redis does not answer: pages open, and log-ins stay throttled."""
+
+    def __init__(self, server: str, params: dict[str, Any]) -> None:
+        super().__init__(server, params)
+        self.in_memory = LocMemCache(
+            "while redis is away", {key: params[key] for key in params if key != "OPTIONS"}
+        )
+
+    add = _or_in_memory("add")
+    get = _or_in_memory("get")
+    set = _or_in_memory("set")
+    touch = _or_in_memory("touch")
+    delete = _or_in_memory("delete")
+    get_many = _or_in_memory("get_many")
+    has_key = _or_in_memory("has_key")
+    incr = _or_in_memory("incr")
+    set_many = _or_in_memory("set_many")
+    delete_many = _or_in_memory("delete_many")

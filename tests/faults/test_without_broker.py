@@ -1,0 +1,29 @@
+"""While the broker is away nobody sees an error page: pages open, people log in, and chat says it reconnects."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.chat_client import chat_page
+from tests.services import Site
+
+pytestmark = pytest.mark.faults
+
+
+def test_pages_open_and_people_log_in_while_the_broker_is_away(live_site: Site) -> None:
+    live_site.valkey.kill()
+    http = live_site.log_in()
+    for address in ("/", "/settings/", "/c/list", "/healthz"):
+        assert http.get(address).status_code == 200
+
+
+async def test_a_page_opened_without_a_broker_chats_as_soon_as_it_is_back(live_site: Site) -> None:
+    http = live_site.log_in()
+    await asyncio.to_thread(live_site.valkey.kill)
+    starting = asyncio.ensure_future(asyncio.to_thread(live_site.valkey.start))
+    async with chat_page(live_site, http) as page:
+        await starting
+        reply = await page.say("Hello tokens=5")
+        assert (await page.ends(reply)).state == "complete"
