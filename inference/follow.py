@@ -256,7 +256,7 @@ class StepReader:
             await asyncio.sleep(QUIET_SECONDS / 4)
             try:
                 await self._check_quiet()
-            except Exception:  # broker or database away: readers wait, and this is what notices when they are back
+            except Exception:  # broker or database away: readers wait, and this notices when they are back
                 logger.warning("quiet readers could not be looked after, retrying", exc_info=True)
 
     async def _check_quiet(self) -> None:

@@ -87,7 +87,7 @@ def start_generation(
     return generation
 
 
-def send_task(generation_id: UUID) -> None:
+def send_task(generation_id: UUID | str) -> None:
     """Tells the workers; if the broker is away the row stays queued and the reaper sends it later."""
     try:
         current_app.send_task("inference.generate", args=[str(generation_id)], queue="generate", retry=False)
@@ -95,7 +95,7 @@ def send_task(generation_id: UUID) -> None:
         logger.warning("task of generation %s not sent, the reaper will: %s", generation_id, error)
 
 
-def claim_generation(*, generation_id: UUID, worker_id: UUID) -> Generation | None:
+def claim_generation(*, generation_id: UUID | str, worker_id: UUID) -> Generation | None:
     """queued → running for this worker, under a new attempt; None where someone else was first."""
     claimed = Generation.objects.filter(id=generation_id, state=State.QUEUED).update(
         state=State.RUNNING, worker_id=worker_id, attempt=F("attempt") + 1

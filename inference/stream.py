@@ -105,8 +105,8 @@ def encode_event(attempt: int, type_: str, data: dict[str, Any]) -> str:
     return _encoder.encode(Entry(attempt, type_, data)).decode()
 
 
-def decode_entries(raw: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[Event]:
-    """Events of an XRANGE answer."""
+def decode_entries(raw: Any) -> list[Event]:
+    """Events of an XRANGE answer: [(stream id, {field: value})], all bytes."""
     events = []
     for stream_id, fields in raw:
         entry = _entry_decoder.decode(fields[b"e"])

@@ -159,7 +159,7 @@ class WorkerHost:
                 for running in self._running.values():
                     if now > running.deadline and not running.ending:
                         self._end(running, "deadline_exceeded")
-            if self.engine.has_work:
+            if self.engine is not None and self.engine.has_work:
                 self._put_out(self._step())
             else:
                 # Woken by a new generation or a stop; the timeout is for deadlines only.
@@ -167,8 +167,8 @@ class WorkerHost:
                 self._wake.clear()
         # What we emitted is in the log before another worker can read it.
         self.publisher.flush()
-        for running in [*self._running.values(), *_drain(self._inbox)]:
-            self._finisher.submit(self._hand_over, running)
+        for left in [*self._running.values(), *_drain(self._inbox)]:
+            self._finisher.submit(self._hand_over, left)
 
     def _load(self) -> None:
         assert self.worker is not None

@@ -110,7 +110,9 @@ def test_a_writer_learns_from_which_event_on_the_log_lost_what_it_wrote(log: Tok
     assert writer.text("three") == 0
 
 
-async def test_a_follower_gets_each_event_once_and_in_order_and_then_the_end(log: TokenLog, reading: None) -> None:
+async def test_a_follower_gets_each_event_once_and_in_order_and_then_the_end(
+    log: TokenLog, reading: None
+) -> None:
     writer = Writer(log)
     reader = Reader(writer.generation)
     task = asyncio.ensure_future(reader.read())
@@ -121,13 +123,17 @@ async def test_a_follower_gets_each_event_once_and_in_order_and_then_the_end(log
     assert (reader.text, reader.types) == ("abc", ["text", "text", "text", "done"])
 
 
-async def test_a_follower_whose_published_steps_were_lost_reads_them_from_the_log(log: TokenLog, reading: None) -> None:
+async def test_a_follower_whose_published_steps_were_lost_reads_them_from_the_log(
+    log: TokenLog, reading: None
+) -> None:
     writer = Writer(log)
     reader = Reader(writer.generation)
     task = asyncio.ensure_future(reader.read())
     await asyncio.to_thread(writer.text, "a")
     with connect() as client:
-        client.xadd(log_key(writer.generation), {"e": encode_event(1, "text", {"text": "b", "ids": [1]})}, id="2-0")
+        client.xadd(
+            log_key(writer.generation), {"e": encode_event(1, "text", {"text": "b", "ids": [1]})}, id="2-0"
+        )
     writer.seq = 2
     await asyncio.to_thread(writer.write, "done", state="complete")
     await asyncio.wait_for(task, 10)
@@ -229,7 +235,10 @@ def test_any_sequence_of_disconnects_yields_the_final_text(
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=12), pieces=st.lists(st.text(max_size=3), max_size=40))
+@given(
+    lengths=st.lists(st.integers(1, 5), min_size=1, max_size=12),
+    pieces=st.lists(st.text(max_size=3), max_size=40),
+)
 def test_a_reader_that_comes_and_goes_while_the_worker_writes_misses_nothing(
     log: TokenLog, lengths: list[int], pieces: list[str]
 ) -> None:

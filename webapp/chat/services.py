@@ -125,7 +125,8 @@ def delete_conversation(*, conversation: Conversation) -> None:
     with transaction.atomic():
         conversation = _locked(conversation)
         replies = conversation.messages.exclude(generation=None)
-        generations = [*replies.values_list("generation_id", flat=True), conversation.title_generation_id]
+        ids = [*replies.values_list("generation_id", flat=True), conversation.title_generation_id]
+        generations = [generation_id for generation_id in ids if generation_id is not None]
         unfinished = Generation.objects.filter(id__in=generations).exclude(state__in=Generation.TERMINAL)
         for generation_id in unfinished.values_list("id", flat=True):
             inference.cancel_generation(generation_id=generation_id)
