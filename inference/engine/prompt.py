@@ -59,36 +59,52 @@ class PromptBuilder:
             raise InvalidRequest(str(error)) from error
 
     def _truncated(self, messages: list[dict[str, Any]], max_tokens: int | None) -> Prompt:
-        """Without the oldest turns, if it must be; what begins the rest is a user's message, or the last one."""
+        """As few of the oldest turns left out as it takes; what is left begins with the person."""
         room = min(max_tokens or _ANSWER_ROOM, _ANSWER_ROOM, self._context // 4)
         limit = self._context - max(room, 1)
-        head = next((n for n, m in enumerate(messages) if m.get("role") != "system"), len(messages) - 1)
         last = len(messages) - 1
-        # From the newest back, so that what will be dropped anyway is never tokenised.
-        sizes: dict[int, int] = {}
-        left = limit - sum(self._size(m) for m in messages[:head])
-        first = last
-        for n in range(last, head - 1, -1):
-            sizes[n] = self._size(messages[n])
-            left -= sizes[n]
-            if left < 0:
-                break
-            first = n
-        while True:
-            first = self._next_start(messages, first, head)
-            ids = self._render(messages[:head] + messages[first:])
-            excess = len(ids) - limit
-            if excess <= 0 or first >= last:
-                return Prompt(ids, first - head)
-            first += 1
-            while first < last and (excess := excess - sizes.get(first - 1, 0)) > 0:
-                first += 1
+        head = next((n for n, m in enumerate(messages) if m.get("role") != "system"), last)
+        sizes = self._newest_sizes(messages, head, limit)
+        oldest = last + 1 - len(sizes)
+        starts = [n for n in range(oldest, last) if n == head or messages[n].get("role") == "user"] + [last]
+        rendered: dict[int, list[int]] = {}
 
-    def _next_start(self, messages: list[dict[str, Any]], first: int, head: int) -> int:
-        last = len(messages) - 1
-        if first <= head:
-            return head
-        return next((n for n in range(first, last) if messages[n].get("role") == "user"), last)
+        def ids_from(choice: int) -> list[int]:
+            if choice not in rendered:
+                rendered[choice] = self._render(messages[:head] + messages[starts[choice] :])
+            return rendered[choice]
+
+        choice = self._guess(starts, sizes, len(ids_from(0)), limit)
+        while choice < len(starts) - 1 and len(ids_from(choice)) > limit:
+            choice += 1
+        while choice > 0 and len(ids_from(choice - 1)) <= limit:
+            choice -= 1
+        return Prompt(ids_from(choice), starts[choice] - head)
+
+    def _newest_sizes(self, messages: list[dict[str, Any]], head: int, limit: int) -> list[int]:
+        """Tokens of the contents of the newest messages, oldest of them first: as many as may fit.
+
+        Counted from the newest back, so that what will be left out anyway is never tokenised.
+        """
+        left = limit - sum(self._size(m) for m in messages[:head])
+        sizes: list[int] = []
+        for message in reversed(messages[head:]):
+            size = self._size(message)
+            left -= size
+            if sizes and left < 0:
+                break
+            sizes.append(size)
+        return sizes[::-1]
+
+    def _guess(self, starts: list[int], sizes: list[int], whole: int, limit: int) -> int:
+        """The first start from which the prompt should fit, if the template adds as much to every message."""
+        first = starts[0]
+        sizes = sizes[len(sizes) - (starts[-1] + 1 - first) :]
+        added = max(whole - sum(sizes), 0) / (len(sizes) + 1)
+        for choice, start in enumerate(starts):
+            if whole - sum(sizes[: start - first]) - added * (start - first) <= limit:
+                return choice
+        return len(starts) - 1
 
     def _size(self, message: dict[str, Any]) -> int:
         content = message.get("content")

@@ -57,7 +57,9 @@ def collect(engine: TorchEngine, answers: dict[str, Answer]) -> None:
 
 
 @torch.inference_mode()
-def assert_greedy(reference: PreTrainedModel, prompt: list[int], answered: list[int], gap: float = 1e-3) -> None:
+def assert_greedy(
+    reference: PreTrainedModel, prompt: list[int], answered: list[int], gap: float = 1e-3
+) -> None:
     """Every answered token is the reference's likeliest after what came before, or as good as.
 
     One forward pass over prompt and answer: teacher forcing, so that a difference which does not count does not hide

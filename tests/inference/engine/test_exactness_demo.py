@@ -65,7 +65,9 @@ def test_alone_every_token_is_that_of_transformers(
     assert_greedy(reference, engine.encode_prompt(request), answer.token_ids)
 
 
-def test_together_every_token_is_that_of_transformers(engine: TorchEngine, reference: LlamaForCausalLM) -> None:
+def test_together_every_token_is_that_of_transformers(
+    engine: TorchEngine, reference: LlamaForCausalLM
+) -> None:
     requests = _requests()
     for request, answer in zip(requests, run(engine, *requests), strict=True):
         assert len(answer.token_ids) == 128

@@ -8,7 +8,14 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, PretrainedConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+)
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from inference.engine.engine import TorchEngine
@@ -44,7 +51,10 @@ SHAPES: dict[str, tuple[PretrainedConfig, dict[str, Any]]] = {
     "heads wider than the stream": (tiny_config(head_dim=16), {}),
     "biases": (tiny_config(attention_bias=True, mlp_bias=True), {}),
     "sharded": (tiny_config(), {"max_shard_size": "60KB"}),
-    "linear rope": (tiny_config(rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}), {}),
+    "linear rope": (
+        tiny_config(rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}),
+        {},
+    ),
     "llama3 rope": (
         tiny_config(
             rope_parameters={
@@ -80,7 +90,9 @@ def test_a_model_saved_in_half_precision_is_read_as_it_was_saved(tmp_path: Path)
 def test_more_requests_than_memory_wait_or_start_again_and_lose_nothing(tmp_path: Path) -> None:
     reference = save_model(tmp_path)
     engine = load_engine(tmp_path, dtype="fp32", kv_tokens=1024, max_running=8)
-    requests = [ask(f"{n} " * 60, id=str(n), sampling=SamplingParams(temperature=0, max_tokens=90)) for n in range(12)]
+    requests = [
+        ask(f"{n} " * 60, id=str(n), sampling=SamplingParams(temperature=0, max_tokens=90)) for n in range(12)
+    ]
     for request, answer in zip(requests, run(engine, *requests), strict=True):
         assert request.prompt is not None
         assert_greedy(reference, engine.encode_prompt(request), answer.token_ids)
