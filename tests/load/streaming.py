@@ -102,14 +102,15 @@ async def _ask_one_after_the_other(site: Site, cookie: str, times: int) -> dict[
     """Asks when all is idle; answers each generation with the time its question was sent at."""
     arrived: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     socket = await RawSocket.open(site.port, cookie, lambda payload: arrived.put_nowait(json.loads(payload)))
-    sent = {}
+    sent: dict[str, float] = {}
+    conversation = None
     for _ in range(times):
         at = time.time()
-        socket.send(send_frame("Go tokens=2"))
+        socket.send(send_frame("Go tokens=2") | {"conversation": conversation})
         while (frame := await asyncio.wait_for(arrived.get(), 30))["type"] != "done":
             if frame["type"] == "accepted":
-                sent[frame["generation"]] = at
-        await asyncio.sleep(0.3)  # idle again, titles and all
+                sent[frame["generation"]], conversation = at, frame["conversation"]
+        await asyncio.sleep(0.3 if len(sent) > 1 else 3)  # idle again; the first reply is followed by a title
     socket.close()
     return sent
 

@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _
 
 from webapp.accounts.access import NoWorkspace, current_workspace
 from webapp.accounts.frame_limits import FrameLimit
-from webapp.accounts.models import Membership, User
+from webapp.accounts.models import Membership, User, Workspace
 from webapp.accounts.sockets import group_add, session_group, user_group
 from webapp.core.errors import UserError
 
@@ -54,6 +54,7 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
     user: User
     session_key: str
     workspace_id: uuid.UUID
+    workspace: Workspace  # as it was at the last command
 
     async def connect(self) -> None:
         self.limit = FrameLimit(monotonic())
@@ -164,13 +165,13 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
         if session.get(BACKEND_SESSION_KEY) not in settings.AUTHENTICATION_BACKENDS:
             return False
         membership = (
-            Membership.objects.select_related("user")
+            Membership.objects.select_related("user", "workspace")
             .filter(user_id=self.user.pk, workspace_id=self.workspace_id)
             .first()
         )
         if membership is None or not membership.user.is_active:
             return False
-        self.user = membership.user
+        self.user, self.workspace = membership.user, membership.workspace
         return constant_time_compare(session.get(HASH_SESSION_KEY, ""), self.user.get_session_auth_hash())
 
 

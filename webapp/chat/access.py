@@ -21,10 +21,18 @@ def _mine(user: User | AnonymousUser) -> QuerySet[Conversation]:
     return Conversation.objects.filter(user_id=user.pk, workspace__memberships__user_id=user.pk)
 
 
-def get_conversation(user: User | AnonymousUser, conversation_id: uuid.UUID | str) -> Conversation:
-    """The person's own conversation, with its workspace loaded. Raises NotFound for everyone else."""
+def get_conversation(
+    user: User | AnonymousUser, conversation_id: uuid.UUID | str, *, for_update: bool = False
+) -> Conversation:
+    """The person's own conversation, with its workspace loaded. Raises NotFound for everyone else.
+
+    `for_update` locks its row until the transaction ends (SQLite locks as a whole).
+    """
     key = _as_uuid(conversation_id)
-    found = _mine(user).select_related("workspace").filter(id=key).first() if key else None
+    rows = _mine(user).select_related("workspace")
+    if for_update:
+        rows = rows.select_for_update(of=("self",))
+    found = rows.filter(id=key).first() if key else None
     if found is None:
         raise NotFound(_("That conversation"))
     return found

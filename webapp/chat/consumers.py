@@ -12,7 +12,6 @@ from django.utils import translation
 from django.utils.translation import gettext as _
 
 from inference.models import Generation
-from webapp.accounts.access import get_workspace
 from webapp.accounts.consumers import AuthenticatedConsumer
 from webapp.chat import access, services
 from webapp.chat.live import LiveHub, Watcher
@@ -138,7 +137,7 @@ class ChatConsumer(AuthenticatedConsumer):
     ) -> tuple[services.Sent, dict[str, Any]]:
         sent = services.send_message(
             user=self.user,
-            workspace=get_workspace(self.user, self.workspace_id),
+            workspace=self.workspace,
             conversation_id=conversation_id,
             client_id=client_id,
             text=text,

@@ -55,17 +55,16 @@ def send_message(
             _("This message has %(count)s characters; the most is %(most)s. Shorten it, or send it in parts.")
             % {"count": f"{len(text):,}", "most": f"{MAX_MESSAGE_CHARACTERS:,}"},
         )
-    repeated = _sent_before(user, client_id)
-    if repeated is not None:
-        return repeated
     try:
         with transaction.atomic():
             if conversation_id is None:
-                conversation = _begin(user, workspace, text)
+                conversation, position = _begin(user, workspace, text), 0
             else:
-                conversation = _locked(access.get_conversation(user, conversation_id))
+                conversation = access.get_conversation(user, conversation_id, for_update=True)
+                position = _next_position(conversation)
+                conversation.updated_at = timezone.now()
+                conversation.save(update_fields=["updated_at"])
             model = inference.default_model()
-            position = _next_position(conversation)
             message = Message.objects.create(
                 conversation=conversation,
                 position=position,
@@ -74,10 +73,8 @@ def send_message(
                 client_id=client_id,
             )
             reply = _reply(conversation, model, position=position + 1)
-            conversation.updated_at = timezone.now()
-            conversation.save(update_fields=["updated_at"])
     except IntegrityError:
-        # The same message arrived twice at once, over two sockets; the other one won.
+        # The same message came before, or comes over two sockets at once and the other one won.
         repeated = _sent_before(user, client_id)
         if repeated is None:
             raise UserError(
