@@ -32,11 +32,14 @@ class TemplateHost:
         self._source, self._seconds, self._max_output = source, seconds, max_output
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._broken = ""  # why it cannot even be compiled, once that was tried
         self._finalizer: weakref.finalize | None = None
 
     def render(self, variables: dict[str, Any]) -> str:
         """The rendered text. Raises TemplateError."""
         with self._lock:
+            if self._broken:
+                raise TemplateError(self._broken)
             if self._process is None or self._process.poll() is not None:
                 self._start()
             return self._ask(variables, self._seconds)
@@ -57,25 +60,31 @@ class TemplateHost:
             cwd="/",
         )
         self._finalizer = weakref.finalize(self, _reap, self._process)
-        self._ask(self._source, _START_SECONDS)
+        self._ask(None, _START_SECONDS)
+        try:
+            # Compiling computes what is constant, so it has to be hurried and may fail like rendering.
+            self._ask(self._source, self._seconds)
+        except TemplateError as error:
+            self._broken = str(error)
+            self._kill()
+            raise
 
     def _kill(self) -> None:
         if self._finalizer is not None:
             self._finalizer()
         self._process = self._finalizer = None
 
-    def _ask(self, value: Any, seconds: float) -> str:
+    def _ask(self, question: Any, seconds: float) -> str:
+        """The answer to a question, or to none: the one that says it is ready."""
         process = self._process
         assert process is not None
-        deadline = time.monotonic() + seconds
+        asked = b"" if question is None else json.dumps(question).encode() + b"\n"
         try:
-            answer = _exchange(process, json.dumps(value).encode() + b"\n", deadline, self._max_output)
+            answer = _exchange(process, asked, time.monotonic() + seconds, self._max_output)
         except TemplateError:
             self._kill()
             raise
         if "error" in answer:
-            if answer.get("text") is None and value is self._source:
-                self._kill()
             raise TemplateError(
                 f"The model's chat template cannot render this conversation: {answer['error']}."
             )
@@ -92,7 +101,8 @@ def _exchange(
     os.set_blocking(writer, False)
     left, answer = memoryview(question), bytearray()
     with selectors.DefaultSelector() as selector:
-        selector.register(writer, selectors.EVENT_WRITE)
+        if left:
+            selector.register(writer, selectors.EVENT_WRITE)
         selector.register(reader, selectors.EVENT_READ)
         while not answer.endswith(b"\n"):
             remaining = deadline - time.monotonic()

@@ -4,6 +4,7 @@ A chat template is a program that came with a model file, so it is run where it 
 sandbox, in a process with an empty environment, little memory and no files to write, which its parent kills
 when it takes too long. Run as a script: the first line on stdin is the template's source, every further
 line a JSON object of its variables; each is answered with one JSON line, {"text": ...} or {"error": ...}.
+One such line is said before the first question: the interpreter is up.
 It ends when stdin does, so it cannot outlive its parent.
 """
 
@@ -88,18 +89,25 @@ def main() -> None:
     ):
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(limit, (value, value))
+    _say({"text": "ready"})
     render: Callable[[dict[str, Any]], str] | None = None
     for line in sys.stdin:
         if render is None:
             try:
                 render = _compile(json.loads(line))
                 answer: dict[str, str] = {"text": ""}
+            except RecursionError:
+                answer = {"error": "it is nested too deeply"}
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"[:500]}
         else:
             answer = _answer(render, line)
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        _say(answer)
+
+
+def _say(answer: dict[str, str]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

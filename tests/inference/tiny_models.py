@@ -91,6 +91,7 @@ def save_gguf(
     *,
     architecture: str = "llama",
     metadata: dict[str, str] | None = None,
+    pre: str = "smollm",
     raw: bool = False,
 ) -> None:
     """A GGUF of one layer, its matrices quantised; with `raw`, out of random blocks of that type."""
@@ -109,7 +110,7 @@ def save_gguf(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([3 if token in SPECIALS else 1 for token in tokens])
     writer.add_token_merges([" ".join(merge) for merge in merges])

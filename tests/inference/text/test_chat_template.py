@@ -25,7 +25,8 @@ from tests.inference.tiny_models import CHATML, save_tokenizer
 
 TRIMMING = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
-    "{{ raise_exception('only the first') }}{% endif %}<|im_start|>{{ m['role'] }}\n\n{{ m['content'] | trim }}<|im_end|>"
+    "{{ raise_exception('only the first') }}{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n\n{{ m['content'] | trim }}<|im_end|>"
     "{% endfor %}{%- if add_generation_prompt %}<|im_start|>assistant\n\n{% endif %}"
 )
 BLOCKS = """
@@ -201,8 +202,10 @@ def test_a_hostile_template_is_an_error_and_nothing_worse(name: str, folder: Pat
     began = time.monotonic()
     with pytest.raises(TemplateError) as caught:
         template.encode(user("hi"))
-    template.close()
     assert time.monotonic() - began < 10
+    with pytest.raises(TemplateError):
+        template.encode(user("hi"))
+    template.close()
     assert "template" in str(caught.value)
     assert "root:" not in str(caught.value)
 
