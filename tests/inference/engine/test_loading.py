@@ -172,7 +172,7 @@ def test_the_authors_sampling_is_used_where_the_request_says_nothing(
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
 def test_every_precision_answers_and_ends(dtype: str, tiny_folder: Path) -> None:
     engine = load_engine(tiny_folder, dtype=dtype)
-    answers = run(engine, *[chat(f"word {n} " * (n * 8 + 1), id=str(n)) for n in range(20)])
+    answers = run(engine, *[chat(f"word {n} " * (n * 6 + 1), id=str(n)) for n in range(20)])
     assert {answer.finish_reason for answer in answers} <= {"length", "stop"}
 
 
