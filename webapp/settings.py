@@ -216,6 +216,7 @@ SOCIALACCOUNT_PROVIDERS = single_sign_on(env)
 # --- Browser security --------------------------------------------------------------------------------------
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_HTTPONLY = True
+SESSION_ENGINE = "webapp.core.sessions"
 # Two sites on one host name (other ports) would overwrite each other's cookies without names of their own.
 SESSION_COOKIE_NAME = f"flywheel_session_{PORT}"
 CSRF_COOKIE_NAME = f"flywheel_csrf_{PORT}"

@@ -53,6 +53,12 @@ class AccountAdapter(DefaultAccountAdapter):
         # A server behind a Unix socket knows no address; limits per address then count everyone as one.
         return client_ip(request) or "0.0.0.0"  # noqa: S104
 
+    def is_safe_url(self, url: str | None) -> bool:
+        try:
+            return bool(super().is_safe_url(url))
+        except ValueError:  # "http://[" is no address at all
+            return False
+
     def confirm_email(self, request: HttpRequest, email_address: EmailAddress) -> bool:
         try:
             with transaction.atomic():

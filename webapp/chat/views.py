@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -81,10 +81,11 @@ def conversations(request: HttpRequest) -> HttpResponse:
     if given := request.GET.get("before"):
         try:
             before = datetime.fromisoformat(given)
-        except ValueError:
+            if before.tzinfo is None:
+                raise _bad_address()
+            before = before.astimezone(UTC)
+        except (ValueError, OverflowError):  # the year 1 has no hour before its first
             raise _bad_address() from None
-        if before.tzinfo is None:
-            raise _bad_address()
     query = request.GET.get("q", "").replace("\x00", "").strip()[:200]
     return render(request, "chat/list.html", list_page(request, before=before, query=query))
 
