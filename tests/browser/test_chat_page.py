@@ -553,8 +553,12 @@ def test_renaming_and_deleting_go_through_a_small_dialog(stage: Stage) -> None:
     item = stage.page.locator(f'[data-conversation="{conversation.id}"].rail-item')
     item.hover()
     item.get_by_role("button").click()
-    expect(stage.page.get_by_label("Name")).to_have_value("Old name")
-    stage.page.get_by_label("Name").fill("New name")
+    name = stage.page.get_by_label("Name", exact=True)
+    expect(name).to_have_value("Old name")
+    name.fill("   ")
+    stage.page.keyboard.press("Enter")
+    expect(stage.page.get_by_role("alert").filter(has_text="needs a name")).to_be_visible()
+    name.fill("New name")
     stage.page.keyboard.press("Enter")
     stage.until(lambda: stage.server.commands("rename"), "rename is sent")
     assert stage.server.commands("rename")[0]["title"] == "New name"
@@ -563,6 +567,7 @@ def test_renaming_and_deleting_go_through_a_small_dialog(stage: Stage) -> None:
     item.hover()
     item.get_by_role("button").click()
     stage.page.get_by_role("button", name="Delete…").click()
+    expect(stage.page.locator("dialog")).to_contain_text("New name")
     assert stage.server.commands("delete") == []
     stage.page.get_by_role("button", name="Delete", exact=True).click()
     stage.until(lambda: stage.server.commands("delete"), "delete is sent")
@@ -578,6 +583,25 @@ def test_search_finds_what_was_said(stage: Stage) -> None:
     expect(stage.page.locator("#conversations a")).to_have_text(["Tides"])
     stage.page.get_by_label("Search conversations").fill("")
     expect(stage.page.locator("#conversations a")).to_have_count(2)
+
+
+def test_what_is_sent_before_the_scripts_are_there_stays_in_the_box(stage: Stage) -> None:
+    stage.page.route("**/*.js", lambda route: route.abort())
+    stage.page.goto("/")
+    stage.page.get_by_label("Your message").fill("Hello there")
+    stage.page.locator(".send").click(force=True)
+    stage.page.wait_for_timeout(100)
+    expect(stage.page.get_by_label("Your message")).to_have_value("Hello there")
+
+
+def test_a_message_refused_as_too_long_goes_back_into_the_box(stage: Stage) -> None:
+    said = "This is 1840 tokens too long: it has 10031, and the model reads at most 8191."
+    refused = {"state": State.REFUSED, "error_code": "prompt_too_long", "error_message": said}
+    stage.open(stage.conversation("a long message", "", **refused))
+    expect(stage.page.locator(".status-error")).to_contain_text("1,840 tokens too long: it has 10,031")
+    stage.page.get_by_role("button", name="Edit your message").click()
+    expect(stage.page.get_by_label("Your message")).to_have_value("a long message")
+    expect(stage.page.get_by_label("Your message")).to_be_focused()
 
 
 # --- Long conversations, narrow screens, keyboards ---------------------------------------------------------

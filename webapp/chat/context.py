@@ -103,6 +103,7 @@ def strings() -> dict[str, object]:
         "copyFailed": _("Your browser does not allow copying here. Select the text instead."),
         "loadFailed": _("That could not be loaded. Check your connection and try again."),
         "today": _("Today"),
+        "matches": _("Conversations found: {count}"),
         "noMatches": _("Nothing found."),
         "untitled": _("New chat"),
         "siteName": "Flywheel",

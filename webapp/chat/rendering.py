@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from django.core.cache import cache
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString, mark_safe
-from django.utils.translation import gettext as _
 from redis.exceptions import RedisError
 
 from inference.models import Generation
+from webapp.chat.endings import ending
 from webapp.chat.markdown import render, split
 from webapp.chat.models import Conversation, Message
 
 # Grows whenever the same text would be rendered differently, so that nothing old is shown.
 _MARKDOWN_VERSION = 1
 _CACHE_SECONDS = 24 * 3600
-State = Generation.State
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Reply:
     blocks: list[SafeString]
     sentence: str  # what a person should know about how it ended; "" for an ordinary end
     is_error: bool
+    is_refused: bool  # the same again would be refused again: what helps is another message
     model: str
 
     @property
@@ -74,13 +74,14 @@ def _safe(blocks: list[str]) -> list[SafeString]:
 
 
 def _reply(generation: Generation, blocks: list[str] | None) -> Reply:
-    sentence, is_error = _sentence(generation)
+    sentence, is_error = ending(generation)
     return Reply(
         state=generation.state,
         attempt=generation.attempt,
         blocks=_blocks_of(generation) if blocks is None else _safe(blocks),
         sentence=sentence,
         is_error=is_error,
+        is_refused=generation.error_code == "prompt_too_long",
         model=generation.model.name,
     )
 
@@ -88,18 +89,3 @@ def _reply(generation: Generation, blocks: list[str] | None) -> Reply:
 def _blocks_of(generation: Generation) -> list[SafeString]:
     # What a growing reply says comes over the socket; the row has no text yet.
     return render_blocks(generation.text) if generation.is_finished else []
-
-
-def _sentence(generation: Generation) -> tuple[str, bool]:
-    match generation.state:
-        case State.CANCELLED:
-            return _("You stopped this reply."), False
-        case State.FAILED | State.REFUSED:
-            return generation.error_message or _("Something went wrong on our side. Try again."), True
-        case State.INTERRUPTED:
-            return _("This reply broke off. What was written is kept; try again for a whole one."), True
-        case State.COMPLETE if generation.finish_reason == "length":
-            return _("This reply reached its length limit. Ask it to go on."), False
-        case State.COMPLETE if not generation.text.strip():
-            return _("The model had nothing to say. Try again, or say it differently."), True
-    return "", False

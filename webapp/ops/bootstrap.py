@@ -34,6 +34,18 @@ def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
+def doing(line: str) -> str:
+    """What a line of pip's or apt's tells a person who waits; "" where it is a remark about something else."""
+    verb, _, rest = line.strip().partition(" ")
+    if verb in ("Collecting", "Downloading", "Building", "Unpacking", "Preparing"):
+        return f"{verb.lower()} {rest}"[:90]
+    if line.startswith("Installing collected packages"):
+        return f"unpacking {line.count(',') + 1} packages"
+    if verb == "Setting":
+        return f"setting {rest}"[:90]
+    return ""
+
+
 def run(what: str, command: list[str], environment: dict[str, str] | None = None) -> tuple[int, list[str]]:
     """Runs a command whose output is shown a line every few seconds; returns its status and its last lines."""
     started = time.monotonic()
@@ -42,7 +54,7 @@ def run(what: str, command: list[str], environment: dict[str, str] | None = None
 
     def tick() -> None:
         while not done.wait(EVERY_SECONDS):
-            now = last[-1].strip()[:90] if last else ""
+            now = next(filter(None, map(doing, reversed(last))), "")
             say(f"  {what}, {time.monotonic() - started:.0f} s{': ' + now if now else ''}")
 
     say(f"  {what}")

@@ -74,3 +74,17 @@ def test_an_old_python_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_even_an_old_python_can_read_the_file() -> None:
     source = (ROOT / "webapp" / "ops" / "bootstrap.py").read_text()
     ast.parse(source, feature_version=(3, 7))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("Collecting torch==2.8.0 (from flywheel)", "collecting torch==2.8.0 (from flywheel)"),
+        ("  Downloading torch-2.8.0.whl (90 MB)", "downloading torch-2.8.0.whl (90 MB)"),
+        ("Installing collected packages: amqp, celery, torch", "unpacking 3 packages"),
+        ("WARNING: Location 'x' is ignored", ""),
+        ("Successfully uninstalled setuptools-65.5.0", ""),
+    ],
+)
+def test_while_it_installs_only_what_goes_on_is_shown(line: str, said: str) -> None:
+    assert bootstrap.doing(line) == said

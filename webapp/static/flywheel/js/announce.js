@@ -15,7 +15,8 @@ export function announce(sentence) {
 export function announceReply(article) {
   const state = article.dataset.state;
   const text = article.querySelector(".reply").innerText.trim();
-  const status = article.querySelector(".status > span")?.textContent ?? "";
+  // That it was stopped is the opening's word already.
+  const status = state === "cancelled" ? "" : (article.querySelector(".status > span")?.textContent ?? "");
   const opening = { complete: strings.answered, cancelled: strings.stopped }[state] ?? strings.failed;
   announce([opening, text.slice(0, LONGEST), status].filter(Boolean).join(" "));
 }

@@ -72,7 +72,13 @@ document.addEventListener("click", (event) => {
   const example = event.target.closest("[data-example]");
   if (example) composer.text = example.dataset.example;
   const retry = event.target.closest("[data-retry]");
-  if (retry) socket.command({ type: "retry", message: retry.closest("[data-message]").dataset.message });
+  if (retry) {
+    socket.command({ type: "retry", message: retry.closest("[data-message]").dataset.message });
+    // The button goes with the answer it was under; who pressed it by keyboard goes on from the box.
+    composer.focus();
+  }
+  const refused = event.target.closest("[data-edit-refused]");
+  if (refused) composer.text = refused.closest("[data-message]").previousElementSibling.querySelector(".bubble").textContent;
 });
 // Back and forward lead to pages of their own; only the first message of a conversation changes the address.
 window.addEventListener("popstate", () => location.reload());

@@ -57,6 +57,10 @@ export class Composer extends EventTarget {
     this.#area.focus();
   }
 
+  focus() {
+    this.#area.focus();
+  }
+
   /** A sentence above the box; "" takes it away. */
   say(sentence) {
     this.#note.textContent = sentence;

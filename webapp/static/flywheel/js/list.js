@@ -1,8 +1,9 @@
 // The list of conversations in the rail: search, older ones, new ones, names that change, renaming and deleting.
 
+import { announce } from "./announce.js";
 import { socket } from "./socket.js";
 import { parse } from "./stream.js";
-import { strings } from "./strings.js";
+import { fill, strings } from "./strings.js";
 import { toast } from "./toast.js";
 
 const SEARCH_AFTER = 200;
@@ -30,6 +31,8 @@ export function startList() {
       if (mine !== asked) return;
       list.replaceChildren(found);
       mark();
+      const count = list.querySelectorAll("li").length;
+      if (query) announce(count ? fill(strings.matches, { count }) : strings.noMatches);
     } catch {
       toast(strings.loadFailed);
     }
@@ -101,7 +104,7 @@ export function startList() {
     if (group && !group.querySelector("li")) group.remove();
   });
 
-  startDialog(list);
+  startDialog(list, find);
   list.addEventListener("click", (event) => {
     const button = event.target.closest("[data-more]");
     if (button) more(button);
@@ -110,11 +113,12 @@ export function startList() {
   mark();
 }
 
-function startDialog(list) {
+function startDialog(list, find) {
   const dialog = document.getElementById("conversation-dialog");
   const form = dialog.querySelector("[data-rename]");
   const confirm = dialog.querySelector("[data-confirm]");
   const name = document.getElementById("dialog-name");
+  const error = document.getElementById("dialog-error");
   let id = "";
 
   list.addEventListener("click", (event) => {
@@ -125,10 +129,19 @@ function startDialog(list) {
     name.value = item.querySelector("a").textContent;
     form.hidden = false;
     confirm.hidden = true;
+    error.hidden = true;
+    dialog.setAttribute("aria-labelledby", "dialog-title");
     dialog.showModal();
-    name.select();
+    // All of it, seen from its beginning.
+    name.setSelectionRange(0, name.value.length, "backward");
   });
-  form.addEventListener("submit", () => {
+  form.addEventListener("submit", (event) => {
+    if (!name.value.trim()) {
+      event.preventDefault();
+      error.hidden = false;
+      name.focus();
+      return;
+    }
     socket.command({ type: "rename", conversation: id, title: name.value });
   });
   dialog.addEventListener("click", (event) => {
@@ -136,6 +149,8 @@ function startDialog(list) {
     if (event.target.closest("[data-ask-delete]")) {
       form.hidden = true;
       confirm.hidden = false;
+      confirm.querySelector("[data-subject]").textContent = find(id)?.querySelector("a").textContent ?? "";
+      dialog.setAttribute("aria-labelledby", "dialog-question");
       confirm.querySelector("[data-close]").focus();
     }
     if (event.target.closest("[data-delete]")) {

@@ -1,6 +1,9 @@
 // Puts a growing reply on the page as docs/architecture.md says: finished blocks are never touched again, and
 // however many frames arrive, the page changes at most once for each frame of the screen.
 
+// After so long without text the page shows that it waits, as it does before the first word.
+const STILL_AFTER = 3_000;
+
 // Elements into which text at the end of the open block belongs, so that it continues the last paragraph, item or cell.
 const CONTAINERS = new Set(
   "P UL OL LI BLOCKQUOTE FIGURE PRE H3 H4 H5 H6 TABLE THEAD TBODY TR TH TD DIV".split(" "),
@@ -34,6 +37,7 @@ export class Streams {
   #messages;
   #pending = new Map();
   #scheduled = false;
+  #still = new Map();
 
   constructor(messages) {
     this.#messages = messages;
@@ -61,6 +65,7 @@ export class Streams {
     const article = this.find(frame.message);
     const whole = parse(frame.html).firstElementChild;
     if (!article || !whole) return null;
+    this.#ended(frame.message, article);
     article.dataset.state = whole.dataset.state;
     article.dataset.attempt = whole.dataset.attempt;
     settle(article.querySelector(".reply"), whole.querySelector(".reply"));
@@ -87,9 +92,23 @@ export class Streams {
     this.#scheduled = false;
     for (const [id, change] of this.#pending) {
       const article = this.find(id);
-      if (article) apply(article, change);
+      if (!article) continue;
+      apply(article, change);
+      this.#moved(id, article);
     }
     this.#pending.clear();
+  }
+
+  #moved(id, article) {
+    delete article.dataset.still;
+    clearTimeout(this.#still.get(id));
+    this.#still.set(id, setTimeout(() => (article.dataset.still = ""), STILL_AFTER));
+  }
+
+  #ended(id, article) {
+    delete article.dataset.still;
+    clearTimeout(this.#still.get(id));
+    this.#still.delete(id);
   }
 }
 

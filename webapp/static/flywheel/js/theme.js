@@ -5,6 +5,11 @@ import { remember } from "./cookies.js";
 function choose(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
+  for (const meta of document.querySelectorAll("[data-theme-colour]")) {
+    const own = meta.dataset.themeColour;
+    if (theme) meta.media = theme === own ? "all" : "not all";
+    else meta.media = `(prefers-color-scheme: ${own})`;
+  }
   for (const button of document.querySelectorAll("[data-theme-choice]")) {
     button.setAttribute("aria-pressed", String(button.dataset.themeChoice === theme));
   }
