@@ -100,7 +100,8 @@ def claim_generation(*, generation_id: UUID | str, worker_id: UUID) -> Generatio
     claimed = Generation.objects.filter(id=generation_id, state=State.QUEUED).update(
         state=State.RUNNING, worker_id=worker_id, attempt=F("attempt") + 1
     )
-    return Generation.objects.select_related("model", "workspace").get(id=generation_id) if claimed else None
+    rows = Generation.objects.select_related("model", "workspace").filter(id=generation_id)
+    return rows.first() if claimed else None  # None, too, where it was deleted in between
 
 
 def release_generation(*, generation: Generation) -> bool:
@@ -124,13 +125,29 @@ def finish_generation(*, generation: Generation, state: str, **fields: Any) -> b
 
 def cancel_generation(*, generation_id: UUID) -> None:
     """Ends it at once where it waits; where it runs, its worker ends it within a decode step and keeps the text."""
-    generation = Generation.objects.filter(id=generation_id).first()
-    if generation is None or generation.is_finished:
+    # The wish is recorded before anything is looked at: whoever claims or takes over from here on reads it.
+    unfinished = Generation.objects.filter(id=generation_id, state__in=(State.QUEUED, State.RUNNING))
+    if not unfinished.update(cancel_requested=True):
+        return
+    generation = unfinished.first()
+    if generation is None:
         return
     if generation.state == State.QUEUED and end_unclaimed(generation=generation, state=State.CANCELLED):
         return
-    Generation.objects.filter(id=generation_id, state=State.RUNNING).update(cancel_requested=True)
     transaction.on_commit(lambda: _request_stop(generation_id))
+
+
+def delete_generations(*, ids: list[UUID]) -> None:
+    """Deletes rows and, on commit, their logs; a worker that runs one hears of it and drops it."""
+    Generation.objects.filter(id__in=ids).delete()
+    transaction.on_commit(lambda: _discard_logs(ids))
+
+
+def _discard_logs(ids: list[UUID]) -> None:
+    try:
+        token_log().discard(ids)
+    except RedisError as error:
+        logger.warning("logs of %s deleted generations not discarded, they expire: %s", len(ids), error)
 
 
 def _request_stop(generation_id: UUID) -> None:

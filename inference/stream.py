@@ -23,6 +23,8 @@ TERMINAL_TYPES = frozenset({"refused", "done"})
 STALE = -1
 # A log nobody finishes (its generation was deleted, say) still goes away.
 UNFINISHED_TTL_SECONDS = 2 * 86_400
+# The fence of a log that was discarded: higher than any attempt.
+_DISCARDED = 2**31
 
 # Appends one step of many generations and publishes what was accepted, as one atomic script.
 # KEYS: log, fence for each generation. ARGV: steps channel, unfinished ttl, then for each generation
@@ -160,6 +162,15 @@ class TokenLog:
     def read(self, generation_id: UUID | str) -> list[Event]:
         """The whole log; empty where there is none."""
         return decode_entries(self.connection.xrange(log_key(generation_id)))
+
+    def discard(self, generation_ids: Iterable[UUID | str]) -> None:
+        """Deletes these logs for good: whoever still writes to one is refused, as if it had been taken over."""
+        with self.connection.pipeline(transaction=True) as pipe:
+            for generation_id in generation_ids:
+                pipe.set(_fence_key(generation_id), _DISCARDED, ex=UNFINISHED_TTL_SECONDS)
+                pipe.delete(log_key(generation_id))
+                pipe.publish(CONTROL_CHANNEL, str(generation_id))
+            pipe.execute()
 
     def request_stop(self, generation_id: UUID | str) -> None:
         """Tells every worker that this generation is to end; the one that runs it listens."""

@@ -58,7 +58,9 @@ def list_conversations(
     if before is not None:
         found = found.filter(updated_at__lt=before)
     if query:
-        said = Message.objects.filter(Q(text__icontains=query) | Q(generation__text__icontains=query))
+        # Their own messages only: a search must not read, nor take the time of, everybody else's.
+        mine = Message.objects.filter(conversation__user_id=user.pk, conversation__workspace=workspace)
+        said = mine.filter(Q(text__icontains=query) | Q(generation__text__icontains=query))
         found = found.filter(Q(title__icontains=query) | Q(id__in=said.values("conversation_id")))
     return list(found[:limit])
 

@@ -16,13 +16,16 @@ from inference.parameters import SamplingParams
 from webapp.accounts.models import User, Workspace
 from webapp.chat import access
 from webapp.chat.models import Conversation, Message
-from webapp.core.errors import UserError
+from webapp.core.errors import NotFound, UserError
+from webapp.core.locks import lock_until_commit
 
 # Longer pastes are answered at once, with their length, instead of being tokenised first.
 MAX_MESSAGE_CHARACTERS = 100_000
 # How much history goes to a worker, in characters a token of context: it then keeps what fits, by the token.
 _CHARACTERS_PER_TOKEN = 6
 _TITLE_CHARACTERS = 60
+# Replies of one person that wait or grow at once: more tabs than anybody reads, and no one's site is theirs alone.
+MAX_UNFINISHED_REPLIES = 8
 CHAT_PARAMS = SamplingParams(max_tokens=1024, temperature=0.7, top_p=0.9)
 
 
@@ -44,7 +47,8 @@ def send_message(
     """Stores what a person wrote and the reply to come, and starts it. Safe to repeat with the same `client_id`.
 
     Without a `conversation_id` a new conversation is begun, in `workspace`.
-    Raises NotFound, and UserError `message_empty`, `message_too_long`, `no_model`, `busy`.
+    Raises NotFound, and UserError `message_empty`, `message_too_long`, `too_many_replies`,
+    `no_model`, `busy`.
     """
     text = clean_text(text)
     if not text.strip():
@@ -57,6 +61,7 @@ def send_message(
         )
     try:
         with transaction.atomic():
+            _limit_replies(user.pk)
             if conversation_id is None:
                 conversation, position = _begin(user, workspace, text), 0
             else:
@@ -85,9 +90,10 @@ def send_message(
 
 
 def retry_reply(*, reply: Message) -> Message:
-    """Starts a reply anew that failed, was refused, interrupted or stopped. Raises UserError `not_retryable`."""
+    """Starts a reply anew that has ended. Raises NotFound; UserError `not_retryable`, `too_many_replies`, `busy`."""
     assert reply.generation is not None
     with transaction.atomic():
+        _limit_replies(reply.conversation.user_id)
         conversation = _locked(reply.conversation)
         reply.refresh_from_db(fields=["generation"])
         last = _next_position(conversation) - 1
@@ -96,7 +102,7 @@ def retry_reply(*, reply: Message) -> Message:
         before, model = reply.generation, inference.default_model()
         reply.generation = _generation(conversation, model, before=reply.position)
         reply.save(update_fields=["generation"])
-        before.delete()
+        inference.delete_generations(ids=[before.id])
     return reply
 
 
@@ -108,27 +114,31 @@ def stop_reply(*, reply: Message) -> None:
 
 
 def rename_conversation(*, conversation: Conversation, title: str) -> Conversation:
-    """Raises UserError `title_empty`."""
+    """Raises NotFound, and UserError `title_empty`."""
     title = " ".join(clean_text(title).split())[:120]
     if not title:
         raise UserError("title_empty", _("A conversation needs a name."))
     conversation.title, conversation.title_source = title, "person"
-    conversation.save(update_fields=["title", "title_source"])
+    if not Conversation.objects.filter(pk=conversation.pk).update(title=title, title_source="person"):
+        raise _gone()  # deleted in another tab
     return conversation
 
 
 def delete_conversation(*, conversation: Conversation) -> None:
-    """Deletes it with its messages and their generations; what still runs is stopped first."""
+    """Deletes it with its messages and their generations, and stops what still runs. Raises NotFound."""
     with transaction.atomic():
+        # Generations first, then the conversation: the order in which a reply that ends takes these locks.
+        list(Generation.objects.select_for_update().filter(id__in=_generation_ids(conversation)))
         conversation = _locked(conversation)
-        replies = conversation.messages.exclude(generation=None)
-        ids = [*replies.values_list("generation_id", flat=True), conversation.title_generation_id]
-        generations = [generation_id for generation_id in ids if generation_id is not None]
-        unfinished = Generation.objects.filter(id__in=generations).exclude(state__in=Generation.TERMINAL)
-        for generation_id in unfinished.values_list("id", flat=True):
-            inference.cancel_generation(generation_id=generation_id)
+        generations = _generation_ids(conversation)
         conversation.delete()
-        Generation.objects.filter(id__in=generations).delete()
+        inference.delete_generations(ids=generations)
+
+
+def _generation_ids(conversation: Conversation) -> list[uuid.UUID]:
+    replies = conversation.messages.exclude(generation=None).values_list("generation_id", flat=True)
+    titles = Conversation.objects.filter(pk=conversation.pk).values_list("title_generation_id", flat=True)
+    return [generation_id for generation_id in (*replies, *titles) if generation_id is not None]
 
 
 def clean_text(text: str) -> str:
@@ -153,12 +163,33 @@ def _begin(user: User, workspace: Workspace, text: str) -> Conversation:
 
 
 def _locked(conversation: Conversation) -> Conversation:
-    """The row, locked until the transaction ends, so that positions stay dense (SQLite locks as a whole)."""
-    return (
-        Conversation.objects.select_for_update(of=("self",))
-        .select_related("workspace")
-        .get(pk=conversation.pk)
-    )
+    """The row, locked until the transaction ends, so that positions stay dense (SQLite locks as a whole).
+
+    Raises NotFound where another tab has deleted it since it was read.
+    """
+    rows = Conversation.objects.select_for_update(of=("self",)).select_related("workspace")
+    locked = rows.filter(pk=conversation.pk).first()
+    if locked is None:
+        raise _gone()
+    return locked
+
+
+def _gone() -> NotFound:
+    return NotFound(_("That conversation"))
+
+
+def _limit_replies(user_id: uuid.UUID) -> None:
+    """Call it first in a transaction: two tabs that send at once are counted one after the other."""
+    lock_until_commit(f"chat.replies.{user_id}")
+    growing = Message.objects.filter(conversation__user_id=user_id, generation__isnull=False)
+    if growing.exclude(generation__state__in=Generation.TERMINAL).count() >= MAX_UNFINISHED_REPLIES:
+        raise UserError(
+            "too_many_replies",
+            _("%(limit)s answers to you are being written already. Wait for one to finish, or stop one.")
+            % {"limit": MAX_UNFINISHED_REPLIES},
+            status=429,
+            retry_after=5,
+        )
 
 
 def _next_position(conversation: Conversation) -> int:
