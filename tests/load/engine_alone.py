@@ -5,14 +5,24 @@ python -m tests.load.engine_alone FOLDER REQUESTS PROMPT
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 
+import msgspec
+
 from inference.engine.interface import Request
 from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
-from tests.load.real_engine import fixed_length
+
+TOKENS = int(os.environ.get("BENCH_TOKENS", "192"))
+
+
+def fixed_length(request: Request) -> Request:
+    """The request with a length that does not depend on what the model says."""
+    sampling = msgspec.structs.replace(request.sampling, max_tokens=TOKENS, ignore_eos=True)
+    return msgspec.structs.replace(request, sampling=sampling)
 
 
 def rate(folder: Path, count: int, prompt: str) -> float:

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
-import msgspec
-
 from inference.engine.interface import Admission, Engine, Request
 from inference.models import ServedModel
 from inference.worker import load_engine
-
-TOKENS = int(os.environ.get("BENCH_TOKENS", "192"))
-
-
-def fixed_length(request: Request) -> Request:
-    sampling = msgspec.structs.replace(request.sampling, max_tokens=TOKENS, ignore_eos=True)
-    return msgspec.structs.replace(request, sampling=sampling)
+from tests.load.engine_alone import fixed_length
 
 
 def load(model: ServedModel) -> Engine:

@@ -14,9 +14,9 @@ from typing import Any
 
 from tests.demo_model import demo_model
 from tests.load.bench import Row
+from tests.load.engine_alone import TOKENS
 from tests.load.people import cookies
 from tests.load.raw_socket import RawSocket
-from tests.load.real_engine import TOKENS
 from tests.load.sockets import clock_site, send_frame, watch_many
 from tests.services import REAL, ROOT, Site, minimal_environment
 
