@@ -78,14 +78,17 @@ def send_message(
                 client_id=client_id,
             )
             reply = _reply(conversation, model, position=position + 1)
-    except IntegrityError:
-        # The same message came before, or comes over two sockets at once and the other one won.
+    except (IntegrityError, UserError) as error:
+        # The same message came before, or comes over two sockets at once and the other one won. What was accepted
+        # once stays accepted, also where one more could not be.
         repeated = _sent_before(user, client_id)
-        if repeated is None:
-            raise UserError(
-                "client_id_taken", _("This message could not be told from another one. Send it again.")
-            )
-        return repeated
+        if repeated is not None:
+            return repeated
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            "client_id_taken", _("This message could not be told from another one. Send it again.")
+        )
     return Sent(conversation, message, reply, True)
 
 
