@@ -16,18 +16,19 @@ except SettingsError as error:
 
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
-from channels.security.websocket import AllowedHostsOriginValidator
 from django.urls import path
 
 from webapp.chat.consumers import ChatConsumer
+from webapp.core.body_limit import limit_bodies
+from webapp.core.origin import SameOriginValidator
 from webapp.core.request_metrics import count_sockets
 from webapp.ops.lifespan import lifespan
 
 application = ProtocolTypeRouter(
     {
-        "http": django_application,
+        "http": limit_bodies(django_application),
         "websocket": count_sockets(
-            AllowedHostsOriginValidator(
+            SameOriginValidator(
                 AuthMiddlewareStack(URLRouter([path("ws/chat/", ChatConsumer.as_asgi())]))
             )
         ),

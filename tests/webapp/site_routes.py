@@ -22,17 +22,17 @@ _REGEX_EXAMPLES: dict[str, object] = {"uidb36": "0", "key": "a-b", "pk": 7, "pro
 
 def routes() -> list[Route]:
     """All of them, ours and those of the libraries we include, in a stable order."""
-    return sorted(set(_routes(get_resolver(), "", {})))
+    return sorted(set(_routes(get_resolver(), "/", "", {})))
 
 
-def _routes(resolver: URLResolver, namespace: str, outer: dict[str, object]) -> Iterator[Route]:
+def _routes(resolver: URLResolver, prefix: str, namespace: str, outer: dict[str, object]) -> Iterator[Route]:
     for entry in resolver.url_patterns:
-        parts = outer | _parts(entry.pattern)
+        parts, pattern = outer | _parts(entry.pattern), f"{prefix}{entry.pattern}"
         if isinstance(entry, URLResolver):
             inner = f"{namespace}{entry.namespace}:" if entry.namespace else namespace
-            yield from _routes(entry, inner, parts)
+            yield from _routes(entry, pattern, inner, parts)
         elif entry.name is None:
-            yield Route(f"/{entry.pattern}", f"/{entry.pattern}")
+            yield Route(pattern, pattern)
         else:
             yield Route(f"{namespace}{entry.name}", reverse(f"{namespace}{entry.name}", kwargs=parts))
 

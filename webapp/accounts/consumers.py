@@ -20,6 +20,7 @@ from django.utils.translation import gettext as _
 from webapp.accounts.access import NoWorkspace, current_workspace
 from webapp.accounts.frame_limits import FrameLimit
 from webapp.accounts.models import Membership, User, Workspace
+from webapp.accounts.presence import arrive, leave
 from webapp.accounts.sockets import group_add, session_group, user_group
 from webapp.core.errors import UserError
 
@@ -56,6 +57,15 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
     workspace_id: uuid.UUID
     workspace: Workspace  # as it was at the last command
 
+    present = False  # counted among the person's sockets
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self.present:
+                leave(self.user.pk)
+
     async def connect(self) -> None:
         self.limit = FrameLimit(monotonic())
         self.closing = False
@@ -67,6 +77,14 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
             await self.session_closed({})
             return
         self.user, self.session_key = user, session_key
+        presence = arrive(user.pk)
+        if presence is None:
+            await self._error(
+                "too_many_sockets", _("You have this site open too many times. Close some of its tabs.")
+            )
+            await self._close(CLOSE_TOO_MANY_FRAMES)
+            return
+        self.present, self.limit = True, presence.limit
         # Join first, check after: a logout between the two is seen by one or the other.
         self.groups = [session_group(session_key), user_group(self.user.pk)]
         for group in self.groups:

@@ -15,6 +15,7 @@ from webapp.env import generated_secret
 # No 0/o, 1/l/i: the code is read off a terminal and typed.
 ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+_LOCAL_SITE = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
 FORWARDING_HEADERS = (
     "HTTP_FORWARDED",
     "HTTP_X_REAL_IP",
@@ -55,11 +56,15 @@ def is_local(request: HttpRequest) -> bool:
     """Whether the request surely comes from this machine itself.
 
     A proxy on this machine makes everyone look local, and what it says of them can be made up: so any sign of one
-    means "no", and so does a public SITE_URL.
+    means "no" (HTTP/1.0, which only proxies still speak, is one), and so does a public SITE_URL or Host.
     """
     if request.META.get("REMOTE_ADDR") not in LOOPBACK or settings.HTTPS:
         return False
-    if not re.match(r"http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$", settings.SITE_URL):
+    if not _LOCAL_SITE.fullmatch(settings.SITE_URL):
+        return False
+    if not _LOCAL_SITE.fullmatch(f"http://{request.get_host()}"):
+        return False
+    if getattr(request, "scope", {}).get("http_version") == "1.0":
         return False
     forwarded = any(
         name in FORWARDING_HEADERS or name.startswith("HTTP_X_FORWARDED") for name in request.META

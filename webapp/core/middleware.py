@@ -1,4 +1,4 @@
-"""Turns a UserError raised in any view into its answer: JSON for programs, a page for people."""
+"""What answers go through: a UserError becomes JSON for programs or a page for people, and nothing is cached."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
+from django.utils.cache import patch_cache_control
 
 from webapp.core.errors import UserError
 
@@ -40,3 +41,16 @@ class UserErrorMiddleware:
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         return error_response(request, exception) if isinstance(exception, UserError) else None
+
+
+class PrivateByDefaultMiddleware:
+    """What a page does not say may be kept, nobody keeps: neither a cache on the way nor the browser's back button."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        if "Cache-Control" not in response:
+            patch_cache_control(response, private=True, no_store=True)
+        return response

@@ -25,7 +25,15 @@ PROXIES: list[dict[str, str]] = [
     {"HTTP_VIA": "1.1 proxy"},
     {"REMOTE_ADDR": "192.0.2.7"},
     {"REMOTE_ADDR": ""},
+    {"HTTP_HOST": "chat.example.org"},
 ]
+
+
+@pytest.fixture
+def client(settings: Settings) -> Client:
+    """A browser on the machine itself."""
+    settings.ALLOWED_HOSTS = ["localhost", "chat.example.org"]
+    return Client(HTTP_HOST="localhost")
 
 
 @pytest.mark.django_db
