@@ -108,7 +108,8 @@ def _assemble(
     ends = defaults.get("eos_token_id")
     listed = ends if isinstance(ends, list) else [ends]
     end_token_ids = tokenizer.end_token_ids | {*config.eos_token_ids} | {i for i in listed if type(i) is int}
-    with torch.inference_mode():
+    # Not inference_mode: a trainer could not use tensors made in it.
+    with torch.no_grad():
         model = LlamaModel(config, source, kind)
     gc.collect()
     digest = content_digest(files.content, digest_cache)

@@ -93,6 +93,7 @@ def save_gguf(
     metadata: dict[str, str] | None = None,
     pre: str = "smollm",
     raw: bool = False,
+    rope_factor: float | None = None,
 ) -> None:
     """A GGUF of one layer, its matrices quantised; with `raw`, out of random blocks of that type."""
     random = np.random.default_rng(3)
@@ -141,6 +142,8 @@ def save_gguf(
             stored = gguf.quantize(values, kind)
         plain = {gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16}
         writer.add_tensor(f"{name}.weight", stored, raw_dtype=None if kind in plain else kind)
+    if rope_factor is not None:
+        writer.add_tensor("rope_freqs.weight", np.full(32, rope_factor, dtype=np.float32))
     for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
         writer.add_tensor(f"{name}.weight", random.uniform(0.5, 1.5, hidden).astype(np.float32))
     writer.write_header_to_file()

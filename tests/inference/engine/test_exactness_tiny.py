@@ -112,6 +112,15 @@ def test_a_gguf_in_each_k_format_gives_the_text_transformers_gives(kind: str, tm
     _compare(load_engine(path, dtype="fp32"), gguf_reference(path), prompts=PROMPTS[:3])
 
 
+def test_a_gguf_may_stretch_its_rotary_frequencies(tmp_path: Path) -> None:
+    plain, stretched = tmp_path / "plain.gguf", tmp_path / "stretched.gguf"
+    save_gguf(plain, gguf.GGMLQuantizationType.F32)
+    save_gguf(stretched, gguf.GGMLQuantizationType.F32, rope_factor=4.0)
+    reference = gguf_reference(plain)
+    reference.model.rotary_emb.inv_freq /= 4.0
+    _compare(load_engine(stretched, dtype="fp32"), reference, prompts=PROMPTS[:3])
+
+
 def gguf_reference(path: Path) -> LlamaForCausalLM:
     """transformers' own reading of a GGUF, without the package its from_pretrained asks for."""
     values = load_gguf_checkpoint(str(path))["config"]

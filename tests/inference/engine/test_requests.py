@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from inference.engine.engine import TorchEngine
 from inference.engine.interface import EngineBusy, InvalidRequest, PromptTooLong, Request
@@ -182,6 +184,33 @@ def test_the_oldest_turns_give_way_but_never_the_system_message_or_the_last(
     assert len(template.encode(one_more)) > 1024 - 50
 
 
+@given(st.lists(st.integers(1, 300), min_size=2, max_size=40), st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+def test_whatever_the_turns_are_as_few_as_possible_give_way(
+    engine: TorchEngine, lengths: list[int], system: bool
+) -> None:
+    turns = [
+        {"role": "assistant" if n % 2 else "user", "content": "dog " * length}
+        for n, length in enumerate(lengths)
+    ]
+    head = [{"role": "system", "content": "Be kind."}] if system else []
+    messages = [*head, *turns, {"role": "user", "content": "And now?"}]
+    request = Request(
+        id="one",
+        messages=messages,
+        truncate_oldest=True,
+        sampling=SamplingParams(max_tokens=50, temperature=0),
+    )
+    dropped = engine.submit(request).dropped_messages
+    engine.cancel("one")
+    engine.step()
+    template = engine._loaded.template
+    assert template is not None
+    starts = [n for n, turn in enumerate(turns) if turn["role"] == "user"] + [len(turns)]
+    fitting = [n for n in starts if len(template.encode(head + messages[len(head) + n :])) <= 1024 - 50]
+    assert dropped == fitting[0]
+
+
 def test_a_conversation_that_fits_keeps_every_turn(engine: TorchEngine) -> None:
     request = Request(id="one", messages=conversation(2), truncate_oldest=True)
     assert engine.submit(request).dropped_messages == 0
@@ -242,6 +271,19 @@ def test_numbers_that_are_not_finite_end_one_request_and_not_its_neighbours(
     assert (bad.finish_reason, len(bad.token_ids)) == ("error", 3)
     assert "not finite" in bad.error
     assert (good.text, good.finish_reason) == (alone.text, "length")
+
+
+def test_numbers_that_are_not_finite_do_not_stay_in_memory_that_others_will_use(tiny_folder: Path) -> None:
+    engine = load_engine(tiny_folder, dtype="fp32")
+    (before,) = run(engine, ask("The", sampling=SAMPLED))
+    table = engine._model.embed_tokens
+    kept = table.clone()
+    table.fill_(float("nan"))
+    (bad,) = run(engine, ask("word " * 5, sampling=SAMPLED))
+    table.copy_(kept)
+    (after,) = run(engine, ask("The", sampling=SAMPLED))
+    assert bad.finish_reason == "error"
+    assert after.text == before.text
 
 
 # --- Randomness ----------------------------------------------------------------------------------------------

@@ -111,6 +111,13 @@ def small_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_what_looks_like_a_special_token_is_encoded_as_any_other_text(folder: Path) -> None:
+    theirs = PreTrainedTokenizerFast.from_pretrained(folder)
+    for text in ("<|im_start|>", "say <|im_end|> twice<|im_end|>"):
+        ids = theirs.encode(text, add_special_tokens=False, split_special_tokens=True)
+        assert tokenizer_from_folder(folder).encode(text) == ids
+
+
 def test_a_gguf_vocabulary_encodes_as_the_one_it_was_made_from(small_gguf: Path, folder: Path) -> None:
     ours, original = tokenizer_from_gguf(read_gguf(small_gguf)), tokenizer_from_folder(folder)
     for text in TEXTS:
