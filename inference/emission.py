@@ -98,9 +98,10 @@ class Publisher:
             try:
                 answers = self._log.append(appends)
                 pause = 0.0
-            except RedisError as error:
+            except Exception as error:  # whatever it is, every reader of this process waits for this thread
                 pause = min(max(pause * 2, 0.05), 1.0)
-                logger.warning("token log not reachable, trying again: %s", error)
+                known = isinstance(error, RedisError)
+                logger.warning("token log not reachable, trying again: %s", error, exc_info=not known)
                 time.sleep(pause)
                 continue
             with self._work:
@@ -108,7 +109,8 @@ class Publisher:
                     emission.stale = last == STALE
                     # A log shorter than what we had appended has lost entries: they go out again from there.
                     emission.logged = min(max(last, 0), len(emission.events))
-                    if emission.settled:
-                        del self._pending[emission.generation_id]
+                    # What has grown meanwhile goes behind those that have not had their turn.
+                    if self._pending.pop(emission.generation_id, None) and not emission.settled:
+                        self._pending[emission.generation_id] = emission
                 if not self._pending:
                     self._work.notify_all()

@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import signal
 import socket
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +23,8 @@ from typing import Any
 import msgspec
 import psutil
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections, connection
+from django.db import Error as DatabaseFailure
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
 from django.utils import timezone
 from django.utils.module_loading import import_string
 from redis.exceptions import RedisError
@@ -64,7 +68,9 @@ class Running:
 class WorkerHost:
     """The process's one engine and everything around it. Thread-safe where Celery's threads call it."""
 
-    def __init__(self) -> None:
+    def __init__(self, give_up: Callable[[], None] | None = None) -> None:
+        """`give_up` ends the process when its engine is beyond repair; by default as a supervisor would."""
+        self._give_up = give_up or _end_process
         self.log = services.token_log()
         self.publisher = Publisher(self.log)
         self.engine: Engine | None = None
@@ -78,9 +84,14 @@ class WorkerHost:
         )  # generations to start, ids to stop
         self._running: dict[str, Running] = {}  # touched by the engine thread only
         self._slots = threading.BoundedSemaphore(settings.INFERENCE_MAX_RUNNING)
+        self._held: Counter[str] = (
+            Counter()
+        )  # generations that have a slot: what we claim is always among them
+        self._held_lock = threading.Lock()
+        self._failed_steps = 0
         self._wake = threading.Event()
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finisher")
-        self._engine_thread = threading.Thread(target=self._drive, name="engine", daemon=True)
+        self._engine_thread = threading.Thread(target=self._drive_or_give_up, name="engine", daemon=True)
 
     # --- start and stop -------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -103,24 +114,32 @@ class WorkerHost:
     # --- Celery's threads -----------------------------------------------------------------------------------
     def run(self, generation_id: str) -> None:
         """Claims a queued generation and hands it to the engine thread; waits while the engine is full."""
-        self.loaded.wait()
-        while not self._slots.acquire(timeout=0.2):
-            if self.stopping.is_set():
-                break
+        while not (self.loaded.wait(0.2) or self.stopping.is_set()):
+            pass
+        while not (self.stopping.is_set() or self._slots.acquire(timeout=0.2)):
+            pass
         if self.stopping.is_set() or self.worker is None:
             # The row is still queued: give the task back so that another worker need not wait for the reaper.
             services.send_task(generation_id)
             return
+        with self._held_lock:
+            self._held[generation_id] += 1
         try:
             running = self._claim(generation_id)
         except BaseException:
-            self._slots.release()
+            self._let_go(generation_id)
             raise
         if running is None:
-            self._slots.release()
+            self._let_go(generation_id)
             return
         self._inbox.put(running)
         self._wake.set()
+
+    def _let_go(self, generation_id: str) -> None:
+        with self._held_lock:
+            self._held[generation_id] -= 1
+            self._held += Counter()  # drops what is at zero
+        self._slots.release()
 
     def _claim(self, generation_id: str) -> Running | None:
         assert self.worker is not None
@@ -142,10 +161,28 @@ class WorkerHost:
         return None
 
     # --- the engine thread ----------------------------------------------------------------------------------
+    def _drive_or_give_up(self) -> None:
+        try:
+            self._drive()
+        except BaseException:
+            # Without this thread the process would look alive and answer nobody. What it ran is found by the
+            # reaper, which counts the crash: a request that breaks every engine is not handed round for ever.
+            logger.critical("the engine thread broke: this worker ends", exc_info=True)
+            self.stopping.set()
+            self._give_up()
+
     def _drive(self) -> None:
+        while self.worker is None and not self.stopping.is_set():
+            try:
+                with _database():
+                    self.worker = _register()
+            except DatabaseFailure as error:
+                logger.warning("no lease yet, trying again: %s", error)
+                self.stopping.wait(1)
+        if self.worker is None:
+            return
+        self.registered.set()
         with _database():
-            self.worker = _register()
-            self.registered.set()
             self._load()
         self.loaded.set()
         while self.engine is None and not self.stopping.is_set():
@@ -184,7 +221,10 @@ class WorkerHost:
                 logger.error("the model cannot be loaded: %s", error, exc_info=not known)
             self.worker.state = Worker.State.BROKEN
             self.worker.error = str(error) if known else f"{type(error).__name__}: {error}"
-        services.renew_lease(worker=self.worker)
+        try:
+            services.renew_lease(worker=self.worker)
+        except DatabaseFailure as error:
+            logger.warning("lease not renewed, the keeper will: %s", error)
 
     def _refuse_for_a_while(self) -> None:
         """Without a model every reply fails with the reason; now and then the model is tried again, since the way
@@ -253,10 +293,16 @@ class WorkerHost:
     def _step(self) -> list[StepOutput]:
         assert self.engine is not None
         try:
-            return self.engine.step()
+            outputs = self.engine.step()
+            self._failed_steps = 0
+            return outputs
         except Exception:
-            # One step failed as a whole: end what was running with a sentence, and go on serving.
+            # One step failed as a whole: end what was running with a sentence, and go on serving. A device that
+            # is lost fails every step from then on, and only a new process gets it back.
             logger.exception("an engine step failed")
+            self._failed_steps += 1
+            if self._failed_steps >= _MAX_FAILED_STEPS:
+                raise
             outputs = []
             for request_id in self._running:
                 self.engine.cancel(request_id)
@@ -273,9 +319,11 @@ class WorkerHost:
                 continue
             if output.token_ids or output.text:
                 running.fields.setdefault("first_token_at", timezone.now())
-                running.text.append(output.text)
+                # PostgreSQL stores no NUL, and the row and the log must hold the same text.
+                text = output.text.replace("\x00", "\ufffd")
+                running.text.append(text)
                 running.tokens += len(output.token_ids)
-                events.append((running.emission, "text", {"text": output.text, "ids": output.token_ids}))
+                events.append((running.emission, "text", {"text": text, "ids": output.token_ids}))
             if output.finish_reason is not None:
                 finished.append((running, output))
             elif running.emission.stale:
@@ -289,7 +337,7 @@ class WorkerHost:
     def _finish_output(self, running: Running, output: StepOutput) -> None:
         reason = output.finish_reason or ""
         if reason == "cancelled" and running.ending == "handed_over":
-            self._slots.release()  # another worker runs it now
+            self._let_go(running.request.id)  # another worker runs it now
         elif reason == "cancelled" and running.ending == "deadline_exceeded":
             self._finish(running, "failed", error_code="deadline_exceeded", error_message=_TOO_SLOW)
         elif reason == "cancelled":
@@ -312,22 +360,40 @@ class WorkerHost:
             with _database():
                 if services.finish_generation(generation=generation, state=state, **fields):
                     self.publisher.emit([(running.emission, *generation.last_event())], finished=True)
-        except DatabaseError:
-            # The lease will be renewed on and on, so nobody else would end this row: the keeper tries again.
+        except (OperationalError, InterfaceError):
+            # The lease will be renewed on and on, so nobody else would end this row: it is tried again.
             logger.exception("generation %s could not be finished, trying again", generation.id)
             if not self.stopping.is_set():
                 time.sleep(0.5)
                 self._finisher.submit(self._write_final, running, state, fields)
                 return
         except Exception:
+            # What cannot be stored now cannot be stored later either.
             logger.exception("generation %s could not be finished", generation.id)
-        self._slots.release()
+            self._fail(running)
+        self._let_go(running.request.id)
+
+    def _fail(self, running: Running) -> None:
+        """Ends what could not be ended as it should: without its text, but not never."""
+        generation = running.generation
+        try:
+            with _database():
+                if services.finish_generation(
+                    generation=generation, state="failed", error_code="engine_error", error_message=_BROKE
+                ):
+                    self.publisher.emit([(running.emission, *generation.last_event())], finished=True)
+        except Exception:
+            logger.exception(
+                "generation %s could not even be failed; the keeper gives it back", generation.id
+            )
 
     def _hand_over(self, running: Running | str) -> None:
         if isinstance(running, Running):
-            with _database():
-                services.release_generation(generation=running.generation)
-            self._slots.release()
+            try:
+                with _database():
+                    services.release_generation(generation=running.generation)
+            finally:  # where the row could not be written, the keeper finds that nobody holds it
+                self._let_go(running.request.id)
 
     # --- the keeper threads ---------------------------------------------------------------------------------
     def _keep_lease(self) -> None:
@@ -343,8 +409,18 @@ class WorkerHost:
                     )
                     for generation_id in stopped.values_list("id", flat=True):
                         self._stop(str(generation_id))
-            except DatabaseError as error:
-                logger.warning("lease not renewed, trying again: %s", error)
+                    self._give_back_what_nobody_holds()
+            except Exception:  # this thread must outlive whatever the database does
+                logger.warning("lease not renewed, trying again", exc_info=True)
+
+    def _give_back_what_nobody_holds(self) -> None:
+        """A claim, or the end of one, that broke off halfway leaves a row that is ours and that nothing runs."""
+        assert self.worker is not None
+        for generation in Generation.objects.filter(worker=self.worker, state="running"):
+            with self._held_lock:
+                lost = str(generation.id) not in self._held
+            if lost and services.release_generation(generation=generation):
+                logger.error("generation %s was claimed and then lost: given back", generation.id)
 
     def _start_afresh(self) -> None:
         """The lease ran out while we were not looking: what we run may be run elsewhere. Stale ones are refused
@@ -366,7 +442,7 @@ class WorkerHost:
                         message = pubsub.get_message(timeout=1.0)
                         if message is not None:
                             self._stop(message["data"].decode())
-            except (RedisError, OSError) as error:
+            except Exception as error:  # this thread must outlive whatever the broker does
                 logger.warning("stop requests not heard, reconnecting: %s", error)
                 time.sleep(0.5)
 
@@ -375,7 +451,13 @@ class WorkerHost:
         self._wake.set()
 
 
+def _end_process() -> None:
+    # Celery shuts down, which gives up the lease, and the supervisor starts another.
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 _RELOAD_SECONDS = 5.0
+_MAX_FAILED_STEPS = 3  # in a row
 _BROKE = "The model broke off because of an error on our side. What was written so far is kept; try again."
 _TOO_SLOW = "This reply took too long and was stopped. What was written so far is kept."
 

@@ -188,7 +188,7 @@ def test_a_stop_is_not_lost_when_the_reply_is_handed_over_at_that_moment(
     )
     inference.cancel_generation(generation_id=seen.id)
     monkeypatch.undo()
-    row = Generation.objects.get(id=sent.reply.generation_id)
+    row = Generation.objects.get(chat_message=sent.reply)
     assert row.state == "cancelled" or row.cancel_requested
 
 

@@ -1,0 +1,253 @@
+"""An inference worker when what it stands on gives way: the engine, the database, its own threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import InterfaceError, OperationalError
+from django.utils import timezone
+
+from inference import services
+from inference.emission import Emission, Publisher
+from inference.engine.interface import Admission, Request, StepOutput
+from inference.models import Generation, ServedModel, Worker
+from inference.signals import generation_ended
+from inference.stream import Append, TokenLog, text_of
+from inference.worker import WorkerHost
+from tests.services import wait_until
+from webapp.accounts.models import Workspace
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class OneWordEngine:
+    """Answers each request with one text, in one step; or breaks in every step."""
+
+    model_digest = "0" * 64
+    text = "word"
+    breaks = False
+
+    def __init__(self) -> None:
+        self._requests: list[str] = []
+
+    def submit(self, request: Request) -> Admission:
+        self._requests.append(request.id)
+        return Admission(prompt_tokens=1, max_tokens=1, dropped_messages=0)
+
+    def cancel(self, request_id: str) -> None:
+        pass
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._requests)
+
+    def step(self) -> list[StepOutput]:
+        if self.breaks:
+            raise RuntimeError("the device is gone")
+        done, self._requests = self._requests, []
+        return [StepOutput(id_, [1], text=self.text, finish_reason="stop") for id_ in done]
+
+
+def load(model: ServedModel) -> OneWordEngine:
+    return OneWordEngine()
+
+
+@pytest.fixture(autouse=True)
+def _quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.INFERENCE_ENGINE = f"{__name__}.load"
+    settings.INFERENCE_LEASE_SECONDS = 1
+
+
+@pytest.fixture
+def model(db: None) -> ServedModel:
+    return ServedModel.objects.create(
+        name="demo", path="demo", digest="0", architecture="llama", context_length=100, parameters=1, size_bytes=1,
+        is_default=True,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def start(model: ServedModel) -> Iterator[Callable[[], WorkerHost]]:
+    hosts: list[WorkerHost] = []
+
+    def start_host() -> WorkerHost:
+        host = WorkerHost(give_up=lambda: setattr(host, "gave_up", True))
+        hosts.append(host)
+        host.start()
+        return host
+
+    yield start_host
+    for host in hosts:
+        host.stop()
+
+
+@pytest.fixture
+def ask(workspace: Workspace, model: ServedModel) -> Callable[[], Generation]:
+    return lambda: services.start_generation(
+        workspace=workspace, model=model, messages=[{"role": "user", "content": "Hello"}]
+    )
+
+
+def ended(generation: Generation) -> Generation:
+    def row() -> Generation | None:
+        generation.refresh_from_db()
+        return generation if generation.is_finished else None
+
+    return wait_until(row, "the generation to end", 10)
+
+
+def test_text_that_the_database_could_not_store_is_mended_in_the_row_and_in_the_log_alike(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OneWordEngine, "text", "a\x00b")
+    generation = ask()
+    start().run(str(generation.id))
+    assert ended(generation).text == "a\ufffdb"
+    assert text_of(services.token_log().read(generation.id)) == "a\ufffdb"
+
+
+def test_an_end_that_cannot_be_stored_is_a_failed_reply_and_not_one_that_hangs(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation]
+) -> None:
+    def receiver(generation: Generation, **_: Any) -> None:
+        if generation.state == "complete":
+            raise RuntimeError("somebody's receiver is broken")
+
+    generation_ended.connect(receiver)
+    try:
+        generation = ask()
+        start().run(str(generation.id))
+        assert (ended(generation).state, generation.error_code) == ("failed", "engine_error")
+    finally:
+        generation_ended.disconnect(receiver)
+
+
+def test_an_engine_that_fails_again_and_again_ends_its_process(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OneWordEngine, "breaks", True)
+    generation = ask()
+    host = start()
+    host.run(str(generation.id))
+    assert ended(generation).state == "failed"
+    wait_until(lambda: getattr(host, "gave_up", False), "the worker to give up", 10)
+    other = ask()
+    host.run(str(other.id))  # returns, and does not claim
+    other.refresh_from_db()
+    assert other.state == "queued"
+
+
+def test_what_the_worker_claimed_and_then_lost_is_given_back(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation]
+) -> None:
+    host = start()
+    host.loaded.wait(10)
+    generation = ask()
+    assert host.worker is not None
+    services.claim_generation(generation_id=generation.id, worker_id=host.worker.id)
+    wait_until(lambda: Generation.objects.get().state == "queued", "the row to be given back", 10)
+    host.run(str(generation.id))
+    assert ended(generation).state == "complete"
+
+
+def test_a_worker_starts_although_the_database_is_away_at_first(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, tries = services.register_worker, []
+
+    def register(**fields: Any) -> Worker:
+        tries.append(1)
+        if len(tries) == 1:
+            raise OperationalError("the database is away")
+        return usual(**fields)
+
+    monkeypatch.setattr(services, "register_worker", register)
+    generation = ask()
+    start().run(str(generation.id))
+    assert ended(generation).state == "complete"
+
+
+def test_the_lease_is_renewed_whatever_went_wrong_the_last_time(
+    start: Callable[[], WorkerHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = start()
+    host.loaded.wait(10)
+    usual, failed = services.renew_lease, threading.Event()
+
+    def renew(*, worker: Worker) -> bool:
+        if not failed.is_set():
+            failed.set()
+            raise InterfaceError("connection already closed")
+        return usual(worker=worker)
+
+    monkeypatch.setattr(services, "renew_lease", renew)
+    assert failed.wait(10)
+    then = timezone.now()
+    wait_until(
+        lambda: Worker.objects.filter(lease_expires_at__gt=then + timedelta(seconds=1)).exists(),
+        "the lease to be renewed",
+        10,
+    )
+
+
+class SlowLog(TokenLog):
+    """While it appends, everything else grows: a busy engine beside a busy broker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grow: Callable[[], None] = lambda: None
+        self.calls = 0
+
+    def append(self, appends: Any) -> list[int]:
+        answers = super().append(appends)
+        self.calls += 1
+        if self.calls < 6:
+            self.grow()
+        return answers
+
+
+def test_of_many_replies_none_waits_for_others_that_keep_growing() -> None:
+    log = SlowLog()
+    publisher = Publisher(log)
+    emissions = [Emission(f"generation-{n}", 1, []) for n in range(200)]
+    calls_when_logged: dict[str, int] = {}
+
+    def grow() -> None:
+        for emission in emissions:
+            if emission.logged or log.read(emission.generation_id):
+                calls_when_logged.setdefault(emission.generation_id, log.calls)
+        publisher.emit([(emission, "text", {"text": "x", "ids": [1]}) for emission in emissions])
+
+    log.grow = grow
+    publisher.emit([(emission, "text", {"text": "x", "ids": [1]}) for emission in emissions])
+    publisher.start()
+    publisher.flush()
+    publisher.stop()
+    assert max(calls_when_logged.values()) <= 2
+    assert len(calls_when_logged) == 200
+    assert all(len(log.read(emission.generation_id)) == 6 for emission in emissions)
+
+
+def test_the_publisher_outlives_an_error_nobody_thought_of() -> None:
+    class Surprising(TokenLog):
+        surprised = False
+
+        def append(self, appends: Any) -> list[int]:
+            if not self.surprised:
+                self.surprised = True
+                raise ValueError("nobody thought of this")
+            return super().append(appends)
+
+    log = Surprising()
+    publisher = Publisher(log)
+    publisher.start()
+    emission = Emission("generation", 1, [])
+    publisher.emit([(emission, "text", {"text": "x", "ids": [1]})])
+    publisher.flush()
+    publisher.stop()
+    assert text_of(log.read("generation")) == "x"
+    assert log.append([Append("generation", 1, [])]) == [1]
