@@ -1,11 +1,24 @@
 #!/usr/bin/env python
 """Django's command line for this site."""
 
+import importlib.util
 import os
 import sys
+from pathlib import Path
+
+
+def enter_environment() -> None:
+    """Any Python may be asked: where it lacks what `make` installed, the one in .venv takes over."""
+    if importlib.util.find_spec("django") is not None:
+        return
+    python = Path(__file__).resolve().parent / ".venv" / "bin" / "python"
+    if not python.exists():
+        sys.exit("flywheel: nothing is installed yet: run `make setup` first.")
+    os.execv(python, [str(python), *sys.argv])  # noqa: S606
 
 
 def main() -> None:
+    enter_environment()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
     from django.core.management import execute_from_command_line
 
