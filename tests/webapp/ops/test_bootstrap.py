@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +91,16 @@ def test_even_an_old_python_can_read_the_file() -> None:
 )
 def test_while_it_installs_only_what_goes_on_is_shown(line: str, said: str) -> None:
     assert bootstrap.doing(line) == said
+
+
+def test_manage_py_runs_in_the_environment_whatever_python_is_asked(tmp_path: Path) -> None:
+    manage = Path(shutil.copy(ROOT / "manage.py", tmp_path))
+    bare = [sys.executable, "-I", "-S", str(manage), "doctor"]
+    answer = subprocess.run(bare, capture_output=True, text=True)
+    assert answer.stderr == "flywheel: nothing is installed yet: run `make setup` first.\n"
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "ours runs $*"\n')
+    python.chmod(0o700)
+    answer = subprocess.run(bare, capture_output=True, text=True)
+    assert answer.stdout == f"ours runs {manage} doctor\n"
