@@ -20,7 +20,6 @@ import msgspec
 import redis.asyncio
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from redis.exceptions import RedisError
 
 from inference.models import Generation
 from inference.stream import (
@@ -71,7 +70,11 @@ class Follower:
 
     def give(self, event: Event) -> None:
         self.seq, self.attempt, self.heard = event.seq, event.attempt, time.monotonic()
-        self._sink(event)
+        try:
+            self._sink(event)
+        except Exception:  # of one reader: the task that feeds it feeds all the others too
+            logger.exception("a reader of generation %s failed and is dropped", self.generation_id)
+            self.detach()
         if event.type in TERMINAL_TYPES:
             self.detach()
 
@@ -175,7 +178,7 @@ class StepReader:
                     pause = 0.05
                     async for message in pubsub.listen():
                         self._hear(message["data"])
-            except (RedisError, OSError) as error:
+            except Exception as error:  # without this task every reader of the process would be slow
                 logger.warning("token log subscription lost, retrying: %s", error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0)

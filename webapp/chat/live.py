@@ -8,6 +8,7 @@ not sent yet, merged. One flush task serves all: text goes out at once, renderin
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,6 +18,8 @@ from weakref import WeakKeyDictionary
 from inference.follow import StepReader
 from inference.stream import TERMINAL_TYPES, Event
 from webapp.chat.markdown import BlockSplitter, render, render_open
+
+logger = logging.getLogger(__name__)
 
 # After a flush the task sleeps twice as long as the flush took, within these: a lone stream is hardly delayed,
 # and a busy process sends fewer, larger frames instead of falling behind. (Figures: measured, not guessed.)
@@ -114,8 +117,11 @@ class LiveReply:
         self._arriving += 1
         try:
             await asyncio.shield(self._follower.caught_up)
-        finally:
+        except asyncio.CancelledError:
             self._arriving -= 1
+            self._leave_if_unwatched()
+            raise
+        self._arriving -= 1
         if self.ended:
             watcher.end(await self.finish(self.message_id, None))
             return
@@ -258,7 +264,10 @@ class LiveHub:
                     pass
             self._wake.clear()
             started = time.monotonic()
-            self._flush(started)
+            try:
+                self._flush(started)
+            except Exception:  # of one reply; this task is everybody's
+                logger.exception("live replies could not be flushed")
             await asyncio.sleep(0)  # the senders run now: what they take counts as this flush's time
             took = time.monotonic() - started
             await asyncio.sleep(min(max(2 * took, MIN_PAUSE), MAX_PAUSE))
@@ -284,9 +293,20 @@ class LiveHub:
             reply.flush_blocks()
 
     async def _end(self, reply: LiveReply, blocks: list[str]) -> None:
-        frame = await reply.finish(reply.message_id, blocks)
+        frame = await self._finish(reply, blocks)
         for watcher in tuple(reply.watchers):
             watcher.end(frame)
             watcher.replies.discard(reply)
         reply.watchers.clear()
         self.forget(reply)
+
+    async def _finish(self, reply: LiveReply, blocks: list[str]) -> dict[str, Any]:
+        """The frame that ends a reply; while the database is away, its watchers wait for it and are not forgotten."""
+        pause = 0.1
+        while True:
+            try:
+                return await reply.finish(reply.message_id, blocks)
+            except Exception:
+                logger.exception("the end of message %s could not be read, trying again", reply.message_id)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 5.0)
