@@ -34,7 +34,6 @@ PROMPTS = [
     "SELECT name FROM users WHERE",
     "Is a tomato a fruit or a vegetable? Answer in one word.",
     "What are the differences between TCP and UDP?",
-    "Tell me a joke about programmers.",
     "a",
     "How do I reset my password? " * 30,
 ]
