@@ -16,7 +16,8 @@ except SettingsError as error:
 
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
-from django.urls import path
+from channels.security.websocket import WebsocketDenier
+from django.urls import path, re_path
 
 from webapp.chat.consumers import ChatConsumer
 from webapp.core.body_limit import limit_bodies
@@ -29,7 +30,12 @@ application = ProtocolTypeRouter(
         "http": limit_bodies(django_application),
         "websocket": count_sockets(
             SameOriginValidator(
-                AuthMiddlewareStack(URLRouter([path("ws/chat/", ChatConsumer.as_asgi())]))
+                AuthMiddlewareStack(
+                    # Where there is nothing, a socket is turned away, not an error.
+                    URLRouter(
+                        [path("ws/chat/", ChatConsumer.as_asgi()), re_path("", WebsocketDenier.as_asgi())]
+                    )
+                )
             )
         ),
         "lifespan": lifespan,

@@ -23,7 +23,9 @@ FLYWHEEL_HOME = env.path("FLYWHEEL_HOME", ROOT / "var")
 MODELS_DIR = FLYWHEEL_HOME / "models"
 PORT = env.int("PORT", 8000, low=1, high=65535)
 # The address people use, where a proxy stands in front: https://chat.example.org
-SITE_URL = (env.url("SITE_URL", ("http", "https")) or f"http://localhost:{PORT}").rstrip("/")
+_site_url = env.url("SITE_URL", ("http", "https"))
+SITE_URL_GIVEN = _site_url is not None
+SITE_URL = (_site_url or f"http://localhost:{PORT}").rstrip("/")
 HTTPS = SITE_URL.startswith("https://")
 
 DEBUG = env.bool("DEBUG", False)

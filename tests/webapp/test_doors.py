@@ -68,6 +68,12 @@ async def test_a_page_of_another_port_is_turned_away_although_its_cookie_is_good
     assert (await socket.receive_output(5))["type"] == "websocket.close"
 
 
+async def test_a_socket_to_nowhere_is_turned_away() -> None:
+    socket = Websocket(application, "/ws/nowhere/")
+    await socket.send_input({"type": "websocket.connect"})
+    assert (await socket.receive_output(5))["type"] == "websocket.close"
+
+
 async def _logged_in(user: User) -> Client:
     client = Client()
     await client.aforce_login(user)

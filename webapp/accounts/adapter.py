@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import smtplib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.mfa.adapter import DefaultMFAAdapter
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.adapter import DefaultSocialAccountAdapter
 from allauth.usersessions.adapter import DefaultUserSessionsAdapter
+from django.conf import settings
 from django.contrib import messages
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest
@@ -30,6 +32,13 @@ if TYPE_CHECKING:
     from allauth.usersessions.models import UserSession
 
 logger = logging.getLogger(__name__)
+
+
+class _Place(NamedTuple):
+    """What mail templates say of the site."""
+
+    name: str
+    domain: str
 
 
 class AccountAdapter(DefaultAccountAdapter):
@@ -80,6 +89,17 @@ class AccountAdapter(DefaultAccountAdapter):
         return reverse("profile")
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        if self.request is not None and settings.SITE_URL_GIVEN:
+            # A link in a mail leads to this site whatever Host its sender's request was made up with.
+            asked, ours = self.request.build_absolute_uri("/"), f"{settings.SITE_URL}/"
+            context = {
+                name: ours + value.removeprefix(asked)
+                if isinstance(value, str) and value.startswith(asked)
+                else value
+                for name, value in context.items()
+            }
+            host = urlsplit(settings.SITE_URL).netloc
+            context["current_site"] = _Place(name=host, domain=host)
         try:
             super().send_mail(template_prefix, email, context)
         except (OSError, smtplib.SMTPException) as error:

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _OPAQUE_SEGMENT = re.compile(r"(?<=/)[^/?\s]{20,}")
 
 
@@ -19,6 +20,14 @@ def without_tokens(_logger: Any, _method: str, event: dict[str, Any]) -> dict[st
     if isinstance(request := event.get("request"), str):
         path = request.split("?", 1)[0]
         event["request"] = _OPAQUE_SEGMENT.sub(lambda m: m[0] if _UUID.fullmatch(m[0]) else "...", path)
+    return event
+
+
+def on_one_line(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """What people send can hold line breaks, to forge a line, and escapes, to command the terminal that shows it."""
+    for key, value in event.items():
+        if isinstance(value, str) and key not in ("exception", "stack"):
+            event[key] = _CONTROL.sub(lambda m: m[0].encode("unicode_escape").decode(), value)
     return event
 
 
@@ -31,6 +40,7 @@ _SHARED: list[Any] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.UnicodeDecoder(),
     without_tokens,
+    on_one_line,
 ]
 
 

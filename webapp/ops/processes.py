@@ -26,7 +26,8 @@ class Process:
     nice: int = 0
 
 
-def web(*, host: str, port: int, processes: int = 1) -> Process:
+def web(*, host: str, port: int, processes: int = 1, proxied: bool = False) -> Process:
+    """`proxied`: a proxy stands in front, and what it says of who is asking is believed."""
     return Process(
         "web",
         (
@@ -36,6 +37,8 @@ def web(*, host: str, port: int, processes: int = 1) -> Process:
             *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false"),
             *("--ws-max-size", str(4 * 2**20)),
             *("--timeout-graceful-shutdown", str(GRACEFUL_SECONDS)),
+            # Without one, X-Forwarded-For is whatever somebody on this machine likes it to be.
+            "--proxy-headers" if proxied else "--no-proxy-headers",
             *("--no-access-log", "--no-server-header", "--log-level", "warning"),
         ),
     )

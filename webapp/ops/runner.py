@@ -193,7 +193,12 @@ class Runner:
             settings.REDIS_URL = broker.url(self.home / "broker")
             embedded = processes.Process(supervision.BROKER, command, stop_seconds=10)
         site = [
-            processes.web(host=settings.HOST, port=settings.PORT, processes=settings.WEB_PROCESSES),
+            processes.web(
+                host=settings.HOST,
+                port=settings.PORT,
+                processes=settings.WEB_PROCESSES,
+                proxied=settings.SITE_URL_GIVEN,
+            ),
             processes.inference(),
             processes.training(),
             processes.worker(),

@@ -12,6 +12,7 @@ from django.core import mail
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from pytest_django.fixtures import Settings
 
 from webapp.accounts.models import AuditEvent, User, Workspace
 
@@ -195,6 +196,18 @@ def test_a_forgotten_password_is_reset_through_the_mail(
     assert log_in(Client(), "another horse 9").headers["Location"] == "/"
     assert "no longer works" in Client().get(link[1], follow=True).content.decode()
     assert "password_reset" in actions()
+
+
+def test_a_reset_mail_links_to_this_site_whatever_host_was_asked_for(
+    workspace: Workspace, settings: Settings
+) -> None:
+    settings.ALLOWED_HOSTS = ["*"]
+    settings.SITE_URL, settings.SITE_URL_GIVEN = "https://chat.example.org", True
+    client = Client(HTTP_HOST="evil.example")
+    client.post("/accounts/password/reset/", {"email": "alice@example.org"})
+    (sent,) = mail.outbox
+    assert "https://chat.example.org/accounts/password/reset/key/" in sent.body
+    assert "evil.example" not in sent.body + sent.subject
 
 
 def test_asking_for_a_reset_does_not_tell_whether_an_address_is_known(

@@ -17,6 +17,8 @@ import django; django.setup()
 import logging, structlog
 structlog.get_logger("ours").info("job_started", job="j1")
 logging.getLogger("theirs").warning("%s happened", "it")
+logging.getLogger("theirs").warning("unknown host %s", "a\\nFORGED \\x1b[2J")
+structlog.get_logger("ours").info("agent", agent="b\\r\\nFORGED\\x9b\\u202e")
 def fail(message): raise ValueError("boom")
 try: fail("my private message")
 except ValueError: logging.getLogger("theirs").exception("failed")
@@ -43,9 +45,17 @@ def logged(tmp_path: Path, **environment: str) -> str:
 
 def test_json_logs_are_one_object_a_line(tmp_path: Path) -> None:
     events = [json.loads(line) for line in logged(tmp_path, LOG_FORMAT="json").splitlines()]
-    assert [event["event"] for event in events] == ["job_started", "it happened", "failed"]
+    names = [event["event"].split()[0] for event in events]
+    assert names == ["job_started", "it", "unknown", "agent", "failed"]
     assert events[0]["job"] == "j1"
-    assert "ValueError: boom" in events[2]["exception"]
+    assert "ValueError: boom" in events[4]["exception"]
+
+
+def test_what_people_send_can_forge_no_line_and_command_no_terminal(tmp_path: Path) -> None:
+    said = logged(tmp_path)
+    assert said.count("FORGED") == 2
+    assert not [line for line in said.splitlines() if line.startswith("FORGED")]
+    assert not set(said) & {"\x1b", "\r", "\x9b", "\u202e"}
 
 
 def test_tracebacks_do_not_show_what_variables_held(tmp_path: Path) -> None:
