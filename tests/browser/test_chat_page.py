@@ -594,6 +594,19 @@ def test_what_is_sent_before_the_scripts_are_there_stays_in_the_box(stage: Stage
     expect(stage.page.get_by_label("Your message")).to_have_value("Hello there")
 
 
+def test_a_reply_that_stands_still_shows_that_it_is_waited_for(stage: Stage) -> None:
+    conversation = stage.conversation("hi", "", state=State.RUNNING)
+    reply = str(conversation.messages.get(position=1).id)
+    stage.open(conversation)
+    stage.server.send(type="stream", message=reply, attempt=1, base=0, blocks=[], open="", text="Once upon")
+    dots = stage.page.locator(".thinking")
+    expect(stage.page.locator(".reply")).to_contain_text("Once upon")
+    expect(dots).not_to_be_visible()
+    expect(dots).to_be_visible()
+    stage.server.send(type="stream", message=reply, attempt=1, text=" a time")
+    expect(dots).not_to_be_visible()
+
+
 def test_a_message_refused_as_too_long_goes_back_into_the_box(stage: Stage) -> None:
     said = "This is 1840 tokens too long: it has 10031, and the model reads at most 8191."
     refused = {"state": State.REFUSED, "error_code": "prompt_too_long", "error_message": said}
