@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from django.core.cache import cache
@@ -56,7 +57,7 @@ def render_list_item(conversation: Conversation) -> str:
 
 def render_blocks(text: str) -> list[SafeString]:
     """A finished answer, block by block."""
-    key = f"markdown:{_MARKDOWN_VERSION}:{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}"
+    key = _key(text)
     blocks: list[str] | None = None
     # The cache saves time and nothing else: a page opens without it, only later.
     with contextlib.suppress(RedisError):
@@ -67,6 +68,16 @@ def render_blocks(text: str) -> list[SafeString]:
         with contextlib.suppress(RedisError):
             cache.set(key, blocks, _CACHE_SECONDS)
     return _safe(blocks)
+
+
+def forget_rendered(texts: Iterable[str]) -> None:
+    """What was deleted is not kept here either; whoever else has the same words has them rendered again."""
+    with contextlib.suppress(RedisError):
+        cache.delete_many([_key(text) for text in texts])
+
+
+def _key(text: str) -> str:
+    return f"markdown:{_MARKDOWN_VERSION}:{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}"
 
 
 def _safe(blocks: list[str]) -> list[SafeString]:

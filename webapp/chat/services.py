@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import NamedTuple
 
 from django.db import IntegrityError, transaction
@@ -16,6 +17,7 @@ from inference.parameters import SamplingParams
 from webapp.accounts.models import User, Workspace
 from webapp.chat import access
 from webapp.chat.models import Conversation, Message
+from webapp.chat.rendering import forget_rendered
 from webapp.core.errors import NotFound, UserError
 from webapp.core.locks import lock_until_commit
 
@@ -134,6 +136,8 @@ def delete_conversation(*, conversation: Conversation) -> None:
         list(Generation.objects.select_for_update().filter(id__in=_generation_ids(conversation)))
         conversation = _locked(conversation)
         generations = _generation_ids(conversation)
+        said = Generation.objects.filter(id__in=generations).exclude(text="")
+        transaction.on_commit(partial(forget_rendered, list(said.values_list("text", flat=True))))
         conversation.delete()
         inference.delete_generations(ids=generations)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from inference import services as inference
@@ -140,6 +141,24 @@ def test_a_deleted_conversation_leaves_nothing_in_the_log_and_its_worker_is_refu
     assert log.read(generation.id) == []
     assert not inference.finish_generation(generation=generation, state="complete", text="a secret")
     assert not Generation.objects.exists()
+
+
+def test_a_deleted_conversation_leaves_nothing_in_the_cache(
+    alice: User, workspace: Workspace, broker: Valkey
+) -> None:
+    sent = send(alice, workspace)
+    Generation.objects.update(state="complete", text="a **secret** of mine")
+    alice_browser = Client()
+    alice_browser.force_login(alice)
+    assert "<strong>secret" in alice_browser.get(f"/c/{sent.conversation.id}/").content.decode()
+
+    def cached() -> str:
+        with broker.client() as client:
+            return repr([client.get(key) for key in client.keys("fw:cache*")])
+
+    assert "secret" in cached()
+    services.delete_conversation(conversation=sent.conversation)
+    assert "secret" not in cached()
 
 
 def test_a_reply_that_ends_while_its_conversation_is_deleted_harms_neither(
