@@ -178,6 +178,37 @@ def test_pages_about_oneself_lead_who_is_not_logged_in_to_the_log_in(
     assert shown == []
 
 
+EVIL = "<img src=x onerror=alert(1)>\"'</script>"
+
+
+def test_whatever_people_and_models_wrote_is_text_on_every_page(secret: Conversation, alice: User) -> None:
+    User.objects.update(name=EVIL)
+    Workspace.objects.update(name=EVIL)
+    ServedModel.objects.update(name=EVIL)
+    Conversation.objects.update(title=EVIL)
+    Message.objects.filter(role="user").update(text=EVIL)
+    Generation.objects.update(text=EVIL, state="failed", error_message=EVIL, error_code=EVIL)
+    client = logged_in(alice)
+    seen = 0
+    paths = [route.path for route in routes() if route.name not in ("account_logout", "message_source")]
+    paths += [
+        addresses(secret)["conversation"],
+        addresses(secret)["messages"],
+        f"/c/list?q={EVIL}",
+        f"/{EVIL}",
+    ]
+    for path in paths:
+        answer = client.get(path)
+        if "html" in answer.headers.get("Content-Type", ""):
+            page = answer.content.decode()
+            assert "<img src=x" not in page, path
+            assert "\"'</script>" not in page, path
+            seen += "onerror" in page
+    assert seen > 10
+    source = client.get(addresses(secret)["message_source"])
+    assert source.headers["Content-Type"].startswith("text/plain")
+
+
 @pytest.mark.parametrize("person", ["alice", None])
 def test_no_answer_may_be_kept_framed_or_run_what_it_was_given(
     person: str | None, workspace: Workspace, alice: User

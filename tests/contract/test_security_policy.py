@@ -1,0 +1,14 @@
+"""SECURITY.md names a test for each threat: every one of them exists."""
+
+from __future__ import annotations
+
+import re
+
+from tests.services import ROOT
+
+
+def test_every_test_that_the_security_policy_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8")))
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 30
+    assert named - set(re.findall(r"def (test_\w+)", sources)) == set()
