@@ -62,6 +62,7 @@ class Running:
     text: list[str]
     tokens: int
     fields: dict[str, Any] = field(default_factory=dict)  # of the final row
+    last_text: str = ""  # came free at the end and is not in the log yet
     ending: str = ""  # why it was cancelled: "cancelled", "deadline_exceeded", "handed_over"
 
 
@@ -317,13 +318,17 @@ class WorkerHost:
             running = self._running.get(output.request_id)
             if running is None:
                 continue
-            if output.token_ids or output.text:
+            # PostgreSQL stores no NUL, and the row and the log must hold the same text.
+            text = output.text.replace("\x00", "\ufffd")
+            running.text.append(text)
+            running.tokens += len(output.token_ids)
+            if output.token_ids:
                 running.fields.setdefault("first_token_at", timezone.now())
-                # PostgreSQL stores no NUL, and the row and the log must hold the same text.
-                text = output.text.replace("\x00", "\ufffd")
-                running.text.append(text)
-                running.tokens += len(output.token_ids)
                 events.append((running.emission, "text", {"text": text, "ids": output.token_ids}))
+            elif text:
+                # What was held back and came free at the end belongs to no token, so an attempt that took over would
+                # find it in the log and make it again: it is logged together with the end.
+                running.last_text = text
             if output.finish_reason is not None:
                 finished.append((running, output))
             elif running.emission.stale:
@@ -359,7 +364,11 @@ class WorkerHost:
         try:
             with _database():
                 if services.finish_generation(generation=generation, state=state, **fields):
-                    self.publisher.emit([(running.emission, *generation.last_event())], finished=True)
+                    last_text = {"text": running.last_text, "ids": []}
+                    events = [(running.emission, "text", last_text)] if running.last_text else []
+                    self.publisher.emit(
+                        [*events, (running.emission, *generation.last_event())], finished=True
+                    )
         except (OperationalError, InterfaceError):
             # The lease will be renewed on and on, so nobody else would end this row: it is tried again.
             logger.exception("generation %s could not be finished, trying again", generation.id)

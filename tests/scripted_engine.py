@@ -3,7 +3,7 @@
 It keeps the engine's contract (admission, resumption, stop strings, cancellation), so everything around it is real.
 
 Speed and length: SCRIPTED_RATE tokens a second for each reply [50] and SCRIPTED_TOKENS [64], or `max_tokens`, or, in
-the last message, words such as `tokens=200`, `rate=25` and `fail_after=10`.
+the last message, words such as `tokens=200`, `rate=25` and `fail_after=10`; `say=Quiet_harbours` is an answer.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class _Sequence:
     decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
     )
+    say: list[str] = field(default_factory=list)  # the words of the answer, where the message gives them
     held: str = ""  # decoded, but maybe the beginning of a stop string
 
 
@@ -102,7 +103,11 @@ class ScriptedEngine:
         # Replies of one speed share their ticks, as sequences of one batch share its steps.
         due = (math.floor(time.monotonic() / interval) + 1) * interval
         fail_after = int(asked["fail_after"]) if "fail_after" in asked else None
-        sequence = _Sequence(request, max_tokens, interval, fail_after, due)
+        said = re.search(r"\bsay=(\w+)", last)
+        say = [f"{word} " for word in said[1].split("_")] if said else []
+        sequence = _Sequence(
+            request, min(max_tokens, len(say) or max_tokens), interval, fail_after, due, say=say
+        )
         for token in request.prior_token_ids:
             self._text(sequence, token)
         self._running[request.id] = sequence
@@ -167,8 +172,9 @@ class ScriptedEngine:
 
     def _text(self, sequence: _Sequence, token: int) -> tuple[str, bool]:
         """Feeds one token; returns the text that became certain and whether a stop string ended it."""
+        piece = sequence.say[sequence.position].encode() if sequence.say else _PIECES[token]
         sequence.position += 1
-        text = sequence.held + sequence.decoder.decode(_PIECES[token])
+        text = sequence.held + sequence.decoder.decode(piece)
         stops = sequence.request.sampling.stop
         ends = [text.find(stop) for stop in stops if stop in text]
         if ends:

@@ -28,7 +28,8 @@ _CHARACTERS_PER_TOKEN = 6
 _TITLE_CHARACTERS = 60
 # Replies of one person that wait or grow at once: more tabs than anybody reads, and no one's site is theirs alone.
 MAX_UNFINISHED_REPLIES = 8
-CHAT_PARAMS = SamplingParams(max_tokens=1024, temperature=0.7, top_p=0.9)
+# How it is sampled is the model's own business: its generation_config says.
+CHAT_PARAMS = SamplingParams(max_tokens=1024)
 
 
 class Sent(NamedTuple):

@@ -159,11 +159,13 @@ async def test_the_model_names_a_conversation_and_every_tab_hears_of_it(
     live_site: Site, alice_http: httpx.Client
 ) -> None:
     async with chat_page(live_site, alice_http) as page, chat_page(live_site, alice_http) as other:
-        await page.ends(await page.say("name me tokens=4"))
+        await page.ends(await page.say("A word about say=Quiet_harbours"))
         for tab in (page, other):
             await tab.wait(
                 lambda tab=tab: any(
-                    frame["type"] == "title" and frame["conversation"] == page.conversation
+                    frame["type"] == "title"
+                    and frame["conversation"] == page.conversation
+                    and frame["title"] == "Quiet harbours"
                     for frame in tab.frames
                 )
             )
