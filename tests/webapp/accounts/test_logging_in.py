@@ -207,7 +207,7 @@ def test_a_reset_mail_links_to_this_site_whatever_host_was_asked_for(
     client.post("/accounts/password/reset/", {"email": "alice@example.org"})
     (sent,) = mail.outbox
     assert "https://chat.example.org/accounts/password/reset/key/" in sent.body
-    assert "evil.example" not in sent.body + sent.subject
+    assert "evil.example" not in f"{sent.body}{sent.subject}"
 
 
 def test_asking_for_a_reset_does_not_tell_whether_an_address_is_known(
