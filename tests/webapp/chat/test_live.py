@@ -78,7 +78,7 @@ async def test_the_end_of_a_reply_arrives_although_the_database_was_away_when_it
 async def test_a_reply_that_cannot_be_flushed_does_not_stop_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    usual, failed, frames = LiveReply.flush_text, [], list[dict[str, Any]]()
+    usual, failed, frames = LiveReply.flush_text, list[int](), list[dict[str, Any]]()
 
     def flush_text(self: LiveReply) -> None:
         if not failed:
