@@ -16,7 +16,7 @@ from inference.emission import Emission, Publisher
 from inference.engine.interface import Admission, Request, StepOutput
 from inference.models import Generation, ServedModel, Worker
 from inference.signals import generation_ended
-from inference.stream import Append, TokenLog, text_of
+from inference.stream import Append, Event, TokenLog, text_of
 from inference.worker import WorkerHost
 from tests.services import wait_until
 from webapp.accounts.models import Workspace
@@ -251,3 +251,52 @@ def test_the_publisher_outlives_an_error_nobody_thought_of() -> None:
     publisher.stop()
     assert text_of(log.read("generation")) == "x"
     assert log.append([Append("generation", 1, [])]) == [1]
+
+
+class HoldingEngine(OneWordEngine):
+    """Its one token holds its text back until the end, as the beginning of a stop string does."""
+
+    def step(self) -> list[StepOutput]:
+        done, self._requests = self._requests, []
+        return [
+            output
+            for id_ in done
+            for output in (
+                StepOutput(id_, [1], text=""),
+                StepOutput(id_, [], text="held", finish_reason="stop"),
+            )
+        ]
+
+
+def test_text_that_came_free_at_the_end_is_in_the_log_only_once_the_row_is_final(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a worker that dies in between leaves words in the log that the next attempt says again."""
+    monkeypatch.setattr(f"{__name__}.OneWordEngine", HoldingEngine)
+    tried, may_finish, finish = threading.Event(), threading.Event(), services.finish_generation
+
+    def finish_later(**fields: Any) -> bool:
+        tried.set()
+        if not may_finish.is_set():
+            raise OperationalError("not yet")
+        return finish(**fields)
+
+    monkeypatch.setattr(services, "finish_generation", finish_later)
+    generation = ask()
+    host = start()
+    host.run(str(generation.id))
+    assert tried.wait(10)
+    host.publisher.flush()
+    assert [
+        event.data["text"] for event in services.token_log().read(generation.id) if event.type == "text"
+    ] == [""]
+    may_finish.set()
+    assert ended(generation).text == "held"
+    log = wait_until(lambda: _whole_log(generation), "the log to end", 10)
+    assert [event.type for event in log] == ["admitted", "text", "text", "done"]
+    assert text_of(log) == "held"
+
+
+def _whole_log(generation: Generation) -> list[Event]:
+    log = services.token_log().read(generation.id)
+    return log if log[-1].type == "done" else []
