@@ -26,15 +26,15 @@ UNFINISHED_TTL_SECONDS = 2 * 86_400
 # The fence of a log that was discarded: higher than any attempt.
 _DISCARDED = 2**31
 
-# Appends one step of many generations and publishes what was accepted, as one atomic script.
-# KEYS: log, fence for each generation. ARGV: steps channel, unfinished ttl, then for each generation
-# id, attempt, count, ttl when done (0: not done), and count times seq, event. Answers each one's last seq, -1 if stale.
+# Appends one step of many generations and publishes what was accepted, as one atomic script. ARGV: steps channel,
+# unfinished ttl, and, as one MessagePack value because packing thousands of arguments would cost the worker more than
+# the rest of the step, a list of [id, attempt, ttl when done (0: not done), first seq, [event, ...]].
+# Answers each one's last seq, -1 if stale.
 _APPEND = """
-local answers, accepted, a = {}, {}, 3
-for k = 1, #KEYS, 2 do
-  local log, fence = KEYS[k], KEYS[k + 1]
-  local id, attempt, count, ttl = ARGV[a], tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
-  a = a + 4
+local answers, accepted = {}, {}
+for _, append in ipairs(cmsgpack.unpack(ARGV[3])) do
+  local id, attempt, ttl, first, events = append[1], append[2], append[3], append[4], append[5]
+  local log, fence = 'fw:log:' .. id, 'fw:fence:' .. id
   local highest = tonumber(redis.call('GET', fence) or '0')
   if attempt < highest then
     answers[#answers + 1] = -1
@@ -42,11 +42,11 @@ for k = 1, #KEYS, 2 do
     if attempt > highest then redis.call('SET', fence, attempt, 'EX', ARGV[2]) end
     local tail = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
     local last = tail and tonumber(string.match(tail[1], '^(%d+)')) or 0
-    for i = 0, count - 1 do
-      local seq = tonumber(ARGV[a + 2 * i])
+    for i, event in ipairs(events) do
+      local seq = first + i - 1
       if seq == last + 1 then
-        redis.call('XADD', log, seq .. '-0', 'e', ARGV[a + 2 * i + 1])
-        accepted[#accepted + 1] = '["' .. id .. '",' .. seq .. ',' .. ARGV[a + 2 * i + 1] .. ']'
+        redis.call('XADD', log, seq .. '-0', 'e', event)
+        accepted[#accepted + 1] = '["' .. id .. '",' .. seq .. ',' .. event .. ']'
         if last == 0 then redis.call('EXPIRE', log, ARGV[2]) end
         last = seq
       end
@@ -57,7 +57,6 @@ for k = 1, #KEYS, 2 do
     end
     answers[#answers + 1] = last
   end
-  a = a + 2 * count
 end
 if #accepted > 0 then redis.call('PUBLISH', ARGV[1], '[' .. table.concat(accepted, ',') .. ']') end
 return answers
@@ -144,15 +143,17 @@ class TokenLog:
         An answer below the last seq given means that the log lost entries: append again from there on.
         Raises redis.RedisError.
         """
-        keys: list[str] = []
-        args: list[str | int] = [STEPS_CHANNEL, UNFINISHED_TTL_SECONDS]
-        for append in appends:
-            keys += (log_key(append.generation_id), _fence_key(append.generation_id))
-            ttl = settings.INFERENCE_LOG_TTL_SECONDS if append.finished else 0
-            args += (append.generation_id, append.attempt, len(append.entries), ttl)
-            for seq, event in append.entries:
-                args += (seq, event)
-        return self._append(keys=keys, args=args)
+        packed = [
+            (
+                append.generation_id,
+                append.attempt,
+                settings.INFERENCE_LOG_TTL_SECONDS if append.finished else 0,
+                append.entries[0][0] if append.entries else 1,
+                [event for _, event in append.entries],
+            )
+            for append in appends
+        ]
+        return self._append(args=[STEPS_CHANNEL, UNFINISHED_TTL_SECONDS, msgspec.msgpack.encode(packed)])
 
     def take_over(self, generation_id: UUID | str, attempt: int) -> list[Event]:
         """Refuses all earlier attempts from here on, and answers what they logged. Raises redis.RedisError."""
