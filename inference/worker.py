@@ -12,6 +12,7 @@ import os
 import queue
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -96,6 +97,9 @@ class WorkerHost:
 
     # --- start and stop -------------------------------------------------------------------------------------
     def start(self) -> None:
+        # Each time the publisher comes back from the broker it waits for the interpreter for as long as the engine
+        # thread may keep it, which is 5 ms by default: with many replies, longer than everything else it does.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self.publisher.start()
         self._engine_thread.start()
         for run in (self._keep_lease, self._hear_stops):
@@ -465,6 +469,7 @@ def _end_process() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+_SWITCH_SECONDS = 0.0005
 _RELOAD_SECONDS = 5.0
 _MAX_FAILED_STEPS = 3  # in a row
 _BROKE = "The model broke off because of an error on our side. What was written so far is kept; try again."
