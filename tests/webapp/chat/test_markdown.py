@@ -370,15 +370,19 @@ PATHOLOGICAL = {
 }
 
 
-@pytest.mark.parametrize("name", PATHOLOGICAL)
-def test_an_answer_of_100_kb_is_rendered_within_a_second(name: str) -> None:
-    # This thread's work alone: not that of other tests' threads, nor the collector's over all their objects.
+def _seconds(source: str) -> float:
+    """This thread's work alone: not that of other tests' threads, nor the collector's over all their objects."""
     gc.collect()
     gc.disable()
     try:
         started = time.thread_time()
-        whole(PATHOLOGICAL[name])
-        took = time.thread_time() - started
+        whole(source)
+        return time.thread_time() - started
     finally:
         gc.enable()
-    assert took < 1
+
+
+@pytest.mark.parametrize("name", PATHOLOGICAL)
+def test_an_answer_of_100_kb_is_rendered_within_a_second(name: str) -> None:
+    # Or, where the machine is so slow or so busy that plain prose takes a tenth of it, ten times as long as prose.
+    assert _seconds(PATHOLOGICAL[name]) < max(1, 10 * _seconds(PATHOLOGICAL["prose"]))
