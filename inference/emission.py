@@ -18,13 +18,19 @@ from inference.stream import STALE, Append, TokenLog, encode_event
 logger = logging.getLogger(__name__)
 
 # More generations than this in one script call would hold up the broker's other clients.
-_MAX_APPENDS = 128
+_MAX_APPENDS = 256
+# The longest rest between two rounds, in seconds.
+_MAX_REST = 0.05
 # How long stop() waits for a broker that is away.
 _FLUSH_SECONDS = 5.0
 
 
 class Emission:
-    """One attempt's events. Appended to by the worker, drained by the Publisher."""
+    """One attempt's events. Added to by the worker, drained by the Publisher, both under the Publisher's lock.
+
+    Text that comes before the publisher has taken the last of it joins that event: when the broker or the readers are
+    busy, entries grow longer instead of more.
+    """
 
     def __init__(self, generation_id: str, attempt: int, prior: list[str]) -> None:
         """`prior`: encoded events an earlier attempt logged, which ours continue."""
@@ -34,14 +40,50 @@ class Emission:
         self.logged = len(prior)
         self.finished = False
         self.stale = False  # a newer attempt has taken over: nothing of ours is wanted any more
+        self._texts: list[str] = []
+        self._ids: list[int] = []
+
+    def add_text(self, text: str, ids: list[int]) -> None:
+        self._texts.append(text)
+        self._ids += ids
+
+    def add(self, type_: str, data: dict[str, Any]) -> None:
+        self._seal()
+        self.events.append(encode_event(self.attempt, type_, data))
+
+    def take(self) -> Append:
+        """What is to be logged next."""
+        self._seal()
+        entries = [(i + 1, self.events[i]) for i in range(self.logged, len(self.events))]
+        return Append(self.generation_id, self.attempt, entries, self.finished)
+
+    def answered(self, last: int) -> None:
+        """`last`: what TokenLog.append said of it."""
+        self.stale = last == STALE
+        # A log shorter than what we had appended has lost entries: they go out again from there.
+        self.logged = min(max(last, 0), len(self.events))
+
+    @property
+    def started(self) -> bool:
+        return bool(self.events or self._texts)
 
     @property
     def settled(self) -> bool:
-        return self.stale or self.logged == len(self.events)
+        return self.stale or (self.logged == len(self.events) and not self._texts)
+
+    def _seal(self) -> None:
+        if self._texts:
+            data = {"text": "".join(self._texts), "ids": self._ids}
+            self.events.append(encode_event(self.attempt, "text", data))
+            self._texts, self._ids = [], []
 
 
 class Publisher:
-    """Appends what is pending, all generations in one call, as often as the broker answers."""
+    """Appends what is pending, up to _MAX_APPENDS generations in one call.
+
+    After each round it rests as long as the round took: a lone reply is hardly delayed, and a broker with a thousand
+    has as much time for its readers as for us.
+    """
 
     def __init__(self, log: TokenLog) -> None:
         self._log = log
@@ -54,13 +96,21 @@ class Publisher:
     def start(self) -> None:
         self._thread.start()
 
-    def emit(self, batch: list[tuple[Emission, str, dict[str, Any]]], *, finished: bool = False) -> None:
-        """Adds events (emission, type, data), one step's worth, and wakes the publisher. Never blocks on the broker."""
+    def emit_texts(self, step: list[tuple[Emission, str, list[int]]]) -> None:
+        """Adds one step's (emission, text, token ids) and wakes the publisher. Never blocks on the broker."""
+        pending = self._pending
         with self._work:
-            for emission, type_, data in batch:
-                emission.events.append(encode_event(emission.attempt, type_, data))
-                emission.finished = finished
-                self._pending[emission.generation_id] = emission
+            for emission, text, ids in step:
+                emission.add_text(text, ids)
+                pending[emission.generation_id] = emission
+            self._work.notify_all()
+
+    def emit(self, emission: Emission, type_: str, data: dict[str, Any], *, finished: bool = False) -> None:
+        """Adds an event that is not text, `finished` if it is the last, and wakes the publisher."""
+        with self._work:
+            emission.add(type_, data)
+            emission.finished = finished
+            self._pending[emission.generation_id] = emission
             self._work.notify_all()
 
     def flush(self) -> None:
@@ -85,32 +135,26 @@ class Publisher:
                     give_up_at = give_up_at or time.monotonic() + _FLUSH_SECONDS
                     if not self._pending or time.monotonic() > give_up_at:
                         return
-                batch = list(self._pending.values())[:_MAX_APPENDS]
-                appends = [
-                    Append(
-                        e.generation_id,
-                        e.attempt,
-                        [(i + 1, e.events[i]) for i in range(e.logged, len(e.events))],
-                        e.finished,
-                    )
-                    for e in batch
-                ]
+                round_ = list(self._pending.values())
+            started = time.monotonic()
             try:
-                answers = self._log.append(appends)
+                for at in range(0, len(round_), _MAX_APPENDS):
+                    self._append(round_[at : at + _MAX_APPENDS])
                 pause = 0.0
             except Exception as error:  # whatever it is, every reader of this process waits for this thread
                 pause = min(max(pause * 2, 0.05), 1.0)
                 known = isinstance(error, RedisError)
                 logger.warning("token log not reachable, trying again: %s", error, exc_info=not known)
-                time.sleep(pause)
-                continue
-            with self._work:
-                for emission, last in zip(batch, answers, strict=True):
-                    emission.stale = last == STALE
-                    # A log shorter than what we had appended has lost entries: they go out again from there.
-                    emission.logged = min(max(last, 0), len(emission.events))
-                    # What has grown meanwhile goes behind those that have not had their turn.
-                    if self._pending.pop(emission.generation_id, None) and not emission.settled:
-                        self._pending[emission.generation_id] = emission
-                if not self._pending:
-                    self._work.notify_all()
+            time.sleep(pause or min(time.monotonic() - started, _MAX_REST))
+
+    def _append(self, batch: list[Emission]) -> None:
+        with self._work:
+            appends = [emission.take() for emission in batch]
+        answers = self._log.append(appends)
+        with self._work:
+            for emission, last in zip(batch, answers, strict=True):
+                emission.answered(last)
+                if emission.settled:
+                    self._pending.pop(emission.generation_id, None)
+            if not self._pending:
+                self._work.notify_all()

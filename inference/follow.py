@@ -27,8 +27,8 @@ from inference.stream import (
     TERMINAL_TYPES,
     Event,
     decode_entries,
+    decode_step,
     log_key,
-    step_decoder,
     text_of,
 )
 
@@ -185,23 +185,22 @@ class StepReader:
 
     def _hear(self, payload: bytes) -> None:
         try:
-            step = step_decoder.decode(payload)
+            step = decode_step(payload, self._followers)
         except msgspec.DecodeError:
             logger.error("a step message that is not ours was ignored")
             return
-        for generation_id, seq, entry in step:
-            followers = self._followers.get(generation_id)
-            if not followers:
-                continue
-            event = Event(seq, entry.a, entry.t, entry.d)
-            for follower in tuple(followers):
-                if follower.behind:
-                    follower.missed = max(follower.missed, seq)
-                elif seq == follower.seq + 1:
-                    follower.give(event)
-                elif seq > follower.seq or (follower.attempt is not None and entry.a > follower.attempt):
-                    # A gap; or a new attempt goes over ground the broker forgot: the log decides what counts.
-                    self._fall_behind(follower)
+        for generation_id, events in step:
+            for event in events:
+                for follower in tuple(self._followers.get(generation_id, ())):
+                    if follower.behind:
+                        follower.missed = max(follower.missed, event.seq)
+                    elif event.seq == follower.seq + 1:
+                        follower.give(event)
+                    elif event.seq > follower.seq or (
+                        follower.attempt is not None and event.attempt > follower.attempt
+                    ):
+                        # A gap; or a new attempt goes over ground the broker forgot: the log decides what counts.
+                        self._fall_behind(follower)
 
     # --- the log --------------------------------------------------------------------------------------------
     async def _catch_up(self) -> None:

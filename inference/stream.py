@@ -7,7 +7,7 @@ generation runs; afterwards the database row is, and the log expires.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -27,27 +27,30 @@ UNFINISHED_TTL_SECONDS = 2 * 86_400
 _DISCARDED = 2**31
 
 # Appends one step of many generations and publishes what was accepted, as one atomic script. ARGV: steps channel,
-# unfinished ttl, and, as one MessagePack value because packing thousands of arguments would cost the worker more than
-# the rest of the step, a list of [id, attempt, ttl when done (0: not done), first seq, [event, ...]].
-# Answers each one's last seq, -1 if stale.
+# unfinished ttl, and the step: one MessagePack value, because packing thousands of arguments would cost the worker more
+# than the rest of the step, a list of [id, attempt, ttl when done (0: not done), first seq, [event, ...]].
+# Answers each one's last seq, -1 if stale. What is published is the step as it came, which costs nothing; only where
+# not all of it was accepted, the part that was.
 _APPEND = """
-local answers, accepted = {}, {}
+local answers, accepted, whole = {}, {}, true
 for _, append in ipairs(cmsgpack.unpack(ARGV[3])) do
   local id, attempt, ttl, first, events = append[1], append[2], append[3], append[4], append[5]
   local log, fence = 'fw:log:' .. id, 'fw:fence:' .. id
   local highest = tonumber(redis.call('GET', fence) or '0')
   if attempt < highest then
     answers[#answers + 1] = -1
+    whole = false
   else
     if attempt > highest then redis.call('SET', fence, attempt, 'EX', ARGV[2]) end
     local tail = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
     local last = tail and tonumber(string.match(tail[1], '^(%d+)')) or 0
+    local new = {}
     for i, event in ipairs(events) do
       local seq = first + i - 1
       if seq == last + 1 then
         redis.call('XADD', log, seq .. '-0', 'e', event)
-        accepted[#accepted + 1] = '["' .. id .. '",' .. seq .. ',' .. event .. ']'
         if last == 0 then redis.call('EXPIRE', log, ARGV[2]) end
+        new[#new + 1] = event
         last = seq
       end
     end
@@ -55,10 +58,15 @@ for _, append in ipairs(cmsgpack.unpack(ARGV[3])) do
       redis.call('EXPIRE', log, ttl)
       redis.call('EXPIRE', fence, ttl)
     end
+    if #new < #events then
+      whole = false
+      append = {id, attempt, ttl, last - #new + 1, new}
+    end
+    if #new > 0 then accepted[#accepted + 1] = append end
     answers[#answers + 1] = last
   end
 end
-if #accepted > 0 then redis.call('PUBLISH', ARGV[1], '[' .. table.concat(accepted, ',') .. ']') end
+if #accepted > 0 then redis.call('PUBLISH', ARGV[1], whole and ARGV[3] or cmsgpack.pack(accepted)) end
 return answers
 """
 
@@ -91,7 +99,8 @@ class Append(NamedTuple):
 
 _encoder = msgspec.json.Encoder()
 _entry_decoder = msgspec.json.Decoder(Entry)
-step_decoder = msgspec.json.Decoder(list[tuple[str, int, Entry]])
+# A published step: generation, attempt, ttl, first seq, encoded events.
+_step_decoder = msgspec.msgpack.Decoder(list[tuple[str, int, int, int, list[str]]])
 
 
 def log_key(generation_id: UUID | str) -> str:
@@ -106,13 +115,25 @@ def encode_event(attempt: int, type_: str, data: dict[str, Any]) -> str:
     return _encoder.encode(Entry(attempt, type_, data)).decode()
 
 
+def decode_step(payload: bytes, wanted: Container[str]) -> list[tuple[str, list[Event]]]:
+    """The events of a published step, of those generations that are `wanted`. Raises msgspec.DecodeError."""
+    return [
+        (generation_id, [_event(first + i, _entry_decoder.decode(event)) for i, event in enumerate(events)])
+        for generation_id, _, _, first, events in _step_decoder.decode(payload)
+        if generation_id in wanted
+    ]
+
+
+def _event(seq: int, entry: Entry) -> Event:
+    return Event(seq, entry.a, entry.t, entry.d)
+
+
 def decode_entries(raw: Any) -> list[Event]:
     """Events of an XRANGE answer: [(stream id, {field: value})], all bytes."""
-    events = []
-    for stream_id, fields in raw:
-        entry = _entry_decoder.decode(fields[b"e"])
-        events.append(Event(int(stream_id.split(b"-")[0]), entry.a, entry.t, entry.d))
-    return events
+    return [
+        _event(int(stream_id.split(b"-")[0]), _entry_decoder.decode(fields[b"e"]))
+        for stream_id, fields in raw
+    ]
 
 
 def text_of(events: Iterable[Event]) -> str:

@@ -146,13 +146,13 @@ class ScriptedEngine:
             # Short, so that a submission never waits for a slow reply's next token.
             time.sleep(min(earliest - now, 0.02))
             now = time.monotonic()
-        outputs = [self._advance(s) for s in list(self._running.values()) if s.cancelled or s.due <= now]
+        outputs = [self._advance(s, now) for s in list(self._running.values()) if s.cancelled or s.due <= now]
         for output in outputs:
             if output.finish_reason:
                 del self._running[output.request_id]
         return outputs
 
-    def _advance(self, sequence: _Sequence) -> StepOutput:
+    def _advance(self, sequence: _Sequence, now: float) -> StepOutput:
         request = sequence.request
         if sequence.cancelled:
             return StepOutput(request.id, [], self._flush(sequence), "cancelled")
@@ -161,14 +161,17 @@ class ScriptedEngine:
         if sequence.position >= sequence.max_tokens:
             return StepOutput(request.id, [], self._flush(sequence), "length")
         # After a stall it goes on at its speed, from the current tick, instead of catching up in a burst.
-        tick = math.floor(time.monotonic() / sequence.interval) * sequence.interval
-        sequence.due = max(sequence.due + sequence.interval, tick)
-        token = token_id(request.seed, request.choice, sequence.position)
-        text, stopped = self._text(sequence, token)
+        sequence.due = max(sequence.due + sequence.interval, now // sequence.interval * sequence.interval)
+        token, text, stopped = self._say(sequence)
         reason = "stop" if stopped else "length" if sequence.position >= sequence.max_tokens else None
         if reason == "length":
             text += self._flush(sequence)
         return StepOutput(request.id, [token], text, reason)
+
+    def _say(self, sequence: _Sequence) -> tuple[int, str, bool]:
+        """The next token, the text that became certain with it, and whether a stop string ended the answer."""
+        token = token_id(sequence.request.seed, sequence.request.choice, sequence.position)
+        return token, *self._text(sequence, token)
 
     def _text(self, sequence: _Sequence, token: int) -> tuple[str, bool]:
         """Feeds one token; returns the text that became certain and whether a stop string ended it."""

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connections
 from django.utils import timezone
 
 from inference import services
@@ -147,8 +147,8 @@ def test_what_the_worker_claimed_and_then_lost_is_given_back(
     host = start()
     host.loaded.wait(10)
     generation = ask()
-    assert host.worker is not None
-    services.claim_generation(generation_id=generation.id, worker_id=host.worker.id)
+    assert host.lease.worker is not None
+    services.claim_generation(generation_id=generation.id, worker_id=host.lease.worker.id)
     wait_until(lambda: Generation.objects.get().state == "queued", "the row to be given back", 10)
     host.run(str(generation.id))
     assert ended(generation).state == "complete"
@@ -194,6 +194,58 @@ def test_the_lease_is_renewed_whatever_went_wrong_the_last_time(
     )
 
 
+def test_a_claim_under_way_when_the_worker_stops_is_handed_over_and_no_crash(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, generation, claim = start(), ask(), services.claim_generation
+    claiming, may_claim = threading.Event(), threading.Event()
+
+    def claim_late(**fields: Any) -> Generation | None:
+        claiming.set()
+        assert may_claim.wait(10)
+        return claim(**fields)
+
+    monkeypatch.setattr(services, "claim_generation", claim_late)
+    runner = threading.Thread(target=_in_thread, args=(host.run, str(generation.id)))
+    runner.start()
+    assert claiming.wait(10)
+    stopper = threading.Thread(target=_in_thread, args=(host.stop,))
+    stopper.start()
+    host._engine.join(10)
+    may_claim.set()
+    stopper.join(10)
+    runner.join(10)
+    generation.refresh_from_db()
+    assert (generation.state, generation.attempt) == ("queued", 1)
+    services.reap()
+    generation.refresh_from_db()
+    assert (generation.state, generation.crashes) == ("queued", 0)
+
+
+def test_a_worker_that_takes_long_to_hand_over_keeps_its_lease_meanwhile(
+    start: Callable[[], WorkerHost], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, renewed = start(), []
+    host.loaded.wait(10)
+
+    def flush_slowly() -> None:
+        then = timezone.now() + timedelta(seconds=1)  # the whole lease as it is now
+        alive = Worker.objects.filter(lease_expires_at__gt=then, state=Worker.State.READY)
+        renewed.append(wait_until(alive.exists, "the lease to be renewed", 10))
+
+    monkeypatch.setattr(host.publisher, "flush", flush_slowly)
+    host.stop()
+    assert renewed == [True]
+    assert not Worker.objects.filter(lease_expires_at__gt=timezone.now()).exists()
+
+
+def _in_thread(call: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        call(*arguments)
+    finally:
+        connections.close_all()
+
+
 class SlowLog(TokenLog):
     """While it appends, everything else grows: a busy engine beside a busy broker."""
 
@@ -220,16 +272,31 @@ def test_of_many_replies_none_waits_for_others_that_keep_growing() -> None:
         for emission in emissions:
             if emission.logged or log.read(emission.generation_id):
                 calls_when_logged.setdefault(emission.generation_id, log.calls)
-        publisher.emit([(emission, "text", {"text": "x", "ids": [1]}) for emission in emissions])
+        publisher.emit_texts([(emission, "x", [1]) for emission in emissions])
 
     log.grow = grow
-    publisher.emit([(emission, "text", {"text": "x", "ids": [1]}) for emission in emissions])
+    publisher.emit_texts([(emission, "x", [1]) for emission in emissions])
     publisher.start()
     publisher.flush()
     publisher.stop()
     assert max(calls_when_logged.values()) <= 2
     assert len(calls_when_logged) == 200
-    assert all(len(log.read(emission.generation_id)) == 6 for emission in emissions)
+    assert all(text_of(log.read(emission.generation_id)) == "x" * 6 for emission in emissions)
+
+
+def test_what_comes_while_the_broker_is_busy_is_one_entry_and_nothing_is_lost() -> None:
+    log = TokenLog()
+    publisher, emission = Publisher(log), Emission("generation", 1, [])
+    publisher.emit(emission, "admitted", {"prompt_tokens": 1})
+    for n in range(5):
+        publisher.emit_texts([(emission, f"{n} ", [n])])
+    publisher.emit(emission, "done", {"state": "complete"}, finished=True)
+    publisher.start()
+    publisher.flush()
+    publisher.stop()
+    events = log.read("generation")
+    assert [(event.seq, event.type) for event in events] == [(1, "admitted"), (2, "text"), (3, "done")]
+    assert events[1].data == {"text": "0 1 2 3 4 ", "ids": [0, 1, 2, 3, 4]}
 
 
 def test_the_publisher_outlives_an_error_nobody_thought_of() -> None:
@@ -246,7 +313,7 @@ def test_the_publisher_outlives_an_error_nobody_thought_of() -> None:
     publisher = Publisher(log)
     publisher.start()
     emission = Emission("generation", 1, [])
-    publisher.emit([(emission, "text", {"text": "x", "ids": [1]})])
+    publisher.emit_texts([(emission, "x", [1])])
     publisher.flush()
     publisher.stop()
     assert text_of(log.read("generation")) == "x"

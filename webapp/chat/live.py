@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 
 # After a flush the task sleeps twice as long as the flush took, within these: a lone stream is hardly delayed,
 # and a busy process sends fewer, larger frames instead of falling behind. (Figures: measured, not guessed.)
-MIN_PAUSE, MAX_PAUSE = 0.001, 0.05
+MIN_PAUSE, MAX_PAUSE = 0.001, 0.1
+# Replies that are flushed before everything else on the event loop gets a turn.
+FLUSH_BATCH = 64
 # Markdown costs far more than text, so it waits: for this long after a reply was last rendered ...
 RENDER_INTERVAL = 0.25
 # ... and for the next flush, when rendering has taken this much of one.
@@ -265,32 +267,39 @@ class LiveHub:
             self._wake.clear()
             started = time.monotonic()
             try:
-                self._flush(started)
+                await self._flush(started)
             except Exception:  # of one reply; this task is everybody's
                 logger.exception("live replies could not be flushed")
-            await asyncio.sleep(0)  # the senders run now: what they take counts as this flush's time
             took = time.monotonic() - started
             await asyncio.sleep(min(max(2 * took, MIN_PAUSE), MAX_PAUSE))
 
-    def _flush(self, now: float) -> None:
+    async def _flush(self, now: float) -> None:
+        """Gives way to the senders, and to whoever else waits for the loop, every few replies: what the senders take
+        counts as this flush's time, and a new reader does not wait for a thousand frames."""
         changed, self._changed = self._changed, {}
-        for reply in changed:
+        for n, reply in enumerate(changed, 1):
             reply.flush_text()
+            if n % FLUSH_BATCH == 0:
+                await asyncio.sleep(0)
         ending, self._ending = self._ending, {}
         for reply in ending:
             self._unrendered.pop(reply, None)
             task = asyncio.ensure_future(self._end(reply, reply.flush_end()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        budget_ends = time.monotonic() + RENDER_BUDGET
+        await asyncio.sleep(0)
+        rendering = 0.0
         for reply in tuple(self._unrendered):
-            if now - reply.rendered_at < RENDER_INTERVAL:
+            if now - reply.rendered_at < RENDER_INTERVAL or reply not in self._unrendered:
                 continue
-            if time.monotonic() > budget_ends:
-                break
             # To the back of the queue, so that under load everyone gets a turn.
             del self._unrendered[reply]
+            started = time.monotonic()
             reply.flush_blocks()
+            rendering += time.monotonic() - started
+            if rendering > RENDER_BUDGET:
+                break
+            await asyncio.sleep(0)
 
     async def _end(self, reply: LiveReply, blocks: list[str]) -> None:
         frame = await self._finish(reply, blocks)

@@ -7,7 +7,6 @@ from functools import partial
 from typing import NamedTuple
 
 from django.db import IntegrityError, transaction
-from django.db.models import Max
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -65,22 +64,29 @@ def send_message(
     try:
         with transaction.atomic():
             _limit_replies(user.pk)
+            model = inference.default_model()
             if conversation_id is None:
-                conversation, position = _begin(user, workspace, text), 0
+                conversation, said = _begin(user, workspace, text), _Said([], 0)
             else:
                 conversation = access.get_conversation(user, conversation_id, for_update=True)
-                position = _next_position(conversation)
+                said = _history(conversation, model)
                 conversation.updated_at = timezone.now()
-                conversation.save(update_fields=["updated_at"])
-            model = inference.default_model()
-            message = Message.objects.create(
+                Conversation.objects.filter(pk=conversation.pk).update(updated_at=conversation.updated_at)
+            turns = [*said.turns, {"role": Message.Role.USER.value, "content": text}]
+            message = Message(
                 conversation=conversation,
-                position=position,
+                position=said.next_position,
                 role=Message.Role.USER,
                 text=text,
                 client_id=client_id,
             )
-            reply = _reply(conversation, model, position=position + 1)
+            reply = Message(
+                conversation=conversation,
+                position=said.next_position + 1,
+                role=Message.Role.ASSISTANT,
+                generation=_generation(conversation, model, turns),
+            )
+            Message.objects.bulk_create([message, reply])
     except (IntegrityError, UserError) as error:
         # The same message came before, or comes over two sockets at once and the other one won. What was accepted
         # once stays accepted, also where one more could not be.
@@ -102,11 +108,13 @@ def retry_reply(*, reply: Message) -> Message:
         _limit_replies(reply.conversation.user_id)
         conversation = _locked(reply.conversation)
         reply.refresh_from_db(fields=["generation"])
-        last = _next_position(conversation) - 1
+        model = inference.default_model()
+        said = _history(conversation, model, without=reply)
+        last = said.next_position - 1
         if reply.generation is None or not reply.generation.is_finished or reply.position != last:
             raise UserError("not_retryable", _("Only the last reply can be tried again, once it has ended."))
-        before, model = reply.generation, inference.default_model()
-        reply.generation = _generation(conversation, model, before=reply.position)
+        before = reply.generation
+        reply.generation = _generation(conversation, model, said.turns)
         reply.save(update_fields=["generation"])
         inference.delete_generations(ids=[before.id])
     return reply
@@ -200,11 +208,6 @@ def _limit_replies(user_id: uuid.UUID) -> None:
         )
 
 
-def _next_position(conversation: Conversation) -> int:
-    highest = conversation.messages.aggregate(highest=Max("position"))["highest"]
-    return 0 if highest is None else highest + 1
-
-
 def _sent_before(user: User, client_id: uuid.UUID) -> Sent | None:
     found = Message.objects.select_related("conversation__workspace").filter(
         client_id=client_id, conversation__user=user, role=Message.Role.USER
@@ -218,37 +221,33 @@ def _sent_before(user: User, client_id: uuid.UUID) -> Sent | None:
     return Sent(message.conversation, message, reply, False)
 
 
-def _reply(conversation: Conversation, model: ServedModel, *, position: int) -> Message:
-    generation = _generation(conversation, model, before=position)
-    return Message.objects.create(
-        conversation=conversation, position=position, role=Message.Role.ASSISTANT, generation=generation
-    )
-
-
-def _generation(conversation: Conversation, model: ServedModel, *, before: int) -> Generation:
+def _generation(conversation: Conversation, model: ServedModel, turns: list[dict[str, str]]) -> Generation:
     return inference.start_generation(
-        workspace=conversation.workspace,
-        model=model,
-        messages=_history(
-            conversation, before=before, characters=model.context_length * _CHARACTERS_PER_TOKEN
-        ),
-        params=CHAT_PARAMS,
+        workspace=conversation.workspace, model=model, messages=turns, params=CHAT_PARAMS
     )
 
 
-def _history(conversation: Conversation, *, before: int, characters: int) -> list[dict[str, str]]:
-    """What was said before a position, oldest first: the last `characters` or so, and always the last message.
+class _Said(NamedTuple):
+    turns: list[dict[str, str]]  # oldest first
+    next_position: int
 
-    Replies that never said anything are left out.
+
+def _history(conversation: Conversation, model: ServedModel, *, without: Message | None = None) -> _Said:
+    """What a conversation holds: its last turns, as many as may fit the model, and always the last one.
+
+    `without` a reply: that one is to be said anew. Replies that never said anything are left out.
     """
     turns: list[dict[str, str]] = []
-    rows = conversation.messages.filter(position__lt=before).order_by("-position")
-    for role, text, reply in rows.values_list("role", "text", "generation__text").iterator(chunk_size=100):
+    highest, characters = -1, model.context_length * _CHARACTERS_PER_TOKEN
+    rows = conversation.messages.order_by("-position")
+    fields = ("position", "role", "text", "generation__text")
+    for position, role, text, reply in rows.values_list(*fields).iterator(chunk_size=100):
+        highest = max(highest, position)
         content = text if role == Message.Role.USER else reply
-        if not content:
+        if not content or (without is not None and position == without.position):
             continue
         turns.append({"role": role, "content": content})
         characters -= len(content)
         if characters <= 0:
             break
-    return turns[::-1]
+    return _Said(turns[::-1], highest + 1)

@@ -7,6 +7,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
+from webapp.core.interpreter import settle
 from webapp.ops import schema
 
 
@@ -23,6 +24,7 @@ async def lifespan(
             if refusal:
                 await send({"type": "lifespan.startup.failed", "message": f"flywheel: {refusal}"})
                 return
+            settle()
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,295 @@
+"""The one thread that drives a worker's engine: takes generations in, steps, and sends on what each step made.
+
+It waits for nobody: the log is the publisher's, rows are the finisher's. Knows nothing of Celery.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.db import Error as DatabaseFailure
+from django.utils import timezone
+from django.utils.module_loading import import_string
+
+from inference import services
+from inference.emission import Emission, Publisher
+from inference.engine.interface import Engine, EngineBusy, EngineError, StepOutput
+from inference.finisher import BROKE, Finisher
+from inference.lease import Lease, database_work
+from inference.models import ServedModel, Worker
+from inference.running import Running
+from webapp.core.interpreter import settle
+
+logger = logging.getLogger(__name__)
+
+_RELOAD_SECONDS = 5.0
+_MAX_FAILED_STEPS = 3  # in a row
+_DEADLINES_EVERY = 0.5
+_TOO_SLOW = "This reply took too long and was stopped. What was written so far is kept."
+
+
+class EngineThread:
+    """Owns the engine and every Running that was submitted to it. Others only `put` and `stop_generation`."""
+
+    def __init__(
+        self,
+        *,
+        lease: Lease,
+        publisher: Publisher,
+        finisher: Finisher,
+        stopping: threading.Event,
+        load: str,
+        give_up: Callable[[], None],
+    ) -> None:
+        """`load` names the callable(ServedModel) that makes the engine; `give_up` ends the process when the engine is
+        beyond repair."""
+        self._lease, self._publisher, self._finisher = lease, publisher, finisher
+        self._stopping, self._load_path, self._give_up = stopping, load, give_up
+        self.loaded = threading.Event()  # the engine is there, or known not to come
+        self.broke = False
+        self._engine: Engine | None = None
+        self._model: ServedModel | None = None
+        self._inbox: queue.SimpleQueue[Running | str] = queue.SimpleQueue()  # to start; ids to stop
+        self._wake = threading.Event()
+        self._running: dict[str, Running] = {}
+        self._failed_steps = 0
+        self._deadlines_checked = 0.0
+        self._thread = threading.Thread(target=self._drive_or_give_up, name="engine", daemon=True)
+
+    # --- other threads --------------------------------------------------------------------------------------
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, running: Running) -> None:
+        self._inbox.put(running)
+        self._wake.set()
+
+    def stop_generation(self, generation_id: str) -> None:
+        """Within one step, if it runs here."""
+        self._inbox.put(generation_id)
+        self._wake.set()
+
+    def join(self, timeout: float) -> None:
+        self._wake.set()
+        self._thread.join(timeout)
+
+    def hand_over_the_rest(self) -> None:
+        """What was put after the thread had ended. Call it when it has."""
+        for item in self._drain():
+            if isinstance(item, Running):
+                self._finisher.hand_over(item)
+
+    # --- the thread -----------------------------------------------------------------------------------------
+    def _drive_or_give_up(self) -> None:
+        try:
+            self._drive()
+        except BaseException:
+            # Without this thread the process would look alive and answer nobody. What it ran is found by the
+            # reaper, which counts the crash: a request that breaks every engine is not handed round for ever.
+            logger.critical("the engine thread broke: this worker ends", exc_info=True)
+            self.broke = True
+            self._stopping.set()
+            self._give_up()
+
+    def _drive(self) -> None:
+        while not (self._register() or self._stopping.wait(1)):
+            pass
+        if self._stopping.is_set():
+            return
+        self._load()
+        self.loaded.set()
+        while self._engine is None and not self._stopping.is_set():
+            self._refuse_for_a_while()
+        settle()
+        while not self._stopping.is_set():
+            self._take_in()
+            self._check_deadlines()
+            if self._engine is not None and self._engine.has_work:
+                self._put_out(self._step())
+            else:
+                self._wait()
+        # What we emitted is in the log before another worker can read it.
+        self._publisher.flush()
+        for running in self._running.values():
+            self._finisher.hand_over(running)
+        self._running.clear()
+
+    def _wait(self) -> None:
+        # Woken by a new generation or a stop; the timeout is for deadlines only.
+        self._wake.wait(_DEADLINES_EVERY)
+        self._wake.clear()
+
+    def _drain(self) -> list[Running | str]:
+        items: list[Running | str] = []
+        while True:
+            try:
+                items.append(self._inbox.get_nowait())
+            except queue.Empty:
+                return items
+
+    # --- loading --------------------------------------------------------------------------------------------
+    def _register(self) -> bool:
+        try:
+            with database_work():
+                self._lease.register()
+        except DatabaseFailure as error:
+            logger.warning("no lease yet, trying again: %s", error)
+            return False
+        return True
+
+    def _load(self) -> None:
+        assert self._lease.worker is not None
+        with database_work():
+            try:
+                self._model = services.default_model()
+                started = time.monotonic()
+                self._engine = import_string(self._load_path)(self._model)
+            except Exception as error:  # whatever is wrong with a model, the process stays up and says so
+                known = isinstance(error, EngineError | services.UserError)
+                if str(error) not in self._lease.worker.error:  # said once, not with every try
+                    logger.error("the model cannot be loaded: %s", error, exc_info=not known)
+                said = str(error) if known else f"{type(error).__name__}: {error}"
+                self._lease.report(Worker.State.BROKEN, error=said)
+            else:
+                took = time.monotonic() - started
+                logger.info("model %s is loaded, in %.1f s", self._model.name, took)
+                self._lease.report(Worker.State.READY, model=self._model.name)
+
+    def _refuse_for_a_while(self) -> None:
+        """Without a model every reply fails with the reason; now and then the model is tried again, since the way
+        to mend it (a file put back, `models pull`) does not go through this process."""
+        try_again_at = time.monotonic() + _RELOAD_SECONDS
+        while time.monotonic() < try_again_at and not self._stopping.is_set():
+            self._wait()
+            for item in self._drain():
+                if isinstance(item, Running):
+                    assert self._lease.worker is not None
+                    why = self._lease.worker.error
+                    self._finish(item, "failed", error_code="model_unavailable", error_message=why)
+        if not self._stopping.is_set():
+            self._load()
+
+    # --- taking in ------------------------------------------------------------------------------------------
+    def _take_in(self) -> None:
+        for item in self._drain():
+            if isinstance(item, Running):
+                self._submit(item)
+            elif item in self._running:
+                self._end(self._running[item], "cancelled")
+
+    def _submit(self, running: Running) -> None:
+        assert self._engine is not None
+        assert self._model is not None
+        generation = running.generation
+        if generation.model_id != self._model.id:
+            message = f"No worker serves {generation.model.name} right now."
+            self._finish(running, "failed", error_code="model_unavailable", error_message=message)
+            return
+        try:
+            admission = self._engine.submit(running.request)
+        except EngineBusy:
+            self._finisher.hand_over(running)
+        except EngineError as error:
+            state = "refused" if not running.request.prior_token_ids else "failed"
+            self._finish(running, state, error_code=error.code, error_message=str(error))
+        except Exception:
+            logger.exception("generation %s could not be submitted", generation.id)
+            self._finish(running, "failed", error_code="engine_error", error_message=BROKE)
+        else:
+            self._running[running.request.id] = running
+            running.fields = {"prompt_tokens": admission.prompt_tokens, "admitted_at": timezone.now()}
+            if not running.emission.started:
+                data = {
+                    "prompt_tokens": admission.prompt_tokens,
+                    "max_tokens": admission.max_tokens,
+                    "model": generation.model.name,
+                    "dropped_messages": admission.dropped_messages,
+                }
+                self._publisher.emit(running.emission, "admitted", data)
+            if generation.cancel_requested:
+                self._end(running, "cancelled")
+
+    def _check_deadlines(self) -> None:
+        now = time.monotonic()
+        if now - self._deadlines_checked > _DEADLINES_EVERY:
+            self._deadlines_checked = now
+            for running in self._running.values():
+                if now > running.deadline and not running.ending:
+                    self._end(running, "deadline_exceeded")
+
+    def _end(self, running: Running, why: str) -> None:
+        assert self._engine is not None
+        running.ending = running.ending or why
+        self._engine.cancel(running.request.id)
+
+    # --- stepping -------------------------------------------------------------------------------------------
+    def _step(self) -> list[StepOutput]:
+        assert self._engine is not None
+        try:
+            outputs = self._engine.step()
+            self._failed_steps = 0
+            return outputs
+        except Exception:
+            # One step failed as a whole: end what was running with a sentence, and go on serving. A device that
+            # is lost fails every step from then on, and only a new process gets it back.
+            logger.exception("an engine step failed")
+            self._failed_steps += 1
+            if self._failed_steps >= _MAX_FAILED_STEPS:
+                raise
+            outputs = []
+            for request_id in self._running:
+                self._engine.cancel(request_id)
+                outputs.append(StepOutput(request_id, [], finish_reason="error", error=BROKE))
+            return outputs
+
+    def _put_out(self, outputs: list[StepOutput]) -> None:
+        """Logs one step, and sends what it finished to the finisher."""
+        texts: list[tuple[Emission, str, list[int]]] = []
+        finished = []
+        for output in outputs:
+            running = self._running.get(output.request_id)
+            if running is None:
+                continue
+            # PostgreSQL stores no NUL, and the row and the log must hold the same text.
+            text = output.text.replace("\x00", "\ufffd")
+            running.text.append(text)
+            if output.token_ids:
+                if "first_token_at" not in running.fields:
+                    running.fields["first_token_at"] = timezone.now()
+                running.tokens += len(output.token_ids)
+                texts.append((running.emission, text, output.token_ids))
+            elif text:
+                # What was held back and came free at the end belongs to no token, so an attempt that took over would
+                # find it in the log and make it again: it is logged together with the end.
+                running.last_text = text
+            if output.finish_reason is not None:
+                finished.append((running, output))
+            elif running.emission.stale:
+                self._end(running, "handed_over")
+        if texts:
+            self._publisher.emit_texts(texts)
+        for running, output in finished:
+            del self._running[output.request_id]
+            self._send_off(running, output)
+
+    def _send_off(self, running: Running, output: StepOutput) -> None:
+        reason = output.finish_reason or ""
+        if reason == "cancelled" and running.ending == "handed_over":
+            self._finisher.drop(running)
+        elif reason == "cancelled" and running.ending == "deadline_exceeded":
+            self._finish(running, "failed", error_code="deadline_exceeded", error_message=_TOO_SLOW)
+        elif reason == "cancelled":
+            self._finish(running, "cancelled")
+        elif reason == "error":
+            self._finish(running, "failed", error_code="engine_error", error_message=output.error or BROKE)
+        else:
+            self._finish(running, "complete", finish_reason=reason)
+
+    def _finish(self, running: Running, state: str, **fields: Any) -> None:
+        digest = self._engine.model_digest if self._engine else ""
+        self._finisher.finish(running, state, model_digest=digest, **fields)

@@ -1,0 +1,96 @@
+"""The end of a generation on its worker: the final row first, then the log's last event, then its place is free.
+
+One thread writes, so that the engine never waits for the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from django.db import InterfaceError, OperationalError
+
+from inference import services
+from inference.emission import Publisher
+from inference.lease import database_work
+from inference.running import Running, Slots
+
+logger = logging.getLogger(__name__)
+
+BROKE = "The model broke off because of an error on our side. What was written so far is kept; try again."
+
+
+class Finisher:
+    """Thread-safe: anybody may say that a generation has ended."""
+
+    def __init__(self, publisher: Publisher, slots: Slots, stopping: threading.Event) -> None:
+        self._publisher, self._slots, self._stopping = publisher, slots, stopping
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="finisher")
+
+    def finish(self, running: Running, state: str, **fields: Any) -> None:
+        """running → `state`, with the text so far and what `fields` adds to the row."""
+        fields |= running.fields
+        fields |= {"text": "".join(running.text), "completion_tokens": running.tokens}
+        self._thread.submit(self._write_final, running, state, fields)
+
+    def hand_over(self, running: Running) -> None:
+        """running → queued: another worker continues from the log."""
+        self._thread.submit(self._release, running)
+
+    def drop(self, running: Running) -> None:
+        """Another worker runs it already."""
+        self._slots.leave(running.request.id)
+
+    def close(self) -> None:
+        """Returns when everything said so far is done."""
+        self._thread.shutdown(wait=True)
+
+    # --- the thread -----------------------------------------------------------------------------------------
+    def _write_final(self, running: Running, state: str, fields: dict[str, Any]) -> None:
+        generation = running.generation
+        try:
+            with database_work():
+                if services.finish_generation(generation=generation, state=state, **fields):
+                    if running.last_text:
+                        self._publisher.emit_texts([(running.emission, running.last_text, [])])
+                    self._publisher.emit(running.emission, *generation.last_event(), finished=True)
+        except (OperationalError, InterfaceError):
+            # The lease will be renewed on and on, so nobody else would end this row: it is tried again.
+            logger.exception("generation %s could not be finished, trying again", generation.id)
+            if not self._stopping.is_set():
+                time.sleep(0.5)
+                self._thread.submit(self._write_final, running, state, fields)
+                return
+        except Exception:
+            # What cannot be stored now cannot be stored later either.
+            logger.exception("generation %s could not be finished", generation.id)
+            self._fail(running)
+        self._slots.leave(running.request.id)
+
+    def _fail(self, running: Running) -> None:
+        """Ends what could not be ended as it should: without its text, but not never."""
+        generation = running.generation
+        try:
+            with database_work():
+                if services.finish_generation(
+                    generation=generation, state="failed", error_code="engine_error", error_message=BROKE
+                ):
+                    self._publisher.emit(running.emission, *generation.last_event(), finished=True)
+        except Exception:
+            logger.exception(
+                "generation %s could not even be failed; the keeper gives it back", generation.id
+            )
+
+    def _release(self, running: Running) -> None:
+        try:
+            with database_work():
+                services.release_generation(generation=running.generation)
+        except Exception:
+            logger.exception(
+                "generation %s could not be handed over; the reaper finds it", running.request.id
+            )
+        finally:  # where the row could not be written, the keeper finds that nobody holds it
+            self._slots.leave(running.request.id)

@@ -1,0 +1,66 @@
+"""What a worker hears and says beside its work: its lease is renewed, stop requests reach the engine thread, and what
+was claimed and then lost is given back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from django.conf import settings
+
+from inference import services
+from inference.lease import Lease, database_work
+from inference.running import Slots
+from inference.stream import CONTROL_CHANNEL, connect
+
+logger = logging.getLogger(__name__)
+
+
+class Keeper:
+    """Two threads. They go on until `ended`: a worker that hands over needs its lease until it has."""
+
+    def __init__(self, lease: Lease, slots: Slots, stop_generation: Callable[[str], None]) -> None:
+        self._lease, self._slots, self._stop_generation = lease, slots, stop_generation
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        for run in (self._keep_lease, self._hear_stops):
+            threading.Thread(target=run, name=run.__name__.strip("_"), daemon=True).start()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def _keep_lease(self) -> None:
+        self._lease.registered.wait()
+        while not self._ended.wait(settings.INFERENCE_LEASE_SECONDS / 3):
+            try:
+                with database_work():
+                    self._lease.renew()
+                    self._look_at_what_is_claimed()
+            except Exception:  # this thread must outlive whatever the database does
+                logger.warning("lease not renewed, trying again", exc_info=True)
+
+    def _look_at_what_is_claimed(self) -> None:
+        for generation in self._lease.claimed():
+            if not self._slots.holds(str(generation.id)):
+                # A claim, or the end of one, that broke off halfway leaves a row that is ours and that nothing runs.
+                if services.release_generation(generation=generation):
+                    logger.error("generation %s was claimed and then lost: given back", generation.id)
+            elif generation.cancel_requested:
+                self._stop_generation(str(generation.id))
+
+    def _hear_stops(self) -> None:
+        while not self._ended.is_set():
+            try:
+                client = connect()
+                with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    pubsub.subscribe(CONTROL_CHANNEL)
+                    while not self._ended.is_set():
+                        message = pubsub.get_message(timeout=1.0)
+                        if message is not None:
+                            self._stop_generation(message["data"].decode())
+            except Exception as error:  # this thread must outlive whatever the broker does
+                logger.warning("stop requests not heard, reconnecting: %s", error)
+                time.sleep(0.5)

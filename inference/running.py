@@ -1,0 +1,93 @@
+"""A generation that a worker has claimed, and the places such generations take. Knows no thread and no engine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from django.utils import timezone
+
+from inference.emission import Emission
+from inference.engine.interface import Request
+from inference.models import Generation
+from inference.parameters import SamplingParams
+from inference.stream import Event, encode_event
+
+
+@dataclass(eq=False)
+class Running:
+    """A generation this worker has claimed, until its row is final. Touched by one thread at a time: Celery's, then
+    the engine's, then the finisher's."""
+
+    generation: Generation
+    request: Request
+    emission: Emission
+    deadline: float  # on time.monotonic()'s clock
+    text: list[str]
+    tokens: int
+    fields: dict[str, Any] = field(default_factory=dict)  # of the final row
+    last_text: str = ""  # came free at the end and is not in the log yet
+    ending: str = ""  # why it was cancelled: "cancelled", "deadline_exceeded", "handed_over"
+
+    @classmethod
+    def resumed(cls, generation: Generation, prior: list[Event]) -> Running:
+        """With what earlier attempts logged fed back in."""
+        texts = [event for event in prior if event.type == "text"]
+        request = Request(
+            id=str(generation.id),
+            messages=generation.messages,
+            sampling=msgspec.convert(generation.params, SamplingParams),
+            seed=generation.seed,
+            prior_token_ids=[token for event in texts for token in event.data["ids"]],
+            truncate_oldest=generation.purpose == "reply",
+            cache_salt=str(generation.workspace.cache_salt),
+        )
+        entries = [encode_event(event.attempt, event.type, event.data) for event in prior]
+        return cls(
+            generation=generation,
+            request=request,
+            emission=Emission(request.id, generation.attempt, entries),
+            deadline=time.monotonic() + (generation.deadline - timezone.now()).total_seconds(),
+            text=[event.data["text"] for event in texts],
+            tokens=len(request.prior_token_ids),
+        )
+
+
+class Slots:
+    """Who has a place in this worker. A place is taken before the claim and left when the row is no longer ours, so
+    that what we claimed is always among those that hold one."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._taken = 0
+        self._holders: Counter[str] = Counter()
+        self._changed = threading.Condition()
+
+    def take(self, generation_id: str, *, timeout: float) -> bool:
+        """Waits for a place, at most `timeout` seconds; False where none became free."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._taken < self._size, timeout):
+                return False
+            self._taken += 1
+            self._holders[generation_id] += 1
+            return True
+
+    def leave(self, generation_id: str) -> None:
+        with self._changed:
+            self._taken -= 1
+            self._holders[generation_id] -= 1
+            self._holders += Counter()  # drops what is at zero
+            self._changed.notify_all()
+
+    def holds(self, generation_id: str) -> bool:
+        with self._changed:
+            return generation_id in self._holders
+
+    def wait_empty(self, timeout: float) -> bool:
+        """Waits until nobody holds a place, at most `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._taken, timeout)
