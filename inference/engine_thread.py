@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 _RELOAD_SECONDS = 5.0
 _MAX_FAILED_STEPS = 3  # in a row
 _DEADLINES_EVERY = 0.5
+_OTHER_MODEL = "No worker serves the model of this reply right now. Try again."
 _TOO_SLOW = "This reply took too long and was stopped. What was written so far is kept."
 
 
@@ -187,8 +188,7 @@ class EngineThread:
         assert self._model is not None
         generation = running.generation
         if generation.model_id != self._model.id:
-            message = f"No worker serves {generation.model.name} right now."
-            self._finish(running, "failed", error_code="model_unavailable", error_message=message)
+            self._finish(running, "failed", error_code="model_unavailable", error_message=_OTHER_MODEL)
             return
         try:
             admission = self._engine.submit(running.request)
@@ -207,7 +207,7 @@ class EngineThread:
                 data = {
                     "prompt_tokens": admission.prompt_tokens,
                     "max_tokens": admission.max_tokens,
-                    "model": generation.model.name,
+                    "model": self._model.name,
                     "dropped_messages": admission.dropped_messages,
                 }
                 self._publisher.emit(running.emission, "admitted", data)

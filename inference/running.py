@@ -6,7 +6,9 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from django.utils import timezone
@@ -16,6 +18,7 @@ from inference.engine.interface import Request
 from inference.models import Generation
 from inference.parameters import SamplingParams
 from inference.stream import Event, encode_event
+from webapp.accounts.models import Workspace
 
 
 @dataclass(eq=False)
@@ -44,7 +47,7 @@ class Running:
             seed=generation.seed,
             prior_token_ids=[token for event in texts for token in event.data["ids"]],
             truncate_oldest=generation.purpose == "reply",
-            cache_salt=str(generation.workspace.cache_salt),
+            cache_salt=_cache_salt(generation.workspace_id),
         )
         entries = [encode_event(event.attempt, event.type, event.data) for event in prior]
         return cls(
@@ -55,6 +58,12 @@ class Running:
             text=[event.data["text"] for event in texts],
             tokens=len(request.prior_token_ids),
         )
+
+
+@lru_cache(maxsize=10_000)
+def _cache_salt(workspace_id: UUID) -> str:
+    """A workspace keeps its salt for life."""
+    return str(Workspace.objects.values_list("cache_salt", flat=True).get(id=workspace_id))
 
 
 class Slots:

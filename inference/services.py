@@ -16,7 +16,6 @@ import msgspec
 from celery import current_app
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -26,6 +25,7 @@ from inference.parameters import SamplingParams
 from inference.signals import generation_ended
 from inference.stream import Append, TokenLog, encode_event, text_of
 from webapp.accounts.models import Workspace
+from webapp.core import sql
 from webapp.core.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -44,12 +44,12 @@ def token_log() -> TokenLog:
 
 def default_model() -> ServedModel:
     """The model conversations use. Raises UserError `no_model` where none is installed."""
-    model = ServedModel.objects.filter(is_default=True).first()
-    if model is None:
+    found = sql.instances(ServedModel, "SELECT * FROM inference_servedmodel WHERE is_default")
+    if not found:
         raise UserError(
             "no_model", "No model is installed yet. Ask the person who runs this site to add one.", status=503
         )
-    return model
+    return found[0]  # a constraint sees to it that there is only one
 
 
 def start_generation(
@@ -65,7 +65,8 @@ def start_generation(
 
     Raises UserError `busy` (503, with Retry-After) where more is queued than this site takes on.
     """
-    if Generation.objects.filter(state=State.QUEUED).count() >= settings.INFERENCE_MAX_QUEUED:
+    [(waiting,)] = sql.fetch("SELECT COUNT(*) FROM inference_generation WHERE state = 'queued'")
+    if waiting >= settings.INFERENCE_MAX_QUEUED:
         raise UserError(
             "busy",
             "Too many replies are waiting right now. Try again in a moment.",
@@ -97,11 +98,14 @@ def send_task(generation_id: UUID | str) -> None:
 
 def claim_generation(*, generation_id: UUID | str, worker_id: UUID) -> Generation | None:
     """queued → running for this worker, under a new attempt; None where someone else was first."""
-    claimed = Generation.objects.filter(id=generation_id, state=State.QUEUED).update(
-        state=State.RUNNING, worker_id=worker_id, attempt=F("attempt") + 1
+    claimed = sql.instances(
+        Generation,
+        "UPDATE inference_generation SET state = 'running', worker_id = %s, attempt = attempt + 1"
+        " WHERE id = %s AND state = 'queued' RETURNING *",
+        worker_id,
+        UUID(str(generation_id)),
     )
-    rows = Generation.objects.select_related("model", "workspace").filter(id=generation_id)
-    return rows.first() if claimed else None  # None, too, where it was deleted in between
+    return claimed[0] if claimed else None
 
 
 def release_generation(*, generation: Generation) -> bool:

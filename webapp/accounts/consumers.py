@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
-from importlib import import_module
 from time import monotonic
 from typing import Any
 
@@ -13,16 +11,18 @@ from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
-from django.utils import translation
+from django.utils import timezone, translation
 from django.utils.crypto import constant_time_compare
 from django.utils.translation import gettext as _
 
 from webapp.accounts.access import NoWorkspace, current_workspace
 from webapp.accounts.frame_limits import FrameLimit
-from webapp.accounts.models import Membership, User, Workspace
+from webapp.accounts.models import User, Workspace
 from webapp.accounts.presence import arrive, leave
 from webapp.accounts.sockets import group_add, session_group, user_group
+from webapp.core import sql
 from webapp.core.errors import UserError
+from webapp.core.sessions import SessionStore
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +47,14 @@ class _Handshake:
 class AuthenticatedConsumer(AsyncWebsocketConsumer):
     """A socket of one person in one workspace, opened with one login session.
 
-    Subclasses override `connected` (the socket is open), `command` (one JSON object with a "type") and
-    `disconnect`, and answer with `send_frame`. A UserError raised in `command` is answered with an `error`
-    frame. When the login or the membership ends, the socket is closed with 4401.
+    Subclasses override `connected` (the socket is open), `work` and `answer` (the two halves of a command, one JSON
+    object with a "type") and `disconnect`, and answer with `send_frame`. A UserError raised in a command is answered
+    with an `error` frame. When the login or the membership ends, the socket is closed with 4401.
     """
 
     user: User
     session_key: str
-    workspace_id: uuid.UUID
-    workspace: Workspace  # as it was at the last command
+    workspace: Workspace  # the one they were in when the socket was opened
 
     present = False  # counted among the person's sockets
 
@@ -89,12 +88,7 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
         self.groups = [session_group(session_key), user_group(self.user.pk)]
         for group in self.groups:
             await group_add(group, self.channel_name)
-        try:
-            self.workspace_id = await self._find_workspace()
-        except NoWorkspace:
-            await self.session_closed({})
-            return
-        if await self.recheck():
+        if await self._find_workspace():
             await self.connected()
         else:
             await self.session_closed({})
@@ -102,9 +96,15 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
     async def connected(self) -> None:
         """The socket is open and the person known."""
 
-    async def command(self, frame: dict[str, Any]) -> None:
-        """Handle one frame; a subclass hands here what it does not know."""
+    def work(self, frame: dict[str, Any]) -> Any:
+        """What a command reads and writes: on the database's thread, straight after the recheck and never without it.
+
+        A subclass hands here what it does not know.
+        """
         raise UserError("bad_frame", _("This page sent something the server does not know. Reload the page."))
+
+    async def answer(self, frame: dict[str, Any], done: Any) -> None:
+        """Tells the page what came of a command, given what `work` returned."""
 
     async def send_frame(self, frame: dict[str, Any]) -> None:
         """Send one JSON object, unless the socket is closing."""
@@ -115,10 +115,6 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
         except OSError:
             # The browser has gone; the server's disconnect message is on its way.
             self.closing = True
-
-    async def recheck(self) -> bool:
-        """Whether the login session, the person and the membership still hold, read from the database now."""
-        return await self._recheck()
 
     # --- What the channel layer and the server call ---------------------------------------------------------
     async def dispatch(self, message: dict[str, Any]) -> None:
@@ -140,10 +136,11 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
         frame: dict[str, Any] = {}
         try:
             frame = parse_frame(text_data)
-            if not await self.recheck():
+            holds, done = await self._recheck_and_work(frame)
+            if holds:
+                await self.answer(frame, done)
+            else:
                 await self.session_closed({})
-                return
-            await self.command(frame)
         except UserError as error:
             await self._error(error.code, error.message, frame)
         except Exception:
@@ -155,7 +152,7 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
     async def session_closed(self, message: dict[str, Any]) -> None:
         """The login ended, or (with `workspace`) the membership in that workspace did."""
         workspace = message.get("workspace")
-        if workspace is not None and workspace != self.workspace_id.hex:
+        if workspace is not None and workspace != self.workspace.pk.hex:
             return
         await self.send_frame({"type": "closing", "reason": "logged_out"})
         await self._close(CLOSE_LOGGED_OUT)
@@ -171,25 +168,39 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
         await self.send_frame({"type": "error", "code": code, "message": message, **about})
 
     @database_sync_to_async
-    def _find_workspace(self) -> uuid.UUID:
-        return current_workspace(self.user, self.scope["session"])[0].pk
+    def _find_workspace(self) -> bool:
+        try:
+            self.workspace = current_workspace(self.user, self.scope["session"])[0]
+        except NoWorkspace:
+            return False
+        return self.recheck()
 
     @database_sync_to_async
-    def _recheck(self) -> bool:
-        # A fresh store each time: the one in the scope remembers what it read when the socket was opened.
-        session = import_module(settings.SESSION_ENGINE).SessionStore(self.session_key).load()
+    def _recheck_and_work(self, frame: dict[str, Any]) -> tuple[bool, Any]:
+        # One visit to the database's thread: each costs a command the better part of a millisecond.
+        return (True, self.work(frame)) if self.recheck() else (False, None)
+
+    def recheck(self) -> bool:
+        """Whether the login session, the person and the membership still hold, read from the database now."""
+        found = sql.instances(
+            User,
+            "SELECT accounts_user.*, session_data FROM accounts_user"
+            " JOIN accounts_membership ON accounts_membership.user_id = accounts_user.id"
+            " JOIN django_session ON session_key = %s AND expire_date > %s"
+            " WHERE accounts_user.id = %s AND workspace_id = %s AND is_active",
+            self.session_key,
+            timezone.now(),
+            self.user.pk,
+            self.workspace.pk,
+        )
+        if not found:
+            return False
+        self.user = found[0]
+        session = SessionStore().decode(found[0].session_data)  # type: ignore[attr-defined]
         if session.get(SESSION_KEY) != str(self.user.pk):
             return False
         if session.get(BACKEND_SESSION_KEY) not in settings.AUTHENTICATION_BACKENDS:
             return False
-        membership = (
-            Membership.objects.select_related("user", "workspace")
-            .filter(user_id=self.user.pk, workspace_id=self.workspace_id)
-            .first()
-        )
-        if membership is None or not membership.user.is_active:
-            return False
-        self.user, self.workspace = membership.user, membership.workspace
         return constant_time_compare(session.get(HASH_SESSION_KEY, ""), self.user.get_session_auth_hash())
 
 

@@ -32,7 +32,7 @@ def get_conversation(
     rows = _mine(user).select_related("workspace")
     if for_update:
         rows = rows.select_for_update(of=("self",))
-    found = rows.filter(id=key).first() if key else None
+    found = next(iter(rows.filter(id=key)), None) if key else None
     if found is None:
         raise NotFound(_("That conversation"))
     return found

@@ -4,7 +4,8 @@ reads, live streams."""
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from channels.db import database_sync_to_async
@@ -24,6 +25,16 @@ from webapp.core.errors import NotFound, UserError
 _MAX_HAVE = 50
 
 
+class _Opened(NamedTuple):
+    """What a page that has `have` and everything up to a position lacks of a conversation."""
+
+    conversation: UUID
+    have: dict[UUID, dict[str, Any]]
+    missed: dict[str, Any] | None  # the frame with the messages that came since
+    unfinished: list[tuple[UUID, UUID]]  # replies that still grow: message, generation
+    ended: list[UUID]  # replies of `have` that have ended
+
+
 class ChatConsumer(AuthenticatedConsumer):
     """One open page."""
 
@@ -35,72 +46,95 @@ class ChatConsumer(AuthenticatedConsumer):
         if hasattr(self, "watcher"):
             self.watcher.close()
 
-    async def command(self, frame: dict[str, Any]) -> None:
-        commands = {
-            "open": self._open,
-            "send": self._send,
-            "stop": self._stop,
-            "retry": self._retry,
-            "rename": self._rename,
-            "delete": self._delete,
-            "ping": self._ping,
-        }
-        command = commands.get(frame["type"])
-        await (command(frame) if command else super().command(frame))
+    def work(self, frame: dict[str, Any]) -> Any:
+        command = COMMANDS.get(frame["type"])
+        return command[0](self, frame) if command else super().work(frame)
 
-    # --- commands -------------------------------------------------------------------------------------------
-    async def _ping(self, frame: dict[str, Any]) -> None:
+    async def answer(self, frame: dict[str, Any], done: Any) -> None:
+        await COMMANDS[frame["type"]][1](self, frame, done)
+
+    # --- what commands read and write, on the database's thread ---------------------------------------------
+    def _no_work(self, frame: dict[str, Any]) -> None:
+        pass
+
+    def _read_open(self, frame: dict[str, Any]) -> _Opened:
+        conversation = access.get_conversation(self.user, _uuid(frame, "conversation"))
+        have = {UUID(entry["message"]): entry for entry in _entries(frame)}
+        missed, after = None, frame.get("after")
+        if isinstance(after, int):
+            new = [m for m in access.list_messages(conversation) if m.position > after]
+            if new:
+                missed = {"type": "messages", **_messages_frame(conversation, new)}
+        replies = conversation.messages.exclude(generation=None)
+        growing = replies.exclude(generation__state__in=Generation.TERMINAL)
+        unfinished = list(growing.values_list("id", "generation_id"))
+        ended = replies.filter(id__in=have, generation__state__in=Generation.TERMINAL)
+        return _Opened(conversation.id, have, missed, unfinished, list(ended.values_list("id", flat=True)))
+
+    def _store(self, frame: dict[str, Any]) -> tuple[services.Sent, dict[str, Any]]:
+        sent = services.send_message(
+            user=self.user,
+            workspace=self.workspace,
+            conversation_id=None if frame.get("conversation") is None else _uuid(frame, "conversation"),
+            client_id=_uuid(frame, "client_id"),
+            text=_str(frame, "text"),
+        )
+        return sent, _messages_frame(sent.conversation, [sent.message, sent.reply])
+
+    def _stop(self, frame: dict[str, Any]) -> None:
+        services.stop_reply(reply=access.get_reply(self.user, _uuid(frame, "message")))
+
+    def _retry(self, frame: dict[str, Any]) -> Message:
+        return services.retry_reply(reply=access.get_reply(self.user, _uuid(frame, "message")))
+
+    def _rename(self, frame: dict[str, Any]) -> Conversation:
+        conversation = access.get_conversation(self.user, _uuid(frame, "conversation"))
+        return services.rename_conversation(conversation=conversation, title=_str(frame, "title"))
+
+    def _delete(self, frame: dict[str, Any]) -> Conversation:
+        conversation = access.get_conversation(self.user, _uuid(frame, "conversation"))
+        services.delete_conversation(conversation=conversation)
+        return conversation
+
+    # --- what pages are told of it --------------------------------------------------------------------------
+    async def _pong(self, frame: dict[str, Any], done: None) -> None:
         await self.send_frame({"type": "pong"})
 
-    async def _open(self, frame: dict[str, Any]) -> None:
-        conversation_id = _uuid(frame, "conversation")
-        have = {UUID(entry["message"]): entry for entry in _entries(frame)}
-        after = frame.get("after")
-        missed, unfinished, ended = await self._read_open(
-            conversation_id, list(have), after if isinstance(after, int) else None
-        )
+    async def _say_nothing(self, frame: dict[str, Any], done: None) -> None:
+        """What a stop does is seen in the reply."""
+
+    async def _show(self, frame: dict[str, Any], opened: _Opened) -> None:
         for reply in tuple(self.watcher.replies):
             reply.unwatch(self.watcher)
-        self.opened = conversation_id
-        if missed is not None:
-            await self.send_frame(missed)
-        for message_id, generation_id in unfinished:
-            known = have.get(message_id, {})
+        self.opened = opened.conversation
+        if opened.missed is not None:
+            await self.send_frame(opened.missed)
+        for message_id, generation_id in opened.unfinished:
+            known = opened.have.get(message_id, {})
             await self._watch(message_id, generation_id, _int(known, "blocks", 0), _int(known, "attempt", -1))
-        for message_id in ended:
+        for message_id in opened.ended:
             await self.send_frame(await _done_frame(message_id, None, language=translation.get_language()))
 
-    async def _send(self, frame: dict[str, Any]) -> None:
-        client_id = _uuid(frame, "client_id")
-        conversation_id = None if frame.get("conversation") is None else _uuid(frame, "conversation")
-        sent, answer = await self._store(conversation_id, client_id, _str(frame, "text"))
+    async def _accept(self, frame: dict[str, Any], done: tuple[services.Sent, dict[str, Any]]) -> None:
+        sent, messages = done
         self.opened = sent.conversation.id
-        await self.send_frame({"type": "accepted", "client_id": str(client_id), **answer})
+        await self.send_frame({"type": "accepted", "client_id": str(sent.message.client_id), **messages})
         assert sent.reply.generation_id is not None
         await self._watch(sent.reply.id, sent.reply.generation_id)
         if sent.is_new:
-            await tell_tabs(sent.conversation, {"type": "messages", **answer}, not_to=self.channel_name)
+            await tell_tabs(sent.conversation, {"type": "messages", **messages}, not_to=self.channel_name)
 
-    async def _stop(self, frame: dict[str, Any]) -> None:
-        await self._write_reply(services.stop_reply, _uuid(frame, "message"))
-
-    async def _retry(self, frame: dict[str, Any]) -> None:
-        reply = await self._write_reply(services.retry_reply, _uuid(frame, "message"))
+    async def _tell_retried(self, frame: dict[str, Any], reply: Message) -> None:
         assert reply.generation_id is not None
         restarted = {"type": "retried", "conversation": str(reply.conversation_id), "message": str(reply.id)}
         await tell_tabs(reply.conversation, restarted | {"generation": str(reply.generation_id)})
 
-    async def _rename(self, frame: dict[str, Any]) -> None:
-        conversation = await self._write(
-            services.rename_conversation, _uuid(frame, "conversation"), title=_str(frame, "title")
-        )
+    async def _tell_renamed(self, frame: dict[str, Any], conversation: Conversation) -> None:
         about = {"conversation": str(conversation.id), "title": conversation.title}
         await tell_tabs(conversation, {"type": "title", **about})
 
-    async def _delete(self, frame: dict[str, Any]) -> None:
-        conversation_id = _uuid(frame, "conversation")
-        conversation = await self._write(services.delete_conversation, conversation_id)
-        await tell_tabs(conversation, {"type": "deleted", "conversation": str(conversation_id)})
+    async def _tell_deleted(self, frame: dict[str, Any], conversation: Conversation) -> None:
+        await tell_tabs(conversation, {"type": "deleted", "conversation": str(_uuid(frame, "conversation"))})
 
     # --- what other tabs and workers tell -------------------------------------------------------------------
     async def chat_frame(self, message: dict[str, Any]) -> None:
@@ -130,49 +164,17 @@ class ChatConsumer(AuthenticatedConsumer):
         reply = LiveHub.current().reply(message_id, generation_id, finish)
         await reply.watch(self.watcher, blocks=blocks, attempt=attempt)
 
-    # --- the database's thread ------------------------------------------------------------------------------
-    @database_sync_to_async
-    def _store(
-        self, conversation_id: UUID | None, client_id: UUID, text: str
-    ) -> tuple[services.Sent, dict[str, Any]]:
-        sent = services.send_message(
-            user=self.user,
-            workspace=self.workspace,
-            conversation_id=conversation_id,
-            client_id=client_id,
-            text=text,
-        )
-        return sent, _messages_frame(sent.conversation, [sent.message, sent.reply])
 
-    @database_sync_to_async
-    def _read_open(
-        self, conversation_id: UUID, have: list[UUID], after: int | None
-    ) -> tuple[dict[str, Any] | None, list[tuple[UUID, UUID]], list[UUID]]:
-        """What a page that has `have` and everything up to position `after` lacks: messages that came since, replies
-        that still grow (message, generation), and replies that have ended."""
-        conversation = access.get_conversation(self.user, conversation_id)
-        missed = None
-        if after is not None:
-            new = [m for m in access.list_messages(conversation) if m.position > after]
-            if new:
-                missed = {"type": "messages", **_messages_frame(conversation, new)}
-        replies = conversation.messages.exclude(generation=None)
-        growing = replies.exclude(generation__state__in=Generation.TERMINAL)
-        unfinished = list(growing.values_list("id", "generation_id"))
-        ended = replies.filter(id__in=have, generation__state__in=Generation.TERMINAL)
-        return missed, unfinished, list(ended.values_list("id", flat=True))
-
-    @database_sync_to_async
-    def _write(self, service: Any, conversation_id: UUID, **arguments: Any) -> Conversation:
-        conversation = access.get_conversation(self.user, conversation_id)
-        service(conversation=conversation, **arguments)
-        return conversation
-
-    @database_sync_to_async
-    def _write_reply(self, service: Any, message_id: UUID) -> Message:
-        reply = access.get_reply(self.user, message_id)
-        service(reply=reply)
-        return reply
+# Each command's two halves.
+COMMANDS: dict[str, tuple[Callable[..., Any], Callable[..., Awaitable[None]]]] = {
+    "open": (ChatConsumer._read_open, ChatConsumer._show),
+    "send": (ChatConsumer._store, ChatConsumer._accept),
+    "stop": (ChatConsumer._stop, ChatConsumer._say_nothing),
+    "retry": (ChatConsumer._retry, ChatConsumer._tell_retried),
+    "rename": (ChatConsumer._rename, ChatConsumer._tell_renamed),
+    "delete": (ChatConsumer._delete, ChatConsumer._tell_deleted),
+    "ping": (ChatConsumer._no_work, ChatConsumer._pong),
+}
 
 
 def _messages_frame(conversation: Conversation, messages: list[Message]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from webapp.accounts.models import User, Workspace
 from webapp.chat import access
 from webapp.chat.models import Conversation, Message
 from webapp.chat.rendering import forget_rendered
+from webapp.core import sql
 from webapp.core.errors import NotFound, UserError
 from webapp.core.locks import lock_until_commit
 
@@ -24,7 +25,9 @@ from webapp.core.locks import lock_until_commit
 MAX_MESSAGE_CHARACTERS = 100_000
 # How much history goes to a worker, in characters a token of context: it then keeps what fits, by the token.
 _CHARACTERS_PER_TOKEN = 6
+_HISTORY_PAGE = 100
 _TITLE_CHARACTERS = 60
+_BEYOND_ALL = 2**31 - 1  # a position no message has
 # Replies of one person that wait or grow at once: more tabs than anybody reads, and no one's site is theirs alone.
 MAX_UNFINISHED_REPLIES = 8
 # How it is sampled is the model's own business: its generation_config says.
@@ -71,7 +74,11 @@ def send_message(
                 conversation = access.get_conversation(user, conversation_id, for_update=True)
                 said = _history(conversation, model)
                 conversation.updated_at = timezone.now()
-                Conversation.objects.filter(pk=conversation.pk).update(updated_at=conversation.updated_at)
+                sql.execute(
+                    "UPDATE chat_conversation SET updated_at = %s WHERE id = %s",
+                    conversation.updated_at,
+                    conversation.pk,
+                )
             turns = [*said.turns, {"role": Message.Role.USER.value, "content": text}]
             message = Message(
                 conversation=conversation,
@@ -197,8 +204,13 @@ def _gone() -> NotFound:
 def _limit_replies(user_id: uuid.UUID) -> None:
     """Call it first in a transaction: two tabs that send at once are counted one after the other."""
     lock_until_commit(f"chat.replies.{user_id}")
-    growing = Message.objects.filter(conversation__user_id=user_id, generation__isnull=False)
-    if growing.exclude(generation__state__in=Generation.TERMINAL).count() >= MAX_UNFINISHED_REPLIES:
+    [(growing,)] = sql.fetch(
+        "SELECT COUNT(*) FROM inference_generation JOIN chat_message ON generation_id = inference_generation.id"
+        " JOIN chat_conversation ON conversation_id = chat_conversation.id"
+        " WHERE state IN ('queued', 'running') AND user_id = %s",
+        user_id,
+    )
+    if growing >= MAX_UNFINISHED_REPLIES:
         raise UserError(
             "too_many_replies",
             _("%(limit)s answers to you are being written already. Wait for one to finish, or stop one.")
@@ -238,16 +250,32 @@ def _history(conversation: Conversation, model: ServedModel, *, without: Message
     `without` a reply: that one is to be said anew. Replies that never said anything are left out.
     """
     turns: list[dict[str, str]] = []
-    highest, characters = -1, model.context_length * _CHARACTERS_PER_TOKEN
-    rows = conversation.messages.order_by("-position")
-    fields = ("position", "role", "text", "generation__text")
-    for position, role, text, reply in rows.values_list(*fields).iterator(chunk_size=100):
-        highest = max(highest, position)
-        content = text if role == Message.Role.USER else reply
-        if not content or (without is not None and position == without.position):
-            continue
-        turns.append({"role": role, "content": content})
-        characters -= len(content)
-        if characters <= 0:
+    characters = model.context_length * _CHARACTERS_PER_TOKEN
+    highest, before = -1, _BEYOND_ALL
+    while characters > 0:
+        page = _messages_before(conversation, before)
+        for position, role, text, reply in page:
+            content = text if role == Message.Role.USER else reply
+            if not content or (without is not None and position == without.position):
+                continue
+            turns.append({"role": role, "content": content})
+            characters -= len(content)
+            if characters <= 0:
+                break
+        if page:
+            highest, before = max(highest, page[0][0]), page[-1][0]
+        if len(page) < _HISTORY_PAGE:
             break
     return _Said(turns[::-1], highest + 1)
+
+
+def _messages_before(conversation: Conversation, position: int) -> list[tuple[int, str, str, str | None]]:
+    """The next so many messages, newest first: position, role, a person's text, a reply's text."""
+    return sql.fetch(
+        "SELECT position, role, chat_message.text, inference_generation.text FROM chat_message"
+        " LEFT JOIN inference_generation ON inference_generation.id = generation_id"
+        " WHERE conversation_id = %s AND position < %s ORDER BY position DESC LIMIT %s",
+        conversation.pk,
+        position,
+        _HISTORY_PAGE,
+    )

@@ -26,18 +26,20 @@ class Echo(AuthenticatedConsumer):
 
     async def connected(self) -> None:
         await self.send_frame(
-            {"type": "hello", "user": str(self.user.pk), "workspace": str(self.workspace_id)}
+            {"type": "hello", "user": str(self.user.pk), "workspace": str(self.workspace.pk)}
         )
 
-    async def command(self, frame: dict[str, Any]) -> None:
+    def work(self, frame: dict[str, Any]) -> Any:
         if frame["type"] == "say":
-            await self.send_frame({"type": "said", "text": frame.get("text")})
-        elif frame["type"] == "see":
+            return frame.get("text")
+        if frame["type"] == "see":
             raise NotFound("That conversation")
-        elif frame["type"] == "break":
+        if frame["type"] == "break":
             raise ZeroDivisionError
-        else:
-            await super().command(frame)
+        return super().work(frame)
+
+    async def answer(self, frame: dict[str, Any], done: Any) -> None:
+        await self.send_frame({"type": "said", "text": done})
 
 
 @pytest.fixture

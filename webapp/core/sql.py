@@ -1,0 +1,47 @@
+"""Statements written by hand, for the few that stand between a message and its answer. Knows no model of ours.
+
+Putting a simple query together costs Django ten times what the database takes to answer it
+(docs/decisions/0004-statements-by-hand.md). The text is the same for SQLite and PostgreSQL; values are placeholders.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from django.db import connection, models
+
+M = TypeVar("M", bound=models.Model)
+
+
+def fetch(sql: str, *values: object) -> list[tuple[Any, ...]]:
+    """All rows, each column as the driver gives it (a UUID as text on SQLite)."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, _adapted(values))
+        return cursor.fetchall()
+
+
+def execute(sql: str, *values: object) -> int:
+    """The number of rows changed."""
+    with connection.cursor() as cursor:
+        cursor.execute(sql, _adapted(values))
+        return cursor.rowcount
+
+
+def instances(model: type[M], sql: str, *values: object) -> list[M]:
+    """Rows that have the model's columns, as the ORM would give them."""
+    return list(model._default_manager.raw(sql, _adapted(values)))
+
+
+def _adapted(values: Sequence[object]) -> list[Any]:
+    return [_adapt(value) for value in values]
+
+
+def _adapt(value: object) -> Any:
+    if isinstance(value, uuid.UUID) and not connection.features.has_native_uuid_field:
+        return value.hex
+    if isinstance(value, datetime):
+        return connection.ops.adapt_datetimefield_value(value)
+    return value
