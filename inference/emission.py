@@ -26,7 +26,7 @@ _FLUSH_SECONDS = 5.0
 
 
 class Emission:
-    """One attempt's events. Added to by the worker, drained by the Publisher, both under the Publisher's lock.
+    """One attempt's events. Added to and drained under the Publisher's lock.
 
     Text that comes before the publisher has taken the last of it joins that event: when the broker or the readers are
     busy, entries grow longer instead of more.
@@ -154,7 +154,8 @@ class Publisher:
         with self._work:
             for emission, last in zip(batch, answers, strict=True):
                 emission.answered(last)
-                if emission.settled:
-                    self._pending.pop(emission.generation_id, None)
+                # A newer attempt of this worker's may have taken its place meanwhile.
+                if emission.settled and self._pending.get(emission.generation_id) is emission:
+                    del self._pending[emission.generation_id]
             if not self._pending:
                 self._work.notify_all()

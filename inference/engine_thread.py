@@ -52,7 +52,7 @@ class EngineThread:
         self._lease, self._publisher, self._finisher = lease, publisher, finisher
         self._stopping, self._load_path, self._give_up = stopping, load, give_up
         self.loaded = threading.Event()  # the engine is there, or known not to come
-        self.broke = False
+        self._broken = False
         self._engine: Engine | None = None
         self._model: ServedModel | None = None
         self._inbox: queue.SimpleQueue[Running | str] = queue.SimpleQueue()  # to start; ids to stop
@@ -75,9 +75,11 @@ class EngineThread:
         self._inbox.put(generation_id)
         self._wake.set()
 
-    def join(self, timeout: float) -> None:
+    def join(self, timeout: float) -> bool:
+        """Whether it has ended, and as it should: what a broken engine ran is not handed over."""
         self._wake.set()
         self._thread.join(timeout)
+        return not (self._thread.is_alive() or self._broken)
 
     def hand_over_the_rest(self) -> None:
         """What was put after the thread had ended. Call it when it has."""
@@ -93,7 +95,7 @@ class EngineThread:
             # Without this thread the process would look alive and answer nobody. What it ran is found by the
             # reaper, which counts the crash: a request that breaks every engine is not handed round for ever.
             logger.critical("the engine thread broke: this worker ends", exc_info=True)
-            self.broke = True
+            self._broken = True
             self._stopping.set()
             self._give_up()
 
@@ -187,6 +189,12 @@ class EngineThread:
         assert self._engine is not None
         assert self._model is not None
         generation = running.generation
+        before = self._running.get(running.request.id)
+        if before is not None:
+            # We lost our lease and came upon the same reply again: once the attempt before has left, it goes on here.
+            self._end(before, "handed_over")
+            self._finisher.hand_over(running)
+            return
         if generation.model_id != self._model.id:
             self._finish(running, "failed", error_code="model_unavailable", error_message=_OTHER_MODEL)
             return

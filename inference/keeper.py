@@ -18,23 +18,31 @@ from inference.stream import CONTROL_CHANNEL, connect
 logger = logging.getLogger(__name__)
 
 
+_END_SECONDS = 6.0  # a renewal under way may wait for SQLite's lock for five
+
+
 class Keeper:
     """Two threads. They go on until `ended`: a worker that hands over needs its lease until it has."""
 
     def __init__(self, lease: Lease, slots: Slots, stop_generation: Callable[[str], None]) -> None:
         self._lease, self._slots, self._stop_generation = lease, slots, stop_generation
         self._ended = threading.Event()
+        self._keeping = threading.Thread(target=self._keep_lease, name="keep_lease", daemon=True)
+        self._hearing = threading.Thread(target=self._hear_stops, name="hear_stops", daemon=True)
 
     def start(self) -> None:
-        for run in (self._keep_lease, self._hear_stops):
-            threading.Thread(target=run, name=run.__name__.strip("_"), daemon=True).start()
+        self._keeping.start()
+        self._hearing.start()
 
     def end(self) -> None:
+        """Returns when the lease is not going to be renewed any more, so that it can be given up."""
         self._ended.set()
+        self._keeping.join(_END_SECONDS)
 
     def _keep_lease(self) -> None:
-        self._lease.registered.wait()
         while not self._ended.wait(settings.INFERENCE_LEASE_SECONDS / 3):
+            if not self._lease.registered.is_set():
+                continue
             try:
                 with database_work():
                     self._lease.renew()

@@ -72,22 +72,20 @@ class Slots:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._taken = 0
         self._holders: Counter[str] = Counter()
         self._changed = threading.Condition()
 
     def take(self, generation_id: str, *, timeout: float) -> bool:
         """Waits for a place, at most `timeout` seconds; False where none became free."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._taken < self._size, timeout):
+            if not self._changed.wait_for(lambda: self._holders.total() < self._size, timeout):
                 return False
-            self._taken += 1
             self._holders[generation_id] += 1
             return True
 
     def leave(self, generation_id: str) -> None:
         with self._changed:
-            self._taken -= 1
+            assert self._holders[generation_id], "a place is left once"
             self._holders[generation_id] -= 1
             self._holders += Counter()  # drops what is at zero
             self._changed.notify_all()
@@ -99,4 +97,4 @@ class Slots:
     def wait_empty(self, timeout: float) -> bool:
         """Waits until nobody holds a place, at most `timeout` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._taken, timeout)
+            return self._changed.wait_for(lambda: not self._holders, timeout)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 from redis.exceptions import RedisError
 
 from inference import services
@@ -29,8 +30,8 @@ from inference.running import Running, Slots
 
 logger = logging.getLogger(__name__)
 
-# How long a worker that stops waits for what it still holds: claims under way, final rows.
-_STOP_SECONDS = 10.0
+# How long a worker that stops waits for its last step, and for claims and final rows under way.
+_STOP_SECONDS = 8.0
 
 
 def load_engine(model: ServedModel) -> Engine:
@@ -78,15 +79,15 @@ class WorkerHost:
 
     def stop(self) -> None:
         """Hands every running generation to other workers, which continue from the log, and gives up the lease."""
+        give_up_at = time.monotonic() + _STOP_SECONDS
         self.stopping.set()
-        self._engine.join(30)
-        give_up_at = time.monotonic() + (0 if self._engine.broke else _STOP_SECONDS)
-        while True:
-            # A claim that was under way puts its generation behind the engine thread's back: until nobody holds a
-            # place, there may be one more.
-            self._engine.hand_over_the_rest()
-            if self._slots.wait_empty(0.05) or time.monotonic() > give_up_at:
-                break
+        if self._engine.join(_STOP_SECONDS):
+            while True:
+                # A claim that was under way puts its generation behind the engine thread's back: until nobody holds a
+                # place, there may be one more.
+                self._engine.hand_over_the_rest()
+                if self._slots.wait_empty(0.05) or time.monotonic() > give_up_at:
+                    break
         self._finisher.close()
         self.publisher.stop()
         self._keeper.end()
@@ -101,6 +102,10 @@ class WorkerHost:
         placed = False
         while not (self.stopping.is_set() or placed):
             placed = self._slots.take(generation_id, timeout=0.2)
+        if placed and self.stopping.is_set():
+            # Looked at again with the place in hand: who stops looks for places first and for claims no more.
+            self._slots.leave(generation_id)
+            placed = False
         if not placed:
             # The row is still queued: give the task back so that another worker need not wait for the reaper.
             services.send_task(generation_id)
@@ -124,8 +129,8 @@ class WorkerHost:
             # Nobody logs anything before a first attempt; later ones lock out the attempts before them.
             prior = self.log.take_over(generation.id, generation.attempt) if generation.attempt > 1 else []
             return Running.resumed(generation, prior)
-        except RedisError as error:
-            logger.warning("generation %s given back, its log cannot be read: %s", generation.id, error)
+        except (RedisError, OperationalError, InterfaceError) as error:
+            logger.warning("generation %s given back, it cannot be prepared now: %s", generation.id, error)
             services.release_generation(generation=generation)
         except Exception:
             logger.exception("generation %s cannot be run", generation.id)

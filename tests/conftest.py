@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.utils import translation
 from pytest_django import DjangoDbBlocker
 
 from tests.demo_model import demo_model
@@ -50,6 +51,12 @@ def elsewhere(charlie: User) -> Workspace:
     workspace = Workspace.objects.create(name="Elsewhere")
     Membership.objects.create(workspace=workspace, user=charlie, role=Role.OWNER)
     return workspace
+
+
+@pytest.fixture(autouse=True)
+def _in_english() -> None:
+    """A socket or a page of the test before may have spoken another language."""
+    translation.activate("en")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -129,6 +136,25 @@ def model_site(_session_model_site: Site) -> Site:
     """A whole site that answers with the demo model, and Alice as its owner."""
     _session_model_site.heal()
     return _session_model_site
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database-only", action="store_true", help="only tests that ask a database, for a second one"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--database-only"):
+        others = [item for item in items if not _asks_a_database(item)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if _asks_a_database(item)]
+
+
+def _asks_a_database(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", ())
+    asks = any(name == "db" or name.endswith("site") for name in fixtures)
+    return asks or item.get_closest_marker("django_db") is not None
 
 
 @pytest.hookimpl(wrapper=True)

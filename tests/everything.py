@@ -24,14 +24,10 @@ DEPLOYED = {
     "ALLOWED_HOSTS": "chat.example.org",
     "SECRET_KEY": "ten thousand monkeys typed this 0123456789 and it is long enough",
 }
-# What a second database can change: everything but the engine, the text code and the browser.
-SECOND_DATABASE = [
-    "tests",
-    "--ignore=tests/inference/engine",
-    "--ignore=tests/inference/text",
-    "-m",
-    "not browser and not load",
-]
+# Tests that need the machine to themselves: they time things, or start and kill whole sites. The others run in pairs.
+ALONE = "browser or faults or load"
+# Half of the cores would idle while the engine is compared with transformers, so what is left is shared out again.
+SIDE_BY_SIDE = ["-n", "2", "--dist", "worksteal"]
 
 
 @dataclass(frozen=True)
@@ -59,11 +55,16 @@ def steps(lint_only: bool, home: str) -> list[Step]:
     if lint_only:
         return found
     pytest = [sys.executable, "-m", "pytest", "-q"]
-    found.append(Step("tests on SQLite", pytest, {"TEST_DATABASE_URL": "sqlite"}))
+    sqlite = {"TEST_DATABASE_URL": "sqlite"}
+    found.append(Step("tests on SQLite", [*pytest, *SIDE_BY_SIDE, "-m", f"not ({ALONE})"], sqlite))
+    found.append(Step("whole sites on SQLite", [*pytest, "-m", ALONE], sqlite))
     given = os.environ.get("TEST_DATABASE_URL") or os.environ.get("DATABASE_URL") or ""
     server = "postgres" if binaries() else given if given.startswith("postgres") else None
     if server:
-        found.append(Step("tests on PostgreSQL", [*pytest, *SECOND_DATABASE], {"TEST_DATABASE_URL": server}))
+        second = [*pytest, "--database-only"]
+        postgres = {"TEST_DATABASE_URL": server}
+        found.append(Step("tests on PostgreSQL", [*second, *SIDE_BY_SIDE, "-m", f"not ({ALONE})"], postgres))
+        found.append(Step("whole sites on PostgreSQL", [*second, "-m", "faults"], postgres))
     return found
 
 

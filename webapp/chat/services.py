@@ -72,7 +72,7 @@ def send_message(
                 conversation, said = _begin(user, workspace, text), _Said([], 0)
             else:
                 conversation = access.get_conversation(user, conversation_id, for_update=True)
-                said = _history(conversation, model)
+                said = _history(conversation, model, beside=len(text))
                 conversation.updated_at = timezone.now()
                 sql.execute(
                     "UPDATE chat_conversation SET updated_at = %s WHERE id = %s",
@@ -244,27 +244,30 @@ class _Said(NamedTuple):
     next_position: int
 
 
-def _history(conversation: Conversation, model: ServedModel, *, without: Message | None = None) -> _Said:
-    """What a conversation holds: its last turns, as many as may fit the model, and always the last one.
+def _history(
+    conversation: Conversation, model: ServedModel, *, beside: int = 0, without: Message | None = None
+) -> _Said:
+    """What a conversation holds: its last turns, as many as may fit the model.
 
-    `without` a reply: that one is to be said anew. Replies that never said anything are left out.
+    `beside` so many characters that are to follow; `without` a reply that is to be said anew. Replies that never said
+    anything are left out.
     """
     turns: list[dict[str, str]] = []
-    characters = model.context_length * _CHARACTERS_PER_TOKEN
+    characters = model.context_length * _CHARACTERS_PER_TOKEN - beside
     highest, before = -1, _BEYOND_ALL
-    while characters > 0:
+    while True:
         page = _messages_before(conversation, before)
         for position, role, text, reply in page:
+            if characters <= 0:
+                break
             content = text if role == Message.Role.USER else reply
             if not content or (without is not None and position == without.position):
                 continue
             turns.append({"role": role, "content": content})
             characters -= len(content)
-            if characters <= 0:
-                break
         if page:
             highest, before = max(highest, page[0][0]), page[-1][0]
-        if len(page) < _HISTORY_PAGE:
+        if characters <= 0 or len(page) < _HISTORY_PAGE:
             break
     return _Said(turns[::-1], highest + 1)
 

@@ -245,7 +245,7 @@ def test_a_search_reads_nobody_elses_messages(alice: User, workspace: Workspace)
     assert alice.pk.hex in inner.replace("-", "")
 
 
-def test_a_worker_that_claims_what_was_just_deleted_gets_nothing(alice: User, workspace: Workspace) -> None:
+def test_what_was_deleted_cannot_be_claimed(alice: User, workspace: Workspace) -> None:
     send(alice, workspace)
     generation = Generation.objects.get()
     at_work: Worker = worker()
