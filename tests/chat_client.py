@@ -45,6 +45,13 @@ class ShownReply:
             self.open, self.text = frame["open"], ""
         self.text += frame.get("text", "")
 
+    def complete(self, html: str) -> None:
+        """The reply ended while this page was away: the rest of it comes with the end. What was finished stays."""
+        body = html.split('<div class="block">', 1)[1].rsplit('<div class="open">', 1)[0]
+        blocks = [block.removesuffix("</div>") for block in body.split('<div class="block">')]
+        assert blocks[: len(self.blocks)] == self.blocks, "a finished block is never touched again"
+        self.blocks, self.open, self.text = blocks, "", ""
+
     def shows(self, text: str) -> bool:
         """Whether the element of a reply that ended shows exactly `text`, rendered."""
         finished, rest = split(text)
@@ -61,6 +68,7 @@ class ChatPage:
         self.conversation: str | None = None
         self.frames: list[dict[str, Any]] = []
         self.reconnects = 0
+        self._growing: set[str] = set()  # replies that were streamed over this connection
         self._changed = asyncio.Condition()
         self._socket: websockets.ClientConnection | None = None
 
@@ -80,6 +88,7 @@ class ChatPage:
                     if self.conversation is not None:
                         await socket.send(json.dumps(self._open_frame()))
                     self._socket = socket
+                    self._growing.clear()
                     await self._note({})
                     async for message in socket:
                         await self._take(json.loads(message))
@@ -102,10 +111,13 @@ class ChatPage:
             self.conversation = frame["conversation"]
             self.replies.setdefault(frame["reply"], ShownReply(frame["generation"]))
         elif frame["type"] == "stream":
+            self._growing.add(frame["message"])
             self.replies.setdefault(frame["message"], ShownReply("")).apply(frame)
         elif frame["type"] == "done":
             reply = self.replies[frame["message"]]
             reply.state, reply.html = frame["state"], frame["html"]
+            if frame["message"] not in self._growing and '<div class="block">' in frame["html"]:
+                reply.complete(frame["html"])
         await self._note(frame)
 
     async def _note(self, frame: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from inference import services
 from inference.emission import _MAX_APPENDS, Emission, Publisher
 from inference.engine.interface import Admission, Request, StepOutput
 from inference.models import Generation, ServedModel, Worker
+from inference.running import Slots
 from inference.signals import generation_ended
 from inference.stream import Append, Event, TokenLog, text_of
 from inference.worker import WorkerHost
@@ -220,6 +221,65 @@ def test_a_claim_under_way_when_the_worker_stops_is_handed_over_and_no_crash(
     services.reap()
     generation.refresh_from_db()
     assert (generation.state, generation.crashes) == ("queued", 0)
+
+
+def test_a_place_that_becomes_free_while_the_worker_stops_is_not_taken(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, generation, take = start(), ask(), Slots.take
+    host.loaded.wait(10)
+
+    def take_at_the_last_moment(slots: Slots, generation_id: str, *, timeout: float) -> bool:
+        placed = take(slots, generation_id, timeout=timeout)
+        host.stopping.set()
+        return placed
+
+    monkeypatch.setattr(Slots, "take", take_at_the_last_moment)
+    host.run(str(generation.id))
+    generation.refresh_from_db()
+    assert (generation.state, generation.attempt) == ("queued", 0)
+
+
+class WaitingEngine(OneWordEngine):
+    """Answers when it is told to."""
+
+    may_answer = threading.Event()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cancelled: set[str] = set()
+
+    def cancel(self, request_id: str) -> None:
+        self._cancelled.add(request_id)
+
+    def step(self) -> list[StepOutput]:
+        if self.may_answer.wait(0.01):
+            return super().step()
+        ended = [id_ for id_ in self._requests if id_ in self._cancelled]
+        self._requests = [id_ for id_ in self._requests if id_ not in ended]
+        self._cancelled.clear()
+        return [StepOutput(id_, [], finish_reason="cancelled") for id_ in ended]
+
+
+def test_a_worker_that_lost_its_lease_may_come_upon_the_same_reply_again(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WaitingEngine.may_answer.clear()
+    monkeypatch.setattr(f"{__name__}.OneWordEngine", WaitingEngine)
+    host, generation = start(), ask()
+
+    def queued_again(attempt: int) -> bool:
+        generation.refresh_from_db()
+        return (generation.state, generation.attempt) == ("queued", attempt)
+
+    host.run(str(generation.id))
+    generation.refresh_from_db()
+    assert services.release_generation(generation=generation)  # as the reaper does
+    host.run(str(generation.id))
+    wait_until(lambda: queued_again(2), "the second attempt to be handed over", 10)
+    WaitingEngine.may_answer.set()
+    host.run(str(generation.id))
+    assert (ended(generation).state, generation.text, generation.attempt) == ("complete", "word", 3)
 
 
 def test_a_worker_that_takes_long_to_hand_over_keeps_its_lease_meanwhile(

@@ -131,6 +131,15 @@ def lost(site: Site, viewers: list[Viewer]) -> int:
     return sum(not v.shown.shows(texts[uuid.UUID(v.shown.generation)]) for v in viewers)
 
 
+def _rate(site: Site) -> float:
+    """Tokens a second of the slowest reply, as its worker made them: a site that falls behind must not slow them."""
+    from inference.models import Generation
+
+    with site.rows():
+        replies = list(Generation.objects.filter(purpose="reply"))
+    return min(r.completion_tokens / (r.finished_at - r.first_token_at).total_seconds() for r in replies)
+
+
 def streaming(count: int = 1500, seconds: int = 30) -> Iterator[Row]:
     site = clock_site()
     try:
@@ -144,6 +153,7 @@ def streaming(count: int = 1500, seconds: int = 30) -> Iterator[Row]:
             f"web process {watched.web_share:.0%} of a core"
         )
         yield Row.at_most(f"chat.sockets.streaming.{count}.behind", worst, 1000, "ms")
+        yield Row.at_least(f"chat.sockets.streaming.{count}.rate", _rate(site), _RATE, "tokens/s each", 0.95)
         gone = lost(site, watched.viewers)
         yield Row.at_most(f"chat.sockets.streaming.{count}.lost", gone + 1, 1, "sockets with a gap, plus one")
     finally:

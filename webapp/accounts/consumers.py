@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from time import monotonic
 from typing import Any
 
@@ -17,7 +18,7 @@ from django.utils.translation import gettext as _
 
 from webapp.accounts.access import NoWorkspace, current_workspace
 from webapp.accounts.frame_limits import FrameLimit
-from webapp.accounts.models import User, Workspace
+from webapp.accounts.models import User
 from webapp.accounts.presence import arrive, leave
 from webapp.accounts.sockets import group_add, session_group, user_group
 from webapp.core import sql
@@ -54,7 +55,7 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
 
     user: User
     session_key: str
-    workspace: Workspace  # the one they were in when the socket was opened
+    workspace_id: uuid.UUID  # the one they were in when the socket was opened
 
     present = False  # counted among the person's sockets
 
@@ -89,6 +90,7 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
         for group in self.groups:
             await group_add(group, self.channel_name)
         if await self._find_workspace():
+            self._forget_handshake()
             await self.connected()
         else:
             await self.session_closed({})
@@ -152,10 +154,16 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
     async def session_closed(self, message: dict[str, Any]) -> None:
         """The login ended, or (with `workspace`) the membership in that workspace did."""
         workspace = message.get("workspace")
-        if workspace is not None and workspace != self.workspace.pk.hex:
+        if workspace is not None and workspace != self.workspace_id.hex:
             return
         await self.send_frame({"type": "closing", "reason": "logged_out"})
         await self._close(CLOSE_LOGGED_OUT)
+
+    def _forget_handshake(self) -> None:
+        """A socket lives for hours; what only its opening needed goes, in place, since each middleware has a copy of
+        the scope."""
+        self.scope["headers"].clear()
+        self.scope["user"]._wrapped = self.user
 
     async def _close(self, code: int) -> None:
         if not self.closing:
@@ -170,7 +178,7 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
     @database_sync_to_async
     def _find_workspace(self) -> bool:
         try:
-            self.workspace = current_workspace(self.user, self.scope["session"])[0]
+            self.workspace_id = current_workspace(self.user, self.scope["session"])[0].pk
         except NoWorkspace:
             return False
         return self.recheck()
@@ -191,12 +199,12 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
             self.session_key,
             timezone.now(),
             self.user.pk,
-            self.workspace.pk,
+            self.workspace_id,
         )
         if not found:
             return False
         self.user = found[0]
-        session = SessionStore().decode(found[0].session_data)  # type: ignore[attr-defined]
+        session = SessionStore().decode(self.user.__dict__.pop("session_data"))
         if session.get(SESSION_KEY) != str(self.user.pk):
             return False
         if session.get(BACKEND_SESSION_KEY) not in settings.AUTHENTICATION_BACKENDS:

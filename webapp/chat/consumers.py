@@ -13,6 +13,7 @@ from django.utils import translation
 from django.utils.translation import gettext as _
 
 from inference.models import Generation
+from webapp.accounts.access import get_workspace
 from webapp.accounts.consumers import AuthenticatedConsumer
 from webapp.chat import access, services
 from webapp.chat.live import LiveHub, Watcher
@@ -72,10 +73,11 @@ class ChatConsumer(AuthenticatedConsumer):
         return _Opened(conversation.id, have, missed, unfinished, list(ended.values_list("id", flat=True)))
 
     def _store(self, frame: dict[str, Any]) -> tuple[services.Sent, dict[str, Any]]:
+        conversation_id = None if frame.get("conversation") is None else _uuid(frame, "conversation")
         sent = services.send_message(
             user=self.user,
-            workspace=self.workspace,
-            conversation_id=None if frame.get("conversation") is None else _uuid(frame, "conversation"),
+            workspace=None if conversation_id else get_workspace(self.user, self.workspace_id),
+            conversation_id=conversation_id,
             client_id=_uuid(frame, "client_id"),
             text=_str(frame, "text"),
         )

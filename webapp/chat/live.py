@@ -41,6 +41,8 @@ class Watcher:
     """One socket's view of its replies. What it has not sent yet is merged, so a slow socket costs one frame a reply
     and delays nobody else."""
 
+    __slots__ = ("_ended", "_pending", "_send_frame", "_sender", "closed", "replies")
+
     def __init__(self, send_frame: SendFrame) -> None:
         self._send_frame = send_frame
         self._pending: dict[UUID, dict[str, Any]] = {}

@@ -44,7 +44,7 @@ class Sent(NamedTuple):
 def send_message(
     *,
     user: User,
-    workspace: Workspace,
+    workspace: Workspace | None,
     conversation_id: uuid.UUID | str | None,
     client_id: uuid.UUID,
     text: str,
@@ -69,6 +69,7 @@ def send_message(
             _limit_replies(user.pk)
             model = inference.default_model()
             if conversation_id is None:
+                assert workspace is not None
                 conversation, said = _begin(user, workspace, text), _Said([], 0)
             else:
                 conversation = access.get_conversation(user, conversation_id, for_update=True)

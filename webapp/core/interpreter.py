@@ -6,15 +6,11 @@ import sys
 # Python's default is 5 ms. Each time a thread comes back from a system call it wants the interpreter again, and one
 # that computes may keep it for this long: at a thousand writes to sockets a second, longer than everything else.
 _SWITCH_SECONDS = 0.0005
-# Python's default is 700 new objects, and a full collection when a quarter of all is new. A step of a thousand replies
-# makes as many objects ten times over, and drops them all again without the collector's help.
-_GC_THRESHOLDS = (20_000, 20, 50)
 
 
 def settle() -> None:
     """For a process that serves, once everything it needs is imported and loaded: its threads take turns sooner, and
     the collector leaves alone what stays for good, which a full collection would walk through for 80 ms."""
     sys.setswitchinterval(_SWITCH_SECONDS)
-    gc.set_threshold(*_GC_THRESHOLDS)
     gc.collect()
     gc.freeze()

@@ -26,7 +26,7 @@ class Echo(AuthenticatedConsumer):
 
     async def connected(self) -> None:
         await self.send_frame(
-            {"type": "hello", "user": str(self.user.pk), "workspace": str(self.workspace.pk)}
+            {"type": "hello", "user": str(self.user.pk), "workspace": str(self.workspace_id)}
         )
 
     def work(self, frame: dict[str, Any]) -> Any:
