@@ -5,6 +5,7 @@ It waits for nobody: the log is the publisher's, rows are the finisher's. Knows 
 
 from __future__ import annotations
 
+import gc
 import logging
 import queue
 import threading
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 _RELOAD_SECONDS = 5.0
 _MAX_FAILED_STEPS = 3  # in a row
 _DEADLINES_EVERY = 0.5
+# Python's default is 700 new objects, and a full collection when a quarter of all is new. A step of a thousand replies
+# makes as many objects ten times over, and drops them all again without the collector's help.
+_GC_THRESHOLDS = (20_000, 20, 50)
 _OTHER_MODEL = "No worker serves the model of this reply right now. Try again."
 _TOO_SLOW = "This reply took too long and was stopped. What was written so far is kept."
 
@@ -109,6 +113,7 @@ class EngineThread:
         while self._engine is None and not self._stopping.is_set():
             self._refuse_for_a_while()
         settle()
+        gc.set_threshold(*_GC_THRESHOLDS)
         while not self._stopping.is_set():
             self._take_in()
             self._check_deadlines()

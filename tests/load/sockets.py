@@ -132,12 +132,13 @@ def lost(site: Site, viewers: list[Viewer]) -> int:
 
 
 def _rate(site: Site) -> float:
-    """Tokens a second of the slowest reply, as its worker made them: a site that falls behind must not slow them."""
+    """Tokens a second of the slowest reply, by the times in its words: a site that falls behind must not slow them."""
     from inference.models import Generation
 
     with site.rows():
-        replies = list(Generation.objects.filter(purpose="reply"))
-    return min(r.completion_tokens / (r.finished_at - r.first_token_at).total_seconds() for r in replies)
+        texts = list(Generation.objects.filter(purpose="reply").values_list("text", flat=True))
+    times = [[int(word) for word in _CLOCK.findall(text)] for text in texts]
+    return min((len(words) - 1) * 1000 / ((words[-1] - words[0]) % MODULUS) for words in times)
 
 
 def streaming(count: int = 1500, seconds: int = 30) -> Iterator[Row]:
