@@ -17,7 +17,7 @@ from inference.engine.interface import Admission, Request, StepOutput
 from inference.models import Generation, ServedModel, Worker
 from inference.running import Slots
 from inference.signals import generation_ended
-from inference.stream import Append, Event, TokenLog, text_of
+from inference.stream import STEPS_CHANNEL, Append, Event, TokenLog, decode_step, encode_event, text_of
 from inference.worker import WorkerHost
 from tests.services import wait_until
 from webapp.accounts.models import Workspace
@@ -357,6 +357,32 @@ def test_what_comes_while_the_broker_is_busy_is_one_entry_and_nothing_is_lost() 
     events = log.read("generation")
     assert [(event.seq, event.type) for event in events] == [(1, "admitted"), (2, "text"), (3, "done")]
     assert events[1].data == {"text": "0 1 2 3 4 ", "ids": [0, 1, 2, 3, 4]}
+
+
+def test_what_the_broker_lost_is_logged_again() -> None:
+    log = TokenLog()
+    publisher, emission = Publisher(log), Emission("generation", 1, [])
+    publisher.start()
+    publisher.emit_texts([(emission, "before ", [1])])
+    publisher.flush()
+    log.connection.flushall()
+    publisher.emit_texts([(emission, "after", [2])])
+    publisher.flush()
+    publisher.stop()
+    assert text_of(log.read("generation")) == "before after"
+
+
+def test_a_step_of_which_a_part_is_in_the_log_already_is_published_without_it() -> None:
+    log = TokenLog()
+    entries = [(n + 1, encode_event(1, "text", {"text": str(n), "ids": [n]})) for n in range(3)]
+    log.append([Append("generation", 1, entries[:1])])
+    with log.connection.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe(STEPS_CHANNEL)
+        wait_until(lambda: pubsub.get_message() is None and pubsub.subscribed, "the subscription", 5)
+        log.append([Append("generation", 1, entries)])
+        message = wait_until(lambda: pubsub.get_message(timeout=1), "the step", 5)
+    [(_, events)] = decode_step(message["data"], {"generation"})
+    assert [event.seq for event in events] == [2, 3]
 
 
 def test_the_publisher_outlives_an_error_nobody_thought_of() -> None:

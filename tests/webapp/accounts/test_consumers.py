@@ -10,7 +10,9 @@ import pytest
 from asgiref.sync import sync_to_async
 from channels.auth import AuthMiddlewareStack
 from django.conf import settings
+from django.contrib.sessions.models import Session
 from django.test import Client
+from django.utils import timezone
 
 from tests.webapp.websocket import Websocket
 from webapp.accounts import consumers, services, sockets
@@ -242,4 +244,10 @@ async def test_a_group_message_is_repeated_once_when_the_broker_was_restarted(
 
     monkeypatch.setattr(layer, "group_send", fails_first)
     await sync_to_async(sockets.close_user)(bob.pk)
+    await expect_logged_out(bobs_socket)
+
+
+async def test_a_login_session_that_has_run_out_ends_the_socket(bobs_socket: Websocket) -> None:
+    await Session.objects.aupdate(expire_date=timezone.now())
+    await bobs_socket.send_frame({"type": "say", "text": "still here?"})
     await expect_logged_out(bobs_socket)
