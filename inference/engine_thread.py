@@ -5,7 +5,6 @@ It waits for nobody: the log is the publisher's, rows are the finisher's. Knows 
 
 from __future__ import annotations
 
-import gc
 import logging
 import queue
 import threading
@@ -31,9 +30,8 @@ logger = logging.getLogger(__name__)
 _RELOAD_SECONDS = 5.0
 _MAX_FAILED_STEPS = 3  # in a row
 _DEADLINES_EVERY = 0.5
-# Python's default is 700 new objects, and a full collection when a quarter of all is new. A step of a thousand replies
-# makes as many objects ten times over, and drops them all again without the collector's help.
-_GC_THRESHOLDS = (20_000, 20, 50)
+# A step of a thousand replies makes ten thousand objects, and drops them all again without the collector's help.
+_COLLECT_AFTER = (20_000, 20, 50)
 _OTHER_MODEL = "No worker serves the model of this reply right now. Try again."
 _TOO_SLOW = "This reply took too long and was stopped. What was written so far is kept."
 
@@ -112,8 +110,7 @@ class EngineThread:
         self.loaded.set()
         while self._engine is None and not self._stopping.is_set():
             self._refuse_for_a_while()
-        settle()
-        gc.set_threshold(*_GC_THRESHOLDS)
+        settle(_COLLECT_AFTER)
         while not self._stopping.is_set():
             self._take_in()
             self._check_deadlines()

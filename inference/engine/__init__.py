@@ -6,6 +6,6 @@ Nothing is imported here: `interface` must be importable where there is no torch
 import os
 
 # The threads of a matrix product wait for each other by spinning, 10 ms by default. Where another process has work for
-# the core, as the web process always does, that made a step forty times slower (measured: 1.1 s). About 50 µs
+# the core, as the web process always does, that made a step forty times slower (measured: 1.1 s). About 250 µs
 # cover the pause between two products. It is read when torch is first imported, so it is set before that.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")

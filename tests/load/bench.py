@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 
@@ -44,7 +45,8 @@ def benchmarks() -> dict[str, Benchmark]:
     from tests.load import conversation, sockets, streaming
 
     return {
-        "chat.rate": streaming.rate,
+        "chat.rate.1": partial(streaming.rate, 1, 0.95),
+        "chat.rate.16": partial(streaming.rate, 16, 0.90),
         "chat.latency": streaming.latency,
         "chat.admission": streaming.admission,
         "chat.sockets.streaming": sockets.streaming,
@@ -52,6 +54,11 @@ def benchmarks() -> dict[str, Benchmark]:
         "chat.sockets.stalled": sockets.stalled,
         "chat.open": conversation.long_conversation,
     }
+
+
+def _asked(name: str, only: str) -> bool:
+    """Whether rows that start with `name` hold one that starts with `only`, part by part."""
+    return all(a == b for a, b in zip(name.split("."), only.split("."), strict=False)) or not only
 
 
 def main(only: str = "") -> int:
@@ -64,7 +71,7 @@ def main(only: str = "") -> int:
     rows = {row["name"]: row for row in json.loads(file.read_text())} if file.exists() else {}
     missed = 0
     for name, benchmark in benchmarks().items():
-        if not (name.startswith(only) or only.startswith(name)):
+        if not _asked(name, only):
             continue
         print(f"--- {name}", flush=True)
         started = time.monotonic()

@@ -5,7 +5,6 @@ python -m tests.load.engine_alone FOLDER REQUESTS PROMPT
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,12 +15,13 @@ from inference.engine.interface import Request
 from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
 
-TOKENS = int(os.environ.get("BENCH_TOKENS", "192"))
+TOKENS = 192
+_WARM_UP = 16
 
 
-def fixed_length(request: Request) -> Request:
+def fixed_length(request: Request, tokens: int = TOKENS) -> Request:
     """The request with a length that does not depend on what the model says."""
-    sampling = msgspec.structs.replace(request.sampling, max_tokens=TOKENS, ignore_eos=True)
+    sampling = msgspec.structs.replace(request.sampling, max_tokens=tokens, ignore_eos=True)
     return msgspec.structs.replace(request, sampling=sampling)
 
 
@@ -29,12 +29,12 @@ def rate(folder: Path, count: int, prompt: str) -> float:
     engine = load_engine(folder)
     sampling = SamplingParams(temperature=0.7, top_p=0.9)
 
-    def run() -> float:
+    def run(length: int) -> float:
         for n in range(count):
             request = Request(
                 id=str(n), messages=[{"role": "user", "content": prompt}], sampling=sampling, seed=n
             )
-            engine.submit(fixed_length(request))
+            engine.submit(fixed_length(request, length))
         first, tokens = 0.0, 0
         while engine.has_work:
             for output in engine.step():
@@ -42,8 +42,8 @@ def rate(folder: Path, count: int, prompt: str) -> float:
                 first = first or time.monotonic()
         return tokens / (time.monotonic() - first)
 
-    run()
-    return run()
+    run(_WARM_UP)
+    return run(TOKENS)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tests.services import Site
 
 _CLOCK = re.compile(r"\b\d{8}\b")
 _RATE = 25
-_ARRIVALS = 40  # people a second who press send
+_ARRIVALS = 25  # people a second who press send
 MEMORY_LIMIT_KIB = 40
 
 

@@ -8,9 +8,16 @@ import sys
 _SWITCH_SECONDS = 0.0005
 
 
-def settle() -> None:
-    """For a process that serves, once everything it needs is imported and loaded: its threads take turns sooner, and
-    the collector leaves alone what stays for good, which a full collection would walk through for 80 ms."""
+# Python's defaults: 700 new objects, 10 young collections, 10 middle ones, with a full collection then, which at 1,500
+# open sockets stopped the web process for 220 to 430 ms every three seconds. What is left for it to find is little:
+# garbage in cycles that outlived two collections.
+_COLLECT_AFTER = (700, 10, 500)
+
+
+def settle(collect_after: tuple[int, int, int] = _COLLECT_AFTER) -> None:
+    """For a process that serves, once everything it needs is imported and loaded: its threads take turns sooner, full
+    collections are rare, and they leave alone what stays for good. `collect_after`: as gc.set_threshold takes it."""
     sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.set_threshold(*collect_after)
     gc.collect()
     gc.freeze()
