@@ -173,7 +173,9 @@ async def chat_page(
     page.conversation = conversation
     task = asyncio.ensure_future(page.run())
     try:
-        await page.wait(lambda: page._socket is not None)
+        # A pong comes when the server has made the socket a tab of its person's, who hears what other tabs do.
+        await page.command("ping")
+        await page.wait(lambda: any(frame["type"] == "pong" for frame in page.frames))
         yield page
     finally:
         task.cancel()

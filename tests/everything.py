@@ -24,10 +24,13 @@ DEPLOYED = {
     "ALLOWED_HOSTS": "chat.example.org",
     "SECRET_KEY": "ten thousand monkeys typed this 0123456789 and it is long enough",
 }
-# Tests that need the machine to themselves: they time things, or start and kill whole sites. The others run in pairs.
-ALONE = "browser or faults or load"
-# Half of the cores would idle while the engine is compared with transformers, so what is left is shared out again.
-SIDE_BY_SIDE = ["-n", "2", "--dist", "worksteal"]
+# Tests that start and kill whole sites; in a run of their own, so that no test that computes holds them up.
+WHOLE_SITES = "browser or faults"
+# Two tests at a time. Half of the cores would idle while the engine is compared with transformers, so what is left is
+# shared out again. What times things has the machine to itself.
+IN_PAIRS = ["-n", "2", "--dist", "worksteal"]
+# Two tests that compute with two threads each would wait for each other's.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,20 @@ def steps(lint_only: bool, home: str) -> list[Step]:
     if lint_only:
         return found
     pytest = [sys.executable, "-m", "pytest", "-q"]
-    sqlite = {"TEST_DATABASE_URL": "sqlite"}
-    found.append(Step("tests on SQLite", [*pytest, *SIDE_BY_SIDE, "-m", f"not ({ALONE})"], sqlite))
-    found.append(Step("whole sites on SQLite", [*pytest, "-m", ALONE], sqlite))
+
+    def tests(what: str, marked: str, server: str, *options: str) -> Step:
+        environment = {"TEST_DATABASE_URL": server, **(ONE_THREAD if IN_PAIRS[0] in options else {})}
+        return Step(what, [*pytest, *options, "-m", marked], environment)
+
+    found.append(tests("tests on SQLite", f"not ({WHOLE_SITES} or load)", "sqlite", *IN_PAIRS))
+    found.append(tests("whole sites on SQLite", WHOLE_SITES, "sqlite", *IN_PAIRS))
+    found.append(tests("loads on SQLite", "load", "sqlite"))
     given = os.environ.get("TEST_DATABASE_URL") or os.environ.get("DATABASE_URL") or ""
     server = "postgres" if binaries() else given if given.startswith("postgres") else None
     if server:
-        second = [*pytest, "--database-only"]
-        postgres = {"TEST_DATABASE_URL": server}
-        found.append(Step("tests on PostgreSQL", [*second, *SIDE_BY_SIDE, "-m", f"not ({ALONE})"], postgres))
-        found.append(Step("whole sites on PostgreSQL", [*second, "-m", "faults"], postgres))
+        second = (*IN_PAIRS, "--database-only")
+        found.append(tests("tests on PostgreSQL", f"not ({WHOLE_SITES} or load)", server, *second))
+        found.append(tests("whole sites on PostgreSQL", "faults", server, *second))
     return found
 
 
