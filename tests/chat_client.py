@@ -176,6 +176,7 @@ async def chat_page(
         # A pong comes when the server has made the socket a tab of its person's, who hears what other tabs do.
         await page.command("ping")
         await page.wait(lambda: any(frame["type"] == "pong" for frame in page.frames))
+        page.frames.clear()
         yield page
     finally:
         task.cancel()
