@@ -155,6 +155,15 @@ class ChatPage:
                 return str(frame["reply"])
         raise AssertionError("the message was never accepted")
 
+    async def joins(self) -> None:
+        """A pong comes when the server has made the socket a tab of its person's, who hears what other tabs do."""
+        for _ in range(30):
+            await self.command("ping")
+            with contextlib.suppress(TimeoutError):
+                await self.wait(lambda: any(frame["type"] == "pong" for frame in self.frames), 1)
+                return
+        raise AssertionError("the page never became a tab of its person's")
+
     async def text_arrives(self, reply: str, blocks: int = 0) -> None:
         """Waits until some text of a reply is on the page, and so many finished blocks."""
         shown = self.replies[reply]
@@ -173,9 +182,7 @@ async def chat_page(
     page.conversation = conversation
     task = asyncio.ensure_future(page.run())
     try:
-        # A pong comes when the server has made the socket a tab of its person's, who hears what other tabs do.
-        await page.command("ping")
-        await page.wait(lambda: any(frame["type"] == "pong" for frame in page.frames))
+        await page.joins()
         page.frames.clear()
         yield page
     finally:

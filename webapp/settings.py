@@ -111,7 +111,7 @@ REDIS_GIVEN = _redis_url is not None
 REDIS_URL = _redis_url or broker.url(FLYWHEEL_HOME / "broker")
 CHANNEL_LAYERS = {
     "default": {
-        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "BACKEND": "webapp.core.channel_layer.SteadyChannelLayer",
         # redis-py 8 would give the idle subscriber a 5 s read timeout and it would die of it.
         "CONFIG": {"hosts": [{"address": REDIS_URL, "socket_timeout": None}], "prefix": "flywheel"},
     }

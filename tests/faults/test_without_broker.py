@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from tests.chat_client import chat_page
 from tests.services import Site
@@ -27,3 +29,16 @@ async def test_a_page_opened_without_a_broker_chats_as_soon_as_it_is_back(live_s
         await starting
         reply = await page.say("Hello tokens=5")
         assert (await page.ends(reply)).state == "complete"
+
+
+def test_a_socket_opened_as_soon_as_the_broker_is_back_is_taken_at_once(live_site: Site) -> None:
+    http = live_site.log_in()
+    headers = live_site.ws_headers(http)
+    origin = Origin(headers.pop("Origin"))
+    # The site has connections to the broker, which it does not know to be dead.
+    with connect(live_site.ws_url, origin=origin, additional_headers=headers):
+        live_site.valkey.kill()
+        live_site.valkey.start()
+    with connect(live_site.ws_url, origin=origin, additional_headers=headers) as socket:
+        socket.send('{"type": "ping"}')
+        assert "pong" in str(socket.recv(timeout=10))

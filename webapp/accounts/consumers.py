@@ -20,7 +20,7 @@ from webapp.accounts.access import NoWorkspace, current_workspace
 from webapp.accounts.frame_limits import FrameLimit
 from webapp.accounts.models import User
 from webapp.accounts.presence import arrive, leave
-from webapp.accounts.sockets import group_add, session_group, user_group
+from webapp.accounts.sockets import session_group, user_group
 from webapp.core import sql
 from webapp.core.errors import UserError
 from webapp.core.sessions import SessionStore
@@ -88,7 +88,7 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
         # Join first, check after: a logout between the two is seen by one or the other.
         self.groups = [session_group(session_key), user_group(self.user.pk)]
         for group in self.groups:
-            await group_add(group, self.channel_name)
+            await self.channel_layer.group_add(group, self.channel_name)
         if await self._find_workspace():
             self._forget_handshake()
             await self.connected()

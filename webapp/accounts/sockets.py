@@ -25,26 +25,9 @@ def user_group(user_id: uuid.UUID) -> str:
     return f"user.{user_id.hex}"
 
 
-async def group_send(group: str, message: dict[str, Any]) -> None:
-    """Send to a group; the first send after a broker restart finds a dead connection and is repeated once."""
-    layer = get_channel_layer()
-    try:
-        await layer.group_send(group, message)
-    except Exception:
-        await layer.group_send(group, message)
-
-
-async def group_add(group: str, channel: str) -> None:
-    layer = get_channel_layer()
-    try:
-        await layer.group_add(group, channel)
-    except Exception:
-        await layer.group_add(group, channel)
-
-
 def _tell(group: str, message: dict[str, Any]) -> None:
     try:
-        async_to_sync(group_send)(group, message)
+        async_to_sync(get_channel_layer().group_send)(group, message)
     except Exception:
         logger.exception(
             "The sockets of a login that ended could not be told; they end with their next command."

@@ -6,8 +6,9 @@ import logging
 from typing import Any
 
 from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
 
-from webapp.accounts.sockets import group_send, user_group
+from webapp.accounts.sockets import user_group
 from webapp.chat.models import Conversation
 
 logger = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ async def tell_tabs(conversation: Conversation, frame: dict[str, Any], *, not_to
     """Sends a frame to every open tab of the conversation's person, but for the channel `not_to`."""
     message = {"type": "chat_frame", "frame": frame, "not_to": not_to}
     try:
-        await group_send(user_group(conversation.user_id), message)
+        await get_channel_layer().group_send(user_group(conversation.user_id), message)
     except Exception:
         logger.exception("other tabs were not told of a %s frame", frame.get("type"))
 

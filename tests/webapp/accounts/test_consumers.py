@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from channels.auth import AuthMiddlewareStack
+from channels_redis.pubsub import RedisPubSubLoopLayer
 from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.test import Client
@@ -234,15 +235,14 @@ async def test_ending_other_logins_closes_their_sockets(
 async def test_a_group_message_is_repeated_once_when_the_broker_was_restarted(
     bobs_socket: Websocket, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer = sockets.get_channel_layer()
-    send, failures = layer.group_send, [ConnectionError("restarted")]
+    send, failures = RedisPubSubLoopLayer.group_send, [ConnectionError("restarted")]
 
-    async def fails_first(group: str, message: dict[str, Any]) -> None:
+    async def fails_first(layer: RedisPubSubLoopLayer, group: str, message: dict[str, Any]) -> None:
         if failures:
             raise failures.pop()
-        await send(group, message)
+        await send(layer, group, message)
 
-    monkeypatch.setattr(layer, "group_send", fails_first)
+    monkeypatch.setattr(RedisPubSubLoopLayer, "group_send", fails_first)
     await sync_to_async(sockets.close_user)(bob.pk)
     await expect_logged_out(bobs_socket)
 
