@@ -358,6 +358,11 @@ class Site:
         cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
         return {"Cookie": cookies, "Origin": self.base_url}
 
+    def open_sockets(self) -> int:
+        """As the web process counts them."""
+        text = httpx.get(f"{self.base_url}/metrics").text
+        return int(float(text.split("\nflywheel_sockets ")[1].split()[0]))
+
     # --- Rows -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager

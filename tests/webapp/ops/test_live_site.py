@@ -38,16 +38,12 @@ def test_a_site_with_the_demo_model_is_ready(model_site: Site) -> None:
 
 
 async def test_open_sockets_are_counted(live_site: Site) -> None:
-    def counted() -> float:
-        text = httpx.get(f"{live_site.base_url}/metrics").text
-        return float(text.split("\nflywheel_sockets ")[1].split()[0])
-
-    before = counted()
+    before = live_site.open_sockets()
     headers = live_site.ws_headers(live_site.log_in())
     origin = Origin(headers.pop("Origin"))
     async with connect(live_site.ws_url, origin=origin, additional_headers=headers):
-        assert counted() == before + 1
-    wait_until(lambda: counted() == before, "the closed socket to be forgotten")
+        assert live_site.open_sockets() == before + 1
+    wait_until(lambda: live_site.open_sockets() == before, "the closed socket to be forgotten")
 
 
 def test_sqlite_is_in_wal_mode(live_site: Site) -> None:
