@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from inference.engine.kv_cache import BLOCK_SIZE, KVCache
+from inference.engine.blocks import BLOCK_SIZE
+from inference.engine.kv_cache import KVCache
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ import os
 
 import torch
 
+from inference.engine.answers import Answers
 from inference.engine.attention import PagedAttention, Span
+from inference.engine.blocks import BlockManager, chain_root
 from inference.engine.interface import Admission, InvalidRequest, Request, StepOutput
 from inference.engine.kv_cache import KVCache
 from inference.engine.loaded_model import LoadedModel
 from inference.engine.prompt import PromptBuilder
 from inference.engine.sampler import SamplingFailure, SamplingState, sample
-from inference.engine.scheduler import Scheduler
+from inference.engine.scheduler import PrefixUse, Scheduler
 from inference.engine.sequence import Sequence
 from inference.engine.settings import resolve_max_tokens, resolve_settings
 from inference.text.detokenizer import IncrementalDetokenizer
@@ -43,8 +45,10 @@ class TorchEngine:
             kv_tokens = _affordable_tokens(config.kv_elements_per_token * loaded.model.dtype.itemsize)
         self._cache = KVCache(config, min(kv_tokens, max_running * config.context_length), loaded.model.dtype)
         self.context_length = min(config.context_length, self._cache.capacity)
-        self._prompts = PromptBuilder(loaded.tokenizer, loaded.template, self.context_length)
-        self._scheduler = Scheduler(self._cache, max_running=max_running, max_waiting=max_waiting)
+        self._answers = Answers(self._cache.capacity)
+        self._prompts = PromptBuilder(loaded.tokenizer, loaded.template, self.context_length, self._answers)
+        self._blocks = BlockManager(self._cache.num_blocks)
+        self._scheduler = Scheduler(self._blocks, max_running=max_running, max_waiting=max_waiting)
         self._sequences: dict[str, Sequence] = {}
 
     @property
@@ -69,6 +73,8 @@ class TorchEngine:
         ends = frozenset() if sampling.ignore_eos else self._loaded.end_token_ids
         sequence = Sequence(
             id=request.id,
+            salt=request.cache_salt,
+            chain_root=chain_root(self.model_digest, self.dtype, request.cache_salt),
             token_ids=list(prompt.ids),
             prompt_tokens=len(prompt.ids),
             max_tokens=max_tokens,
@@ -119,13 +125,18 @@ class TorchEngine:
             outputs += [self._take(sequence, token) for sequence, token in zip(ready, chosen, strict=True)]
         return outputs
 
+    @property
+    def prefix_use(self) -> PrefixUse:
+        """Since the engine began."""
+        return self._scheduler.prefix_use
+
     def encode_prompt(self, request: Request) -> list[int]:
         """The ids the request's prompt has. Raises as `submit` does; nothing is kept."""
         return self._prompts.build(request).ids
 
     def check_integrity(self) -> None:
         """Raises AssertionError where memory was lost or given out twice."""
-        self._cache.check_integrity([sequence.block_table for sequence in self._sequences.values()])
+        self._blocks.check_integrity([sequence.block_table for sequence in self._sequences.values()])
         if len(self._scheduler) != len(self._sequences):
             raise AssertionError(f"{len(self._scheduler)} sequences scheduled of {len(self._sequences)}.")
 
@@ -150,16 +161,29 @@ class TorchEngine:
         if isinstance(token, SamplingFailure):
             self._remove(sequence, poisoned=True)
             return StepOutput(sequence.id, [], sequence.detokenizer.finish(), "error", str(token))
+        self._scheduler.computed(sequence)
         if token in sequence.end_token_ids:
             self._remove(sequence)
-            return StepOutput(sequence.id, [], sequence.detokenizer.finish(), "stop")
+            rest = sequence.detokenizer.finish()
+            sequence.text.append(rest)
+            self._remember(sequence)
+            return StepOutput(sequence.id, [], rest, "stop")
         text = sequence.append(token, self._loaded.tokenizer.token_bytes(token))
         if sequence.finish_reason:
             self._remove(sequence)
+            self._remember(sequence)
         return StepOutput(sequence.id, [token], text, sequence.finish_reason)
 
+    def _remember(self, sequence: Sequence) -> None:
+        """Its text will come back as a message of the next turn, unless a stop string cut it off from its tokens."""
+        answer = sequence.token_ids[sequence.prompt_tokens :]
+        if not sequence.detokenizer.stopped and self._loaded.tokenizer.special_ids.isdisjoint(answer):
+            self._answers.remember(sequence.salt, "".join(sequence.text), answer)
+
     def _remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
-        self._scheduler.remove(sequence, poisoned=poisoned)
+        freed = self._scheduler.remove(sequence, poisoned=poisoned)
+        if poisoned:
+            self._cache.clear(freed)
         del self._sequences[sequence.id]
 
 

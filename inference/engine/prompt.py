@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from inference.engine.answers import Answers
 from inference.engine.interface import InvalidRequest, PromptTooLong, Request
 from inference.text.chat_template import ChatTemplate
 from inference.text.template_host import TemplateError
@@ -21,8 +22,11 @@ class Prompt:
 
 
 class PromptBuilder:
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None, context_length: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, template: ChatTemplate | None, context_length: int, answers: Answers
+    ) -> None:
         self._tokenizer, self._template, self._context = tokenizer, template, context_length
+        self._answers = answers
 
     def build(self, request: Request) -> Prompt:
         """Raises PromptTooLong, which says by how much, or InvalidRequest."""
@@ -36,8 +40,8 @@ class PromptBuilder:
         if not request.messages:
             raise InvalidRequest("There is no message to answer.")
         if request.truncate_oldest:
-            return self._fitting(self._truncated(request.messages, request.sampling.max_tokens))
-        return self._fitting(Prompt(self._render(request.messages)))
+            return self._fitting(self._truncated(request))
+        return self._fitting(Prompt(self._render(request.messages, request.cache_salt)))
 
     def _fitting(self, prompt: Prompt) -> Prompt:
         most = self._context - 1  # an answer has at least one token
@@ -48,19 +52,20 @@ class PromptBuilder:
             )
         return prompt
 
-    def _render(self, messages: list[dict[str, Any]]) -> list[int]:
+    def _render(self, messages: list[dict[str, Any]], salt: str) -> list[int]:
         if self._template is None:
             raise InvalidRequest(
                 "This model has no chat template: it can continue a text, but not hold a conversation."
             )
         try:
-            return self._template.encode(messages)
+            return self._template.encode(messages, answers=self._answers.among(salt, messages))
         except TemplateError as error:
             raise InvalidRequest(str(error)) from error
 
-    def _truncated(self, messages: list[dict[str, Any]], max_tokens: int | None) -> Prompt:
+    def _truncated(self, request: Request) -> Prompt:
         """As few of the oldest turns left out as it takes; what is left begins with the person."""
-        room = min(max_tokens or _ANSWER_ROOM, _ANSWER_ROOM, self._context // 4)
+        messages = request.messages or []
+        room = min(request.sampling.max_tokens or _ANSWER_ROOM, _ANSWER_ROOM, self._context // 4)
         limit = self._context - max(room, 1)
         last = len(messages) - 1
         head = next((n for n, m in enumerate(messages) if m.get("role") != "system"), last)
@@ -71,7 +76,9 @@ class PromptBuilder:
 
         def ids_from(choice: int) -> list[int]:
             if choice not in rendered:
-                rendered[choice] = self._render(messages[:head] + messages[starts[choice] :])
+                rendered[choice] = self._render(
+                    messages[:head] + messages[starts[choice] :], request.cache_salt
+                )
             return rendered[choice]
 
         choice = self._guess(starts, sizes, len(ids_from(0)), limit)

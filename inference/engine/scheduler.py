@@ -2,27 +2,37 @@
 
 There is no prefill phase and no decode phase: each step lets every running sequence's computed tokens catch up with its
 known ones, within a budget. A long prompt therefore goes in by chunks while others go on answering, and a
-sequence that lost its memory to others, or comes from a crashed process, simply has more to catch up.
+sequence that lost its memory to others, or comes from a crashed process, simply has more to catch up; one that begins
+as another did has less.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
+from inference.engine.blocks import BLOCK_SIZE, BlockManager, OutOfBlocks, blocks_for, chain_names
 from inference.engine.interface import EngineBusy
-from inference.engine.kv_cache import KVCache, OutOfBlocks, blocks_for
 from inference.engine.sequence import Sequence
 
 # Tokens of prompts in one step: with somebody waiting for their next word, and without.
 _CHUNK_SHARED, _CHUNK_ALONE = 128, 512
 
 
+class PrefixUse(NamedTuple):
+    """Tokens known when sequences were admitted, and how many of these need not be computed again."""
+
+    asked: int
+    reused: int
+
+
 class Scheduler:
-    def __init__(self, cache: KVCache, *, max_running: int, max_waiting: int) -> None:
-        self._cache = cache
+    def __init__(self, blocks: BlockManager, *, max_running: int, max_waiting: int) -> None:
+        self._blocks = blocks
         self._max_running, self._max_waiting = max_running, max_waiting
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # oldest first
+        self.prefix_use = PrefixUse(0, 0)
 
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)
@@ -33,13 +43,26 @@ class Scheduler:
             raise EngineBusy("The model has too many requests waiting; try again in a moment.")
         self.waiting.append(sequence)
 
-    def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
-        """Takes a sequence out and its memory back."""
+    def remove(self, sequence: Sequence, *, poisoned: bool = False) -> list[int]:
+        """Takes a sequence out and its memory back; answers the blocks that nobody holds any more."""
         if sequence in self.running:
             self.running.remove(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
-        self._cache.release(sequence.block_table, poisoned=poisoned)
+        return self._blocks.release(sequence.block_table, poisoned=poisoned)
+
+    def computed(self, sequence: Sequence) -> None:
+        """Its computed tokens gave sound numbers: whoever begins with the same ones need not compute them."""
+        full = sequence.computed // BLOCK_SIZE
+        if full > sequence.published:
+            chain_names(sequence.chain_root, sequence.block_names, sequence.token_ids, full)
+            for block, name in zip(
+                sequence.block_table[sequence.published : full],
+                sequence.block_names[sequence.published : full],
+                strict=True,
+            ):
+                self._blocks.publish(block, name)
+            sequence.published = full
 
     def schedule(self) -> list[tuple[Sequence, int]]:
         """Who computes how many tokens now; memory for them is reserved. Empty only when nothing is here."""
@@ -55,18 +78,35 @@ class Scheduler:
                 budget -= self._reserve(sequence, min(sequence.missing, budget), plan)
         while budget and self.waiting and len(self.running) < self._max_running:
             sequence = self.waiting[0]
-            # Not before all it already knows fits, so that a newcomer pushes nobody out at once.
-            if blocks_for(len(sequence.token_ids) + 1) > self._cache.free_blocks:
+            if not self._admit(sequence):
                 break
             self.running.append(self.waiting.popleft())
             budget -= self._reserve(sequence, min(sequence.missing, budget), plan)
         return list(plan.items())
 
+    def _admit(self, sequence: Sequence) -> bool:
+        """Gives it what is known of its beginning; not before all it knows fits, so that a newcomer pushes nobody
+        out at once. The last token is computed whatever is known: its logits are wanted."""
+        most = (len(sequence.token_ids) - 1) // BLOCK_SIZE
+        chain_names(sequence.chain_root, sequence.block_names, sequence.token_ids, most)
+        found = self._blocks.find(sequence.block_names[:most])
+        self._blocks.hold(found)
+        if blocks_for(len(sequence.token_ids) + 1) - len(found) > self._blocks.free:
+            self._blocks.release(found)
+            return False
+        sequence.block_table = found
+        sequence.published = len(found)
+        sequence.computed = len(found) * BLOCK_SIZE
+        use = self.prefix_use
+        self.prefix_use = PrefixUse(use.asked + len(sequence.token_ids), use.reused + sequence.computed)
+        return True
+
     def _reserve(self, sequence: Sequence, count: int, plan: dict[Sequence, int]) -> int:
         """Memory for `count` more tokens, if need be that of the youngest; 0 where it is itself the youngest."""
         while True:
             try:
-                self._cache.grow(sequence.block_table, sequence.computed + count)
+                missing = blocks_for(sequence.computed + count) - len(sequence.block_table)
+                sequence.block_table += self._blocks.take(missing)
             except OutOfBlocks:
                 youngest = self.running[-1]
                 self._put_back(youngest)
@@ -80,6 +120,6 @@ class Scheduler:
     def _put_back(self, sequence: Sequence) -> None:
         """It waits again, first in line, and will compute its tokens anew."""
         self.running.remove(sequence)
-        self._cache.release(sequence.block_table)
-        sequence.computed = 0
+        self._blocks.release(sequence.block_table)
+        sequence.computed = sequence.published = 0
         self.waiting.appendleft(sequence)

@@ -19,8 +19,15 @@ class Sequence:
     end_token_ids: frozenset[int]
     sampling: SamplingState
     detokenizer: IncrementalDetokenizer
+    chain_root: bytes = b""  # whose blocks it may share: see `blocks.chain_root`
     computed: int = 0  # tokens whose keys and values are in the cache
     block_table: list[int] = field(default_factory=list)
+    block_names: list[bytes] = field(
+        default_factory=list
+    )  # of its full blocks, as far as they were asked for
+    published: int = 0  # its first blocks that others can find
+    salt: str = ""
+    text: list[str] = field(default_factory=list)  # given out so far, in pieces
     cancelled: bool = False
     finish_reason: str | None = None  # set before the first step where an earlier attempt had reached its end
 
@@ -46,4 +53,5 @@ class Sequence:
             # What was held back may have been the stop string's last chance.
             if self.detokenizer.stopped:
                 self.finish_reason = "stop"
+        self.text.append(text)
         return text

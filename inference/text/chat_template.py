@@ -45,8 +45,18 @@ class ChatTemplate:
         self._tails = frozenset(content[n:] for content in contents for n in range(1, len(content)))
         self._longest = max((len(content) for content in contents), default=0)
 
-    def encode(self, messages: list[dict[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
-        """The prompt's token ids. Raises TemplateError where the template refuses or fails."""
+    def encode(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        answers: Mapping[str, list[int]] | None = None,
+    ) -> list[int]:
+        """The prompt's token ids. Raises TemplateError where the template refuses or fails.
+
+        `answers`: texts of messages that the model wrote, with the tokens it wrote them in, which are used as they are
+        wherever such a text stands between special tokens as it did when it was written.
+        """
         _check_roles(messages)
         disguise = self._disguise(messages)
         variables = {
@@ -58,11 +68,17 @@ class ChatTemplate:
             **self._names,
         }
         ids: list[int] = []
-        for part in self._tokenizer.split_specials(self._host.render(variables)):
+        parts = list(self._tokenizer.split_specials(self._host.render(variables)))
+        last = parts[-1] if parts else ""
+        opening = last if add_generation_prompt and isinstance(last, str) else ""  # what an answer follows
+        for part in parts:
             if isinstance(part, SpecialToken):
                 ids.append(part.id)
-            else:
-                ids += self._tokenizer.encode_text(disguise.show(part), first=not ids)
+                continue
+            text = disguise.show(part)
+            written = (answers or {}).get(text.removeprefix(opening)) if text.startswith(opening) else None
+            ids += self._tokenizer.encode_text(text if written is None else opening, first=not ids)
+            ids += written or []
         return ids
 
     def close(self) -> None:

@@ -34,6 +34,7 @@ class Tokenizer(ABC):
 
     def __init__(self, specials: dict[str, SpecialToken]) -> None:
         self.specials = specials
+        self.special_ids = frozenset(special.id for special in specials.values())
         # Longest first, so that <|im_start|> is not read as a shorter token it begins with.
         longest_first = sorted(specials, key=len, reverse=True)
         self._pattern = re.compile("|".join(re.escape(text) for text in longest_first)) if specials else None
