@@ -121,5 +121,5 @@ class Scheduler:
         """It waits again, first in line, and will compute its tokens anew."""
         self.running.remove(sequence)
         self._blocks.release(sequence.block_table)
-        sequence.computed = sequence.published = 0
+        sequence.computed = 0
         self.waiting.appendleft(sequence)

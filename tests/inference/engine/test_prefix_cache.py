@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -65,18 +66,30 @@ def test_the_next_turn_of_a_conversation_computes_what_is_new(engine: TorchEngin
 
 
 def test_an_answer_keeps_its_tokens_in_its_own_place_and_workspace_only(engine: TorchEngine) -> None:
-    (answer,) = run(engine, turns(LONG))
+    (answer,) = run(engine, turns(LONG, salt="home"))
 
     def holds(request: Request) -> bool:
         ids = engine.encode_prompt(request)
         size = len(answer.token_ids)
         return any(ids[n : n + size] == answer.token_ids for n in range(len(ids)))
 
-    assert holds(turns(LONG, answer.text, "Go on"))
-    assert holds(turns("Something else", answer.text, "Go on"))
+    assert holds(turns(LONG, answer.text, "Go on", salt="home"))
+    assert holds(turns("Something else", answer.text, "Go on", salt="home"))
     assert not holds(turns(LONG, answer.text, "Go on", salt="elsewhere"))
-    assert not holds(turns(LONG, answer.text + " edited", "Go on"))
-    assert not holds(turns(LONG, "Something else", answer.text))
+    assert not holds(turns(LONG, answer.text, "Go on"))
+    assert not holds(turns(LONG, answer.text + " edited", "Go on", salt="home"))
+    assert not holds(turns(LONG, "Something else", answer.text, salt="home"))
+
+
+def test_special_tokens_that_a_model_wrote_do_not_steer_the_next_turn(engine: TorchEngine) -> None:
+    special = min(engine._loaded.tokenizer.special_ids)
+    first = msgspec.structs.replace(turns(LONG), prior_token_ids=[special])
+    (answer,) = run(engine, first)
+
+    def specials(request: Request) -> int:
+        return engine.encode_prompt(request).count(special)
+
+    assert specials(turns(LONG, answer.text, "Go on")) == specials(turns(LONG, "Well", "Go on"))
 
 
 def test_an_answer_that_a_stop_string_cut_off_is_read_as_text(engine: TorchEngine) -> None:

@@ -146,6 +146,28 @@ def test_nobody_can_write_a_special_token(name: str, contents: list[str], folder
         assert content.strip() in text, "what was typed did not arrive"
 
 
+def test_an_answer_is_written_in_its_own_tokens_where_an_answer_stands(folder: Path) -> None:
+    ours = template_of(
+        "{% for m in messages %}<|im_start|>{% if m.role == 'assistant' %}Model: {% endif %}{{ m.content }}<|im_end|>"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>Model: {% endif %}",
+        folder,
+    )
+    messages = [
+        *user("Ja"),
+        *user("Ja", "assistant"),
+        *user("Ja, ja"),
+        *user("Nein", "assistant"),
+        *user("?"),
+    ]
+    own = [7, 8, 9]
+    plain, ids = ours.encode(messages), ours.encode(messages, answers={"Ja": own})
+    at = next(n for n in range(len(ids)) if ids[n : n + 3] == own)
+    text = tokenizer_from_folder(folder).encode_text("Ja", first=False)
+    assert ids[:at] + text + ids[at + 3 :] == plain
+    # The person's own "Ja" came before it, as text.
+    assert ids[:at].count(ours.encode([])[0]) == 2
+
+
 def test_a_special_token_cannot_be_put_together_from_two_messages(folder: Path) -> None:
     glued = "{% for m in messages %}{{ m.content }}{% endfor %}"
     ours = template_of(glued, folder)
