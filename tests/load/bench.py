@@ -42,7 +42,7 @@ Benchmark = Callable[[], Iterator[Row]]
 
 def benchmarks() -> dict[str, Benchmark]:
     """Every benchmark, by the start of the names of its rows."""
-    from tests.load import conversation, sockets, streaming
+    from tests.load import conversation, sockets, streaming, turns
 
     return {
         "chat.rate.1": partial(streaming.rate, 1, 0.95),
@@ -53,6 +53,7 @@ def benchmarks() -> dict[str, Benchmark]:
         "chat.sockets.idle": sockets.idle,
         "chat.sockets.stalled": sockets.stalled,
         "chat.open": conversation.long_conversation,
+        "engine.ttft": turns.time_to_first_token,
     }
 
 
