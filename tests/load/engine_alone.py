@@ -1,4 +1,4 @@
-"""The engine with nothing around it: tokens a second from the first token to the last, for requests at once.
+"""The engine with nothing around it: tokens a second of requests at once, each from its first token to its last.
 
 python -m tests.load.engine_alone FOLDER REQUESTS PROMPT
 """
@@ -35,12 +35,13 @@ def rate(folder: Path, count: int, prompt: str) -> float:
                 id=str(n), messages=[{"role": "user", "content": prompt}], sampling=sampling, seed=n
             )
             engine.submit(fixed_length(request, length))
-        first, tokens = 0.0, 0
+        first: dict[str, float] = {}
+        last: dict[str, float] = {}
         while engine.has_work:
             for output in engine.step():
-                tokens += len(output.token_ids)
-                first = first or time.monotonic()
-        return tokens / (time.monotonic() - first)
+                last[output.request_id] = time.monotonic()
+                first.setdefault(output.request_id, last[output.request_id])
+        return sum(length / (last[id_] - first[id_]) for id_ in last)
 
     run(_WARM_UP)
     return run(TOKENS)

@@ -24,15 +24,22 @@ _PROMPT = "Write a long story about a lighthouse keeper and the sea."
 
 
 class _Streamed:
-    """A socket that notes when its reply's first and last words came."""
+    """A socket that notes when its reply's first and last words came.
+
+    The person names the conversation, so that the engine is not busy with a title while others still read.
+    """
 
     def __init__(self) -> None:
+        self.socket: RawSocket | None = None
         self.first = self.last = 0.0
         self.done = asyncio.get_running_loop().create_future()
 
     def take(self, payload: bytes) -> None:
         frame: dict[str, Any] = json.loads(payload)
-        if frame["type"] == "stream" and (frame.get("text") or frame.get("blocks")):
+        if frame["type"] == "accepted":
+            assert self.socket is not None
+            self.socket.send({"type": "rename", "conversation": frame["conversation"], "title": "Measured"})
+        elif frame["type"] == "stream" and (frame.get("text") or frame.get("blocks")):
             self.last = time.monotonic()
             self.first = self.first or self.last
         elif frame["type"] == "done":
@@ -40,22 +47,21 @@ class _Streamed:
 
 
 async def _stream(site: Site, people: list[str]) -> list[_Streamed]:
-    streams, sockets = [], []
+    streams = []
     for cookie in people:
-        streams.append(_Streamed())
-        sockets.append(await RawSocket.open(site.port, cookie, streams[-1].take))
-    for socket in sockets:
-        socket.send(send_frame(_PROMPT))
+        streams.append(stream := _Streamed())
+        stream.socket = await RawSocket.open(site.port, cookie, stream.take)
+    for stream in streams:
+        stream.socket.send(send_frame(_PROMPT))
     await asyncio.wait_for(asyncio.gather(*(stream.done for stream in streams)), 300)
-    for socket in sockets:
-        socket.close()
+    for stream in streams:
+        stream.socket.close()
     return streams
 
 
 def _site_rate(site: Site, people: list[str]) -> float:
-    """Tokens a second between the first word on any page and the last."""
-    streams = asyncio.run(_stream(site, people))
-    return len(people) * TOKENS / (max(s.last for s in streams) - min(s.first for s in streams))
+    """Tokens a second of all replies together, each from its first word on the page to its last."""
+    return sum(TOKENS / (stream.last - stream.first) for stream in asyncio.run(_stream(site, people)))
 
 
 def _engine_rate(site: Site, count: int) -> float:
