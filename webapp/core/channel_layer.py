@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from channels_redis.pubsub import RedisPubSubChannelLayer
-from redis.exceptions import RedisError
 
 
 class SteadyChannelLayer(RedisPubSubChannelLayer):
@@ -24,5 +23,5 @@ class SteadyChannelLayer(RedisPubSubChannelLayer):
         command = getattr(self._get_layer(), name)
         try:
             return await command(*args)
-        except (RedisError, OSError):
+        except Exception:  # of the dead connection: redis' errors, OSError, and RuntimeError from uvloop
             return await command(*args)

@@ -232,10 +232,11 @@ async def test_ending_other_logins_closes_their_sockets(
     await expect_logged_out(bobs_socket)
 
 
+@pytest.mark.parametrize("failure", [ConnectionError("restarted"), RuntimeError("the handler is closed")])
 async def test_a_group_message_is_repeated_once_when_the_broker_was_restarted(
-    bobs_socket: Websocket, bob: User, monkeypatch: pytest.MonkeyPatch
+    failure: Exception, bobs_socket: Websocket, bob: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, failures = RedisPubSubLoopLayer.group_send, [ConnectionError("restarted")]
+    send, failures = RedisPubSubLoopLayer.group_send, [failure]
 
     async def fails_first(layer: RedisPubSubLoopLayer, group: str, message: dict[str, Any]) -> None:
         if failures:
