@@ -22,9 +22,7 @@ class Sequence:
     chain_root: bytes = b""  # whose blocks it may share: see `blocks.chain_root`
     computed: int = 0  # tokens whose keys and values are in the cache
     block_table: list[int] = field(default_factory=list)
-    block_names: list[bytes] = field(
-        default_factory=list
-    )  # of its full blocks, as far as they were asked for
+    block_names: list[bytes] = field(default_factory=list)  # of its full blocks, as far as asked for
     published: int = 0  # its first blocks that others can find
     salt: str = ""
     text: list[str] = field(default_factory=list)  # given out so far, in pieces

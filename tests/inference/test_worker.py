@@ -101,6 +101,31 @@ def ended(generation: Generation) -> Generation:
     return wait_until(row, "the generation to end", 10)
 
 
+def test_each_workspace_computes_under_a_salt_of_its_own(
+    start: Callable[[], WorkerHost], workspace: Workspace, elsewhere: Workspace, model: ServedModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    salts: dict[str, str] = {}
+    submit = OneWordEngine.submit
+
+    def noting(engine: OneWordEngine, request: Request) -> Admission:
+        salts[request.id] = request.cache_salt
+        return submit(engine, request)
+
+    monkeypatch.setattr(OneWordEngine, "submit", noting)
+    host = start()
+    asked = [
+        services.start_generation(workspace=own, model=model, messages=[{"role": "user", "content": "Hello"}])
+        for own in (workspace, elsewhere, workspace)
+    ]
+    for generation in asked:
+        host.run(str(generation.id))
+        ended(generation)
+    first, other, again = (salts[str(generation.id)] for generation in asked)
+    assert first == again == str(workspace.cache_salt)
+    assert other == str(elsewhere.cache_salt) != first
+
+
 def test_text_that_the_database_could_not_store_is_mended_in_the_row_and_in_the_log_alike(
     start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
