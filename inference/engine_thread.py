@@ -5,6 +5,7 @@ It waits for nobody: the log is the publisher's, rows are the finisher's. Knows 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -69,6 +70,10 @@ class EngineThread:
         self._thread.start()
 
     def put(self, running: Running) -> None:
+        if self._engine is not None:
+            # What may take long is done here and not by the thread everybody waits for. What is wrong, `submit` says.
+            with contextlib.suppress(Exception):
+                self._engine.prepare(running.request)
         self._inbox.put(running)
         self._wake.set()
 

@@ -43,7 +43,7 @@ class Running:
         request = Request(
             id=str(generation.id),
             messages=generation.messages,
-            sampling=msgspec.convert(generation.params, SamplingParams),
+            sampling=msgspec.convert(generation.params, SamplingParams, str_keys=True),
             seed=generation.seed,
             prior_token_ids=[token for event in texts for token in event.data["ids"]],
             truncate_oldest=generation.purpose == "reply",

@@ -78,7 +78,7 @@ def start_generation(
         workspace=workspace,
         model=model,
         messages=messages,
-        params=msgspec.to_builtins(params or SamplingParams()),
+        params=msgspec.to_builtins(params or SamplingParams(), str_keys=True),
         seed=secrets.randbelow(2**63) if seed is None else seed,
         purpose=purpose,
         deadline=now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS),

@@ -87,6 +87,9 @@ class ScriptedEngine:
         self._rate, self._tokens, self._max = rate, tokens, max_waiting
         self._running: dict[str, _Sequence] = {}
 
+    def prepare(self, request: Request) -> None:
+        pass
+
     def submit(self, request: Request) -> Admission:
         if (request.messages is None) == (request.prompt is None):
             raise InvalidRequest("Give either messages or a prompt.")

@@ -2,6 +2,7 @@
 
     generate --model M --prompt P    one answer: text as it comes, or with --json one line when it is done
     chat --model M                   a conversation in the terminal
+    ppl --model M --text FILE        how well the model predicts a text: its perplexity
 
 M is a catalog name (in $FLYWHEEL_HOME/models), a folder or a GGUF. An error is one line on stderr and exit status 2.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from inference.catalog import find, is_valid_name
-from inference.engine.interface import EngineError, ModelLoadError, Request, StepOutput
+from inference.engine.interface import EngineError, InvalidRequest, ModelLoadError, Request, StepOutput
 from inference.parameters import SamplingParams
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         engine = _load(options)
         try:
-            return _generate(engine, options) if options.command == "generate" else _chat(engine, options)
+            commands = {"generate": _generate, "chat": _chat, "ppl": _ppl}
+            return commands[options.command](engine, options)
         finally:
             engine.close()
     except EngineError as error:
@@ -61,10 +63,16 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print one line: text, token_ids, finish_reason"
     )
     chat = commands.add_parser("chat", help="a conversation in the terminal")
-    for command in (generate, chat):
+    ppl = commands.add_parser("ppl", help="perplexity of a text")
+    ppl.add_argument("--text", required=True, type=Path, metavar="FILE", help="in UTF-8")
+    ppl.add_argument(
+        "--window", type=_positive, default=512, metavar="N", help="tokens that see each other [512]"
+    )
+    for command in (generate, chat, ppl):
         command.add_argument("--model", required=True, help="a catalog name, a folder or a GGUF")
-        command.add_argument("--greedy", action="store_true", help="always the likeliest token")
         command.add_argument("--dtype", choices=("auto", "fp32", "bf16", "int8"), default="auto")
+    for command in (generate, chat):
+        command.add_argument("--greedy", action="store_true", help="always the likeliest token")
         command.add_argument("--max-tokens", type=_positive, default=None, metavar="N")
         command.add_argument("--seed", type=int, default=None, help="by default another one each time")
     return parser
@@ -150,6 +158,20 @@ def _chat(engine: TorchEngine, options: argparse.Namespace) -> int:
         text, _, _ = _answer(engine, _request(options, messages), stream=True)
         print()
         messages.append({"role": "assistant", "content": text})
+
+
+def _ppl(engine: TorchEngine, options: argparse.Namespace) -> int:
+    from inference.engine.perplexity import perplexity
+
+    try:
+        text = options.text.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"{options.text} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{options.text} is not a text in UTF-8.") from error
+    result = perplexity(engine, text, options.window)
+    print(f"perplexity {result.perplexity:.4f} of {result.tokens} tokens in windows of {options.window}")
+    return 0
 
 
 if __name__ == "__main__":

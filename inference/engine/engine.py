@@ -13,10 +13,13 @@ import torch
 from inference.engine.answers import Answers
 from inference.engine.attention import PagedAttention, Span
 from inference.engine.blocks import BlockManager, chain_root
+from inference.engine.grammar import GrammarCompiler
 from inference.engine.interface import Admission, InvalidRequest, Request, StepOutput
 from inference.engine.kv_cache import KVCache
 from inference.engine.loaded_model import LoadedModel
+from inference.engine.logprobs import token_logprobs
 from inference.engine.prompt import PromptBuilder
+from inference.engine.reading import Pooler, PromptReader, PromptScorer
 from inference.engine.sampler import SamplingFailure, SamplingState, sample
 from inference.engine.scheduler import PrefixUse, Scheduler
 from inference.engine.sequence import Sequence
@@ -24,6 +27,7 @@ from inference.engine.settings import resolve_max_tokens, resolve_settings
 from inference.text.detokenizer import IncrementalDetokenizer
 
 _MAX_CACHE_BYTES = 4 * 2**30
+_NOT_FINITE = "The model gave numbers that are not finite, so nothing can be said of this text."
 
 
 class TorchEngine:
@@ -40,13 +44,17 @@ class TorchEngine:
         self._loaded, self._model = loaded, loaded.model
         self.model_digest = loaded.digest
         self.dtype = loaded.dtype
+        self.tokenizer = loaded.tokenizer
         config = loaded.config
         if kv_tokens is None:
             kv_tokens = _affordable_tokens(config.kv_elements_per_token * loaded.model.dtype.itemsize)
         self._cache = KVCache(config, min(kv_tokens, max_running * config.context_length), loaded.model.dtype)
         self.context_length = min(config.context_length, self._cache.capacity)
         self._answers = Answers(self._cache.capacity)
-        self._prompts = PromptBuilder(loaded.tokenizer, loaded.template, self.context_length, self._answers)
+        self._prompts = PromptBuilder(
+            loaded.tokenizer, loaded.template, self.context_length, self._answers, config.vocab_size
+        )
+        self._grammars = GrammarCompiler(loaded.tokenizer, config.vocab_size)
         self._blocks = BlockManager(self._cache.num_blocks)
         self._scheduler = Scheduler(self._blocks, max_running=max_running, max_waiting=max_waiting)
         self._sequences: dict[str, Sequence] = {}
@@ -54,6 +62,10 @@ class TorchEngine:
     @property
     def has_work(self) -> bool:
         return bool(self._sequences)
+
+    def prepare(self, request: Request) -> None:
+        if request.sampling.response_format is not None:
+            self._grammars.compile(request.sampling.response_format)
 
     def submit(self, request: Request) -> Admission:
         if request.id in self._sequences:
@@ -63,14 +75,23 @@ class TorchEngine:
             sampling.check()
         except ValueError as error:
             raise InvalidRequest(str(error)) from error
-        if not all(0 <= token < self._loaded.config.vocab_size for token in request.prior_token_ids):
+        vocab_size = self._loaded.config.vocab_size
+        if not all(0 <= token < vocab_size for token in request.prior_token_ids):
             raise InvalidRequest("The tokens to continue from are not of this model.")
+        if not all(0 <= token < vocab_size for token in sampling.logit_bias):
+            raise InvalidRequest("logit_bias has tokens that are not of this model.")
         prompt = self._prompts.build(request)
         room = self.context_length - len(prompt.ids)
-        max_tokens = min(resolve_max_tokens(sampling, self._loaded.defaults) or room, room)
-        state = SamplingState(resolve_settings(sampling, self._loaded.defaults), request.seed, request.choice)
-        state.prepare(self._loaded.config.vocab_size, prompt.ids)
+        wanted = 0 if request.pooling else resolve_max_tokens(sampling, self._loaded.defaults)
+        max_tokens = room if wanted is None else min(wanted, room)
         ends = frozenset() if sampling.ignore_eos else self._loaded.end_token_ids
+        ends |= {*sampling.stop_token_ids}
+        state = SamplingState(resolve_settings(sampling, self._loaded.defaults), request.seed, request.choice)
+        state.prepare(vocab_size, prompt.ids, sampling.logit_bias)
+        grammar = None
+        if sampling.response_format is not None and max_tokens > 0:
+            grammar = self._grammars.compile(sampling.response_format, ends)
+            state.allowed = grammar.allowed
         sequence = Sequence(
             id=request.id,
             salt=request.cache_salt,
@@ -78,14 +99,19 @@ class TorchEngine:
             token_ids=list(prompt.ids),
             prompt_tokens=len(prompt.ids),
             max_tokens=max_tokens,
-            end_token_ids=ends | {*sampling.stop_token_ids},
+            end_token_ids=ends,
             sampling=state,
+            # A grammar says itself how the text begins.
             detokenizer=IncrementalDetokenizer(
-                sampling.stop, strips_leading_space=self._loaded.tokenizer.strips_leading_space
+                sampling.stop, strips_leading_space=self.tokenizer.strips_leading_space and grammar is None
             ),
+            logprobs=sampling.logprobs,
+            grammar=grammar,
+            reader=self._reader(request, prompt.ids),
+            finish_reason="stop" if grammar is not None and grammar.finished else None,
         )
         for token in request.prior_token_ids:
-            sequence.append(token, self._loaded.tokenizer.token_bytes(token))
+            sequence.append(token, self.tokenizer.token_bytes(token))
             if sequence.finish_reason:
                 break
         self._scheduler.add(sequence)
@@ -115,14 +141,18 @@ class TorchEngine:
         ready: list[Sequence] = []
         row = 0
         for sequence, count in plan:
+            if sequence.reader is not None:
+                sequence.reader.read(sequence.computed, hidden[row : row + count])
             row += count
             sequence.computed += count
             if sequence.missing == 0:
-                last_rows.append(row - 1)
-                ready.append(sequence)
+                if sequence.max_tokens > 0:
+                    last_rows.append(row - 1)
+                    ready.append(sequence)
+                elif sequence.reader is not None:
+                    outputs.append(self._finish_reading(sequence, sequence.reader))
         if ready:
-            chosen = sample(self._model.logits(hidden[last_rows]), [sequence.sampling for sequence in ready])
-            outputs += [self._take(sequence, token) for sequence, token in zip(ready, chosen, strict=True)]
+            outputs += self._choose(self._model.logits(hidden[last_rows]), ready)
         return outputs
 
     @property
@@ -151,33 +181,83 @@ class TorchEngine:
         for sequence in [s for s in self._sequences.values() if s.cancelled or s.finish_reason]:
             if sequence.finish_reason:
                 # The text of its last token was given out with that token.
-                outputs.append(StepOutput(sequence.id, [], "", sequence.finish_reason))
+                outputs.append(StepOutput(sequence.id, [], "", sequence.finish_reason, sequence.error))
             else:
                 outputs.append(StepOutput(sequence.id, [], sequence.detokenizer.finish(), "cancelled"))
             self._remove(sequence)
         return outputs
 
+    def _reader(self, request: Request, prompt: list[int]) -> PromptReader | None:
+        if request.pooling is not None:
+            return Pooler(request.pooling)
+        if request.sampling.prompt_logprobs is None:
+            return None
+        token_bytes = self.tokenizer.token_bytes
+        return PromptScorer(
+            prompt,
+            request.sampling.prompt_logprobs,
+            self._model.logits,
+            self._loaded.config.vocab_size,
+            token_bytes,
+        )
+
+    def _choose(self, logits: torch.Tensor, ready: list[Sequence]) -> list[StepOutput]:
+        """The next token of each, from its row of the logits."""
+        asking = [row for row, sequence in enumerate(ready) if sequence.logprobs is not None]
+        # A copy, since the sampler changes what it is given.
+        raw = logits[asking] if asking else logits
+        chosen = sample(logits, [sequence.sampling for sequence in ready])
+        outputs = [self._take(sequence, token) for sequence, token in zip(ready, chosen, strict=True)]
+        if asking:
+            said = [outputs[row].token_ids for row in asking]
+            tops = [ready[row].logprobs or 0 for row in asking]
+            tokens = [ids[0] if ids else 0 for ids in said]
+            scores = token_logprobs(raw, tokens, tops, self.tokenizer.token_bytes)
+            for row, ids, score in zip(asking, said, scores, strict=True):
+                outputs[row].logprobs = [score] if ids else []
+        return outputs
+
     def _take(self, sequence: Sequence, token: int | SamplingFailure) -> StepOutput:
         if isinstance(token, SamplingFailure):
-            self._remove(sequence, poisoned=True)
-            return StepOutput(sequence.id, [], sequence.detokenizer.finish(), "error", str(token))
+            return self._fail(sequence, str(token))
+        if sequence.reader is not None and not sequence.reader.finite:
+            return self._fail(sequence, _NOT_FINITE)
         self._scheduler.computed(sequence)
         if token in sequence.end_token_ids:
             self._remove(sequence)
             rest = sequence.detokenizer.finish()
             sequence.text.append(rest)
             self._remember(sequence)
-            return StepOutput(sequence.id, [], rest, "stop")
-        text = sequence.append(token, self._loaded.tokenizer.token_bytes(token))
-        if sequence.finish_reason:
-            self._remove(sequence)
-            self._remember(sequence)
-        return StepOutput(sequence.id, [token], text, sequence.finish_reason)
+            output = StepOutput(sequence.id, [], rest, "stop")
+        else:
+            text = sequence.append(token, self.tokenizer.token_bytes(token))
+            if sequence.finish_reason:
+                self._remove(sequence)
+                self._remember(sequence)
+            output = StepOutput(sequence.id, [token], text, sequence.finish_reason, sequence.error)
+        if sequence.reader is not None:
+            sequence.reader.fill(output)
+            sequence.reader = None
+        return output
+
+    def _finish_reading(self, sequence: Sequence, reader: PromptReader) -> StepOutput:
+        """The end of one that generates nothing."""
+        if not reader.finite:
+            return self._fail(sequence, _NOT_FINITE)
+        self._scheduler.computed(sequence)
+        self._remove(sequence)
+        output = StepOutput(sequence.id, [], finish_reason="length")
+        reader.fill(output)
+        return output
+
+    def _fail(self, sequence: Sequence, error: str) -> StepOutput:
+        self._remove(sequence, poisoned=True)
+        return StepOutput(sequence.id, [], sequence.detokenizer.finish(), "error", error)
 
     def _remember(self, sequence: Sequence) -> None:
         """Its text will come back as a message of the next turn, unless a stop string cut it off from its tokens."""
         answer = sequence.token_ids[sequence.prompt_tokens :]
-        if not sequence.detokenizer.stopped and self._loaded.tokenizer.special_ids.isdisjoint(answer):
+        if not sequence.detokenizer.stopped and self.tokenizer.special_ids.isdisjoint(answer):
             self._answers.remember(sequence.salt, "".join(sequence.text), answer)
 
     def _remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:

@@ -1,13 +1,13 @@
 """What an engine takes and gives: the boundary between `inference` and whatever computes tokens. No torch here.
 
 `Engine` is a Protocol: the real one is `inference.engine.engine.TorchEngine`; load tests put a scripted one in
-its place. All three methods are called from one thread, the engine thread, and `step` is the only one that
-computes; `submit` may be slow by as much as tokenising its prompt.
+its place. All methods but `prepare` are called from one thread, the engine thread, and `step` is the only one that
+computes; `submit` may be slow by as much as tokenising its prompt, and by what `prepare` has not prepared.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -28,6 +28,12 @@ class InvalidRequest(EngineError):
     code = "invalid_request"
 
 
+class InvalidGrammar(EngineError):
+    """The response_format cannot be kept to: an invalid or too large schema or regular expression."""
+
+    code = "invalid_grammar"
+
+
 class EngineBusy(EngineError):
     """The waiting list is full; nothing was kept, try again later."""
 
@@ -40,10 +46,19 @@ class ModelLoadError(EngineError):
     code = "model_unavailable"
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One sequence to generate.
+class Pooling(msgspec.Struct, frozen=True, kw_only=True):
+    """How one vector is made of the prompt's last hidden states."""
 
-    Either `messages` (goes through the model's chat template) or `prompt` (used as it is) is given. With
+    kind: Literal["mean", "last"] = "mean"  # of all tokens, or that of the last one
+    normalize: bool = True  # to length 1
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One sequence to generate, or with `pooling` one text to make a vector of, without sampling anything.
+
+    One of `messages` (goes through the model's chat template), `prompt` and `prompt_token_ids` (used as they are) is
+    given; a prompt is begun as the vocabulary begins one, ids are not. n choices of a prompt are n requests that differ
+    in `choice`: submitted together, they compute the prompt once. With
     `truncate_oldest`, the oldest turns (never the system message or the last one) are left out until the prompt
     fits. `prior_token_ids` are tokens an earlier attempt already emitted: they are fed through the model,
     penalties, stop strings and detokeniser before anything new is sampled, and are not emitted again.
@@ -53,6 +68,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     messages: list[dict[str, Any]] | None = None
     prompt: str | None = None
+    prompt_token_ids: list[int] | None = None
+    pooling: Pooling | None = None
     sampling: SamplingParams = SamplingParams()
     seed: int = 0
     choice: int = 0
@@ -69,12 +86,30 @@ class Admission(msgspec.Struct, frozen=True):
     dropped_messages: int = 0  # left out by `truncate_oldest`
 
 
+class AlternativeToken(msgspec.Struct, frozen=True):
+    token_id: int
+    token: bytes  # what it adds to the text: UTF-8, perhaps half a character; nothing for a special token
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """How likely the model found a token; see SamplingParams. `top` has the likeliest tokens, the likeliest first."""
+
+    token_id: int
+    token: bytes
+    logprob: float | None  # None for the first token of a prompt, which nothing comes before
+    top: list[AlternativeToken] = []
+
+
 class StepOutput(msgspec.Struct):
     """What one step added to one request. `text` is what became certain: it may be empty, or hold earlier text.
 
-    After `finish_reason` is set the request is gone. "stop": an end token or a stop string; "length":
-    max_tokens or the context is used up; "cancelled": `cancel` was called; "error": this request's
-    step failed and `error` says why. `token_ids` excludes the end token.
+    After `finish_reason` is set the request is gone. "stop": an end token, a stop string or the end of a grammar;
+    "length": max_tokens or the context is used up, or nothing was to be generated; "cancelled": `cancel` was called;
+    "error": this request's step failed and `error` says why. `token_ids` excludes the end token.
+
+    Where they were asked for: `logprobs` has an item for each of `token_ids`; `prompt_logprobs` has one for each token
+    of the prompt and comes once, with an attempt's first new token or with the end; `embedding` comes with the end.
     """
 
     request_id: str
@@ -82,6 +117,9 @@ class StepOutput(msgspec.Struct):
     text: str = ""
     finish_reason: str | None = None
     error: str = ""
+    logprobs: list[TokenLogprob] | None = None
+    prompt_logprobs: list[TokenLogprob] | None = None
+    embedding: list[float] | None = None
 
 
 class Engine(Protocol):
@@ -89,8 +127,14 @@ class Engine(Protocol):
 
     model_digest: str
 
+    def prepare(self, request: Request) -> None:
+        """Does ahead what may take long, so that `submit` need not: compiles the grammar. Any thread may call it.
+
+        Raises InvalidGrammar. Whoever does not call it loses nothing but time on the engine thread.
+        """
+
     def submit(self, request: Request) -> Admission:
-        """Queues a request. Raises PromptTooLong, InvalidRequest or EngineBusy; then nothing was kept."""
+        """Queues a request. Raises PromptTooLong, InvalidRequest, InvalidGrammar or EngineBusy, and keeps nothing then."""
 
     def cancel(self, request_id: str) -> None:
         """Ends a request with "cancelled" at the next step; an unknown or finished id is no error."""

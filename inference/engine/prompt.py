@@ -23,15 +23,27 @@ class Prompt:
 
 class PromptBuilder:
     def __init__(
-        self, tokenizer: Tokenizer, template: ChatTemplate | None, context_length: int, answers: Answers
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        context_length: int,
+        answers: Answers,
+        vocab_size: int,
     ) -> None:
         self._tokenizer, self._template, self._context = tokenizer, template, context_length
+        self._vocab_size = vocab_size
         self._answers = answers
 
     def build(self, request: Request) -> Prompt:
         """Raises PromptTooLong, which says by how much, or InvalidRequest."""
-        if (request.messages is None) == (request.prompt is None):
-            raise InvalidRequest("A request has either messages or a prompt.")
+        if [request.messages, request.prompt, request.prompt_token_ids].count(None) != 2:
+            raise InvalidRequest("A request has either messages or a prompt, as text or as tokens.")
+        if request.prompt_token_ids is not None:
+            if not all(0 <= token < self._vocab_size for token in request.prompt_token_ids):
+                raise InvalidRequest("The tokens of the prompt are not of this model.")
+            if not request.prompt_token_ids:
+                raise InvalidRequest("The prompt is empty.")
+            return self._fitting(Prompt(request.prompt_token_ids))
         if request.prompt is not None:
             ids = self._tokenizer.prompt_prefix + self._tokenizer.encode(request.prompt)
             if not ids:

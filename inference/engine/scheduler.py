@@ -86,10 +86,17 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> bool:
         """Gives it what is known of its beginning; not before all it knows fits, so that a newcomer pushes nobody
-        out at once. The last token is computed whatever is known: its logits are wanted."""
-        most = (len(sequence.token_ids) - 1) // BLOCK_SIZE
-        chain_names(sequence.chain_root, sequence.block_names, sequence.token_ids, most)
+        out at once, nor while another computes what comes next in it."""
+        chain_names(
+            sequence.chain_root,
+            sequence.block_names,
+            sequence.token_ids,
+            (len(sequence.token_ids) - 1) // BLOCK_SIZE,
+        )
+        most = sequence.skippable // BLOCK_SIZE
         found = self._blocks.find(sequence.block_names[:most])
+        if len(found) < most and self._is_coming(sequence.block_names, len(found)):
+            return False
         self._blocks.hold(found)
         if blocks_for(len(sequence.token_ids) + 1) - len(found) > self._blocks.free:
             self._blocks.release(found)
@@ -100,6 +107,12 @@ class Scheduler:
         use = self.prefix_use
         self.prefix_use = PrefixUse(use.asked + len(sequence.token_ids), use.reused + sequence.computed)
         return True
+
+    def _is_coming(self, names: list[bytes], at: int) -> bool:
+        """Whether one that runs is to publish the block of that name: it will, or leave, so nobody waits for ever."""
+        return any(
+            s.published <= at < len(s.block_names) and s.block_names[at] == names[at] for s in self.running
+        )
 
     def _reserve(self, sequence: Sequence, count: int, plan: dict[Sequence, int]) -> int:
         """Memory for `count` more tokens, if need be that of the youngest; 0 where it is itself the youngest."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from inference.engine.grammar import Grammar
+from inference.engine.reading import PromptReader
 from inference.engine.sampler import SamplingState
 from inference.text.detokenizer import IncrementalDetokenizer
 
@@ -26,8 +28,12 @@ class Sequence:
     published: int = 0  # its first blocks that others can find
     salt: str = ""
     text: list[str] = field(default_factory=list)  # given out so far, in pieces
+    logprobs: int | None = None  # alternatives to list with each answered token
+    grammar: Grammar | None = None
+    reader: PromptReader | None = None  # until it has seen all of the prompt
     cancelled: bool = False
     finish_reason: str | None = None  # set before the first step where an earlier attempt had reached its end
+    error: str = ""
 
     @property
     def answered(self) -> int:
@@ -38,18 +44,34 @@ class Sequence:
         """Known tokens that are still to be computed."""
         return len(self.token_ids) - self.computed
 
+    @property
+    def skippable(self) -> int:
+        """Its first tokens, as many as need not be computed where their keys and values are found."""
+        # The last one is computed whatever is known: its logits are wanted.
+        return len(self.token_ids) - 1 if self.reader is None else self.reader.position
+
     def append(self, token: int, text_bytes: bytes) -> str:
         """Takes an answered token in; returns the text that became certain, and sets `finish_reason` at the end."""
         self.token_ids.append(token)
         self.sampling.append(token)
         text = self.detokenizer.push(text_bytes)
+        if self.grammar is not None:
+            self._follow(self.grammar, token)
         if self.detokenizer.stopped:
             self.finish_reason = "stop"
-        elif self.answered >= self.max_tokens:
-            self.finish_reason = "length"
+        elif self.finish_reason or self.answered >= self.max_tokens:
+            self.finish_reason = self.finish_reason or "length"
             text += self.detokenizer.finish()
             # What was held back may have been the stop string's last chance.
             if self.detokenizer.stopped:
                 self.finish_reason = "stop"
         self.text.append(text)
         return text
+
+    def _follow(self, grammar: Grammar, token: int) -> None:
+        grammar.advance(token)
+        if grammar.failure:
+            self.finish_reason, self.error = "error", grammar.failure
+        elif grammar.finished:
+            self.finish_reason = "stop"
+        self.sampling.allowed = grammar.allowed

@@ -13,8 +13,9 @@ from django.utils import timezone
 
 from inference import services
 from inference.emission import _MAX_APPENDS, Emission, Publisher
-from inference.engine.interface import Admission, Request, StepOutput
+from inference.engine.interface import Admission, InvalidGrammar, Request, StepOutput
 from inference.models import Generation, ServedModel, Worker
+from inference.parameters import JsonSchema, SamplingParams
 from inference.running import Slots
 from inference.signals import generation_ended
 from inference.stream import STEPS_CHANNEL, Append, Event, TokenLog, decode_step, encode_event, text_of
@@ -34,6 +35,9 @@ class OneWordEngine:
 
     def __init__(self) -> None:
         self._requests: list[str] = []
+
+    def prepare(self, request: Request) -> None:
+        pass
 
     def submit(self, request: Request) -> Admission:
         self._requests.append(request.id)
@@ -124,6 +128,25 @@ def test_each_workspace_computes_under_a_salt_of_its_own(
     first, other, again = (salts[str(generation.id)] for generation in asked)
     assert first == again == str(workspace.cache_salt)
     assert other == str(elsewhere.cache_salt) != first
+
+
+def test_what_may_take_long_is_prepared_before_the_engines_own_thread_takes_it(
+    start: Callable[[], WorkerHost], workspace: Workspace, model: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = SamplingParams(logit_bias={5: 1.5}, response_format=JsonSchema({"type": "object"}))
+    prepared: list[tuple[str, SamplingParams]] = []
+
+    def noting(engine: OneWordEngine, request: Request) -> None:
+        prepared.append((threading.current_thread().name, request.sampling))
+        raise InvalidGrammar("what is wrong is said when it is submitted")
+
+    monkeypatch.setattr(OneWordEngine, "prepare", noting)
+    generation = services.start_generation(
+        workspace=workspace, model=model, messages=[{"role": "user", "content": "Hello"}], params=asked
+    )
+    start().run(str(generation.id))
+    assert ended(generation).state == "complete"
+    assert prepared == [(threading.current_thread().name, asked)]
 
 
 def test_text_that_the_database_could_not_store_is_mended_in_the_row_and_in_the_log_alike(

@@ -1,14 +1,17 @@
-"""`python -m inference.engine generate`: works alone, prints what it promises, fails in one line."""
+"""`python -m inference.engine`: works alone, prints what it promises, fails in one line."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
@@ -60,9 +63,35 @@ def test_chat_remembers_what_was_said(tiny_folder: Path) -> None:
     assert done.stdout.count("> ") == 4
 
 
+@pytest.mark.parametrize("window", [40, 512])
+def test_perplexity_is_that_of_transformers_loss(window: int, tiny_folder: Path, tmp_path: Path) -> None:
+    text = "The quick brown fox naïvely jumps over 12 lazy dogs.\n" * 12
+    (tmp_path / "text").write_text(text)
+    arguments = ("--text", str(tmp_path / "text"), "--dtype", "fp32", "--window", str(window))
+    done = command("ppl", "--model", str(tiny_folder), *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    reference = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32).eval()
+    engine = load_engine(tiny_folder, dtype="fp32")
+    ids = engine.tokenizer.encode(text)
+    engine.close()
+    loss, predicted = 0.0, 0
+    for start in range(0, len(ids), window):
+        part = torch.tensor([ids[start : start + window]])
+        with torch.inference_mode():
+            loss += float(reference(part, labels=part).loss) * (part.shape[1] - 1)
+        predicted += part.shape[1] - 1
+    said = done.stdout.split()
+    assert math.log(float(said[1])) == pytest.approx(loss / predicted, abs=1e-4)
+    assert done.stdout.endswith(f"of {predicted} tokens in windows of {window}\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["ppl", "--model", "TINY", "--text", "/nonexistent/text"], "/nonexistent/text cannot be read"),
+        (["ppl", "--model", "TINY", "--text", "BYTES"], "not a text in UTF-8"),
+        (["ppl", "--model", "TINY", "--text", __file__, "--window", "1024"], "takes 2 to 1023"),
+        (["ppl", "--model", "TINY", "--text", "SHORT"], "too short"),
         (["generate", "--model", "no-such-model", "--prompt", "x"], "no-such-model"),
         (
             ["generate", "--model", "smollm2-135m-instruct", "--prompt", "x"],
@@ -78,8 +107,13 @@ def test_chat_remembers_what_was_said(tiny_folder: Path) -> None:
         ([], "required"),
     ],
 )
-def test_an_error_is_one_line_and_exit_status_2(arguments: list[str], says: str, tiny_folder: Path) -> None:
-    done = command(*[str(tiny_folder) if part == "TINY" else part for part in arguments])
+def test_an_error_is_one_line_and_exit_status_2(
+    arguments: list[str], says: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "short").write_text("a")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    named = {"TINY": str(tiny_folder), "SHORT": str(tmp_path / "short"), "BYTES": str(tmp_path / "bytes")}
+    done = command(*[named.get(part, part) for part in arguments])
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

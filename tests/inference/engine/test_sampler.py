@@ -24,7 +24,7 @@ def logits(seed: int = 0, spread: float = 2.0) -> torch.Tensor:
 
 def state(settings: SamplingSettings, position: int = 0, history: list[int] | None = None) -> SamplingState:
     made = SamplingState(settings, seed=11, choice=0)
-    made.prepare(VOCABULARY, history or [])
+    made.prepare(VOCABULARY, history or [], {})
     made.position = position
     return made
 
@@ -51,6 +51,8 @@ def expected(row: torch.Tensor, settings: SamplingSettings) -> torch.Tensor:
         SamplingSettings(temperature=2.0, top_p=0.99),  # far more than the shortlist holds
         SamplingSettings(temperature=1.5, top_k=256),
         SamplingSettings(temperature=1.5, top_k=700),
+        SamplingSettings(temperature=1.5, top_k=700, top_p=0.8),
+        SamplingSettings(temperature=1.5, top_k=64, top_p=0.99),
     ],
 )
 def test_what_is_drawn_and_how_often_is_what_transformers_would_draw(settings: SamplingSettings) -> None:
@@ -119,6 +121,42 @@ def test_a_row_draws_the_same_whatever_its_neighbours_are() -> None:
     alone = [sample(rows[n : n + 1].clone(), [s])[0] for n, s in enumerate(states())]
     backwards = sample(rows.flip(0).clone(), states()[::-1])[::-1]
     assert together == alone == backwards
+
+
+@pytest.mark.parametrize("vocabulary", [997, 1000, 4096])
+@pytest.mark.parametrize(
+    "settings",
+    [SamplingSettings(temperature=0.7, top_p=0.9), SamplingSettings(), SamplingSettings(temperature=0)],
+)
+def test_many_rows_of_one_setting_draw_what_each_draws_alone(
+    settings: SamplingSettings, vocabulary: int
+) -> None:
+    # From a row with one likely token to one where hundreds are kept.
+    random = torch.Generator().manual_seed(3)
+    rows = torch.randn(32, vocabulary, generator=random) * torch.linspace(6, 0.5, 32).unsqueeze(1)
+    states = [SamplingState(settings, seed=n, choice=0) for n in range(32)]
+    together = sample(rows.clone(), states)
+    assert together == [sample(rows[n : n + 1].clone(), [states[n]])[0] for n in range(32)]
+    for row, token in zip(rows, together, strict=True):
+        assert isinstance(token, int)
+        likelier = row.softmax(dim=-1)[row > row[token]]
+        assert settings.top_p == 1 or float(likelier.sum()) < 0.9
+
+
+def test_what_a_grammar_rules_out_is_never_chosen() -> None:
+    allowed = torch.zeros(VOCABULARY, dtype=torch.bool)
+    allowed[[3, 400, 401, 999]] = True
+    chosen: set[int | SamplingFailure] = set()
+    for settings in (
+        SamplingSettings(temperature=2.0),
+        SamplingSettings(temperature=2.0, top_p=0.999),
+        SamplingSettings(temperature=0, repetition_penalty=1.5, frequency_penalty=2.0),
+    ):
+        states = [state(settings, position, history=[3]) for position in range(200)]
+        for made in states:
+            made.allowed = allowed
+        chosen |= {*sample(logits(spread=1).repeat(200, 1), states)}
+    assert chosen == {3, 400, 401, 999}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
