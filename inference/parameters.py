@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 MAX_TOP_LOGPROBS = 20
 _MAX_BIASED = 1024
 
 
-class JsonObject(msgspec.Struct, frozen=True, tag_field="type", tag="json_object"):
+class JsonObject(
+    msgspec.Struct, frozen=True, tag_field="type", tag="json_object", forbid_unknown_fields=True
+):
     """The answer is one JSON object, whatever is in it."""
 
 
-class JsonSchema(msgspec.Struct, frozen=True, tag_field="type", tag="json_schema"):
-    """The answer is JSON that this schema accepts."""
+class JsonSchema(
+    msgspec.Struct, frozen=True, tag_field="type", tag="json_schema", forbid_unknown_fields=True
+):
+    """The answer is JSON that this schema accepts, its properties in the schema's order."""
 
-    schema: dict[str, Any]
+    schema: str  # as JSON, since a database does not keep the order of an object's keys
 
 
-class Regex(msgspec.Struct, frozen=True, tag_field="type", tag="regex"):
+class Regex(msgspec.Struct, frozen=True, tag_field="type", tag="regex", forbid_unknown_fields=True):
     """The answer is a text that the whole of this regular expression matches, in the syntax of Rust's regex crate."""
 
     pattern: str

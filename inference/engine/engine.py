@@ -192,14 +192,8 @@ class TorchEngine:
             return Pooler(request.pooling)
         if request.sampling.prompt_logprobs is None:
             return None
-        token_bytes = self.tokenizer.token_bytes
-        return PromptScorer(
-            prompt,
-            request.sampling.prompt_logprobs,
-            self._model.logits,
-            self._loaded.config.vocab_size,
-            token_bytes,
-        )
+        top, vocab_size = request.sampling.prompt_logprobs, self._loaded.config.vocab_size
+        return PromptScorer(prompt, top, self._model.logits, vocab_size, self.tokenizer.token_bytes)
 
     def _choose(self, logits: torch.Tensor, ready: list[Sequence]) -> list[StepOutput]:
         """The next token of each, from its row of the logits."""

@@ -1,7 +1,7 @@
 """Keeps an answer to a JSON schema or a regular expression, by llguidance. Knows nothing of models or scheduling.
 
-Compiling is bounded by size and by llguidance's own limits on its work ("fuel"), so that an explosion is an error and not
-a wait. It may run in any thread, ahead of the engine's, which finds the result by its content.
+Compiling is bounded by size and by llguidance's own limits on its work ("fuel"), so that an explosion is an error and
+not a wait. It may run in any thread, ahead of the engine's, which finds the result by its content.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from inference.engine.interface import InvalidGrammar
-from inference.parameters import JsonObject, Regex, ResponseFormat
+from inference.parameters import JsonSchema, Regex, ResponseFormat
 from inference.text.tokenizer import Tokenizer
 
 _MAX_BYTES = 64 * 2**10  # of a schema or a pattern
@@ -95,9 +95,7 @@ class Grammar:
             self._fail()
 
     def _fail(self) -> None:
-        self.failure = (
-            f"The answer cannot keep to its response_format: {_first_line(self._matcher.get_error())}."
-        )
+        self.failure = f"The answer cannot keep to its response_format: {_gist(self._matcher.get_error())}."
 
 
 class _Vocabulary:
@@ -109,18 +107,33 @@ class _Vocabulary:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self.tokens = [*(tokenizer.token_bytes(token) for token in range(vocab_size)), b""]
+        self._ids = {written: token for token, written in enumerate(self.tokens) if written}
+        self._longest = max(map(len, self._ids))
         self.eos_token_id = vocab_size
         self.special_token_ids = [*sorted(tokenizer.special_ids), vocab_size]
 
     def __call__(self, text: bytes) -> list[int]:
-        return self._tokenizer.encode_text(text.decode(errors="replace"), first=False)
+        """How the vocabulary writes bytes that must come: as it would itself, if that is what they say in the end.
+        Some change white space, which a grammar does not forgive: then by the longest tokens that fit."""
+        ids = self._tokenizer.encode_text(text.decode(errors="replace"), first=False)
+        if b"".join(self.tokens[token] for token in ids) == text:
+            return ids
+        ids, start = [], 0
+        while start < len(text):
+            lengths = range(min(self._longest, len(text) - start), 0, -1)
+            length = next((n for n in lengths if text[start : start + n] in self._ids), 0)
+            if not length:
+                break
+            ids.append(self._ids[text[start : start + length]])
+            start += length
+        return ids
 
 
 def _encode(response_format: ResponseFormat) -> bytes:
     try:
         encoded = msgspec.json.encode(response_format)
-    except (RecursionError, TypeError, ValueError) as error:
-        raise InvalidGrammar("The response_format is nested too deeply, or is not JSON.") from error
+    except ValueError as error:  # half of a surrogate pair
+        raise InvalidGrammar("The response_format is no text.") from error
     if len(encoded) > _MAX_BYTES:
         raise InvalidGrammar(
             f"The response_format has {len(encoded)} bytes; at most {_MAX_BYTES} can be worked with."
@@ -134,18 +147,22 @@ def _compile(vocabulary: llguidance.LLTokenizer, response_format: ResponseFormat
         source = llguidance.LLMatcher.grammar_from_regex(response_format.pattern)
     else:
         what = "The schema"
-        schema = {"type": "object"} if isinstance(response_format, JsonObject) else response_format.schema
-        source = llguidance.LLMatcher.grammar_from_json_schema(msgspec.json.encode(schema).decode())
+        schema = response_format.schema if isinstance(response_format, JsonSchema) else '{"type":"object"}'
+        try:
+            msgspec.json.decode(schema)  # llguidance writes it as it is into a document of its own
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise InvalidGrammar(f"The schema is not JSON: {_gist(str(error))}.") from error
+        source = llguidance.LLMatcher.grammar_from_json_schema(schema)
     matcher = llguidance.LLMatcher(vocabulary, source, log_level=0, limits=_LIMITS)
     if matcher.is_error():
-        raise InvalidGrammar(f"{what} cannot be used: {_first_line(matcher.get_error())}.")
+        raise InvalidGrammar(f"{what} cannot be used: {_gist(matcher.get_error())}.")
     start = Grammar(matcher.deep_copy(), vocabulary.vocab_size - 1, frozenset())
     if start.failure:
         raise InvalidGrammar(f"{what} allows no text at all.")
     return matcher
 
 
-def _first_line(message: str) -> str:
+def _gist(message: str) -> str:
     """The gist of what llguidance says: of a regex error, the last line of the quotation it makes."""
     lines = message.split("<state>")[0].splitlines()
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]

@@ -134,7 +134,7 @@ class Engine(Protocol):
         """
 
     def submit(self, request: Request) -> Admission:
-        """Queues a request. Raises PromptTooLong, InvalidRequest, InvalidGrammar or EngineBusy, and keeps nothing then."""
+        """Queues a request. Raises PromptTooLong, InvalidRequest, InvalidGrammar or EngineBusy, keeping nothing."""
 
     def cancel(self, request_id: str) -> None:
         """Ends a request with "cancelled" at the next step; an unknown or finished id is no error."""

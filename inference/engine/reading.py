@@ -41,6 +41,7 @@ class PromptScorer:
         vocab_size: int,
         token_bytes: Callable[[int], bytes],
     ) -> None:
+        """`top` alternatives for each token; `logits` makes them, [rows, vocab_size], of hidden states."""
         self.position = 0
         self.finite = True
         self._ids, self._top, self._logits, self._token_bytes = prompt_ids, top, logits, token_bytes

@@ -133,7 +133,7 @@ def test_each_workspace_computes_under_a_salt_of_its_own(
 def test_what_may_take_long_is_prepared_before_the_engines_own_thread_takes_it(
     start: Callable[[], WorkerHost], workspace: Workspace, model: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = SamplingParams(logit_bias={5: 1.5}, response_format=JsonSchema({"type": "object"}))
+    asked = SamplingParams(logit_bias={5: 1.5}, response_format=JsonSchema('{"type": "object"}'))
     prepared: list[tuple[str, SamplingParams]] = []
 
     def noting(engine: OneWordEngine, request: Request) -> None:

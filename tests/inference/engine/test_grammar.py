@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
+import sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +45,10 @@ SCHEMA: dict[str, Any] = {
 PHONE = Regex(r"\+[0-9]{2} \([0-9]{3}\) [0-9]{4,7}")
 
 
+def schema(described: Any) -> JsonSchema:
+    return JsonSchema(json.dumps(described))
+
+
 def kept(response_format: ResponseFormat, **changes: Any) -> SamplingParams:
     values = {"temperature": 1.0, "max_tokens": 600, "response_format": response_format}
     return SamplingParams(**values | changes)
@@ -54,7 +59,7 @@ def kept(response_format: ResponseFormat, **changes: Any) -> SamplingParams:
 def test_a_random_model_under_a_schema_writes_json_that_validates(seed: int, engine: TorchEngine) -> None:
     free = ask("The", id="free", sampling=SamplingParams(temperature=1.0, max_tokens=40, ignore_eos=True))
     (alone,) = run(engine, free)
-    strict = ask("The", id="strict", seed=seed, sampling=kept(JsonSchema(SCHEMA)))
+    strict = ask("The", id="strict", seed=seed, sampling=kept(schema(SCHEMA)))
     answer, beside = run(engine, strict, free)
     assert answer.finish_reason == "stop"
     jsonschema.validate(json.loads(answer.text), SCHEMA)
@@ -75,26 +80,50 @@ def test_json_mode_writes_one_object_or_is_cut_off_by_max_tokens(demo_model_fold
     engine = load_engine(demo_model_folder, dtype="fp32")
     said = "Describe a cat named Tom who is 3 years old, as JSON with the keys name and age."
     sampling = kept(JsonObject(), temperature=0, max_tokens=150)
-    whole, cut, schema = run(
+    whole, cut, strict = run(
         engine,
         chat(said, id="whole", sampling=sampling),
         chat(said, id="cut", sampling=msgspec.structs.replace(sampling, max_tokens=4)),
-        chat(said, id="schema", sampling=kept(JsonSchema(SCHEMA), temperature=0)),
+        chat(said, id="strict", sampling=kept(schema(SCHEMA), temperature=0)),
     )
     assert whole.finish_reason == "stop"
     assert isinstance(json.loads(whole.text), dict)
     assert (cut.finish_reason, len(cut.token_ids)) == ("length", 4)
     assert whole.text.startswith(cut.text)
-    jsonschema.validate(json.loads(schema.text), SCHEMA)
+    jsonschema.validate(json.loads(strict.text), SCHEMA)
     engine.close()
 
 
 def test_logits_wider_than_the_vocabulary_never_yield_a_token_that_is_none(tmp_path: Path) -> None:
     save_model(tmp_path, tiny_config(vocab_size=tiny_config().vocab_size + 45))
     engine = load_engine(tmp_path, dtype="fp32")
-    (answer,) = run(engine, ask("The", sampling=kept(JsonSchema(SCHEMA))))
+    (answer,) = run(engine, ask("The", sampling=kept(schema(SCHEMA))))
     assert max(answer.token_ids) < engine._loaded.tokenizer.vocab_size
     jsonschema.validate(json.loads(answer.text), SCHEMA)
+    engine.close()
+
+
+def test_a_sentencepiece_vocabulary_keeps_to_the_grammar_from_the_first_space_on(tmp_path: Path) -> None:
+    save_model(tmp_path, tiny_config(vocab_size=400))
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "text").write_text("the quick brown fox is at home: 12345 " * 50)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"),
+        model_prefix=str(tmp_path / "tokenizer"),
+        vocab_size=320,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    engine = load_engine(tmp_path, dtype="fp32")
+    assert engine.tokenizer.strips_leading_space
+    spaced, strict = run(
+        engine,
+        ask("the", id="spaced", sampling=kept(Regex(" (yes|no) at home"))),
+        ask("the", id="strict", sampling=kept(schema(SCHEMA))),
+    )
+    assert spaced.text in (" yes at home", " no at home")
+    jsonschema.validate(json.loads(strict.text), SCHEMA)
     engine.close()
 
 
@@ -142,7 +171,7 @@ def test_a_text_that_is_complete_before_it_begins_is_empty(engine: TorchEngine) 
 
 # --- A killed worker, a full memory, an error ---------------------------------------------------------------
 def test_an_answer_goes_on_from_every_cut_within_its_grammar(engine: TorchEngine) -> None:
-    sampling = kept(JsonSchema(SCHEMA))
+    sampling = kept(schema(SCHEMA))
     (whole,) = run(engine, ask("The", sampling=sampling, seed=4))
     for cut in range(len(whole.token_ids) + 1):
         prior = whole.token_ids[:cut]
@@ -155,8 +184,7 @@ def test_an_answer_goes_on_from_every_cut_within_its_grammar(engine: TorchEngine
 def test_answers_that_push_each_other_out_of_memory_keep_to_their_grammar(tiny_folder: Path) -> None:
     engine = load_engine(tiny_folder, dtype="fp32", max_running=6, kv_tokens=320)
     requests = [
-        ask(f"{n} " * 10, id=str(n), seed=n, sampling=kept(JsonSchema(SCHEMA), max_tokens=250))
-        for n in range(8)
+        ask(f"{n} " * 10, id=str(n), seed=n, sampling=kept(schema(SCHEMA), max_tokens=250)) for n in range(8)
     ]
     for answer in run(engine, *requests):
         assert answer.finish_reason == "stop"
@@ -194,22 +222,21 @@ def test_a_grammar_that_fails_on_the_way_ends_its_request_alone(
 
 
 # --- Compiling ----------------------------------------------------------------------------------------------
-DEEP: dict[str, Any] = {"type": "string"}
-for _ in range(5000):
-    DEEP = {"type": "array", "items": DEEP}
-
-
 @pytest.mark.parametrize(
     ("response_format", "says"),
     [
-        (JsonSchema({"type": "wizard"}), "Invalid type: wizard"),
-        (JsonSchema({"type": "array", "uniqueItems": True}), "uniqueItems"),
-        (JsonSchema({"type": "string", "minLength": 5, "maxLength": 2}), "Unsatisfiable"),
-        (JsonSchema({"$ref": "http://example.com/schema.json"}), "not present|does not fetch"),
-        (JsonSchema({"$ref": "#"}), "allows no text"),
-        (JsonSchema(DEEP), "nested too deeply"),
-        (JsonSchema({"enum": [f"value {n}" for n in range(10_000)]}), "bytes; at most 65536"),
-        (JsonSchema({"type": "integer", "multipleOf": 999983, "minimum": 5}), "allows no text|fuel"),
+        (schema({"type": "wizard"}), "Invalid type: wizard"),
+        (schema({"type": "array", "uniqueItems": True}), "uniqueItems"),
+        (schema({"type": "string", "minLength": 5, "maxLength": 2}), "Unsatisfiable"),
+        (schema({"$ref": "http://example.com/schema.json"}), "not present|does not fetch"),
+        (schema({"$ref": "#"}), "allows no text"),
+        (JsonSchema('{"items":' * 5000 + "{}" + "}" * 5000), "recursion"),
+        (JsonSchema('{"type":'), "is not JSON"),
+        (JsonSchema('{}, "lark_grammar": "start: /a/"'), "is not JSON"),
+        (JsonSchema("[1]"), "The schema"),
+        (Regex("\ud800"), "no text"),
+        (schema({"enum": [f"value {n}" for n in range(10_000)]}), "bytes; at most 65536"),
+        (schema({"type": "integer", "multipleOf": 999983, "minimum": 5}), "allows no text|fuel"),
         (Regex("a("), "unclosed group"),
         (Regex("(?=a)b"), "look-around"),
         (Regex(r"(a)\1"), "backreferences"),
@@ -237,7 +264,7 @@ EXPLODING = [
     Regex("((a{1,1000}){1,1000}){1,1000}"),
     Regex("(a|b)*a(a|b){25}"),
     Regex("(.*a.{30}){1,20}|(.*b.{40}c)"),
-    JsonSchema({"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(1500)}}),
+    schema({"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(1500)}}),
 ]
 
 
@@ -290,7 +317,7 @@ def test_the_longest_unused_grammar_is_forgotten_first(
 
 
 def test_answers_of_one_grammar_do_not_move_each_other(engine: TorchEngine) -> None:
-    requests = [ask("The", id=str(n), seed=n, sampling=kept(JsonSchema(SCHEMA))) for n in range(4)]
+    requests = [ask("The", id=str(n), seed=n, sampling=kept(schema(SCHEMA))) for n in range(4)]
     alone = [run(engine, request)[0].text for request in requests]
     assert [answer.text for answer in run(engine, *requests)] == alone
     assert len(set(alone)) == 4
@@ -323,10 +350,10 @@ _SMALL_SCHEMAS = st.recursive(
 @given(_SMALL_SCHEMAS, st.integers(0, 5))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 def test_whatever_the_schema_what_is_written_validates(
-    engine: TorchEngine, schema: dict[str, Any], seed: int
+    engine: TorchEngine, described: dict[str, Any], seed: int
 ) -> None:
-    strict = schema | {"x-guidance": {"whitespace_flexible": False}}
-    request = Request(id="one", prompt="The", seed=seed, sampling=kept(JsonSchema(strict), max_tokens=900))
+    strict = described | {"x-guidance": {"whitespace_flexible": False}}
+    request = Request(id="one", prompt="The", seed=seed, sampling=kept(schema(strict), max_tokens=900))
     (answer,) = run(engine, request)
     assert answer.finish_reason == "stop"
-    jsonschema.validate(json.loads(answer.text), schema)
+    jsonschema.validate(json.loads(answer.text), described)

@@ -215,7 +215,7 @@ def test_a_prompt_of_tokens_that_makes_no_sense_is_refused(
         SamplingParams(),
         SamplingParams(logit_bias={5: 1.5, 17: -100.0}, logprobs=3, prompt_logprobs=0, max_tokens=0),
         SamplingParams(response_format=JsonObject()),
-        SamplingParams(response_format=JsonSchema({"type": "object", "properties": {"5": {}}})),
+        SamplingParams(response_format=JsonSchema('{"properties": {"b": {}, "a": {}}}')),
         SamplingParams(response_format=Regex("a+")),
     ],
 )
