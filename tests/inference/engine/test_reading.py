@@ -114,7 +114,7 @@ def test_what_was_pushed_out_of_memory_half_read_is_read_once(
 ) -> None:
     scoring, pooling = (
         ask(LONG, id="score", sampling=SCORE),
-        Request(id="pool", prompt=LONG, pooling=Pooling()),
+        Request(id="pool", prompt=LONG, pooling=Pooling(), cache_salt="finds nothing"),
     )
     ids = engine.encode_prompt(scoring)
     assert len(ids) > 600, "more than a step computes"
