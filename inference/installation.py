@@ -47,7 +47,8 @@ class ModelFacts:
 
 def inspect_model(path: Path, *, digest_cache: Path | None = None) -> ModelFacts:
     """Reads headers, configuration and vocabulary, but no weights. Raises ModelFileError."""
-    from inference.engine.config import config_from_folder, config_from_gguf
+    from inference.engine.config_folder import config_from_folder
+    from inference.engine.config_gguf import config_from_gguf
     from inference.formats.gguf_file import read_gguf
     from inference.formats.safetensors_file import read_headers
     from inference.text.gguf_vocabulary import tokenizer_from_gguf

@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from inference.engine.blocks import BLOCK_SIZE
 from inference.engine.kv_cache import KVCache
 
+# By the window of the layer: 0 where a query sees a key, -inf where not.
+Masks = dict[int | None, torch.Tensor]
+
 
 @dataclass(frozen=True)
 class Span:
@@ -31,7 +34,7 @@ class _SingleTokens:
 
     rows: torch.Tensor | None  # of the step's tokens; None is all of them in order
     blocks: torch.Tensor  # [sequences * blocks], padded by block 0
-    mask: torch.Tensor  # [1, sequences, 1, keys], 0 or -inf
+    masks: Masks  # [sequences, keys]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class _Chunk:
     first_row: int
     span: Span
     blocks: torch.Tensor
-    mask: torch.Tensor | None  # [count, keys]; None where the chunk starts the sequence
+    masks: Masks  # [count, keys]; none where the chunk starts the sequence and no window hides any of it
 
 
 class PagedAttention:
@@ -49,7 +52,7 @@ class PagedAttention:
 
     def __init__(self, cache: KVCache, spans: list[Span]) -> None:
         self._cache = cache
-        dtype = cache.keys[0].dtype
+        dtype, windows = cache.keys[0].dtype, {*cache.layer_windows}
         self.positions = torch.cat([torch.arange(s.start, s.start + s.count) for s in spans])
         self._slots = torch.cat([_slots(span) for span in spans])
         self._chunks: list[_Chunk] = []
@@ -60,37 +63,42 @@ class PagedAttention:
                 # At most half of a group's keys are padding, however different the sequences are.
                 groups[(span.start // BLOCK_SIZE).bit_length()].append((row, span))
             else:
-                self._chunks.append(_chunk(row, span, dtype))
+                self._chunks.append(_chunk(row, span, windows, dtype))
             row += span.count
         alone = len(groups) == 1 and not self._chunks
-        self._singles = [_single_tokens(members, alone, dtype) for members in groups.values()]
+        self._singles = [_single_tokens(members, alone, windows, dtype) for members in groups.values()]
 
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
         cache = self._cache
-        keys, values = cache.keys[layer], cache.values[layer]
+        keys, values, window = cache.keys[layer], cache.values[layer], cache.layer_windows[layer]
         keys.view(cache.kv_heads, -1, cache.head_dim).index_copy_(1, self._slots, key.transpose(0, 1))
         values.view(cache.kv_heads, -1, cache.head_dim).index_copy_(1, self._slots, value.transpose(0, 1))
         if len(self._singles) == 1 and not self._chunks:
-            return self._attend_singles(self._singles[0], query, keys, values)
+            return self._attend_singles(self._singles[0], query, keys, values, window)
         out = torch.empty_like(query)
         for single in self._singles:
             assert single.rows is not None
-            out[single.rows] = self._attend_singles(single, query[single.rows], keys, values)
+            out[single.rows] = self._attend_singles(single, query[single.rows], keys, values, window)
         for chunk in self._chunks:
             rows = slice(chunk.first_row, chunk.first_row + chunk.span.count)
-            out[rows] = self._attend_chunk(chunk, query[rows], key[rows], value[rows], keys, values)
+            out[rows] = self._attend_chunk(chunk, query[rows], key[rows], value[rows], keys, values, window)
         return out
 
     def _attend_singles(
-        self, group: _SingleTokens, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+        self,
+        group: _SingleTokens,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        window: int | None,
     ) -> torch.Tensor:
         kv_heads, dim, count = self._cache.kv_heads, self._cache.head_dim, query.shape[0]
         folded = query.view(count, kv_heads, -1, dim).transpose(0, 1)
         gathered_keys = keys.index_select(1, group.blocks).view(kv_heads, count, -1, dim)
         gathered_values = values.index_select(1, group.blocks).view(kv_heads, count, -1, dim)
-        mask = group.mask.expand(-1, -1, folded.shape[2], -1)
+        mask = group.masks[window].unsqueeze(1).unsqueeze(0).expand(-1, -1, folded.shape[2], -1)
         out = F.scaled_dot_product_attention(folded, gathered_keys, gathered_values, attn_mask=mask)
         return out.transpose(0, 1).reshape(query.shape)
 
@@ -102,10 +110,12 @@ class PagedAttention:
         value: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
+        window: int | None,
     ) -> torch.Tensor:
         kv_heads, dim, count = self._cache.kv_heads, self._cache.head_dim, query.shape[0]
         folded = query.view(count, kv_heads, -1, dim).permute(1, 2, 0, 3)
-        if chunk.mask is None:
+        mask = chunk.masks.get(window)
+        if chunk.span.start == 0:
             own_keys, own_values = key.transpose(0, 1), value.transpose(0, 1)
         else:
             length = chunk.span.start + count
@@ -116,8 +126,8 @@ class PagedAttention:
             folded,
             own_keys.unsqueeze(1).expand(shape),
             own_values.unsqueeze(1).expand(shape),
-            attn_mask=chunk.mask,
-            is_causal=chunk.mask is None,
+            attn_mask=mask,
+            is_causal=mask is None,
         )
         return out.permute(2, 0, 1, 3).reshape(query.shape)
 
@@ -128,21 +138,30 @@ def _slots(span: Span) -> torch.Tensor:
     return torch.tensor([span.block_table[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in positions])
 
 
-def _single_tokens(members: list[tuple[int, Span]], alone: bool, dtype: torch.dtype) -> _SingleTokens:
-    lengths = torch.tensor([span.start + 1 for _, span in members])
-    width = -(-int(lengths.max()) // BLOCK_SIZE)
+def _single_tokens(
+    members: list[tuple[int, Span]], alone: bool, windows: set[int | None], dtype: torch.dtype
+) -> _SingleTokens:
+    positions = torch.tensor([span.start for _, span in members])
+    width = int(positions.max()) // BLOCK_SIZE + 1
     tables = [span.block_table[:width] for _, span in members]
     blocks = torch.tensor([table + [0] * (width - len(table)) for table in tables])
-    beyond = torch.arange(width * BLOCK_SIZE) >= lengths.unsqueeze(1)
-    mask = torch.zeros(beyond.shape, dtype=dtype).masked_fill_(beyond, float("-inf"))
     rows = None if alone else torch.tensor([row for row, _ in members])
-    return _SingleTokens(rows, blocks.flatten(), mask.unsqueeze(1).unsqueeze(0))
+    return _SingleTokens(rows, blocks.flatten(), _masks(positions, width * BLOCK_SIZE, windows, dtype))
 
 
-def _chunk(row: int, span: Span, dtype: torch.dtype) -> _Chunk:
+def _chunk(row: int, span: Span, windows: set[int | None], dtype: torch.dtype) -> _Chunk:
     end = span.start + span.count
     blocks = torch.tensor(span.block_table[: -(-end // BLOCK_SIZE)])
     if span.start == 0:
-        return _Chunk(row, span, blocks, None)
-    later = torch.arange(end) > torch.arange(span.start, end).unsqueeze(1)
-    return _Chunk(row, span, blocks, torch.zeros(later.shape, dtype=dtype).masked_fill_(later, float("-inf")))
+        windows = {window for window in windows if window is not None and window < end}
+    return _Chunk(row, span, blocks, _masks(torch.arange(span.start, end), end, windows, dtype))
+
+
+def _masks(positions: torch.Tensor, keys: int, windows: set[int | None], dtype: torch.dtype) -> Masks:
+    """For queries at these positions and keys from the start of the sequence on: one for each window."""
+    ahead = torch.arange(keys) - positions.unsqueeze(1)
+    masks: Masks = {}
+    for window in windows:
+        hidden = ahead > 0 if window is None else (ahead > 0) | (ahead <= -window)
+        masks[window] = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+    return masks

@@ -19,6 +19,7 @@ class KVCache:
     def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype) -> None:
         """`capacity` is in tokens and rounded up to whole blocks. Pages are taken from the system on first use."""
         self.kv_heads, self.head_dim = config.num_kv_heads, config.head_dim
+        self.layer_windows = config.layer_windows
         self.num_blocks = blocks_for(capacity) + 1
         self.capacity = (self.num_blocks - 1) * BLOCK_SIZE
         shape = (self.kv_heads, self.num_blocks, BLOCK_SIZE * self.head_dim)

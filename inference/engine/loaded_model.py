@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from inference.engine.config import ModelConfig, config_from_folder, config_from_gguf
+from inference.engine.config import ModelConfig
+from inference.engine.config_folder import config_from_folder
+from inference.engine.config_gguf import config_from_gguf
 from inference.engine.interface import ModelLoadError
 from inference.engine.model import LlamaModel
 from inference.engine.weights import GgufSource, SafetensorsSource, TensorSource

@@ -1,4 +1,4 @@
-"""The Llama-family Transformer: embeddings, rotary attention, gated feed-forward. Knows nothing of text or sequences.
+"""The decoder-only Transformer: embeddings, rotary attention, gated feed-forward. Knows nothing of text or sequences.
 
 Tokens of all sequences come as one row of ids; which of them attend to which is the business of the `Attend`
 the caller passes in. Follows arXiv:2302.13971 (Llama), 2104.09864 (rotary positions), 2305.13245 (grouped queries).
@@ -6,15 +6,15 @@ the caller passes in. Follows arXiv:2302.13971 (Llama), 2104.09864 (rotary posit
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from inference.engine.config import ModelConfig, RopeScaling
+from inference.engine.config import ModelConfig
 from inference.engine.linear import Linear
+from inference.engine.rope import RotaryEmbedding, rotate
 from inference.engine.weights import TensorSource
 
 
@@ -37,34 +37,25 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
-def rotary_frequencies(config: ModelConfig, factors: torch.Tensor | None) -> torch.Tensor:
-    """Radians a position turns each pair of dimensions by: fp32 [head_dim / 2]."""
-    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequencies = 1.0 / config.rope_theta**exponent
-    if factors is not None:
-        frequencies = frequencies / factors.float()
-    scaling = config.rope_scaling
-    if scaling is None:
-        return frequencies
-    if scaling.kind == "linear":
-        return frequencies / scaling.factor
-    return _llama3_frequencies(frequencies, scaling)
+class QKNorm(nn.Module):
+    """Norms the queries and keys of each head, as Qwen3 and Gemma 3 do; all of them in one go."""
+
+    def __init__(self, config: ModelConfig, query: torch.Tensor, key: torch.Tensor) -> None:
+        """query and key are the stored weights, [head_dim]."""
+        super().__init__()
+        # What queries are scaled by costs nothing here, and attention stays the same for all models.
+        rows = [query * config.query_scale] * config.num_heads + [key] * config.num_kv_heads
+        self.weight = nn.Parameter(torch.stack(rows), requires_grad=False)
+        self.eps = config.rms_norm_eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [tokens, heads + kv_heads, head_dim] -> the same."""
+        return F.rms_norm(x, x.shape[-1:], None, self.eps) * self.weight
 
 
-def _llama3_frequencies(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
-    """Long wavelengths are stretched, short ones kept, those between blended, as Llama 3.1 was trained."""
-    wavelength = 2 * math.pi / frequencies
-    blend = (scaling.original_context / wavelength - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    blend = blend.clamp(0, 1)
-    return (1 - blend) * frequencies / scaling.factor + blend * frequencies
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotates x [tokens, heads, head_dim] by the angles of each token, [tokens, 1, head_dim / 2] in fp32."""
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+def _norm_weight(config: ModelConfig, source: TensorSource, name: str, size: int, kind: str) -> torch.Tensor:
+    weight = source.get(f"{name}.weight", (size,)).float() + config.norm_offset
+    return weight.to(Linear.activation_dtype(kind))
 
 
 class Layer(nn.Module):
@@ -74,6 +65,9 @@ class Layer(nn.Module):
         super().__init__()
         self.index = index
         self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.activation = config.activation
+        # Which of the model's rotary embeddings is this layer's.
+        self.rotary = 1 if config.local_rope and config.layer_windows[index] else 0
         hidden, inner = config.hidden_size, config.intermediate_size
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         prefix = f"model.layers.{index}."
@@ -82,14 +76,27 @@ class Layer(nn.Module):
             names = {f"{prefix}{part}.{name}_proj": rows for name, rows in sizes.items()}
             return Linear.load(source, names, inputs, bias=bias, kind=kind)
 
+        def norm_weight(name: str, size: int) -> torch.Tensor:
+            return _norm_weight(config, source, f"{prefix}{name}", size, kind)
+
         def norm(name: str) -> RMSNorm:
-            weight = source.get(f"{prefix}{name}.weight", (hidden,))
-            return RMSNorm(weight.to(Linear.activation_dtype(kind)), config.rms_norm_eps)
+            return RMSNorm(norm_weight(name, hidden), config.rms_norm_eps)
 
         self.input_layernorm = norm("input_layernorm")
         self.qkv_proj = linear("self_attn", {"q": queries, "k": keys, "v": keys}, hidden, config.qkv_bias)
         self.o_proj = linear("self_attn", {"o": hidden}, queries, config.output_bias)
-        self.post_attention_layernorm = norm("post_attention_layernorm")
+        self.qk_norm: nn.Module = nn.Identity()
+        if config.qk_norm:
+            weights = [norm_weight(f"self_attn.{name}_norm", self.head_dim) for name in ("q", "k")]
+            self.qk_norm = QKNorm(config, *weights)
+        self.attention_norm: nn.Module = nn.Identity()
+        self.feedforward_norm: nn.Module = nn.Identity()
+        if config.post_norms:
+            self.attention_norm = norm("post_attention_layernorm")
+            self.pre_feedforward_layernorm = norm("pre_feedforward_layernorm")
+            self.feedforward_norm = norm("post_feedforward_layernorm")
+        else:  # Llama's name says where it is, Gemma's what it norms
+            self.pre_feedforward_layernorm = norm("post_attention_layernorm")
         self.gate_up_proj = linear("mlp", {"gate": inner, "up": inner}, hidden, config.mlp_bias)
         self.down_proj = linear("mlp", {"down": hidden}, inner, config.mlp_bias)
 
@@ -98,18 +105,20 @@ class Layer(nn.Module):
         qkv = self.qkv_proj(self.input_layernorm(x)).view(
             tokens, self.heads + 2 * self.kv_heads, self.head_dim
         )
-        rotated = rotate(qkv[:, : self.heads + self.kv_heads], cos, sin)
+        rotated = rotate(self.qk_norm(qkv[:, : self.heads + self.kv_heads]), cos, sin)
         query, key = rotated.split([self.heads, self.kv_heads], dim=1)
         attended = attend(self.index, query, key, qkv[:, self.heads + self.kv_heads :])
-        x = x + self.o_proj(attended.reshape(tokens, self.heads * self.head_dim))
-        gate, up = self.gate_up_proj(self.post_attention_layernorm(x)).chunk(2, dim=-1)
-        return x + self.down_proj(F.silu(gate) * up)
+        x = x + self.attention_norm(self.o_proj(attended.reshape(tokens, self.heads * self.head_dim)))
+        gate, up = self.gate_up_proj(self.pre_feedforward_layernorm(x)).chunk(2, dim=-1)
+        gate = F.silu(gate) if self.activation == "silu" else F.gelu(gate, approximate="tanh")
+        return x + self.feedforward_norm(self.down_proj(gate * up))
 
 
 class LlamaModel(nn.Module):
-    """The whole decoder. `kind` is "fp32", "bf16" or "int8" (weights; activations are then bf16)."""
+    """The whole decoder, of Llama or of who varies it: what differs is a field of its config, never its name.
 
-    frequencies: torch.Tensor
+    `kind` is "fp32", "bf16" or "int8" (weights; activations are then bf16).
+    """
 
     def __init__(self, config: ModelConfig, source: TensorSource, kind: str) -> None:
         super().__init__()
@@ -119,13 +128,15 @@ class LlamaModel(nn.Module):
         table = source.get("model.embed_tokens.weight", (config.vocab_size, hidden))
         self.embed_tokens = nn.Parameter(table.to(dtype), requires_grad=False)
         self.layers = nn.ModuleList(Layer(config, index, source, kind) for index in range(config.num_layers))
-        self.norm = RMSNorm(source.get("model.norm.weight", (hidden,)).to(dtype), config.rms_norm_eps)
+        self.norm = RMSNorm(_norm_weight(config, source, "model.norm", hidden, kind), config.rms_norm_eps)
         if config.tie_word_embeddings:
             self.lm_head = Linear.from_weight(self.embed_tokens.data if kind != "int8" else table, None, kind)
         else:
             self.lm_head = Linear.load(source, {"lm_head": config.vocab_size}, hidden, bias=False, kind=kind)
-        self.register_buffer(
-            "frequencies", rotary_frequencies(config, source.rope_factors()), persistent=False
+        factors = source.rope_factors()
+        ropes = [config.rope, config.local_rope] if config.local_rope else [config.rope]
+        self.rotary_embeddings = nn.ModuleList(
+            RotaryEmbedding(rope, config.head_dim, factors) for rope in ropes
         )
 
     @property
@@ -134,11 +145,10 @@ class LlamaModel(nn.Module):
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
         """ids, positions int64 [tokens] -> the last hidden states [tokens, hidden_size], normed."""
-        angles = torch.outer(positions.float(), self.frequencies)
-        cos, sin = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
-        x = F.embedding(ids, self.embed_tokens)
+        turns = [rotary(positions) for rotary in self.rotary_embeddings]
+        x = F.embedding(ids, self.embed_tokens) * self.config.embedding_scale
         for layer in self.layers:
-            x = layer(x, cos, sin, attend)
+            x = layer(x, *turns[layer.rotary], attend)
         normed: torch.Tensor = self.norm(x)
         return normed
 

@@ -28,8 +28,15 @@ _GGUF_LAYER_NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
+}
+_GGUF_POST_NORM_NAMES = _GGUF_LAYER_NAMES | {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
 }
 
 
@@ -48,6 +55,7 @@ class SafetensorsSource:
 
     def __init__(self, files: list[Path]) -> None:
         self._tensors: dict[str, StoredTensor] = read_headers(files)
+        self._stored_names = {_text_name(name): name for name in self._tensors}
         self._files = files
         try:
             self._open = {file: safe_open(str(file), framework="pt") for file in files}
@@ -55,16 +63,17 @@ class SafetensorsSource:
             raise ModelFileError(files[0], f"cannot be read: {error}.") from error
 
     def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        stored = self._tensors.get(name)
-        if stored is None:
+        stored_name = self._stored_names.get(name)
+        if stored_name is None:
             raise ModelFileError(self._files[0], f"has no tensor {name}.")
+        stored = self._tensors[stored_name]
         _check_shape(stored.file, name, stored.shape, shape)
         if stored.dtype not in ("F32", "F16", "BF16", "F64"):
             raise ModelFileError(
                 stored.file, f"stores {name} as {stored.dtype}, which is no floating-point type."
             )
         try:
-            tensor: torch.Tensor = self._open[stored.file].get_tensor(name)
+            tensor: torch.Tensor = self._open[stored.file].get_tensor(stored_name)
         except (SafetensorError, OSError) as error:
             raise ModelFileError(stored.file, f"cannot be read: {error}.") from error
         return tensor
@@ -84,7 +93,7 @@ class GgufSource:
             raise ModelFileError(file.path, f"cannot be read: {error.strerror}.") from error
 
     def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        stored_name = _gguf_name(name)
+        stored_name = _gguf_name(name, post_norms=self._config.post_norms)
         tensor = self._read(stored_name, shape)
         # llama.cpp rotates neighbouring pairs, so its converter interleaved the two halves of each head; undo it.
         if self._config.architecture == "llama" and ".attn_q." in stored_name:
@@ -120,12 +129,18 @@ def _check_shape(path: Path, name: str, found: tuple[int, ...], wanted: tuple[in
         )
 
 
-def _gguf_name(name: str) -> str:
+def _text_name(name: str) -> str:
+    """What a tensor of a model that also sees is called in one that only reads."""
+    return name.removeprefix("language_model.").replace("model.language_model.", "model.", 1)
+
+
+def _gguf_name(name: str, *, post_norms: bool) -> str:
     if name in _GGUF_NAMES:
         return _GGUF_NAMES[name]
     _, _, layer, rest = name.split(".", 3)
     part, kind = rest.rsplit(".", 1)
-    return f"blk.{layer}.{_GGUF_LAYER_NAMES[part]}.{kind}"
+    names = _GGUF_POST_NORM_NAMES if post_norms else _GGUF_LAYER_NAMES
+    return f"blk.{layer}.{names[part]}.{kind}"
 
 
 def _uninterleave(tensor: torch.Tensor, heads: int) -> torch.Tensor:

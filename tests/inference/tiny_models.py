@@ -71,6 +71,8 @@ def save_model(folder: Path, config: PretrainedConfig | None = None, **options: 
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.25)
+        elif name.endswith("norm.weight"):
+            parameter.data += torch.randn_like(parameter) * 0.2
     model.save_pretrained(folder, **options)
     save_tokenizer(folder)
     return model

@@ -12,15 +12,20 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     PretrainedConfig,
     Qwen2Config,
+    Qwen3Config,
 )
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+from inference.engine.attention import PagedAttention, Span
 from inference.engine.engine import TorchEngine
+from inference.engine.kv_cache import KVCache
+from inference.engine.loaded_model import load_model
 from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
 from tests.inference.engine.running import ask, assert_greedy, run
@@ -45,6 +50,23 @@ _SMALL: dict[str, Any] = {
     )
 }
 
+_GEMMA: dict[str, Any] = _SMALL | {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+    "head_dim": 16,
+    "sliding_window": 24,
+    "query_pre_attn_scalar": 40,
+}
+_WINDOWS: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 20}
+
+
+def stretched(kind: str, **values: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, "factor": 8.0} | values}
+
+
+_LLAMA3 = stretched("llama3", low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=128)
+_YARN = stretched("yarn", original_max_position_embeddings=128)
+
 SHAPES: dict[str, tuple[PretrainedConfig, dict[str, Any]]] = {
     "grouped queries": (tiny_config(), {}),
     "tied embeddings": (tiny_config(tie_word_embeddings=True), {}),
@@ -53,25 +75,56 @@ SHAPES: dict[str, tuple[PretrainedConfig, dict[str, Any]]] = {
     "heads wider than the stream": (tiny_config(head_dim=16), {}),
     "biases": (tiny_config(attention_bias=True, mlp_bias=True), {}),
     "sharded": (tiny_config(), {"max_shard_size": "60KB"}),
-    "linear rope": (
-        tiny_config(rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}),
+    "linear rope": (tiny_config(**stretched("linear")), {}),
+    "llama3 rope": (tiny_config(**_LLAMA3), {}),
+    "yarn rope": (tiny_config(**_YARN), {}),
+    "yarn rope, its attention factor given": (
+        tiny_config(**stretched("yarn", original_max_position_embeddings=100, attention_factor=1.4)),
         {},
     ),
-    "llama3 rope": (
+    "yarn rope with all it can be told": (
         tiny_config(
-            rope_parameters={
-                "rope_type": "llama3",
-                "rope_theta": 1e4,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 128,
-            }
+            **stretched(
+                "yarn",
+                original_max_position_embeddings=128,
+                mscale=1.2,
+                mscale_all_dim=0.6,
+                beta_fast=20.0,
+                beta_slow=2.0,
+                truncate=False,
+            )
         ),
         {},
     ),
     "qwen2": (Qwen2Config(**_SMALL, tie_word_embeddings=True), {}),
+    "qwen2 with windows in its later layers": (Qwen2Config(**_SMALL, **_WINDOWS, max_window_layers=1), {}),
+    "qwen3": (Qwen3Config(**_SMALL, head_dim=16), {}),
+    "qwen3 with biases, yarn and windows here and there": (
+        Qwen3Config(
+            **_SMALL | _WINDOWS | _YARN,
+            head_dim=16,
+            attention_bias=True,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        ),
+        {},
+    ),
     "mistral": (MistralConfig(**_SMALL, sliding_window=None, tie_word_embeddings=False), {}),
+    "mistral with a window": (MistralConfig(**_SMALL, sliding_window=33, head_dim=16), {}),
+    "gemma3": (Gemma3TextConfig(**_GEMMA), {}),
+    "gemma3, its head apart and in shards": (
+        Gemma3TextConfig(**_GEMMA, tie_word_embeddings=False),
+        {"max_shard_size": "60KB"},
+    ),
+    "gemma3, its global positions stretched": (
+        Gemma3TextConfig(
+            **_GEMMA,
+            rope_parameters={
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+            },
+        ),
+        {},
+    ),
 }
 
 
@@ -81,6 +134,25 @@ def test_greedy_text_is_that_of_transformers_alone_and_together(shape: str, tmp_
     reference = save_model(tmp_path, config, **options)
     engine = load_engine(tmp_path, dtype="fp32")
     _compare(engine, reference)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_every_logit_is_that_of_transformers_whatever_the_chunks(shape: str, tmp_path: Path) -> None:
+    config, options = SHAPES[shape]
+    reference = save_model(tmp_path, config, **options)
+    loaded = load_model(tmp_path, dtype="fp32")
+    ids = torch.randint(config.vocab_size, (300,), generator=torch.Generator().manual_seed(5))
+    cache = KVCache(loaded.config, len(ids), torch.float32)
+    rows, start = [], 0
+    for count in (90, 1, 1, 60, 7, 1, 100, 40):
+        spans = [Span(start, count, list(range(1, cache.num_blocks)))]
+        attend = PagedAttention(cache, spans)
+        rows.append(loaded.model(ids[start : start + count], attend.positions, attend))
+        start += count
+    assert start == len(ids)
+    logits = loaded.model.logits(torch.cat(rows))
+    torch.testing.assert_close(logits, reference(ids[None]).logits[0], atol=1e-3, rtol=1e-4)
 
 
 def test_a_model_saved_in_half_precision_is_read_as_it_was_saved(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from django.conf import settings
 from django.db import DatabaseError
 
-from inference.engine.config import config_from_folder, config_from_gguf
+from inference.engine.config_folder import config_from_folder
+from inference.engine.config_gguf import config_from_gguf
 from inference.formats.errors import ModelFileError
 from inference.formats.gguf_file import read_gguf
 from inference.formats.model_files import find_model
