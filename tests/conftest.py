@@ -16,6 +16,7 @@ from django.utils import translation
 from pytest_django import DjangoDbBlocker
 
 from tests.demo_model import demo_model
+from tests.gemma_model import gemma_model
 from tests.postgres import create_database
 from tests.services import REAL, Site, Valkey
 from webapp.accounts.models import Membership, Role, User, Workspace
@@ -118,6 +119,12 @@ def live_site(_session_site: Site) -> Site:
 def demo_model_folder() -> Path:
     """The folder of the real demo model, fetched once for all runs."""
     return demo_model()
+
+
+@pytest.fixture(scope="session")
+def gemma_model_file() -> Path:
+    """Gemma 3 270M as a GGUF, fetched once for all runs."""
+    return gemma_model()
 
 
 @pytest.fixture(scope="session")

@@ -132,7 +132,7 @@ def _layer_windows(
         window = None
     types = values.get("layer_types")
     if types is None and architecture == "gemma3":
-        pattern = checked_size(path, "num_layers", values["sliding_window_pattern"])
+        pattern = checked_number(path, "sliding_window_pattern", values["sliding_window_pattern"])
         sliding = [bool((layer + 1) % pattern) for layer in range(layers)]
     elif types is None:
         sliding = [window is not None and layer >= values["max_window_layers"] for layer in range(layers)]

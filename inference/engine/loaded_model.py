@@ -101,6 +101,7 @@ def _assemble(
     kind: str,
     digest_cache: Path | None,
 ) -> LoadedModel:
+    tokenizer.drop_specials_from(config.vocab_size)
     if tokenizer.vocab_size > config.vocab_size:
         raise ModelFileError(
             files.weights[0],

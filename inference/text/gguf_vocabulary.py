@@ -13,7 +13,9 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from inference.formats.errors import ModelFileError
 from inference.formats.gguf_file import GgufFile
+from inference.text.gguf_sentencepiece import sentencepiece_from_gguf
 from inference.text.huggingface import HuggingFaceTokenizer
+from inference.text.tokenizer import Tokenizer
 
 _CONTROL, _USER_DEFINED = 3, 4
 
@@ -48,29 +50,46 @@ def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer | None:
     return None
 
 
-def tokenizer_from_gguf(file: GgufFile) -> HuggingFaceTokenizer:
+def tokenizer_from_gguf(file: GgufFile) -> Tokenizer:
     """Raises ModelFileError where the vocabulary is missing, inconsistent or of a kind we do not read."""
     metadata = file.metadata
     kind = metadata.get("tokenizer.ggml.model")
     if kind is None:
         raise ModelFileError(file.path, "holds no tokenizer.")
-    if kind != "gpt2":
+    if kind not in ("gpt2", "llama"):
         raise ModelFileError(
-            file.path, f"has a vocabulary of kind {kind!r}; only byte-level BPE ('gpt2') can be read."
+            file.path,
+            f"has a vocabulary of kind {kind!r}; only byte-level BPE ('gpt2') and sentencepiece ('llama') can be read.",
         )
-    name = str(metadata.get("tokenizer.ggml.pre", "default"))
+    tokens = _strings(file, "tokenizer.ggml.tokens")
+    types = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    if not isinstance(types, list) or len(types) != len(tokens):
+        raise ModelFileError(file.path, f"has {len(tokens)} tokens, but not as many token types.")
+    if len({*tokens}) != len(tokens):
+        raise ModelFileError(file.path, "stores the same token twice.")
+    tokenizer = (
+        _byte_level_bpe(file, tokens, types)
+        if kind == "gpt2"
+        else sentencepiece_from_gguf(file, tokens, types)
+    )
+    bos = metadata.get("tokenizer.ggml.bos_token_id")
+    tokenizer.bos_token_id = bos if isinstance(bos, int) and 0 <= bos < tokenizer.vocab_size else None
+    keys = ("eos_token_id", "eot_token_id", "eom_token_id")
+    found = {metadata.get(f"tokenizer.ggml.{key}") for key in keys}
+    tokenizer.end_token_ids = frozenset(
+        id for id in found if isinstance(id, int) and 0 <= id < tokenizer.vocab_size
+    )
+    return tokenizer
+
+
+def _byte_level_bpe(file: GgufFile, tokens: list[str], types: list[Any]) -> Tokenizer:
+    name = str(file.metadata.get("tokenizer.ggml.pre", "default"))
     pre_tokenizer = _pre_tokenizer(name)
     if pre_tokenizer is None:
         raise ModelFileError(file.path, f"splits its text by the rules {name!r}, which are not known here.")
-    tokens = _strings(file, "tokenizer.ggml.tokens")
     pairs = [merge.partition(" ") for merge in _strings(file, "tokenizer.ggml.merges")]
     merges = [(left, right) for left, _, right in pairs]
-    types = metadata.get("tokenizer.ggml.token_type") or [1] * len(tokens)
-    if len(types) != len(tokens):
-        raise ModelFileError(file.path, f"has {len(tokens)} tokens but {len(types)} token types.")
     vocabulary = {token: id for id, token in enumerate(tokens)}
-    if len(vocabulary) != len(tokens):
-        raise ModelFileError(file.path, "stores the same token twice.")
     ignore_merges = name in ("llama-bpe", "llama3", "llama-v3")
     try:
         backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=ignore_merges))
@@ -85,7 +104,9 @@ def tokenizer_from_gguf(file: GgufFile) -> HuggingFaceTokenizer:
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain])
     tokenizer = HuggingFaceTokenizer.from_backend(backend)
-    _add_ends(tokenizer, metadata)
+    bos = file.metadata.get("tokenizer.ggml.bos_token_id")
+    if file.metadata.get("tokenizer.ggml.add_bos_token") and isinstance(bos, int):
+        tokenizer.set_prompt_prefix([bos])
     return tokenizer
 
 
@@ -98,18 +119,6 @@ def _strings(file: GgufFile, key: str) -> list[str]:
         item.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="backslashreplace")
         for item in value
     ]
-
-
-def _add_ends(tokenizer: HuggingFaceTokenizer, metadata: dict[str, Any]) -> None:
-    bos = metadata.get("tokenizer.ggml.bos_token_id")
-    tokenizer.bos_token_id = bos if isinstance(bos, int) else None
-    if metadata.get("tokenizer.ggml.add_bos_token") and tokenizer.bos_token_id is not None:
-        tokenizer.set_prompt_prefix([tokenizer.bos_token_id])
-    keys = ("eos_token_id", "eot_token_id", "eom_token_id")
-    found = {metadata.get(f"tokenizer.ggml.{key}") for key in keys}
-    tokenizer.end_token_ids = frozenset(
-        id for id in found if isinstance(id, int) and 0 <= id < tokenizer.vocab_size
-    )
 
 
 def template_names_from_gguf(file: GgufFile) -> dict[str, str]:

@@ -33,11 +33,23 @@ class Tokenizer(ABC):
     strips_leading_space: bool = False
 
     def __init__(self, specials: dict[str, SpecialToken]) -> None:
+        self._set_specials(specials)
+
+    def _set_specials(self, specials: dict[str, SpecialToken]) -> None:
         self.specials = specials
         self.special_ids = frozenset(special.id for special in specials.values())
         # Longest first, so that <|im_start|> is not read as a shorter token it begins with.
         longest_first = sorted(specials, key=len, reverse=True)
         self._pattern = re.compile("|".join(re.escape(text) for text in longest_first)) if specials else None
+
+    def drop_specials_from(self, id: int) -> None:
+        """For a model without embeddings for its last special tokens, which then are no tokens; before first use.
+
+        The smaller Gemma 3 models share a vocabulary with those that see, whose last token stands for an image.
+        """
+        kept = {text: special for text, special in self.specials.items() if special.id < id}
+        self.vocab_size -= len(self.specials) - len(kept)
+        self._set_specials(kept)
 
     @abstractmethod
     def encode_text(self, text: str, *, first: bool) -> list[int]:

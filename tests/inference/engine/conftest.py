@@ -17,7 +17,7 @@ from tests.inference.tiny_models import save_model
 def _one_thread_for_tiny_models(request: pytest.FixtureRequest) -> Iterator[None]:
     """Waking a second thread costs more than a tiny model's arithmetic."""
     before = torch.get_num_threads()
-    if "demo_model_folder" not in request.fixturenames:
+    if not {"demo_model_folder", "gemma_model_file"} & {*request.fixturenames}:
         torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)

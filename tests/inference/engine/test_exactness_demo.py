@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from inference.engine.engine import TorchEngine
 from inference.engine.interface import Request
@@ -41,7 +41,7 @@ TOKENS = SamplingParams(temperature=0, max_tokens=128, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
-def reference(demo_model_folder: Path) -> LlamaForCausalLM:
+def reference(demo_model_folder: Path) -> PreTrainedModel:
     return gguf_reference(next(demo_model_folder.glob("*.gguf")))
 
 
@@ -56,7 +56,7 @@ def _requests() -> list[Request]:
 
 @pytest.mark.parametrize("number", range(len(PROMPTS)))
 def test_alone_every_token_is_that_of_transformers(
-    number: int, engine: TorchEngine, reference: LlamaForCausalLM
+    number: int, engine: TorchEngine, reference: PreTrainedModel
 ) -> None:
     request = _requests()[number]
     (answer,) = run(engine, request)
@@ -65,7 +65,7 @@ def test_alone_every_token_is_that_of_transformers(
 
 
 def test_together_every_token_is_that_of_transformers(
-    engine: TorchEngine, reference: LlamaForCausalLM
+    engine: TorchEngine, reference: PreTrainedModel
 ) -> None:
     requests = _requests()
     for request, answer in zip(requests, run(engine, *requests), strict=True):
@@ -75,7 +75,7 @@ def test_together_every_token_is_that_of_transformers(
 
 @pytest.mark.parametrize(("dtype", "agreement"), [("bf16", 0.9), ("int8", 0.9)])
 def test_in_lower_precision_nearly_every_token_is_the_likeliest(
-    dtype: str, agreement: float, demo_model_folder: Path, reference: LlamaForCausalLM
+    dtype: str, agreement: float, demo_model_folder: Path, reference: PreTrainedModel
 ) -> None:
     engine = load_engine(demo_model_folder, dtype=dtype)
     sampling = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)

@@ -30,6 +30,10 @@ def config(**changes: Any) -> Damage:
     return change
 
 
+def rope(kind: str, **values: Any) -> Damage:
+    return config(rope_parameters={"rope_type": kind, "rope_theta": 10_000.0} | values)
+
+
 def cut(name: str, share: float) -> Damage:
     def change(folder: Path) -> None:
         data = (folder / name).read_bytes()
@@ -73,10 +77,33 @@ def template(source: str) -> Damage:
         (config(max_position_embeddings=None), "absurd"),
         (config(num_attention_heads=None), "absurd"),
         (config(num_attention_heads=0, head_dim=None), "lacks or garbles"),
+        (config(rms_norm_eps=-1.0), "rms_norm_eps as -1.0"),
+        (config(rms_norm_eps="small"), "lacks or garbles"),
         (config(num_attention_heads="six"), "absurd"),
         (config(num_key_value_heads=4), "over 4 key-value heads"),
-        (config(rope_parameters={"rope_type": "yarn", "rope_theta": 1.0}), "yarn"),
-        (config(rope_parameters={"rope_type": "linear"}), "lacks or garbles"),
+        (rope("longrope", factor=2.0), "longrope"),
+        (rope("yarn"), "the factor of its rotary scaling as None"),
+        (rope("yarn", factor="two"), "the factor of its rotary scaling as 'two'"),
+        (rope("yarn", factor=-2.0), "the factor of its rotary scaling as -2.0"),
+        (rope("yarn", factor=float("nan")), "the factor of its rotary scaling as nan"),
+        (rope("yarn", factor=2.0, rope_theta=1.0), "rope_theta as 1.0"),
+        (rope("yarn", factor=2.0, attention_factor=-1.0), "attention_factor of its rotary scaling as -1.0"),
+        (
+            rope("yarn", factor=2.0, beta_fast=1.0, beta_slow=32.0),
+            "beta_slow of 32, not below its beta_fast of 1",
+        ),
+        (rope("yarn", factor=2.0, original_max_position_embeddings=-8), "from -8 tokens, which is absurd"),
+        (rope("yarn", factor=2.0, original_max_position_embeddings="many"), "lacks or garbles"),
+        (rope("linear"), "the factor of its rotary scaling as None"),
+        (rope("linear", factor=0), "the factor of its rotary scaling as 0"),
+        (rope("default", rope_theta=10**400), "lacks or garbles"),
+        (rope("default", rope_theta=-5.0), "rope_theta as -5.0"),
+        (rope("default", partial_rotary_factor=0.5), "a part of each head"),
+        (rope("llama3", factor=8.0), "lacks or garbles"),
+        (
+            rope("llama3", factor=8.0, low_freq_factor=4.0, high_freq_factor=4.0),
+            "low_freq_factor of 4, not below its high_freq_factor of 4",
+        ),
         (config(rope_parameters=[1]), "lacks or garbles"),
         (config(hidden_act="gelu"), "gelu"),
         (config(quantization_config={"bits": 4}), "quantised weights"),
@@ -98,18 +125,36 @@ def test_a_damaged_folder_is_named(damage: Damage, says: str, tiny_folder: Path,
     assert "\n" not in str(caught.value)
 
 
-def test_a_vocabulary_larger_than_the_model_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_folder, folder)
+def add_token(folder: Path, content: str, *, special: bool) -> None:
     path = folder / "tokenizer.json"
     values = json.loads(path.read_text())
     values["added_tokens"].append(
-        {"id": 5000, "content": "<|far|>", "special": True, "single_word": False}
+        {"id": 400, "content": content, "special": special, "single_word": False}
         | {"lstrip": False, "rstrip": False, "normalized": False}
     )
     path.write_text(json.dumps(values))
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    add_token(folder, "far", special=False)
     with pytest.raises(ModelLoadError, match="400 embeddings"):
         load_engine(folder, dtype="fp32")
+
+
+def test_a_special_token_without_an_embedding_is_text_like_any_other(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    add_token(folder, "<|image|>", special=True)
+    template("{% for m in messages %}{{ '<|image|>' + m.content }}{% endfor %}")(folder)
+    engine = load_engine(folder, dtype="fp32")
+    ids = engine.encode_prompt(chat("Look"))
+    assert ids == load_engine(tiny_folder, dtype="fp32").encode_prompt(ask("<|image|>Look"))
+    (answer,) = run(engine, chat("Look"))
+    assert len(answer.token_ids) == 32 or answer.finish_reason == "stop"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +162,7 @@ def test_a_vocabulary_larger_than_the_model_is_refused(tiny_folder: Path, tmp_pa
     [
         ("gpt2", {}, "has the architecture 'gpt2', which is not known here"),
         ("llama", {"tokenizer.ggml.pre": "unheard-of"}, "rules 'unheard-of'"),
-        ("llama", {"llama.rope.scaling.type": "yarn"}, "'yarn'"),
+        ("llama", {"llama.rope.scaling.type": "longrope"}, "'longrope'"),
     ],
 )
 def test_a_gguf_of_a_kind_we_do_not_know_is_named(
