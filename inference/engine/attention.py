@@ -34,7 +34,7 @@ class _SingleTokens:
 
     rows: torch.Tensor | None  # of the step's tokens; None is all of them in order
     blocks: torch.Tensor  # [sequences * blocks], padded by block 0
-    masks: Masks  # [sequences, keys]
+    masks: Masks  # [1, sequences, 1, keys]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class PagedAttention:
         folded = query.view(count, kv_heads, -1, dim).transpose(0, 1)
         gathered_keys = keys.index_select(1, group.blocks).view(kv_heads, count, -1, dim)
         gathered_values = values.index_select(1, group.blocks).view(kv_heads, count, -1, dim)
-        mask = group.masks[window].unsqueeze(1).unsqueeze(0).expand(-1, -1, folded.shape[2], -1)
+        mask = group.masks[window].expand(-1, -1, folded.shape[2], -1)
         out = F.scaled_dot_product_attention(folded, gathered_keys, gathered_values, attn_mask=mask)
         return out.transpose(0, 1).reshape(query.shape)
 
@@ -146,7 +146,9 @@ def _single_tokens(
     tables = [span.block_table[:width] for _, span in members]
     blocks = torch.tensor([table + [0] * (width - len(table)) for table in tables])
     rows = None if alone else torch.tensor([row for row, _ in members])
-    return _SingleTokens(rows, blocks.flatten(), _masks(positions, width * BLOCK_SIZE, windows, dtype))
+    masks = _masks(positions, width * BLOCK_SIZE, windows, dtype)
+    masks = {window: mask.unsqueeze(1).unsqueeze(0) for window, mask in masks.items()}
+    return _SingleTokens(rows, blocks.flatten(), masks)
 
 
 def _chunk(row: int, span: Span, windows: set[int | None], dtype: torch.dtype) -> _Chunk:

@@ -63,7 +63,6 @@ def config_from_folder(folder: Path) -> ModelConfig:
     if not isinstance(named, list) or str(named[0]) not in _NAMES:
         raise unknown_architecture(path, str(named[0] if isinstance(named, list) else named))
     architecture = _NAMES[str(named[0])]
-    _refuse_unknown(path, values)
     try:
         values = _DEFAULTS.get(architecture, {}) | values | (values.get("text_config") or {})
         _refuse_unknown(path, values)

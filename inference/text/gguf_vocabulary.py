@@ -75,7 +75,7 @@ def tokenizer_from_gguf(file: GgufFile) -> Tokenizer:
     bos = metadata.get("tokenizer.ggml.bos_token_id")
     tokenizer.bos_token_id = bos if isinstance(bos, int) and 0 <= bos < tokenizer.vocab_size else None
     keys = ("eos_token_id", "eot_token_id", "eom_token_id")
-    found = {metadata.get(f"tokenizer.ggml.{key}") for key in keys}
+    found = [metadata.get(f"tokenizer.ggml.{key}") for key in keys]
     tokenizer.end_token_ids = frozenset(
         id for id in found if isinstance(id, int) and 0 <= id < tokenizer.vocab_size
     )
@@ -105,7 +105,7 @@ def _byte_level_bpe(file: GgufFile, tokens: list[str], types: list[Any]) -> Toke
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in plain])
     tokenizer = HuggingFaceTokenizer.from_backend(backend)
     bos = file.metadata.get("tokenizer.ggml.bos_token_id")
-    if file.metadata.get("tokenizer.ggml.add_bos_token") and isinstance(bos, int):
+    if file.metadata.get("tokenizer.ggml.add_bos_token") and isinstance(bos, int) and 0 <= bos < len(tokens):
         tokenizer.set_prompt_prefix([bos])
     return tokenizer
 

@@ -89,7 +89,9 @@ class HuggingFaceTokenizer(Tokenizer):
         for piece, id in self._first.get_vocab(with_added_tokens=False).items():
             table[id] = _byte_level(piece) if self._byte_level else _metaspace(piece)
         for id, content in added.items():
-            table[id] = b"" if content in self.specials else content.encode()
+            # Gemma lists its runs of spaces here too, as pieces.
+            plain = content.encode() if self._byte_level else _metaspace(content)
+            table[id] = b"" if content in self.specials else plain
         return table
 
     def _find_prefix(self) -> list[int]:

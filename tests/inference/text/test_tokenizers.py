@@ -207,6 +207,25 @@ def test_tokens_a_folder_adds_to_its_tokenizer_model_are_known(pieces: Path) -> 
     assert ours.vocab_size == 401
 
 
+def test_runs_of_spaces_that_are_added_tokens_come_back_as_spaces(tmp_path: Path) -> None:
+    """As in the tokenizer.json of Gemma 3."""
+    vocabulary = {"<unk>": 0, "▁": 1, "a": 2, "▁▁": 3, "<eos>": 4}
+    backend = tokenizers.Tokenizer(
+        models.BPE(vocabulary, [("▁", "▁")], unk_token="<unk>", byte_fallback=True)
+    )
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    backend.add_tokens([AddedToken("▁▁", special=False, normalized=False)])
+    backend.add_special_tokens([AddedToken("<eos>", special=True, normalized=False)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    ours = tokenizer_from_folder(tmp_path)
+    ids = ours.encode("a  a a")
+    assert ids == [2, 3, 2, 1, 2]
+    assert text_of(ours, ids) == backend.decode(ids) == "a  a a"
+
+
 def test_a_vocabulary_that_spaces_only_the_start_does_so_before_the_first_text_only(tmp_path: Path) -> None:
     backend = tokenizers.Tokenizer(
         models.BPE({"<unk>": 0, "<s>": 1, "▁": 2, "h": 3, "i": 4, "▁h": 5}, [("▁", "h")], unk_token="<unk>")
