@@ -74,6 +74,7 @@ def config_from_folder(folder: Path) -> ModelConfig:
 def _config(path: Path, architecture: str, values: dict[str, Any]) -> ModelConfig:
     layers = checked_size(path, "num_layers", values.get("num_hidden_layers"))
     heads: Any = values.get("num_attention_heads")
+    context: Any = values.get("max_position_embeddings")
     head_dim = values.get("head_dim") or values["hidden_size"] // heads
     bias = bool(values.get("attention_bias", False)) and architecture != "mistral"
     features: dict[str, Any] = dict(ARCHITECTURES[architecture])
@@ -99,7 +100,7 @@ def _config(path: Path, architecture: str, values: dict[str, Any]) -> ModelConfi
         num_kv_heads=values.get("num_key_value_heads") or heads,
         head_dim=head_dim,
         rms_norm_eps=float(values.get("rms_norm_eps", 1e-6)),
-        context_length=values.get("max_position_embeddings"),
+        context_length=context,
         tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
         layer_windows=_layer_windows(path, architecture, layers, values),
         rope=rope,
@@ -169,7 +170,7 @@ def _rope(path: Path, given: dict[str, Any], values: dict[str, Any]) -> Rope:
     factor = checked_number(path, "the factor of its rotary scaling", given.get("factor"))
     if kind == "linear":
         return Rope(theta, kind, factor)
-    original = (
+    original: Any = (
         values.get("original_max_position_embeddings")
         or given.get("original_max_position_embeddings")
         or values.get("max_position_embeddings")

@@ -100,8 +100,12 @@ class Layer(nn.Module):
         self.gate_up_proj = linear("mlp", {"gate": inner, "up": inner}, hidden, config.mlp_bias)
         self.down_proj = linear("mlp", {"down": hidden}, inner, config.mlp_bias)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, attend: Attend) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, turns: list[tuple[torch.Tensor, torch.Tensor]], attend: Attend
+    ) -> torch.Tensor:
+        """`turns` are the cosines and sines of each of the model's rotary embeddings."""
         tokens = x.shape[0]
+        cos, sin = turns[self.rotary]
         qkv = self.qkv_proj(self.input_layernorm(x)).view(
             tokens, self.heads + 2 * self.kv_heads, self.head_dim
         )
@@ -148,7 +152,7 @@ class LlamaModel(nn.Module):
         turns = [rotary(positions) for rotary in self.rotary_embeddings]
         x = F.embedding(ids, self.embed_tokens) * self.config.embedding_scale
         for layer in self.layers:
-            x = layer(x, *turns[layer.rotary], attend)
+            x = layer(x, turns, attend)
         normed: torch.Tensor = self.norm(x)
         return normed
 

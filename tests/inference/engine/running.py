@@ -65,7 +65,8 @@ def assert_greedy(
     One forward pass over prompt and answer: teacher forcing, so that a difference which does not count does not hide
     those that follow.
     """
-    logits = reference(torch.tensor([prompt + answered])).logits[0, len(prompt) - 1 : -1].float()
+    ids = torch.tensor([prompt + answered])
+    logits = reference(ids, logits_to_keep=len(answered) + 1).logits[0, :-1].float()
     chosen = logits.gather(1, torch.tensor(answered).unsqueeze(1)).squeeze(1)
     short = logits.max(dim=1).values - chosen
     wrong = [(n, answered[n], float(short[n])) for n in range(len(answered)) if short[n] > gap]

@@ -13,6 +13,9 @@ from inference.parameters import SamplingParams
 from tests.inference.engine.running import ask, assert_greedy, run
 from tests.inference.engine.test_exactness_tiny import gguf_reference
 
+# A quarter of a billion weights take their time on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
 WINDOW = 512
 LONG = "".join(
     f"Day {day}: the {thing} was seen at {day % 12 + 1} o'clock.\n"
@@ -54,6 +57,6 @@ def test_every_token_is_that_of_transformers(engine: TorchEngine, reference: Pre
     for request, first, second in zip(requests, alone, together, strict=True):
         ids = engine.encode_prompt(request)
         assert (len(ids) > 1.5 * WINDOW) == (request.prompt == LONG)
-        assert_greedy(reference, ids, first.token_ids)
-        assert_greedy(reference, ids, second.token_ids)
+        for answered in {tuple(first.token_ids), tuple(second.token_ids)}:
+            assert_greedy(reference, ids, list(answered))
     assert " Berlin" in alone[0].text
