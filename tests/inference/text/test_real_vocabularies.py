@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import gguf
 import mistral_common
@@ -13,7 +14,8 @@ import sentencepiece
 from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy
 from mistral_common.tokens.tokenizers.sentencepiece import SentencePieceTokenizer as MistralTokenizer
 
-from inference.formats.gguf_file import read_gguf
+from inference.formats.errors import ModelFileError
+from inference.formats.gguf_file import GgufFile, read_gguf
 from inference.text.gguf_vocabulary import tokenizer_from_gguf
 from inference.text.open_tokenizer import tokenizer_from_folder
 from inference.text.tokenizer import Tokenizer
@@ -121,3 +123,33 @@ def test_gemma_encodes_as_google_published(gemma_model_file: Path) -> None:
     assert tokenizer.encode("<table>") == [168]
     assert len(tokenizer.encode("12345")) == 5
     assert tokenizer.encode("<bos>x<start_of_turn>", special=True) == [2, 236781, 105]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tokenizer.ggml.scores": None}, "holds no score for each"),
+        ({"tokenizer.ggml.scores": [0.0] * 3}, "holds no score for each"),
+        ({"tokenizer.ggml.scores": ["high"] * 5}, "do not make a sentencepiece vocabulary"),
+        ({"tokenizer.ggml.token_type": [1] * 3}, "not as many token types"),
+        ({"tokenizer.ggml.token_type": [2, 2, 3, 1, 1]}, "do not make a sentencepiece vocabulary"),
+        ({"tokenizer.ggml.token_type": [2, 3, 3, 1, "six"]}, "do not make a sentencepiece vocabulary"),
+        ({"tokenizer.ggml.token_type": [2, 3, 3, 1, 6]}, "do not make a sentencepiece vocabulary"),
+        ({"tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "a", "a"]}, "the same token twice"),
+        (
+            {"tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "a", ""]},
+            "do not make a sentencepiece vocabulary",
+        ),
+        ({"tokenizer.ggml.model": "t5"}, "a vocabulary of kind 't5'"),
+    ],
+)
+def test_pieces_that_make_no_vocabulary_are_named(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "a", "▁"],
+        "tokenizer.ggml.scores": [0.0] * 5,
+        "tokenizer.ggml.token_type": [2, 3, 3, 1, 1],
+    }
+    assert tokenizer_from_gguf(GgufFile(tmp_path, metadata, {})).encode("a") == [4, 3]
+    with pytest.raises(ModelFileError, match=says):
+        tokenizer_from_gguf(GgufFile(tmp_path, metadata | changes, {}))
