@@ -3,6 +3,7 @@
     generate --model M --prompt P    one answer: text as it comes, or with --json one line when it is done
     chat --model M                   a conversation in the terminal
     ppl --model M --text FILE        how well the model predicts a text: its perplexity
+    bench --model M                  how fast it is, as a table, or with --json as one line
 
 M is a catalog name (in $FLYWHEEL_HOME/models), a folder or a GGUF. An error is one line on stderr and exit status 2.
 """
@@ -14,6 +15,7 @@ import json
 import os
 import secrets
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from inference.engine.engine import TorchEngine
 
 _DEFAULT_TOKENS = 256
+_BENCH_TOKENS = 128
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,6 +38,8 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "bench":
+            return _bench(options)
         engine = _load(options)
         try:
             commands = {"generate": _generate, "chat": _chat, "ppl": _ppl}
@@ -68,12 +73,19 @@ def _parser() -> argparse.ArgumentParser:
     ppl.add_argument(
         "--window", type=_positive, default=512, metavar="N", help="tokens that see each other [512]"
     )
-    for command in (generate, chat, ppl):
+    bench = commands.add_parser("bench", help="how fast it is on this machine")
+    bench.add_argument(
+        "--batch", type=_counts, default=[1, 8, 16, 32], metavar="N,N", help="requests at once"
+    )
+    bench.add_argument("--prompt-tokens", type=_positive, default=64, metavar="N")
+    bench.add_argument("--json", action="store_true", help="print one line: the figures of each batch")
+    for command in (generate, chat, ppl, bench):
         command.add_argument("--model", required=True, help="a catalog name, a folder or a GGUF")
         command.add_argument("--dtype", choices=("auto", "fp32", "bf16", "int8"), default="auto")
+    for command in (generate, chat, bench):
+        command.add_argument("--max-tokens", type=_positive, default=None, metavar="N")
     for command in (generate, chat):
         command.add_argument("--greedy", action="store_true", help="always the likeliest token")
-        command.add_argument("--max-tokens", type=_positive, default=None, metavar="N")
         command.add_argument("--seed", type=int, default=None, help="by default another one each time")
     return parser
 
@@ -83,6 +95,10 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError("must be a whole number, at least 1")
     return value
+
+
+def _counts(text: str) -> list[int]:
+    return [_positive(part) for part in text.split(",")]
 
 
 def _home() -> Path:
@@ -141,6 +157,35 @@ def _generate(engine: TorchEngine, options: argparse.Namespace) -> int:
         print(json.dumps({"text": text, "token_ids": ids, "finish_reason": last.finish_reason}))
     else:
         print()
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    path = _find_model(options.model)
+    from inference.engine.benchmark import Benchmark
+    from inference.engine.loaded_model import load_model
+
+    benchmark = Benchmark(
+        load_model(path, dtype=options.dtype, digest_cache=_home() / "cache"),
+        batches=options.batch,
+        prompt_tokens=options.prompt_tokens,
+        max_tokens=options.max_tokens or _BENCH_TOKENS,
+    )
+    try:
+        if options.json:
+            figures = {str(batch): asdict(benchmark.measure(batch)) for batch in options.batch}
+            print(json.dumps({"dtype": benchmark.dtype, "batches": figures}))
+            return 0
+        print(f"{path.name} in {benchmark.dtype}")
+        print("at once   decode, tokens/s   prefill, tokens/s   first token, ms   outside the forward pass")
+        for batch in options.batch:
+            found = benchmark.measure(batch)
+            print(
+                f"{batch:7}{found.decode:19.1f}{found.prefill:20.0f}{found.first_token_ms:18.1f}{found.outside:27.1%}",
+                flush=True,
+            )
+    finally:
+        benchmark.close()
     return 0
 
 

@@ -85,6 +85,30 @@ def test_perplexity_is_that_of_transformers_loss(window: int, tiny_folder: Path,
     assert done.stdout.endswith(f"of {predicted} tokens in windows of {window}\n")
 
 
+BENCH = ("--batch", "1,3", "--prompt-tokens", "20", "--max-tokens", "6", "--dtype", "fp32")
+
+
+def test_bench_measures_each_batch_and_prints_one_line_of_json(tiny_folder: Path) -> None:
+    done = command("bench", "--model", str(tiny_folder), *BENCH, "--json")
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    printed = json.loads(done.stdout)
+    assert printed["dtype"] == "fp32"
+    assert list(printed["batches"]) == ["1", "3"]
+    for batch, figures in printed["batches"].items():
+        assert figures["batch"] == int(batch)
+        assert 0 < figures["outside"] < 1
+        assert min(figures["decode"], figures["prefill"], figures["first_token_ms"]) > 0
+
+
+def test_bench_prints_a_table_with_a_line_for_each_batch(tiny_folder: Path) -> None:
+    done = command("bench", "--model", str(tiny_folder), *BENCH)
+    assert (done.returncode, done.stderr) == (0, "")
+    title, head, *rows = done.stdout.splitlines()
+    assert title.endswith("in fp32")
+    assert "outside the forward pass" in head
+    assert [row.split()[0] for row in rows] == ["1", "3"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -104,6 +128,9 @@ def test_perplexity_is_that_of_transformers_loss(window: int, tiny_folder: Path,
         (["generate", "--model", "x", "--prompt", "x", "--max-tokens", "many"], "--max-tokens"),
         (["generate", "--model", "x", "--prompt", "x", "--dtype", "fp4"], "fp4"),
         (["generate", "--model", "TINY", "--prompt", "word " * 3000], "tokens too long"),
+        (["bench", "--model", "x", "--batch", "1,many"], "at least 1"),
+        (["bench", "--model", "TINY", "--prompt-tokens", "2000"], "1024"),
+        (["bench", "--model", "TINY", "--max-tokens", "1", "--batch", "1", "--json"], "longer answers"),
         ([], "required"),
     ],
 )
