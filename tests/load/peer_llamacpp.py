@@ -7,17 +7,20 @@ low-level batch interface. In the timed loops: llama_decode with the logits of e
 sampling and detokenising (the tokens are made up), which is in its favour.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 import time
+from typing import Any
 
 import llama_cpp as llama
 
 _BATCH = 512
 
 
-def batch_of(entries):
+def batch_of(entries: list[tuple[int, int, int, bool]]) -> Any:
     """A llama_batch of (token, position, sequence, whether its logits are wanted)."""
     batch = llama.llama_batch_init(len(entries), 0, 1)
     batch.n_tokens = len(entries)
@@ -27,7 +30,7 @@ def batch_of(entries):
     return batch
 
 
-def seconds(context, batches):
+def seconds(context: Any, batches: list[Any]) -> float:
     started = time.perf_counter()
     for batch in batches:
         if llama.llama_decode(context, batch):
@@ -39,7 +42,7 @@ def seconds(context, batches):
     return taken
 
 
-def measure(model, prompts, max_tokens):
+def measure(model: Any, prompts: list[list[int]], max_tokens: int) -> dict[str, float]:
     count = len(prompts)
     cores = len(os.sched_getaffinity(0))
     settings = llama.llama_context_default_params()
@@ -55,7 +58,7 @@ def measure(model, prompts, max_tokens):
         for at, token in enumerate(prompt)
     ]
 
-    def prefill():
+    def prefill() -> float:
         llama.llama_memory_clear(llama.llama_get_memory(context), True)
         starts = range(0, len(entries), _BATCH)
         return seconds(context, [batch_of(entries[start : start + _BATCH]) for start in starts])
@@ -70,7 +73,7 @@ def measure(model, prompts, max_tokens):
     return {"decode": count * (max_tokens - 1) / decoding, "prefill": len(entries) / took}
 
 
-def main():
+def main() -> None:
     with open(sys.argv[1], encoding="utf-8") as file:
         task = json.load(file)
     llama.llama_backend_init()

@@ -7,16 +7,19 @@ one batch, sampled at temperature 0.7 and top-p 0.9. Prefill is a generation of 
 of a longer one take. Detokenising is not in the loop. `folder` gets the dequantised weights the first time.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 import time
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 
-def dequantise(gguf, folder):
+def dequantise(gguf: str, folder: str) -> None:
     where, name = os.path.split(gguf)
     model = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
     del model.config.quantization_config
@@ -27,10 +30,10 @@ def dequantise(gguf, folder):
     os.rename(folder + ".part", folder)
 
 
-def measure(model, prompts, max_tokens):
+def measure(model: Any, prompts: list[list[int]], max_tokens: int) -> dict[str, float]:
     ids = torch.tensor(prompts)
 
-    def seconds(tokens):
+    def seconds(tokens: int) -> float:
         started = time.perf_counter()
         model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens,
@@ -44,7 +47,7 @@ def measure(model, prompts, max_tokens):
     return {"decode": len(prompts) * (max_tokens - 1) / rest, "prefill": ids.numel() / first}
 
 
-def main():
+def main() -> None:
     with open(sys.argv[1], encoding="utf-8") as file:
         task = json.load(file)
     torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -69,4 +69,4 @@ def json_of(what: str, command: list[str]) -> Any:
 
 
 LLAMACPP = Peer("llamacpp", ("llama-cpp-python",), "peer_llamacpp.py")
-TRANSFORMERS = Peer("transformers", ("transformers", "torch", "gguf"), "peer_transformers.py")
+TRANSFORMERS = Peer("transformers", ("transformers", "torch", "accelerate", "gguf"), "peer_transformers.py")
