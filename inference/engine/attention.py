@@ -33,8 +33,8 @@ class _SingleTokens:
     """Sequences of similar length that compute one token each, attended to as one batch."""
 
     rows: torch.Tensor | None  # of the step's tokens; None is all of them in order
-    blocks: torch.Tensor  # [sequences * blocks], padded by block 0
-    masks: Masks  # [1, sequences, 1, keys]
+    tables: torch.Tensor  # [sequences, blocks], padded by block 0
+    masks: Masks  # [sequences, 1, 1, keys]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _Chunk:
 
     first_row: int
     span: Span
-    blocks: torch.Tensor
+    table: torch.Tensor  # [1, blocks]
     masks: Masks  # [count, keys]; none where the chunk starts the sequence and no window hides any of it
 
 
@@ -52,7 +52,7 @@ class PagedAttention:
 
     def __init__(self, cache: KVCache, spans: list[Span]) -> None:
         self._cache = cache
-        dtype, windows = cache.keys[0].dtype, {*cache.layer_windows}
+        dtype, windows = cache.dtype, {*cache.layer_windows}
         self.positions = torch.cat([torch.arange(s.start, s.start + s.count) for s in spans])
         self._slots = torch.cat([_slots(span) for span in spans])
         self._chunks: list[_Chunk] = []
@@ -71,61 +71,42 @@ class PagedAttention:
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        cache = self._cache
-        keys, values, window = cache.keys[layer], cache.values[layer], cache.layer_windows[layer]
-        keys.view(cache.kv_heads, -1, cache.head_dim).index_copy_(1, self._slots, key.transpose(0, 1))
-        values.view(cache.kv_heads, -1, cache.head_dim).index_copy_(1, self._slots, value.transpose(0, 1))
+        self._cache.write(layer, self._slots, key, value)
         if len(self._singles) == 1 and not self._chunks:
-            return self._attend_singles(self._singles[0], query, keys, values, window)
+            return self._attend_singles(layer, self._singles[0], query)
         out = torch.empty_like(query)
         for single in self._singles:
             assert single.rows is not None
-            out[single.rows] = self._attend_singles(single, query[single.rows], keys, values, window)
+            out[single.rows] = self._attend_singles(layer, single, query[single.rows])
         for chunk in self._chunks:
             rows = slice(chunk.first_row, chunk.first_row + chunk.span.count)
-            out[rows] = self._attend_chunk(chunk, query[rows], key[rows], value[rows], keys, values, window)
+            out[rows] = self._attend_chunk(layer, chunk, query[rows], key[rows], value[rows])
         return out
 
-    def _attend_singles(
-        self,
-        group: _SingleTokens,
-        query: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        window: int | None,
-    ) -> torch.Tensor:
-        kv_heads, dim, count = self._cache.kv_heads, self._cache.head_dim, query.shape[0]
-        folded = query.view(count, kv_heads, -1, dim).transpose(0, 1)
-        gathered_keys = keys.index_select(1, group.blocks).view(kv_heads, count, -1, dim)
-        gathered_values = values.index_select(1, group.blocks).view(kv_heads, count, -1, dim)
-        mask = group.masks[window].expand(-1, -1, folded.shape[2], -1)
-        out = F.scaled_dot_product_attention(folded, gathered_keys, gathered_values, attn_mask=mask)
-        return out.transpose(0, 1).reshape(query.shape)
+    def _attend_singles(self, layer: int, group: _SingleTokens, query: torch.Tensor) -> torch.Tensor:
+        cache = self._cache
+        keys, values = cache.gather(layer, group.tables)
+        folded = query.view(query.shape[0], cache.kv_heads, -1, cache.head_dim)
+        mask = group.masks[cache.layer_windows[layer]].expand(-1, -1, folded.shape[2], -1)
+        out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask)
+        return out.reshape(query.shape)
 
     def _attend_chunk(
-        self,
-        chunk: _Chunk,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        window: int | None,
+        self, layer: int, chunk: _Chunk, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        kv_heads, dim, count = self._cache.kv_heads, self._cache.head_dim, query.shape[0]
-        folded = query.view(count, kv_heads, -1, dim).permute(1, 2, 0, 3)
-        mask = chunk.masks.get(window)
+        cache, count = self._cache, query.shape[0]
+        folded = query.view(count, cache.kv_heads, -1, cache.head_dim).permute(1, 2, 0, 3)
+        mask = chunk.masks.get(cache.layer_windows[layer])
         if chunk.span.start == 0:
-            own_keys, own_values = key.transpose(0, 1), value.transpose(0, 1)
+            keys, values = key.transpose(0, 1), value.transpose(0, 1)
         else:
             length = chunk.span.start + count
-            own_keys = keys.index_select(1, chunk.blocks).view(kv_heads, -1, dim)[:, :length]
-            own_values = values.index_select(1, chunk.blocks).view(kv_heads, -1, dim)[:, :length]
+            keys, values = (both[0, :, :length] for both in cache.gather(layer, chunk.table))
         shape = (-1, folded.shape[1], -1, -1)
         out = F.scaled_dot_product_attention(
             folded,
-            own_keys.unsqueeze(1).expand(shape),
-            own_values.unsqueeze(1).expand(shape),
+            keys.unsqueeze(1).expand(shape),
+            values.unsqueeze(1).expand(shape),
             attn_mask=mask,
             is_causal=mask is None,
         )
@@ -144,19 +125,18 @@ def _single_tokens(
     positions = torch.tensor([span.start for _, span in members])
     width = int(positions.max()) // BLOCK_SIZE + 1
     tables = [span.block_table[:width] for _, span in members]
-    blocks = torch.tensor([table + [0] * (width - len(table)) for table in tables])
+    padded = torch.tensor([table + [0] * (width - len(table)) for table in tables])
     rows = None if alone else torch.tensor([row for row, _ in members])
     masks = _masks(positions, width * BLOCK_SIZE, windows, dtype)
-    masks = {window: mask.unsqueeze(1).unsqueeze(0) for window, mask in masks.items()}
-    return _SingleTokens(rows, blocks.flatten(), masks)
+    return _SingleTokens(rows, padded, {window: mask[:, None, None] for window, mask in masks.items()})
 
 
 def _chunk(row: int, span: Span, windows: set[int | None], dtype: torch.dtype) -> _Chunk:
     end = span.start + span.count
-    blocks = torch.tensor(span.block_table[: -(-end // BLOCK_SIZE)])
+    table = torch.tensor([span.block_table[: -(-end // BLOCK_SIZE)]])
     if span.start == 0:
         windows = {window for window in windows if window is not None and window < end}
-    return _Chunk(row, span, blocks, _masks(torch.arange(span.start, end), end, windows, dtype))
+    return _Chunk(row, span, table, _masks(torch.arange(span.start, end), end, windows, dtype))
 
 
 def _masks(positions: torch.Tensor, keys: int, windows: set[int | None], dtype: torch.dtype) -> Masks:

@@ -1,7 +1,7 @@
 """Memory for keys and values, in blocks of tokens. Knows nothing of models, nor of who holds which block.
 
-Each layer has one tensor for keys and one for values, [kv_heads, blocks, block_size * head_dim]: the blocks of many
-sequences are gathered by one index_select whose result is already laid out for attention.
+Each layer has one tensor, [blocks, block_size, 2 * kv_heads, head_dim], keys before values: a block is one row, so that
+the blocks of many sequences are gathered by one index_select that copies long runs.
 """
 
 from __future__ import annotations
@@ -22,15 +22,29 @@ class KVCache:
         self.layer_windows = config.layer_windows
         self.num_blocks = blocks_for(capacity) + 1
         self.capacity = (self.num_blocks - 1) * BLOCK_SIZE
-        shape = (self.kv_heads, self.num_blocks, BLOCK_SIZE * self.head_dim)
-        self.keys = [_lazy_zeros(shape, dtype) for _ in range(config.num_layers)]
-        self.values = [_lazy_zeros(shape, dtype) for _ in range(config.num_layers)]
+        shape = (self.num_blocks, BLOCK_SIZE, 2 * self.kv_heads, self.head_dim)
+        self.layers = [_lazy_zeros(shape, dtype) for _ in range(config.num_layers)]
+        self._rows = [layer.view(-1, 2 * self.kv_heads, self.head_dim) for layer in self.layers]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.layers[0].dtype
+
+    def write(self, layer: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """key and value [tokens, kv_heads, head_dim] to the places of these tokens, [tokens]."""
+        self._rows[layer].index_copy_(0, slots, torch.cat([key, value], dim=1))
+
+    def gather(self, layer: int, tables: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of block tables [sequences, blocks]: each [sequences, kv_heads, keys, head_dim], a view."""
+        rows = self.layers[layer].index_select(0, tables.flatten())
+        both = rows.view(tables.shape[0], -1, 2 * self.kv_heads, self.head_dim).transpose(1, 2)
+        return both[:, : self.kv_heads], both[:, self.kv_heads :]
 
     def clear(self, blocks: list[int]) -> None:
         """What may hold NaN, which even a masked-out position would spread."""
         at = torch.tensor(blocks, dtype=torch.long)
-        for tensor in (*self.keys, *self.values):
-            tensor[:, at] = 0
+        for layer in self.layers:
+            layer[at] = 0
 
 
 def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

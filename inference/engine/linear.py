@@ -24,9 +24,7 @@ class Linear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor | None, bias: torch.Tensor | None) -> None:
         super().__init__()
-        self.packed = (
-            weight.dtype == torch.float32 and not weight.is_cuda and torch.backends.mkldnn.is_available()
-        )
+        self.packed = scale is None and not weight.is_cuda and torch.backends.mkldnn.is_available()
         if self.packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_FOR)
         self.weight = nn.Parameter(weight, requires_grad=False)
