@@ -29,7 +29,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class _SingleTokens:
+class SingleTokens:
     """Sequences of similar length that compute one token each, attended to as one batch."""
 
     rows: torch.Tensor | None  # of the step's tokens; None is all of them in order
@@ -50,32 +50,36 @@ class _Chunk:
 class PagedAttention:
     """An `Attend` for one step. What depends on the sequences alone is computed once, not once a layer."""
 
-    def __init__(self, cache: KVCache, spans: list[Span]) -> None:
-        self._cache = cache
+    def __init__(self, cache: KVCache, spans: list[Span], *, together: bool = False) -> None:
+        """`together`: sequences of one token each are one group, unless more than half of that would be padding."""
+        self.cache = cache
+        lengths = [span.start + 1 for span in spans]
+        together &= 2 * sum(lengths) > len(lengths) * max(lengths)
         dtype, windows = cache.dtype, {*cache.layer_windows}
         self.positions = torch.cat([torch.arange(s.start, s.start + s.count) for s in spans])
-        self._slots = torch.cat([_slots(span) for span in spans])
+        self.slots = torch.cat([_slots(span) for span in spans])
         self._chunks: list[_Chunk] = []
         groups: dict[int, list[tuple[int, Span]]] = defaultdict(list)
         row = 0
         for span in spans:
             if span.count == 1:
                 # At most half of a group's keys are padding, however different the sequences are.
-                groups[(span.start // BLOCK_SIZE).bit_length()].append((row, span))
+                groups[0 if together else (span.start // BLOCK_SIZE).bit_length()].append((row, span))
             else:
                 self._chunks.append(_chunk(row, span, windows, dtype))
             row += span.count
-        alone = len(groups) == 1 and not self._chunks
-        self._singles = [_single_tokens(members, alone, windows, dtype) for members in groups.values()]
+        # Whether the step is one group of single tokens and nothing else.
+        self.uniform = len(groups) == 1 and not self._chunks
+        self.singles = [_single_tokens(members, self.uniform, windows, dtype) for members in groups.values()]
 
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        self._cache.write(layer, self._slots, key, value)
-        if len(self._singles) == 1 and not self._chunks:
-            return self._attend_singles(layer, self._singles[0], query)
+        self.cache.write(layer, self.slots, key, value)
+        if self.uniform:
+            return self._attend_singles(layer, self.singles[0], query)
         out = torch.empty_like(query)
-        for single in self._singles:
+        for single in self.singles:
             assert single.rows is not None
             out[single.rows] = self._attend_singles(layer, single, query[single.rows])
         for chunk in self._chunks:
@@ -83,8 +87,8 @@ class PagedAttention:
             out[rows] = self._attend_chunk(layer, chunk, query[rows], key[rows], value[rows])
         return out
 
-    def _attend_singles(self, layer: int, group: _SingleTokens, query: torch.Tensor) -> torch.Tensor:
-        cache = self._cache
+    def _attend_singles(self, layer: int, group: SingleTokens, query: torch.Tensor) -> torch.Tensor:
+        cache = self.cache
         keys, values = cache.gather(layer, group.tables)
         folded = query.view(query.shape[0], cache.kv_heads, -1, cache.head_dim)
         mask = group.masks[cache.layer_windows[layer]].expand(-1, -1, folded.shape[2], -1)
@@ -94,7 +98,7 @@ class PagedAttention:
     def _attend_chunk(
         self, layer: int, chunk: _Chunk, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        cache, count = self._cache, query.shape[0]
+        cache, count = self.cache, query.shape[0]
         folded = query.view(count, cache.kv_heads, -1, cache.head_dim).permute(1, 2, 0, 3)
         mask = chunk.masks.get(cache.layer_windows[layer])
         if chunk.span.start == 0:
@@ -120,15 +124,15 @@ def _slots(span: Span) -> torch.Tensor:
 
 
 def _single_tokens(
-    members: list[tuple[int, Span]], alone: bool, windows: set[int | None], dtype: torch.dtype
-) -> _SingleTokens:
+    members: list[tuple[int, Span]], uniform: bool, windows: set[int | None], dtype: torch.dtype
+) -> SingleTokens:
     positions = torch.tensor([span.start for _, span in members])
     width = int(positions.max()) // BLOCK_SIZE + 1
     tables = [span.block_table[:width] for _, span in members]
     padded = torch.tensor([table + [0] * (width - len(table)) for table in tables])
-    rows = None if alone else torch.tensor([row for row, _ in members])
+    rows = None if uniform else torch.tensor([row for row, _ in members])
     masks = _masks(positions, width * BLOCK_SIZE, windows, dtype)
-    return _SingleTokens(rows, padded, {window: mask[:, None, None] for window, mask in masks.items()})
+    return SingleTokens(rows, padded, {window: mask[:, None, None] for window, mask in masks.items()})
 
 
 def _chunk(row: int, span: Span, windows: set[int | None], dtype: torch.dtype) -> _Chunk:

@@ -7,12 +7,14 @@ sampler -> IncrementalDetokenizer -> StepOutput.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
 from inference.engine.answers import Answers
 from inference.engine.attention import PagedAttention, Span
 from inference.engine.blocks import BlockManager, chain_root
+from inference.engine.compiled import CompiledLayers
 from inference.engine.grammar import GrammarCompiler
 from inference.engine.interface import Admission, InvalidRequest, Request, StepOutput
 from inference.engine.kv_cache import KVCache
@@ -40,6 +42,7 @@ class TorchEngine:
         max_running: int = 32,
         max_waiting: int = 512,
         kv_tokens: int | None = None,
+        compiled: Path | None = None,
     ) -> None:
         self._loaded, self._model = loaded, loaded.model
         self.model_digest = loaded.digest
@@ -58,6 +61,7 @@ class TorchEngine:
         self._blocks = BlockManager(self._cache.num_blocks)
         self._scheduler = Scheduler(self._blocks, max_running=max_running, max_waiting=max_waiting)
         self._sequences: dict[str, Sequence] = {}
+        self.compiled = CompiledLayers(self._model, compiled) if compiled is not None else None
 
     @property
     def has_work(self) -> bool:
@@ -135,8 +139,10 @@ class TorchEngine:
             for sequence, count in plan
             for t in sequence.token_ids[sequence.computed : sequence.computed + count]
         ]
-        attend = PagedAttention(self._cache, spans)
-        hidden = self._model(torch.tensor(ids), attend.positions, attend)
+        compiled = self.compiled if self.compiled is not None and self.compiled.ready else None
+        attend = PagedAttention(self._cache, spans, together=compiled is not None)
+        run = compiled.over(attend) if compiled and attend.uniform else None
+        hidden = self._model(torch.tensor(ids), attend.positions, attend, run)
         last_rows: list[int] = []
         ready: list[Sequence] = []
         row = 0
@@ -171,7 +177,9 @@ class TorchEngine:
             raise AssertionError(f"{len(self._scheduler)} sequences scheduled of {len(self._sequences)}.")
 
     def close(self) -> None:
-        """Ends the process that renders chat templates; it also ends with this one."""
+        """Ends the processes that render chat templates and compile; they also end with this one."""
+        if self.compiled is not None:
+            self.compiled.close()
         if self._loaded.template is not None:
             self._loaded.template.close()
 

@@ -16,14 +16,16 @@ from inference.engine.config import ModelConfig
 class KVCache:
     """Block 0 stays empty and fills up the tables of shorter sequences."""
 
-    def __init__(self, config: ModelConfig, capacity: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: ModelConfig, capacity: int, dtype: torch.dtype, *, layers: int | None = None
+    ) -> None:
         """`capacity` is in tokens and rounded up to whole blocks. Pages are taken from the system on first use."""
         self.kv_heads, self.head_dim = config.num_kv_heads, config.head_dim
         self.layer_windows = config.layer_windows
         self.num_blocks = blocks_for(capacity) + 1
         self.capacity = (self.num_blocks - 1) * BLOCK_SIZE
         shape = (self.num_blocks, BLOCK_SIZE, 2 * self.kv_heads, self.head_dim)
-        self.layers = [_lazy_zeros(shape, dtype) for _ in range(config.num_layers)]
+        self.layers = [_lazy_zeros(shape, dtype) for _ in range(layers or config.num_layers)]
         self._rows = [layer.view(-1, 2 * self.kv_heads, self.head_dim) for layer in self.layers]
 
     @property

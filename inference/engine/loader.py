@@ -16,11 +16,15 @@ def load_engine(
     max_waiting: int = 512,
     kv_tokens: int | None = None,
     digest_cache: Path | None = None,
+    compiled: Path | None = None,
 ) -> TorchEngine:
     """An engine for the model at `path`: a GGUF, a Hugging Face folder, or a folder with one GGUF.
 
     `dtype` is "fp32", "bf16", "int8" or "auto"; `kv_tokens` bounds the tokens of all running requests together
-    [what fits in a quarter of the free memory, at most 4 GiB]. Raises ModelLoadError.
+    [what fits in a quarter of the free memory, at most 4 GiB]. With the folder `compiled`, layers are compiled in the
+    background and kept there. Raises ModelLoadError.
     """
     loaded = load_model(Path(path), dtype=dtype, digest_cache=digest_cache)
-    return TorchEngine(loaded, max_running=max_running, max_waiting=max_waiting, kv_tokens=kv_tokens)
+    return TorchEngine(
+        loaded, max_running=max_running, max_waiting=max_waiting, kv_tokens=kv_tokens, compiled=compiled
+    )

@@ -17,6 +17,9 @@ from inference.engine.linear import Linear
 from inference.engine.rope import RotaryEmbedding, rotate
 from inference.engine.weights import TensorSource
 
+# Cosines and sines of the angles of each token, of each of the model's rotary embeddings.
+Turns = list[tuple[torch.Tensor, torch.Tensor]]
+
 
 class Attend(Protocol):
     """Scaled dot-product attention of one step, over whatever keys and values belong to each token."""
@@ -100,10 +103,7 @@ class Layer(nn.Module):
         self.gate_up_proj = linear("mlp", {"gate": inner, "up": inner}, hidden, config.mlp_bias)
         self.down_proj = linear("mlp", {"down": hidden}, inner, config.mlp_bias)
 
-    def forward(
-        self, x: torch.Tensor, turns: list[tuple[torch.Tensor, torch.Tensor]], attend: Attend
-    ) -> torch.Tensor:
-        """`turns` are the cosines and sines of each of the model's rotary embeddings."""
+    def forward(self, x: torch.Tensor, turns: Turns, attend: Attend) -> torch.Tensor:
         tokens = x.shape[0]
         cos, sin = turns[self.rotary]
         qkv = self.qkv_proj(self.input_layernorm(x)).view(
@@ -118,6 +118,13 @@ class Layer(nn.Module):
         return x + self.feedforward_norm(self.down_proj(gate * up))
 
 
+class RunLayer(Protocol):
+    """A layer's forward pass."""
+
+    def __call__(self, layer: Layer, x: torch.Tensor, turns: Turns) -> torch.Tensor:
+        """x [tokens, hidden_size] -> the same."""
+
+
 class LlamaModel(nn.Module):
     """The whole decoder, of Llama or of who varies it: what differs is a field of its config, never its name.
 
@@ -126,7 +133,7 @@ class LlamaModel(nn.Module):
 
     def __init__(self, config: ModelConfig, source: TensorSource, kind: str) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.kind = config, kind
         dtype = Linear.activation_dtype(kind)
         hidden = config.hidden_size
         table = source.get("model.embed_tokens.weight", (config.vocab_size, hidden))
@@ -147,12 +154,18 @@ class LlamaModel(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.embed_tokens.dtype
 
-    def forward(self, ids: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """ids, positions int64 [tokens] -> the last hidden states [tokens, hidden_size], normed."""
+    def forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, attend: Attend, run: RunLayer | None = None
+    ) -> torch.Tensor:
+        """ids, positions int64 [tokens] -> the last hidden states [tokens, hidden_size], normed.
+
+        `run` computes a layer in another way than the layer itself would.
+        """
         turns = [rotary(positions) for rotary in self.rotary_embeddings]
         x = F.embedding(ids, self.embed_tokens) * self.config.embedding_scale
         for layer in self.layers:
-            x = layer(x, turns, attend)
+            assert isinstance(layer, Layer)
+            x = layer(x, turns, attend) if run is None else run(layer, x, turns)
         normed: torch.Tensor = self.norm(x)
         return normed
 

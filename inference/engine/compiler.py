@@ -1,0 +1,140 @@
+"""`python -m inference.engine.compiler`: compiles a layer, for `compiled`. Knows nothing of weights.
+
+Takes a CompilerJob as a line of JSON on stdin. It ends when stdin closes, so that it never outlives who wanted it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+import torch
+import torch._inductor
+import torch._inductor.config
+from torch import nn
+from torch.export import Dim
+
+from inference.engine.attention import PagedAttention, Span
+from inference.engine.blocks import BLOCK_SIZE
+from inference.engine.compiled import FORMS, CompilerJob
+from inference.engine.kv_cache import KVCache
+from inference.engine.linear import Linear
+from inference.engine.model import Layer
+from inference.engine.rope import RotaryEmbedding
+
+# Sizes are learnt from an example. One that happens to be a size of the model, too, would be taken to be always that.
+_EXAMPLES = {"one": 1, "few": 3, "many": 11}
+_BLOCKS, _MOST_BLOCKS = 13, 2**20
+
+
+class _FusedAttention:
+    """An `Attend` in operators that fuse: it reads blocks where they lie, and gathers nothing."""
+
+    def __init__(
+        self, blocks: torch.Tensor, slots: torch.Tensor, tables: torch.Tensor, mask: torch.Tensor
+    ) -> None:
+        self.blocks, self.slots, self.tables, self.mask = blocks, slots, tables, mask
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        tokens, kv_heads, dim = key.shape
+        self.blocks.view(-1, 2 * kv_heads, dim)[self.slots] = torch.cat([key, value], dim=1)
+        rows = self.blocks[self.tables].view(tokens, -1, 2 * kv_heads, dim).transpose(1, 2)
+        keys, values = rows[:, :kv_heads, None].float(), rows[:, kv_heads:, None].float()
+        folded = query.view(tokens, kv_heads, -1, 1, dim).float() * dim**-0.5
+        scores = (folded * keys).sum(dim=-1) + self.mask
+        weights = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+        attended = (weights.unsqueeze(-1) * values).sum(dim=-2) / weights.sum(dim=-1, keepdim=True)
+        return attended.to(query.dtype).view(query.shape)
+
+
+class _Step(nn.Module):
+    """A layer that takes its weights in like everything else, so that its code serves all layers."""
+
+    def __init__(self, layer: Layer, tensors: list[str]) -> None:
+        super().__init__()
+        self._layer, self._tensors = [layer], tensors  # in a list, so that it is no part of this module
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        blocks: torch.Tensor,
+        slots: torch.Tensor,
+        tables: torch.Tensor,
+        mask: torch.Tensor,
+        tensors: list[torch.Tensor],
+    ) -> torch.Tensor:
+        attend = _FusedAttention(blocks, slots, tables, mask)
+        given = (x, [(cos, sin), (cos, sin)], attend)
+        named = dict(zip(self._tensors, tensors, strict=True))
+        out: torch.Tensor = torch.func.functional_call(self._layer[0], named, given)
+        return out
+
+
+class _Zeros:
+    """A `TensorSource`: what is stored does not matter to the code."""
+
+    def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.zeros(shape)
+
+    def rope_factors(self) -> torch.Tensor | None:
+        return None
+
+
+def compile_layer(job: CompilerJob) -> None:
+    layer = Layer(job.config, 0, _Zeros(), job.kind)
+    for name, module in layer.named_modules():
+        if isinstance(module, Linear) and f"{name}.int4_levels" not in job.tensors:
+            module.int4_levels = module.int4_scales = None
+    layer.rotary = 0
+    held = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+    folder = Path(job.folder)
+    folder.mkdir()
+    for form, (least, most) in FORMS.items():
+        given = _example(job, _EXAMPLES[form])
+        rows = {} if least == most else {0: Dim("sequences", min=least, max=most)}
+        blocks = Dim("blocks", min=1, max=_MOST_BLOCKS)
+        wide = {**rows, 1: blocks}, {**rows, 3: BLOCK_SIZE * blocks}
+        shapes = (rows, rows, rows, {0: Dim("cache")}, rows, *wide, [None] * len(job.tensors))
+        step = _Step(layer, job.tensors)
+        with torch.no_grad():
+            weights = [held[name] for name in job.tensors]
+            exported = torch.export.export(step, (*given, weights), dynamic_shapes=shapes, strict=False)
+            torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / f"{form}.pt2"))
+
+
+def _example(job: CompilerJob, sequences: int) -> tuple[torch.Tensor, ...]:
+    cache = KVCache(job.config, sequences * _BLOCKS * BLOCK_SIZE, Linear.activation_dtype(job.kind), layers=1)
+    tables = [[*range(_BLOCKS * n + 1, _BLOCKS * (n + 1) + 1)] for n in range(sequences)]
+    spans = [Span(_BLOCKS * BLOCK_SIZE - 1, 1, table) for table in tables]
+    attend = PagedAttention(cache, spans, together=True)
+    (singles,) = attend.singles
+    mask = next(iter(singles.masks.values()))
+    cos, sin = RotaryEmbedding(job.config.rope, job.config.head_dim, None)(attend.positions)
+    x = torch.zeros(sequences, job.config.hidden_size, dtype=cache.dtype)
+    return x, cos, sin, cache.layers[0], attend.slots, singles.tables, mask
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+def main() -> None:
+    job = msgspec.json.decode(sys.stdin.buffer.readline(), type=CompilerJob)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Others answer people meanwhile.
+    os.nice(19)
+    torch._inductor.config.compile_threads = 1
+    compile_layer(job)
+    os._exit(0)  # not held up by the thread that reads
+
+
+if __name__ == "__main__":
+    main()
