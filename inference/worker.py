@@ -43,6 +43,7 @@ def load_engine(model: ServedModel) -> Engine:
         dtype=settings.INFERENCE_DTYPE,
         max_running=settings.INFERENCE_MAX_RUNNING,
         digest_cache=settings.FLYWHEEL_HOME / "cache",
+        compiled=settings.FLYWHEEL_HOME / "cache" / "compiled" if settings.INFERENCE_COMPILE else None,
     )
 
 

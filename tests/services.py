@@ -210,6 +210,8 @@ class Site:
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.valkey.url,
             "INFERENCE_ENGINE": engine,
+            # It would keep a core busy for a minute after every start.
+            "INFERENCE_COMPILE": "false",
             # A dead worker is noticed soon, so that tests of recovery are short.
             "INFERENCE_LEASE_SECONDS": "2",
             **(environment or {}),

@@ -82,6 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     for command in (generate, chat, ppl, bench):
         command.add_argument("--model", required=True, help="a catalog name, a folder or a GGUF")
         command.add_argument("--dtype", choices=("auto", "fp32", "bf16", "int8"), default="auto")
+    for command in (chat, bench):
+        command.add_argument(
+            "--compile", action=argparse.BooleanOptionalAction, default=True, help="compile the layers [yes]"
+        )
     for command in (generate, chat, bench):
         command.add_argument("--max-tokens", type=_positive, default=None, metavar="N")
     for command in (generate, chat):
@@ -123,7 +127,14 @@ def _load(options: argparse.Namespace) -> TorchEngine:
     # Here and not above, so that a mistyped command does not wait for torch.
     from inference.engine.loader import load_engine
 
-    return load_engine(path, dtype=options.dtype, max_running=1, digest_cache=_home() / "cache")
+    compiled = _compiled(options) if options.command == "chat" else None
+    return load_engine(
+        path, dtype=options.dtype, max_running=1, digest_cache=_home() / "cache", compiled=compiled
+    )
+
+
+def _compiled(options: argparse.Namespace) -> Path | None:
+    return _home() / "cache" / "compiled" if options.compile else None
 
 
 def _request(options: argparse.Namespace, messages: list[dict[str, Any]]) -> Request:
@@ -170,6 +181,7 @@ def _bench(options: argparse.Namespace) -> int:
         batches=options.batch,
         prompt_tokens=options.prompt_tokens,
         max_tokens=options.max_tokens or _BENCH_TOKENS,
+        compiled=_compiled(options),
     )
     try:
         if options.json:

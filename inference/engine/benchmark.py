@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,9 +81,16 @@ class Benchmark:
     """Measures one model in this process, with every other option of the engine as a worker has it."""
 
     def __init__(
-        self, loaded: LoadedModel, *, batches: list[int], prompt_tokens: int, max_tokens: int
+        self,
+        loaded: LoadedModel,
+        *,
+        batches: list[int],
+        prompt_tokens: int,
+        max_tokens: int,
+        compiled: Path | None,
     ) -> None:
-        """Raises InvalidRequest where prompt and answer are longer than the model's context."""
+        """`compiled` as of the engine; measuring waits for it. Raises InvalidRequest where prompt and answer are longer
+        than the model's context."""
         if prompt_tokens + max_tokens > loaded.config.context_length:
             raise InvalidRequest(
                 f"{prompt_tokens} tokens of prompt and {max_tokens} of answer are more than the "
@@ -91,7 +99,9 @@ class Benchmark:
         self._max_tokens = max_tokens
         self.dtype = loaded.dtype
         self._stopwatch = _Stopwatch(loaded.model)
-        self._engine = TorchEngine(loaded, max_running=max(32, *batches))
+        self._engine = TorchEngine(loaded, max_running=max(32, *batches), compiled=compiled)
+        if self._engine.compiled is not None:
+            self._engine.compiled.wait()
         prefix, encode = loaded.tokenizer.prompt_prefix, loaded.tokenizer.encode
         self._prompts = prompts(lambda text: prefix + encode(text), max(batches), prompt_tokens)
         self._runs = 0

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from inference.engine.engine import TorchEngine
 from inference.engine.interface import Request
-from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
 from tests.demo_model import demo_model
 from tests.load.bench import Row
+from tests.load.engine_alone import ready_engine
 from tests.load.peers import LLAMACPP, Unavailable, json_of
 from tests.load.throughput import compare, demo_gguf
 
@@ -57,7 +57,7 @@ def _answer(engine: TorchEngine, request: Request) -> tuple[int, float]:
 
 def measure(folder: Path) -> dict[str, object]:
     """Tokens a second of all answers, and of each task its prompt's ids and the tokens of its answers."""
-    engine = load_engine(folder)
+    engine = ready_engine(folder)
     tasks, total, seconds = [], 0, 0.0
     _answer(engine, _request("Hello!", 0))
     for task in _TASKS:

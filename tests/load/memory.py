@@ -21,6 +21,7 @@ from inference.engine.loaded_model import load_model
 from inference.parameters import SamplingParams
 from tests.demo_model import demo_model
 from tests.load.bench import Row
+from tests.load.engine_alone import COMPILED
 from tests.load.peers import json_of
 
 _AT_ONCE = 32
@@ -53,7 +54,9 @@ def _run(engine: TorchEngine, texts: list[str], sampling: SamplingParams, seed: 
 def serve(folder: Path) -> int:
     """Bytes beside weights and cache after two rounds of full batches."""
     loaded = load_model(folder)
-    engine = TorchEngine(loaded, kv_tokens=_KV_TOKENS)
+    engine = TorchEngine(loaded, kv_tokens=_KV_TOKENS, compiled=COMPILED)
+    assert engine.compiled is not None
+    engine.compiled.wait()
     texts = prompts(loaded.tokenizer.encode, _AT_ONCE, 64)
     sampling = SamplingParams(temperature=0.7, top_p=0.9, max_tokens=128, ignore_eos=True)
     for seed in (0, _AT_ONCE):

@@ -3,8 +3,8 @@
 peer_transformers.py TASK.json       {"model": GGUF, "folder": PATH, "runs": [{"prompts": [[ids]], "max_tokens": N}]}
 
 Prints [{"decode": tokens a second, "prefill": tokens a second}], one of each run: all its prompts, of one length, as
-one batch, sampled at temperature 0.7 and top-p 0.9. Prefill is a generation of one token; decode is what the others
-of a longer one take. Detokenising is not in the loop. `folder` gets the dequantised weights the first time.
+one batch, greedy, since its sampling would sort the vocabulary. Prefill is a generation of one token; decode is what
+the others of a longer one take. Detokenising is not in the loop. `folder` gets the dequantised weights the first time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def measure(model: Any, prompts: list[list[int]], max_tokens: int) -> dict[str, 
         started = time.perf_counter()
         model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens,
-            do_sample=True, temperature=0.7, top_p=0.9, top_k=0,
+            do_sample=False,
         )  # fmt: skip
         return time.perf_counter() - started
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from django.conf import settings
+
 from inference.engine.interface import Admission, Engine, Request
 from inference.models import ServedModel
-from inference.worker import load_engine
-from tests.load.engine_alone import fixed_length
+from tests.load.engine_alone import fixed_length, ready_engine
 
 
 def load(model: ServedModel) -> Engine:
-    engine = load_engine(model)
+    engine = ready_engine(settings.MODELS_DIR / model.path)
     submit = engine.submit
 
     def submit_fixed(request: Request) -> Admission:

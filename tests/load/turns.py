@@ -9,10 +9,10 @@ from typing import Any
 
 from inference.engine.engine import TorchEngine
 from inference.engine.interface import Request
-from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
 from tests.demo_model import demo_model
 from tests.load.bench import Row
+from tests.load.engine_alone import ready_engine
 
 _TURNS, _CONVERSATIONS = 10, 3
 _SAMPLING = SamplingParams(temperature=0.7, top_p=0.9, max_tokens=64, ignore_eos=True)
@@ -39,7 +39,7 @@ def _conversation(engine: TorchEngine, number: int) -> list[float]:
 
 
 def time_to_first_token() -> Iterator[Row]:
-    engine = load_engine(demo_model())
+    engine = ready_engine(demo_model())
     try:
         _conversation(engine, 0)
         waits = [_conversation(engine, number) for number in range(1, _CONVERSATIONS + 1)]

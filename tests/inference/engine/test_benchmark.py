@@ -20,7 +20,7 @@ def test_prompts_are_different_and_as_long_as_asked(tiny_folder: Path, tokens: i
 
 def test_no_prompt_is_found_computed_already(tiny_folder: Path) -> None:
     bench = benchmark.Benchmark(
-        load_model(tiny_folder, dtype="fp32"), batches=[3], prompt_tokens=40, max_tokens=6
+        load_model(tiny_folder, dtype="fp32"), batches=[3], prompt_tokens=40, max_tokens=6, compiled=None
     )
     bench.measure(3)
     bench.measure(3)

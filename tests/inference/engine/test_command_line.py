@@ -85,7 +85,7 @@ def test_perplexity_is_that_of_transformers_loss(window: int, tiny_folder: Path,
     assert done.stdout.endswith(f"of {predicted} tokens in windows of {window}\n")
 
 
-BENCH = ("--batch", "1,3", "--prompt-tokens", "20", "--max-tokens", "6", "--dtype", "fp32")
+BENCH = ("--batch", "1,3", "--prompt-tokens", "20", "--max-tokens", "6", "--dtype", "fp32", "--no-compile")
 
 
 def test_bench_measures_each_batch_and_prints_one_line_of_json(tiny_folder: Path) -> None:

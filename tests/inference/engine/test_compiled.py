@@ -1,0 +1,112 @@
+"""Compiled layers: the same tokens, kept for the next process, and no harm where nothing can be compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from transformers import PreTrainedModel
+
+from inference.engine.compiled import CompiledLayers
+from inference.engine.engine import TorchEngine
+from inference.engine.loader import load_engine
+from inference.parameters import SamplingParams
+from tests.inference.engine.running import ask, assert_greedy, run
+from tests.inference.engine.test_exactness_tiny import SHAPES
+from tests.inference.tiny_models import save_model
+
+LONG = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+# Gemma 3 has of everything: windows, two rotary embeddings, norms after and of heads.
+SHAPE = "gemma3"
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreTrainedModel]:
+    folder = tmp_path_factory.mktemp("gemma")
+    config, options = SHAPES[SHAPE]
+    return folder, save_model(folder, config, **options)
+
+
+@pytest.fixture(scope="module")
+def kept(gemma: tuple[Path, PreTrainedModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the compiled layers of that model."""
+    folder = tmp_path_factory.mktemp("compiled")
+    engine = compiling(gemma[0], folder)
+    assert engine.compiled is not None
+    assert engine.compiled.wait()
+    engine.close()
+    return folder
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+
+
+def compiling(model: Path, kept: Path) -> TorchEngine:
+    return load_engine(model, dtype="fp32", compiled=kept)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize("together", [1, 2, 6])
+def test_what_one_process_compiled_another_runs_and_gives_the_tokens_of_transformers(
+    together: int, kept: Path, gemma: tuple[Path, PreTrainedModel]
+) -> None:
+    model, reference = gemma
+    engine = compiling(model, kept)
+    assert engine.compiled is not None
+    assert engine.compiled.wait()
+    requests = [ask("The quick brown fox " * 9 + str(n), id=str(n), sampling=LONG) for n in range(together)]
+    with mock.patch.object(engine.compiled, "over", wraps=engine.compiled.over) as over:
+        answers = run(engine, *requests)
+    assert over.call_count >= 39
+    for request, answer in zip(requests, answers, strict=True):
+        assert len(answer.token_ids) == 40
+        assert_greedy(reference, engine.encode_prompt(request), answer.token_ids)
+    engine.close()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("no_compiler")
+def test_sequences_of_very_different_lengths_run_as_they_are(
+    kept: Path, gemma: tuple[Path, PreTrainedModel]
+) -> None:
+    model, reference = gemma
+    engine = compiling(model, kept)
+    assert engine.compiled is not None
+    assert engine.compiled.wait()
+    requests = [ask("fox " * length, id=str(length), sampling=LONG) for length in (1, 2, 3, 150)]
+    for request, answer in zip(requests, run(engine, *requests), strict=True):
+        assert_greedy(reference, engine.encode_prompt(request), answer.token_ids)
+    engine.close()
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_answers_come_all_the_same(
+    gemma: tuple[Path, PreTrainedModel], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, reference = gemma
+    engine = compiling(model, tmp_path)
+    request = ask("The quick brown fox", sampling=LONG)
+    (before,) = run(engine, request)
+    assert engine.compiled is not None
+    assert not engine.compiled.wait()
+    (after,) = run(engine, request)
+    assert before.token_ids == after.token_ids
+    assert_greedy(reference, engine.encode_prompt(request), after.token_ids)
+    assert "stays uncompiled" in caplog.text
+    assert not any(tmp_path.iterdir())
+    engine.close()
+
+
+def test_an_engine_that_is_closed_leaves_no_compiler_behind(
+    gemma: tuple[Path, PreTrainedModel], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = compiling(gemma[0], tmp_path)
+    engine.close()
+    assert isinstance(engine.compiled, CompiledLayers)
+    assert not engine.compiled.wait()
+    assert not caplog.text
+    assert not any(tmp_path.iterdir())
