@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from inference.engine.int8 import Int8Product, Int8Weights, multiplies_int8
 from inference.engine.weights import TensorSource
 
-# Measured on two cores with AVX-512 and AMX: beyond these rows unpacking int8 once and multiplying in bf16 is faster.
-_INT8_ROWS = 16
 # Up to here a product with weights in 4 bits is faster than with the same in bf16 (measured on two cores with AVX-512:
 # 2.4 times for one row, 1.4 for four), and slower beyond.
 INT4_ROWS, _INT4_GROUP = 4, 32
+# Beside int8, larger matrices gain nothing from 4 bits, not even with a single row.
+_INT4_BESIDE_INT8 = 1_500_000
 # oneDNN lays weights out for about this many rows; the layout serves one row and hundreds as well (within 10 %).
 _PACKED_FOR = 16
 
@@ -20,26 +21,26 @@ _PACKED_FOR = 16
 class Linear(nn.Module):
     """y = x W^T + b with W [outputs, inputs].
 
-    int8 is weight-only, with one scale for each output: no activation is quantised, so that no request's numbers
-    depend on the others in its batch. fp32 and bf16 on a CPU are laid out for oneDNN, once: measured on two cores
-    against weights as they are, fp32 with AVX2 is 1.7 times as fast for one row, 3 times for four, 1.4 times for
-    sixteen, bf16 with AVX-512 about twice up to sixteen. bf16 weights that came out of 4 bits, as those of a Q4 GGUF
-    did, are kept as such too, for few rows.
+    fp32 and bf16 on a CPU are laid out for oneDNN, once: measured on two cores against weights as they are, fp32 with
+    AVX2 is 1.7 times as fast for one row, 3 times for four, 1.4 times for sixteen, bf16 with AVX-512 about twice up
+    to sixteen. bf16 weights that came out of 4 bits, as those of a Q4 GGUF did, are kept as such too, for few rows.
+    int8 begins as bf16, until `quantise` is called.
     """
 
     int4_levels: torch.Tensor | None
     int4_scales: torch.Tensor | None
 
-    def __init__(self, weight: torch.Tensor, scale: torch.Tensor | None, bias: torch.Tensor | None) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kind: str) -> None:
         super().__init__()
-        self.packed = scale is None and not weight.is_cuda and torch.backends.mkldnn.is_available()
-        int4 = _as_int4(weight) if self.packed and weight.dtype == torch.bfloat16 else None
-        self.register_buffer("int4_levels", int4[0] if int4 else None, persistent=False)
-        self.register_buffer("int4_scales", int4[1] if int4 else None, persistent=False)
+        self.packed = kind != "int8" and not weight.is_cuda and torch.backends.mkldnn.is_available()
+        self.register_buffer("int4_levels", None, persistent=False)
+        self.register_buffer("int4_scales", None, persistent=False)
+        if self.packed and kind == "bf16":
+            self._keep_int4(weight)
+        self.int8: Int8Product | Int8Weights | None = None
         if self.packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_FOR)
         self.weight = nn.Parameter(weight, requires_grad=False)
-        self.scale = None if scale is None else nn.Parameter(scale, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     @staticmethod
@@ -59,29 +60,33 @@ class Linear(nn.Module):
     @classmethod
     def from_weight(cls, weight: torch.Tensor, bias: torch.Tensor | None, kind: str) -> Linear:
         dtype = cls.activation_dtype(kind)
-        bias = None if bias is None else bias.to(dtype)
-        if kind != "int8":
-            return cls(weight.to(dtype).contiguous(), None, bias)
-        weight = weight.float()
-        # The scale is rounded to bf16 before it is used, so that quantising and multiplying agree on it.
-        scale = (weight.abs().amax(dim=1) / 127).clamp_min(1e-12).to(torch.bfloat16)
-        packed = (weight / scale.float().unsqueeze(1)).round().clamp(-127, 127).to(torch.int8)
-        return cls(packed.contiguous(), scale, bias)
+        return cls(weight.to(dtype).contiguous(), None if bias is None else bias.to(dtype), kind)
+
+    def quantise(self, largest: torch.Tensor) -> None:
+        """Turns bf16 into int8; `largest` [inputs] says how far each input reaches, by example."""
+        weight = self.weight.data
+        if not weight.is_cuda and weight.numel() <= _INT4_BESIDE_INT8:
+            self._keep_int4(weight)
+        if not weight.is_cuda and multiplies_int8():
+            self.int8 = Int8Product(weight.float(), largest.float())
+        else:
+            self.int8 = Int8Weights(weight.float())
+        del self.weight
+
+    def _keep_int4(self, weight: torch.Tensor) -> None:
+        self.int4_levels, self.int4_scales = _as_int4(weight) or (None, None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.int4_levels is not None and x.shape[0] <= INT4_ROWS:
             y = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.int4_levels, _INT4_GROUP, self.int4_scales)
-            return y if self.bias is None else y + self.bias
-        if self.packed:
+        elif self.int8 is not None:
+            y = self.int8(x)
+        elif self.packed:
             # Compilers know oneDNN's weights only as constants, so they are not to look inside.
             product = torch.ops.flywheel.packed_linear if torch.compiler.is_exporting() else _packed_linear
             return product(x, self.weight, self.bias)
-        if self.scale is None:
-            return F.linear(x, self.weight, self.bias)
-        if x.shape[0] <= _INT8_ROWS:
-            y = torch.ops.aten._weight_int8pack_mm(x, self.weight, self.scale)
         else:
-            y = F.linear(x, self.weight.to(x.dtype)) * self.scale
+            return F.linear(x, self.weight, self.bias)
         return y if self.bias is None else y + self.bias
 
 

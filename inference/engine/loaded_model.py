@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from inference.engine.calibration import CALIBRATION_TEXT
 from inference.engine.config import ModelConfig
 from inference.engine.config_folder import config_from_folder
 from inference.engine.config_gguf import config_from_gguf
@@ -111,9 +112,10 @@ def _assemble(
     ends = defaults.get("eos_token_id")
     listed = ends if isinstance(ends, list) else [ends]
     end_token_ids = tokenizer.end_token_ids | {*config.eos_token_ids} | {i for i in listed if type(i) is int}
+    calibration_ids = [*tokenizer.prompt_prefix, *tokenizer.encode(CALIBRATION_TEXT)][: config.context_length]
     # Not inference_mode: a trainer could not use tensors made in it.
     with torch.no_grad():
-        model = LlamaModel(config, source, kind)
+        model = LlamaModel(config, source, kind, calibration_ids or [0])
     gc.collect()
     digest = content_digest(files.content, digest_cache)
     return LoadedModel(config, model, tokenizer, template, end_token_ids, defaults, digest, kind)

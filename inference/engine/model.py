@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from inference.engine.calibration import Calibration
 from inference.engine.config import ModelConfig
 from inference.engine.linear import Linear
 from inference.engine.rope import RotaryEmbedding, rotate
@@ -128,27 +129,41 @@ class RunLayer(Protocol):
 class LlamaModel(nn.Module):
     """The whole decoder, of Llama or of who varies it: what differs is a field of its config, never its name.
 
-    `kind` is "fp32", "bf16" or "int8" (weights; activations are then bf16).
+    `kind` is "fp32", "bf16" or "int8" (products; all else is then bf16), which `calibration_ids`, some tokens of any
+    text, are needed for.
     """
 
-    def __init__(self, config: ModelConfig, source: TensorSource, kind: str) -> None:
+    def __init__(
+        self, config: ModelConfig, source: TensorSource, kind: str, calibration_ids: list[int]
+    ) -> None:
         super().__init__()
         self.config, self.kind = config, kind
         dtype = Linear.activation_dtype(kind)
         hidden = config.hidden_size
         table = source.get("model.embed_tokens.weight", (config.vocab_size, hidden))
         self.embed_tokens = nn.Parameter(table.to(dtype), requires_grad=False)
-        self.layers = nn.ModuleList(Layer(config, index, source, kind) for index in range(config.num_layers))
-        self.norm = RMSNorm(_norm_weight(config, source, "model.norm", hidden, kind), config.rms_norm_eps)
-        if config.tie_word_embeddings:
-            self.lm_head = Linear.from_weight(self.embed_tokens.data if kind != "int8" else table, None, kind)
-        else:
-            self.lm_head = Linear.load(source, {"lm_head": config.vocab_size}, hidden, bias=False, kind=kind)
         factors = source.rope_factors()
         ropes = [config.rope, config.local_rope] if config.local_rope else [config.rope]
         self.rotary_embeddings = nn.ModuleList(
             RotaryEmbedding(rope, config.head_dim, factors) for rope in ropes
         )
+        calibration = None
+        if kind == "int8":
+            ids = torch.tensor(calibration_ids)
+            calibration = Calibration(config, self._embed(ids), self._turns(torch.arange(len(ids))))
+        self.layers = nn.ModuleList()
+        for index in range(config.num_layers):
+            layer = Layer(config, index, source, kind)
+            if calibration is not None:
+                calibration.quantise_layer(layer)
+            self.layers.append(layer)
+        self.norm = RMSNorm(_norm_weight(config, source, "model.norm", hidden, kind), config.rms_norm_eps)
+        if config.tie_word_embeddings:
+            self.lm_head = Linear.from_weight(self.embed_tokens.data, None, kind)
+        else:
+            self.lm_head = Linear.load(source, {"lm_head": config.vocab_size}, hidden, bias=False, kind=kind)
+        if calibration is not None:
+            calibration.quantise_head(self.norm, self.lm_head)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -161,13 +176,19 @@ class LlamaModel(nn.Module):
 
         `run` computes a layer in another way than the layer itself would.
         """
-        turns = [rotary(positions) for rotary in self.rotary_embeddings]
-        x = F.embedding(ids, self.embed_tokens) * self.config.embedding_scale
+        turns = self._turns(positions)
+        x = self._embed(ids)
         for layer in self.layers:
             assert isinstance(layer, Layer)
             x = layer(x, turns, attend) if run is None else run(layer, x, turns)
         normed: torch.Tensor = self.norm(x)
         return normed
+
+    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return F.embedding(ids, self.embed_tokens) * self.config.embedding_scale
+
+    def _turns(self, positions: torch.Tensor) -> Turns:
+        return [rotary(positions) for rotary in self.rotary_embeddings]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [rows, hidden_size] -> fp32 [rows, vocab_size]."""

@@ -53,7 +53,7 @@ Benchmark = Callable[[], Iterator[Row]]
 
 def benchmarks() -> dict[str, Benchmark]:
     """Every benchmark, by the start of the names of its rows."""
-    from tests.load import conversation, lookup, memory, sockets, streaming, throughput, turns
+    from tests.load import conversation, lookup, memory, precision, sockets, streaming, throughput, turns
 
     return {
         "chat.rate.1": partial(streaming.rate, 1, 0.95),
@@ -71,6 +71,7 @@ def benchmarks() -> dict[str, Benchmark]:
         "engine.memory": memory.beside_model_and_cache,
         "engine.growth": memory.growth,
         "engine.ttft": turns.time_to_first_token,
+        "engine.ppl": precision.against_fp32,
     }
 
 
