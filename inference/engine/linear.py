@@ -9,11 +9,11 @@ from torch import nn
 from inference.engine.int8 import Int8Product, Int8Weights, multiplies_int8
 from inference.engine.weights import TensorSource
 
-# Up to here a product with weights in 4 bits is faster than with the same in bf16 (measured on two cores with AVX-512:
-# 2.4 times for one row, 1.4 for four), and slower beyond.
+# Up to here a product with weights in 4 bits is faster than with the same in bf16 or int8 (measured on two cores with
+# AVX-512: 2.4 times bf16 for one row, 1.4 for four), and slower beyond.
 INT4_ROWS, _INT4_GROUP = 4, 32
-# Beside int8, larger matrices gain nothing from 4 bits, not even with a single row.
-_INT4_BESIDE_INT8 = 1_500_000
+# Where int8 is multiplied in hardware: rounding the inputs of smaller matrices takes as long as their product saves.
+_INT8_LEAST = 600_000
 # oneDNN lays weights out for about this many rows; the layout serves one row and hundreds as well (within 10 %).
 _PACKED_FOR = 16
 
@@ -23,8 +23,8 @@ class Linear(nn.Module):
 
     fp32 and bf16 on a CPU are laid out for oneDNN, once: measured on two cores against weights as they are, fp32 with
     AVX2 is 1.7 times as fast for one row, 3 times for four, 1.4 times for sixteen, bf16 with AVX-512 about twice up
-    to sixteen. bf16 weights that came out of 4 bits, as those of a Q4 GGUF did, are kept as such too, for few rows.
-    int8 begins as bf16, until `quantise` is called.
+    to sixteen. bf16 or int8 weights that came out of 4 bits, as those of a Q4 GGUF did, are kept as such too, for few
+    rows: these wait for memory. int8 begins as bf16, until `quantise` is called; small matrices stay so.
     """
 
     int4_levels: torch.Tensor | None
@@ -32,16 +32,14 @@ class Linear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kind: str) -> None:
         super().__init__()
-        self.packed = kind != "int8" and not weight.is_cuda and torch.backends.mkldnn.is_available()
+        self.packed = False
         self.register_buffer("int4_levels", None, persistent=False)
         self.register_buffer("int4_scales", None, persistent=False)
-        if self.packed and kind == "bf16":
-            self._keep_int4(weight)
         self.int8: Int8Product | Int8Weights | None = None
-        if self.packed:
-            weight = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_FOR)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        if kind != "int8":
+            self._lay_out()
 
     @staticmethod
     def activation_dtype(kind: str) -> torch.dtype:
@@ -63,18 +61,32 @@ class Linear(nn.Module):
         return cls(weight.to(dtype).contiguous(), None if bias is None else bias.to(dtype), kind)
 
     def quantise(self, largest: torch.Tensor) -> None:
-        """Turns bf16 into int8; `largest` [inputs] says how far each input reaches, by example."""
+        """Turns bf16 into int8, where that gains anything; `largest` [inputs]: how far each input reaches, by example."""
         weight = self.weight.data
-        if not weight.is_cuda and weight.numel() <= _INT4_BESIDE_INT8:
+        in_hardware = not weight.is_cuda and multiplies_int8()
+        if in_hardware and weight.numel() < _INT8_LEAST:
+            self._lay_out()
+            return
+        if not weight.is_cuda:
             self._keep_int4(weight)
-        if not weight.is_cuda and multiplies_int8():
-            self.int8 = Int8Product(weight.float(), largest.float())
-        else:
-            self.int8 = Int8Weights(weight.float())
+        self.int8 = (
+            Int8Product(weight.float(), largest.float()) if in_hardware else Int8Weights(weight.float())
+        )
         del self.weight
 
     def _keep_int4(self, weight: torch.Tensor) -> None:
         self.int4_levels, self.int4_scales = _as_int4(weight) or (None, None)
+
+    def _lay_out(self) -> None:
+        weight, mkldnn = self.weight.data, torch.ops.mkldnn
+        if weight.is_cuda or not torch.backends.mkldnn.is_available():
+            return
+        if weight.dtype == torch.bfloat16:
+            self._keep_int4(weight)
+            if not mkldnn._is_mkldnn_bf16_supported():
+                return
+        self.packed = True
+        self.weight = nn.Parameter(mkldnn._reorder_linear_weight(weight, _PACKED_FOR), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.int4_levels is not None and x.shape[0] <= INT4_ROWS:
