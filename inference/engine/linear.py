@@ -61,7 +61,7 @@ class Linear(nn.Module):
         return cls(weight.to(dtype).contiguous(), None if bias is None else bias.to(dtype), kind)
 
     def quantise(self, largest: torch.Tensor) -> None:
-        """Turns bf16 into int8, where that gains anything; `largest` [inputs]: how far each input reaches, by example."""
+        """Turns bf16 into int8, where that gains anything; `largest` [inputs]: how far each reaches, by example."""
         weight = self.weight.data
         in_hardware = not weight.is_cuda and multiplies_int8()
         if in_hardware and weight.numel() < _INT8_LEAST:
