@@ -61,7 +61,10 @@ class TorchEngine:
         self._blocks = BlockManager(self._cache.num_blocks)
         self._scheduler = Scheduler(self._blocks, max_running=max_running, max_waiting=max_waiting)
         self._sequences: dict[str, Sequence] = {}
-        self.compiled = CompiledLayers(self._model, compiled) if compiled is not None else None
+        self.compiled: CompiledLayers | None = None
+        # What rounds to int8 is not known to the compiler yet.
+        if compiled is not None and loaded.dtype != "int8":
+            self.compiled = CompiledLayers(self._model, compiled)
 
     @property
     def has_work(self) -> bool:

@@ -63,7 +63,7 @@ def serve(folder: Path) -> int:
         _run(engine, texts, sampling, seed)
     engine.close()
     model = loaded.model
-    held = {tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
+    held = {id(tensor): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
     cache = loaded.config.kv_elements_per_token * model.dtype.itemsize * _KV_TOKENS
     return _resident() - sum(held.values()) - cache
 
