@@ -29,7 +29,6 @@ from webapp.core.interpreter import settle
 logger = logging.getLogger(__name__)
 
 _RELOAD_SECONDS = 5.0
-_MAX_FAILED_STEPS = 3  # in a row
 _DEADLINES_EVERY = 0.5
 # A step of a thousand replies makes ten thousand objects, and drops them all again without the collector's help.
 _COLLECT_AFTER = (20_000, 20, 50)
@@ -61,7 +60,6 @@ class EngineThread:
         self._inbox: queue.SimpleQueue[Running | str] = queue.SimpleQueue()  # to start; ids to stop
         self._wake = threading.Event()
         self._running: dict[str, Running] = {}
-        self._failed_steps = 0
         self._deadlines_checked = 0.0
         self._thread = threading.Thread(target=self._drive_or_give_up, name="engine", daemon=True)
 
@@ -120,7 +118,7 @@ class EngineThread:
             self._take_in()
             self._check_deadlines()
             if self._engine is not None and self._engine.has_work:
-                self._put_out(self._step())
+                self._put_out(self._engine.step())
             else:
                 self._wait()
         # What we emitted is in the log before another worker can read it.
@@ -243,25 +241,6 @@ class EngineThread:
         self._engine.cancel(running.request.id)
 
     # --- stepping -------------------------------------------------------------------------------------------
-    def _step(self) -> list[StepOutput]:
-        assert self._engine is not None
-        try:
-            outputs = self._engine.step()
-            self._failed_steps = 0
-            return outputs
-        except Exception:
-            # One step failed as a whole: end what was running with a sentence, and go on serving. A device that
-            # is lost fails every step from then on, and only a new process gets it back.
-            logger.exception("an engine step failed")
-            self._failed_steps += 1
-            if self._failed_steps >= _MAX_FAILED_STEPS:
-                raise
-            outputs = []
-            for request_id in self._running:
-                self._engine.cancel(request_id)
-                outputs.append(StepOutput(request_id, [], finish_reason="error", error=BROKE))
-            return outputs
-
     def _put_out(self, outputs: list[StepOutput]) -> None:
         """Logs one step, and sends what it finished to the finisher."""
         texts: list[tuple[Emission, str, list[int]]] = []

@@ -6,6 +6,7 @@ sampler -> IncrementalDetokenizer -> StepOutput.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -28,7 +29,11 @@ from inference.engine.sequence import Sequence
 from inference.engine.settings import resolve_max_tokens, resolve_settings
 from inference.text.detokenizer import IncrementalDetokenizer
 
+logger = logging.getLogger(__name__)
+
 _MAX_CACHE_BYTES = 4 * 2**30
+_MAX_FAILED_STEPS = 3  # in a row
+_STEP_FAILED = "The model broke off because of an error on our side. Try again."
 _NOT_FINITE = "The model gave numbers that are not finite, so nothing can be said of this text."
 
 
@@ -61,6 +66,7 @@ class TorchEngine:
         self._blocks = BlockManager(self._cache.num_blocks)
         self._scheduler = Scheduler(self._blocks, max_running=max_running, max_waiting=max_waiting)
         self._sequences: dict[str, Sequence] = {}
+        self._failed_steps = 0
         self.compiled: CompiledLayers | None = None
         # What rounds to int8 is not known to the compiler yet.
         if compiled is not None and loaded.dtype != "int8":
@@ -85,8 +91,12 @@ class TorchEngine:
         vocab_size = self._loaded.config.vocab_size
         if not all(0 <= token < vocab_size for token in request.prior_token_ids):
             raise InvalidRequest("The tokens to continue from are not of this model.")
-        if not all(0 <= token < vocab_size for token in sampling.logit_bias):
-            raise InvalidRequest("logit_bias has tokens that are not of this model.")
+        for name, tokens in (
+            ("logit_bias", sampling.logit_bias),
+            ("stop_token_ids", sampling.stop_token_ids),
+        ):
+            if not all(0 <= token < vocab_size for token in tokens):
+                raise InvalidRequest(f"{name} has tokens that are not of this model.")
         prompt = self._prompts.build(request)
         room = self.context_length - len(prompt.ids)
         wanted = 0 if request.pooling else resolve_max_tokens(sampling, self._loaded.defaults)
@@ -136,6 +146,20 @@ class TorchEngine:
         plan = self._scheduler.schedule()
         if not plan:
             return outputs
+        try:
+            self._compute(plan, outputs)
+        except Exception:
+            self._failed_steps += 1
+            if self._failed_steps == _MAX_FAILED_STEPS:
+                raise
+            logger.exception("a step of %d requests failed", len(plan))
+            self._end_all(plan, outputs)
+        else:
+            self._failed_steps = 0
+        return outputs
+
+    def _compute(self, plan: list[tuple[Sequence, int]], outputs: list[StepOutput]) -> None:
+        """One forward pass; what comes of it is added to the outputs."""
         spans = [Span(sequence.computed, count, sequence.block_table) for sequence, count in plan]
         ids = [
             t
@@ -162,7 +186,6 @@ class TorchEngine:
                     outputs.append(self._finish_reading(sequence, sequence.reader))
         if ready:
             outputs += self._choose(self._model.logits(hidden[last_rows]), ready)
-        return outputs
 
     @property
     def prefix_use(self) -> PrefixUse:
@@ -258,6 +281,16 @@ class TorchEngine:
     def _fail(self, sequence: Sequence, error: str) -> StepOutput:
         self._remove(sequence, poisoned=True)
         return StepOutput(sequence.id, [], sequence.detokenizer.finish(), "error", error)
+
+    def _end_all(self, plan: list[tuple[Sequence, int]], outputs: list[StepOutput]) -> None:
+        """After a failure half-way through: every one of them ends, if it has not, and is said to have ended."""
+        said = {output.request_id for output in outputs}
+        for sequence, _ in plan:
+            if sequence.id in self._sequences:
+                self._remove(sequence, poisoned=True)
+            if sequence.id not in said:
+                rest = sequence.detokenizer.finish()
+                outputs.append(StepOutput(sequence.id, [], rest, "error", _STEP_FAILED))
 
     def _remember(self, sequence: Sequence) -> None:
         """Its text will come back as a message of the next turn, unless a stop string cut it off from its tokens."""

@@ -35,7 +35,7 @@ class InvalidGrammar(EngineError):
 
 
 class EngineBusy(EngineError):
-    """The waiting list is full; nothing was kept, try again later."""
+    """The waiting list is full, or its workspace's share of it; nothing was kept, try again later."""
 
     code = "engine_busy"
 
@@ -75,7 +75,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     choice: int = 0
     prior_token_ids: list[int] = []
     truncate_oldest: bool = False
-    cache_salt: str = ""
+    cache_salt: str = (
+        ""  # the workspace's: those of one share what is cached, and take turns with others as one
+    )
 
 
 class Admission(msgspec.Struct, frozen=True):
@@ -140,7 +142,11 @@ class Engine(Protocol):
         """Ends a request with "cancelled" at the next step; an unknown or finished id is no error."""
 
     def step(self) -> list[StepOutput]:
-        """One forward pass over what is running (and what can be admitted). Empty when idle."""
+        """One forward pass over what is running (and what can be admitted). Empty when idle.
+
+        A pass that fails ends the requests in it with "error". Raises where that happens again and again: the engine
+        is beyond repair, as with a device that is lost, and what it ran did not end.
+        """
 
     @property
     def has_work(self) -> bool:

@@ -51,6 +51,8 @@ class PromptBuilder:
             return self._fitting(Prompt(ids))
         if not request.messages:
             raise InvalidRequest("There is no message to answer.")
+        if not all(isinstance(message, dict) for message in request.messages):
+            raise InvalidRequest("A message is an object with a role and a content.")
         if request.truncate_oldest:
             return self._fitting(self._truncated(request))
         return self._fitting(Prompt(self._render(request.messages, request.cache_salt)))

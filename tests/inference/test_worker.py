@@ -175,19 +175,43 @@ def test_an_end_that_cannot_be_stored_is_a_failed_reply_and_not_one_that_hangs(
         generation_ended.disconnect(receiver)
 
 
-def test_an_engine_that_fails_again_and_again_ends_its_process(
+def test_an_engine_beyond_repair_ends_its_process_and_another_worker_answers(
     start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(OneWordEngine, "breaks", True)
     generation = ask()
     host = start()
     host.run(str(generation.id))
-    assert ended(generation).state == "failed"
     wait_until(lambda: getattr(host, "gave_up", False), "the worker to give up", 10)
     other = ask()
     host.run(str(other.id))  # returns, and does not claim
     other.refresh_from_db()
     assert other.state == "queued"
+    host.stop()
+    monkeypatch.setattr(OneWordEngine, "breaks", False)
+    services.reap()
+    generation.refresh_from_db()
+    assert generation.state == "queued"
+    start().run(str(generation.id))
+    assert (ended(generation).text, generation.attempt) == ("word", 2)
+
+
+def test_a_failed_step_ends_its_replies_and_the_next_one_is_answered(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(engine: OneWordEngine) -> list[StepOutput]:
+        done, engine._requests = engine._requests, []
+        return [StepOutput(id_, [], finish_reason="error", error="The step failed.") for id_ in done]
+
+    host = start()
+    with monkeypatch.context() as patch:
+        patch.setattr(OneWordEngine, "step", failed)
+        generation = ask()
+        host.run(str(generation.id))
+        assert (ended(generation).state, generation.error_message) == ("failed", "The step failed.")
+    other = ask()
+    host.run(str(other.id))
+    assert ended(other).text == "word"
 
 
 def test_what_the_worker_claimed_and_then_lost_is_given_back(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from inference.engine.engine import TorchEngine
 from inference.engine.interface import EngineBusy, InvalidRequest, PromptTooLong, Request
 from inference.engine.loader import load_engine
-from inference.parameters import SamplingParams
+from inference.parameters import Regex, SamplingParams
 from tests.inference.engine.running import Answer, ask, chat, collect, run
 from tests.inference.tiny_models import save_model, save_tokenizer
 
@@ -116,6 +116,13 @@ def test_a_prompt_larger_than_the_memory_for_keys_is_refused_and_never_waits(tin
         (ask("a", prior_token_ids=[10_000]), "not of this model"),
         (ask("a", prior_token_ids=[-1]), "not of this model"),
         (ask("a", sampling=SamplingParams(max_tokens=0)), "max_tokens"),
+        (Request(id="x", messages=["hi"]), "an object with a role"),  # type: ignore[list-item]
+        (ask("a", sampling=SamplingParams(stop_token_ids=(10_000,))), "stop_token_ids has tokens"),
+        (
+            ask("a", sampling=SamplingParams(stop_token_ids=(-1,), response_format=Regex("a+"))),
+            "stop_token_ids has tokens",
+        ),
+        (ask("a", sampling=SamplingParams(logit_bias={10_000: 1.0})), "logit_bias has tokens"),
     ],
 )
 def test_a_request_that_makes_no_sense_is_refused_in_a_sentence(
@@ -124,6 +131,49 @@ def test_a_request_that_makes_no_sense_is_refused_in_a_sentence(
     with pytest.raises(InvalidRequest, match=says):
         engine.submit(request_)
     assert not engine.has_work
+
+
+OUT_OF_RANGE: dict[str, list[Any]] = {
+    "temperature": [-0.01, 2.01, float("inf")],
+    "top_p": [0.0, 1.01],
+    "top_k": [-1, 10**9],
+    "min_p": [-0.01, 1.01],
+    "repetition_penalty": [0.0, -1.0, 10.1],
+    "presence_penalty": [-2.1, 2.1],
+    "frequency_penalty": [-2.1, 2.1],
+    "max_tokens": [-1, 10**9],
+    "logprobs": [-1, 21],
+    "prompt_logprobs": [-1, 21],
+    "stop": [("",), ("x" * 501,), ("x",) * 17],
+    "logit_bias": [{5: 100.1}, {5: -100.1}, dict.fromkeys(range(1025), 1.0)],
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_a_sampling_value_out_of_its_range_is_named_and_the_engine_goes_on(
+    name: str, engine: TorchEngine
+) -> None:
+    nan: dict[str, Any] = {"stop": ("",), "logit_bias": {5: float("nan")}}
+    for value in (*OUT_OF_RANGE[name], nan.get(name, float("nan"))):
+        with pytest.raises(InvalidRequest, match=name):
+            engine.submit(ask("a", sampling=SamplingParams(**{name: value})))
+    assert run(engine, ask("a"))[0].finish_reason
+
+
+def test_a_hostile_chat_template_refuses_conversations_and_nothing_else(tmp_path: Path) -> None:
+    save_model(tmp_path)
+    save_tokenizer(tmp_path, template="{% for a in range(9) %}{{ ''.__class__.__mro__ }}{% endfor %}")
+    engine = load_engine(tmp_path, dtype="fp32")
+    engine.submit(ask("The", "runs"))
+    engine.step()
+    for n in range(2):
+        with pytest.raises(InvalidRequest, match="template"):
+            engine.submit(chat("hi", str(n)))
+    answers = {"runs": Answer()}
+    collect(engine, answers)
+    assert answers["runs"].finish_reason
+    engine.check_integrity()
+    engine.close()
 
 
 def test_two_requests_cannot_have_one_id(engine: TorchEngine) -> None:
