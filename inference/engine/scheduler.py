@@ -8,15 +8,16 @@ as another did has less.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
 
 from inference.engine.blocks import BLOCK_SIZE, BlockManager, OutOfBlocks, blocks_for, chain_names
-from inference.engine.interface import EngineBusy
+from inference.engine.fairness import FairQueue
 from inference.engine.sequence import Sequence
 
 # Tokens of prompts in one step: with somebody waiting for their next word, and without.
 _CHUNK_SHARED, _CHUNK_ALONE = 128, 512
+# What a token of the answer weighs against one that was known before, when workspaces take turns: as in the VTC paper.
+_ANSWERED_WEIGHT = 2
 
 
 class PrefixUse(NamedTuple):
@@ -29,8 +30,8 @@ class PrefixUse(NamedTuple):
 class Scheduler:
     def __init__(self, blocks: BlockManager, *, max_running: int, max_waiting: int) -> None:
         self._blocks = blocks
-        self._max_running, self._max_waiting = max_running, max_waiting
-        self.waiting: deque[Sequence] = deque()
+        self._max_running = max_running
+        self.waiting: FairQueue[Sequence] = FairQueue(max_waiting)
         self.running: list[Sequence] = []  # oldest first
         self.prefix_use = PrefixUse(0, 0)
 
@@ -38,21 +39,23 @@ class Scheduler:
         return len(self.waiting) + len(self.running)
 
     def add(self, sequence: Sequence) -> None:
-        """Raises EngineBusy where the waiting list is full."""
-        if len(self.waiting) >= self._max_waiting:
-            raise EngineBusy("The model has too many requests waiting; try again in a moment.")
-        self.waiting.append(sequence)
+        """Raises EngineBusy where the waiting list is full, and its workspace has its share of it."""
+        self.waiting.add(sequence)
 
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> list[int]:
         """Takes a sequence out and its memory back; answers the blocks that nobody holds any more."""
         if sequence in self.running:
             self.running.remove(sequence)
-        elif sequence in self.waiting:
+        else:
             self.waiting.remove(sequence)
         return self._blocks.release(sequence.block_table, poisoned=poisoned)
 
     def computed(self, sequence: Sequence) -> None:
         """Its computed tokens gave sound numbers: whoever begins with the same ones need not compute them."""
+        self.waiting.charge(
+            sequence.salt, _ANSWERED_WEIGHT * (len(sequence.token_ids) - sequence.charged_tokens)
+        )
+        sequence.charged_tokens = len(sequence.token_ids)
         full = sequence.computed // BLOCK_SIZE
         if full > sequence.published:
             chain_names(sequence.chain_root, sequence.block_names, sequence.token_ids, full)
@@ -76,17 +79,28 @@ class Scheduler:
         for sequence in [s for s in self.running if s not in plan]:
             if budget and sequence in self.running:
                 budget -= self._reserve(sequence, min(sequence.missing, budget), plan)
-        while budget and self.waiting and len(self.running) < self._max_running:
-            sequence = self.waiting[0]
-            if not self._admit(sequence):
-                break
-            self.running.append(self.waiting.popleft())
-            budget -= self._reserve(sequence, min(sequence.missing, budget), plan)
+        self._let_in(budget, plan)
         return list(plan.items())
 
-    def _admit(self, sequence: Sequence) -> bool:
-        """Gives it what is known of its beginning; not before all it knows fits, so that a newcomer pushes nobody
-        out at once, nor while another computes what comes next in it."""
+    def _let_in(self, budget: int, plan: dict[Sequence, int]) -> None:
+        """Those who wait, in turn. One that lacks memory keeps those behind it out as well, or it would never have it;
+        one that waits for something else is passed."""
+        turns = self.waiting.in_turn()
+        while budget and len(self.running) < self._max_running and (sequence := next(turns, None)):
+            found = self._known_beginning(sequence)
+            if found is None:
+                continue
+            if not self._admit(sequence, found):
+                return
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+            if not sequence.charged_tokens:
+                self.waiting.charge(sequence.salt, sequence.missing)
+                sequence.charged_tokens = len(sequence.token_ids)
+            budget -= self._reserve(sequence, min(sequence.missing, budget), plan)
+
+    def _known_beginning(self, sequence: Sequence) -> list[int] | None:
+        """The blocks of its beginning that are there; None while another computes what comes next in it."""
         chain_names(
             sequence.chain_root,
             sequence.block_names,
@@ -96,7 +110,11 @@ class Scheduler:
         most = sequence.skippable // BLOCK_SIZE
         found = self._blocks.find(sequence.block_names[:most])
         if len(found) < most and self._is_coming(sequence.block_names, len(found)):
-            return False
+            return None
+        return found
+
+    def _admit(self, sequence: Sequence, found: list[int]) -> bool:
+        """Not before all it knows fits, so that a newcomer pushes nobody out at once."""
         self._blocks.hold(found)
         if blocks_for(len(sequence.token_ids) + 1) - len(found) > self._blocks.free:
             self._blocks.release(found)
@@ -135,4 +153,4 @@ class Scheduler:
         self.running.remove(sequence)
         self._blocks.release(sequence.block_table)
         sequence.computed = 0
-        self.waiting.appendleft(sequence)
+        self.waiting.put_back(sequence)

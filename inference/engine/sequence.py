@@ -26,6 +26,7 @@ class Sequence:
     block_table: list[int] = field(default_factory=list)
     block_names: list[bytes] = field(default_factory=list)  # of its full blocks, as far as asked for
     published: int = 0  # its first blocks that others can find
+    charged_tokens: int = 0  # its first tokens that its workspace's counter holds: see `fairness`
     salt: str = ""
     text: list[str] = field(default_factory=list)  # given out so far, in pieces
     logprobs: int | None = None  # alternatives to list with each answered token
