@@ -15,6 +15,10 @@ import torch.nn.functional as F
 from inference.engine.blocks import BLOCK_SIZE
 from inference.engine.kv_cache import KVCache
 
+# Up to so many tokens of one sequence, all queries that share a key-value head are one product: measured on two cores,
+# 1.2 to 1.3 times as fast for 2 to 8 tokens. Beyond, the mask would become too large for what it saves.
+_FEW = 16
+
 # By the window of the layer: 0 where a query sees a key, -inf where not.
 Masks = dict[int | None, torch.Tensor]
 
@@ -99,8 +103,14 @@ class PagedAttention:
         self, layer: int, chunk: _Chunk, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
         cache, count = self.cache, query.shape[0]
-        folded = query.view(count, cache.kv_heads, -1, cache.head_dim).permute(1, 2, 0, 3)
+        folded = query.view(count, cache.kv_heads, -1, cache.head_dim).transpose(0, 1)
+        group = folded.shape[2]
         mask = chunk.masks.get(cache.layer_windows[layer])
+        if mask is not None and count <= _FEW:
+            folded = folded.reshape(cache.kv_heads, 1, count * group, cache.head_dim)
+            mask = mask.repeat_interleave(group, dim=0)
+        else:
+            folded = folded.transpose(1, 2)
         if chunk.span.start == 0:
             keys, values = key.transpose(0, 1), value.transpose(0, 1)
         else:
@@ -114,7 +124,9 @@ class PagedAttention:
             attn_mask=mask,
             is_causal=mask is None,
         )
-        return out.permute(2, 0, 1, 3).reshape(query.shape)
+        # [kv_heads, count, group, head_dim], however they were folded
+        out = out.transpose(1, 2).reshape(cache.kv_heads, count, group, cache.head_dim)
+        return out.transpose(0, 1).reshape(query.shape)
 
 
 def _slots(span: Span) -> torch.Tensor:

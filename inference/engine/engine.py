@@ -1,4 +1,6 @@
-"""The engine: many requests at once through one Transformer, one token each a step. Knows no services, only requests.
+"""The engine: many requests at once through one Transformer, one token each a step, more where guesses were right.
+
+Knows no services, only requests.
 
 Implements `inference.engine.interface.Engine`. A request flows: PromptBuilder -> Sequence -> Scheduler -> LlamaModel ->
 sampler -> IncrementalDetokenizer -> StepOutput.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from itertools import accumulate, islice
 from pathlib import Path
 
 import torch
@@ -19,8 +22,10 @@ from inference.engine.compiled import CompiledLayers
 from inference.engine.grammar import GrammarCompiler
 from inference.engine.interface import Admission, InvalidRequest, Request, StepOutput
 from inference.engine.kv_cache import KVCache
+from inference.engine.linear import INT4_ROWS
 from inference.engine.loaded_model import LoadedModel
 from inference.engine.logprobs import token_logprobs
+from inference.engine.lookup import LookupUse, PromptLookup
 from inference.engine.prompt import PromptBuilder
 from inference.engine.reading import Pooler, PromptReader, PromptScorer
 from inference.engine.sampler import SamplingFailure, SamplingState, sample
@@ -48,7 +53,9 @@ class TorchEngine:
         max_waiting: int = 512,
         kv_tokens: int | None = None,
         compiled: Path | None = None,
+        speculation: bool = True,
     ) -> None:
+        """`speculation` guesses tokens (see `lookup`): it changes no answer, only how many steps it takes."""
         self._loaded, self._model = loaded, loaded.model
         self.model_digest = loaded.digest
         self.dtype = loaded.dtype
@@ -67,6 +74,8 @@ class TorchEngine:
         self._scheduler = Scheduler(self._blocks, max_running=max_running, max_waiting=max_waiting)
         self._sequences: dict[str, Sequence] = {}
         self._failed_steps = 0
+        self._speculation = speculation
+        self.lookup_use = LookupUse(0, 0)  # since the engine began
         self.compiled: CompiledLayers | None = None
         # What rounds to int8 is not known to the compiler yet.
         if compiled is not None and loaded.dtype != "int8":
@@ -125,6 +134,8 @@ class TorchEngine:
             logprobs=sampling.logprobs,
             grammar=grammar,
             reader=self._reader(request, prompt.ids),
+            # What a grammar allows after a guess is not known before the guess is taken.
+            lookup=PromptLookup() if self._speculation and grammar is None else None,
             finish_reason="stop" if grammar is not None and grammar.finished else None,
         )
         for token in request.prior_token_ids:
@@ -160,32 +171,38 @@ class TorchEngine:
 
     def _compute(self, plan: list[tuple[Sequence, int]], outputs: list[StepOutput]) -> None:
         """One forward pass; what comes of it is added to the outputs."""
-        spans = [Span(sequence.computed, count, sequence.block_table) for sequence, count in plan]
         ids = [
             t
             for sequence, count in plan
-            for t in sequence.token_ids[sequence.computed : sequence.computed + count]
+            for t in sequence.token_ids[sequence.computed : sequence.computed + count] + sequence.draft
         ]
         compiled = self.compiled if self.compiled is not None and self.compiled.ready else None
+        spans: list[Span] = []
+        for sequence, count in plan:
+            # Few drafted tokens are faster as so many single ones, where these are compiled.
+            pieces = count if compiled and sequence.draft and count <= INT4_ROWS else 1
+            starts = range(sequence.computed, sequence.computed + pieces)
+            spans += [Span(start, count // pieces, sequence.block_table) for start in starts]
         attend = PagedAttention(self._cache, spans, together=compiled is not None)
         run = compiled.over(attend) if compiled and attend.uniform else None
         hidden = self._model(torch.tensor(ids), attend.positions, attend, run)
-        last_rows: list[int] = []
+        wanted: list[int] = []  # rows that choose a token: the last known one's, and its draft's
         ready: list[Sequence] = []
         row = 0
         for sequence, count in plan:
             if sequence.reader is not None:
                 sequence.reader.read(sequence.computed, hidden[row : row + count])
             row += count
-            sequence.computed += count
+            # A guess counts as computed once it proves right.
+            sequence.computed += count - len(sequence.draft)
             if sequence.missing == 0:
                 if sequence.max_tokens > 0:
-                    last_rows.append(row - 1)
+                    wanted += range(row - 1 - len(sequence.draft), row)
                     ready.append(sequence)
                 elif sequence.reader is not None:
                     outputs.append(self._finish_reading(sequence, sequence.reader))
         if ready:
-            outputs += self._choose(self._model.logits(hidden[last_rows]), ready)
+            outputs += self._choose(self._model.logits(hidden[wanted]), ready)
 
     @property
     def prefix_use(self) -> PrefixUse:
@@ -230,20 +247,39 @@ class TorchEngine:
         return PromptScorer(prompt, top, self._model.logits, vocab_size, self.tokenizer.token_bytes)
 
     def _choose(self, logits: torch.Tensor, ready: list[Sequence]) -> list[StepOutput]:
-        """The next token of each, from its row of the logits."""
-        asking = [row for row, sequence in enumerate(ready) if sequence.logprobs is not None]
+        """The next tokens of each, from its rows of the logits: one, and one for each token of its draft."""
+        states = [sequence.sampling.along(sequence.draft) for sequence in ready]
+        ends = [*accumulate(map(len, states))]
+        rows = [slice(end - len(own), end) for end, own in zip(ends, states, strict=True)]
+        asking = [at for at, sequence in enumerate(ready) if sequence.logprobs is not None]
         # A copy, since the sampler changes what it is given.
-        raw = logits[asking] if asking else logits
-        chosen = sample(logits, [sequence.sampling for sequence in ready])
-        outputs = [self._take(sequence, token) for sequence, token in zip(ready, chosen, strict=True)]
+        raw = torch.cat([logits[rows[at]] for at in asking]) if asking else logits
+        chosen = sample(logits, [state for own in states for state in own])
+        outputs = [self._verify(sequence, chosen[own]) for sequence, own in zip(ready, rows, strict=True)]
         if asking:
-            said = [outputs[row].token_ids for row in asking]
-            tops = [ready[row].logprobs or 0 for row in asking]
-            tokens = [ids[0] if ids else 0 for ids in said]
-            scores = token_logprobs(raw, tokens, tops, self.tokenizer.token_bytes)
-            for row, ids, score in zip(asking, said, scores, strict=True):
-                outputs[row].logprobs = [score] if ids else []
+            said = [token for at in asking for token in chosen[rows[at]]]
+            tops = [ready[at].logprobs or 0 for at in asking for _ in states[at]]
+            tokens = [0 if isinstance(token, SamplingFailure) else token for token in said]
+            scores = iter(token_logprobs(raw, tokens, tops, self.tokenizer.token_bytes))
+            for at in asking:
+                outputs[at].logprobs = [*islice(scores, len(states[at]))][: len(outputs[at].token_ids)]
         return outputs
+
+    def _verify(self, sequence: Sequence, chosen: list[int | SamplingFailure]) -> StepOutput:
+        """Takes what was chosen after the known tokens, and after each guess as far as the guesses are right."""
+        draft, sequence.draft = sequence.draft, []
+        output = self._take(sequence, chosen[0])
+        accepted = 0
+        while accepted < len(draft) and not output.finish_reason and chosen[accepted] == draft[accepted]:
+            accepted += 1
+            sequence.computed += 1
+            more = self._take(sequence, chosen[accepted])
+            output.token_ids += more.token_ids
+            output.text += more.text
+            output.finish_reason, output.error = more.finish_reason, more.error
+        use = self.lookup_use
+        self.lookup_use = LookupUse(use.drafted + len(draft), use.accepted + accepted)
+        return output
 
     def _take(self, sequence: Sequence, token: int | SamplingFailure) -> StepOutput:
         if isinstance(token, SamplingFailure):

@@ -17,14 +17,20 @@ def load_engine(
     kv_tokens: int | None = None,
     digest_cache: Path | None = None,
     compiled: Path | None = None,
+    speculation: bool = True,
 ) -> TorchEngine:
     """An engine for the model at `path`: a GGUF, a Hugging Face folder, or a folder with one GGUF.
 
     `dtype` is "fp32", "bf16", "int8" or "auto"; `kv_tokens` bounds the tokens of all running requests together
-    [what fits in a quarter of the free memory, at most 4 GiB]. With the folder `compiled`, layers are compiled in the
-    background and kept there. Raises ModelLoadError.
+    [what fits in a quarter of the free memory, at most 4 GiB]; `speculation`: see TorchEngine. With the folder
+    `compiled`, layers are compiled in the background and kept there. Raises ModelLoadError.
     """
     loaded = load_model(Path(path), dtype=dtype, digest_cache=digest_cache)
     return TorchEngine(
-        loaded, max_running=max_running, max_waiting=max_waiting, kv_tokens=kv_tokens, compiled=compiled
+        loaded,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        kv_tokens=kv_tokens,
+        compiled=compiled,
+        speculation=speculation,
     )

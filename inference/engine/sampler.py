@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -66,6 +66,16 @@ class SamplingState:
         if self.seen is not None and self.counts is not None:
             self.seen[token] = True
             self.counts[token] += 1
+
+    def along(self, draft: list[int]) -> list[SamplingState]:
+        """This state, and those after each of the drafted tokens."""
+        states = [self]
+        for token in draft:
+            last = states[-1]
+            seen, counts = (kept if kept is None else kept.clone() for kept in (last.seen, last.counts))
+            states.append(replace(last, seen=seen, counts=counts))
+            states[-1].append(token)
+        return states
 
 
 class SamplingFailure(Exception):

@@ -75,12 +75,27 @@ class Scheduler:
             # An earlier one may have taken this one's memory.
             if sequence in self.running:
                 self._reserve(sequence, 1, plan)
+        if len(plan) == len(self.running) == 1:
+            self._speculate(self.running[0], plan)
         budget = _CHUNK_SHARED if plan else _CHUNK_ALONE
         for sequence in [s for s in self.running if s not in plan]:
             if budget and sequence in self.running:
                 budget -= self._reserve(sequence, min(sequence.missing, budget), plan)
         self._let_in(budget, plan)
         return list(plan.items())
+
+    def _speculate(self, sequence: Sequence, plan: dict[Sequence, int]) -> None:
+        """The only one that runs computes guessed tokens too: guesses would make the steps of others longer.
+
+        Measured as in lookup.py: with three guesses each, a step of two takes 2.1 times as long and one of four 2.6
+        times, where alone it is 1.3 times.
+        """
+        if sequence.lookup is None or sequence.reader is not None:
+            return
+        # The last token of an answer is never computed. Up to there, one alone always has the memory.
+        left = sequence.max_tokens - sequence.answered - 1
+        sequence.draft = sequence.lookup.draft(sequence.token_ids, left)
+        self._reserve(sequence, 1 + len(sequence.draft), plan)
 
     def _let_in(self, budget: int, plan: dict[Sequence, int]) -> None:
         """Those who wait, in turn. One that lacks memory keeps those behind it out as well, or it would never have it;
@@ -153,4 +168,5 @@ class Scheduler:
         self.running.remove(sequence)
         self._blocks.release(sequence.block_table)
         sequence.computed = 0
+        sequence.draft = []
         self.waiting.put_back(sequence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from inference.engine.grammar import Grammar
+from inference.engine.lookup import PromptLookup
 from inference.engine.reading import PromptReader
 from inference.engine.sampler import SamplingState
 from inference.text.detokenizer import IncrementalDetokenizer
@@ -32,6 +33,8 @@ class Sequence:
     logprobs: int | None = None  # alternatives to list with each answered token
     grammar: Grammar | None = None
     reader: PromptReader | None = None  # until it has seen all of the prompt
+    lookup: PromptLookup | None = None  # where answers are speculated on
+    draft: list[int] = field(default_factory=list)  # guesses that this step computes too
     cancelled: bool = False
     finish_reason: str | None = None  # set before the first step where an earlier attempt had reached its end
     error: str = ""

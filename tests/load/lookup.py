@@ -24,7 +24,7 @@ from tests.load.throughput import compare, demo_gguf
 _ROUNDS, _SEEDS = 3, 3
 _MAX_TOKENS = 192
 _SAMPLING = SamplingParams(temperature=0.7, top_p=0.9, max_tokens=_MAX_TOKENS)
-_LETTER = """Dear Mrs Halloway,
+LETTER = """Dear Mrs Halloway,
 
 Thank you for your order of 14 March. The blue enamel teapot and the six matching cups were packed on Monday and left \
 our warehouse in Bristol on Tuesday morning. The courier told us this afternoon that one of the parcels was damaged on \
@@ -63,7 +63,7 @@ def measure(folder: Path) -> dict[str, object]:
     for task in _TASKS:
         lengths = []
         for seed in range(_SEEDS):
-            request = _request(task + _LETTER, seed)
+            request = _request(task + LETTER, seed)
             tokens, took = _answer(engine, request)
             lengths.append(tokens)
             total, seconds = total + tokens, seconds + took
