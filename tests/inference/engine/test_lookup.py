@@ -38,6 +38,10 @@ def test_what_followed_the_last_two_tokens_before_is_drafted() -> None:
     assert guess([*range(20), 90], [4, 3]) == []
 
 
+def test_a_text_is_followed_as_long_as_it_repeats_whatever_else_its_words_stood_before() -> None:
+    assert guess([10, 11, 12, 13, 14, 15, 16, 99, 12, 13, 77], [10, 11, 12, 13]) == [14, 15, 16]
+
+
 def test_the_longer_the_text_repeats_the_more_is_drafted() -> None:
     prompt = [*range(100), 900]
     lengths = [len(guess(prompt, [*range(5, 5 + right)])) for right in range(2, 40)]
