@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from inference.engine.adapter_manager import AdapterManager
+from inference.engine.adapters import LoadedAdapter
 from inference.engine.answers import Answers
 from inference.engine.attention import PagedAttention, Span
 from inference.engine.blocks import BlockManager, chain_root
@@ -52,6 +54,9 @@ class TorchEngine:
         max_running: int = 32,
         max_waiting: int = 512,
         kv_tokens: int | None = None,
+        max_loras: int = 8,
+        max_lora_rank: int = 64,
+        max_cpu_loras: int = 32,
         compiled: Path | None = None,
         speculation: bool = True,
     ) -> None:
@@ -71,7 +76,16 @@ class TorchEngine:
         )
         self._grammars = GrammarCompiler(loaded.tokenizer, config.vocab_size)
         self._blocks = BlockManager(self._cache.num_blocks)
-        self._scheduler = Scheduler(self._blocks, max_running=max_running, max_waiting=max_waiting)
+        self._adapters = AdapterManager(
+            config,
+            loaded.model.dtype,
+            max_loras=max_loras,
+            max_lora_rank=max_lora_rank,
+            max_cpu_loras=max_cpu_loras,
+        )
+        self._scheduler = Scheduler(
+            self._blocks, self._adapters, max_running=max_running, max_waiting=max_waiting
+        )
         self._sequences: dict[str, Sequence] = {}
         self._failed_steps = 0
         self._speculation = speculation
@@ -106,6 +120,7 @@ class TorchEngine:
         ):
             if not all(0 <= token < vocab_size for token in tokens):
                 raise InvalidRequest(f"{name} has tokens that are not of this model.")
+        adapter = self._adapters.get(request.adapter) if request.adapter else None
         prompt = self._prompts.build(request)
         room = self.context_length - len(prompt.ids)
         wanted = 0 if request.pooling else resolve_max_tokens(sampling, self._loaded.defaults)
@@ -121,7 +136,10 @@ class TorchEngine:
         sequence = Sequence(
             id=request.id,
             salt=request.cache_salt,
-            chain_root=chain_root(self.model_digest, self.dtype, request.cache_salt),
+            chain_root=chain_root(
+                self.model_digest, self.dtype, adapter.digest if adapter else "", request.cache_salt
+            ),
+            adapter=adapter,
             token_ids=list(prompt.ids),
             prompt_tokens=len(prompt.ids),
             max_tokens=max_tokens,
@@ -155,6 +173,8 @@ class TorchEngine:
     def step(self) -> list[StepOutput]:
         outputs = self._leave()
         plan = self._scheduler.schedule()
+        if self._adapters.step(hurried=bool(plan)) and not plan:
+            plan = self._scheduler.schedule()
         if not plan:
             return outputs
         try:
@@ -184,7 +204,9 @@ class TorchEngine:
             starts = range(sequence.computed, sequence.computed + pieces)
             spans += [Span(start, count // pieces, sequence.block_table) for start in starts]
         attend = PagedAttention(self._cache, spans, together=compiled is not None)
-        run = compiled.over(attend) if compiled and attend.uniform else None
+        adapted = self._adapters.rows([(sequence.adapter, count) for sequence, count in plan])
+        way = adapted or (compiled if attend.uniform else None)
+        run = way.over(attend) if way else None
         hidden = self._model(torch.tensor(ids), attend.positions, attend, run)
         wanted: list[int] = []  # rows that choose a token: the last known one's, and its draft's
         ready: list[Sequence] = []
@@ -204,6 +226,27 @@ class TorchEngine:
         if ready:
             outputs += self._choose(self._model.logits(hidden[wanted]), ready)
 
+    def read_adapter(self, folder: Path) -> LoadedAdapter:
+        """Reads and checks a PEFT LoRA folder, which is slow; may be called from any thread. Raises InvalidAdapter."""
+        return self._adapters.read(folder)
+
+    def add_adapter(self, name: str, adapter: LoadedAdapter) -> None:
+        """From now on, requests for `name` use this adapter; those that are here finish with the one they began with.
+
+        It is put beside the weights when a request needs it. Of the names, the longest unused are forgotten.
+        """
+        self._adapters.add(name, adapter)
+
+    def load_adapter(self, name: str, folder: Path) -> str:
+        """`read_adapter` and `add_adapter` in one; answers the adapter's content digest."""
+        adapter = self.read_adapter(folder)
+        self.add_adapter(name, adapter)
+        return adapter.digest
+
+    def remove_adapter(self, name: str) -> None:
+        """New requests for `name` are refused; those that are here finish. An unknown name is no error."""
+        self._adapters.remove(name)
+
     @property
     def prefix_use(self) -> PrefixUse:
         """Since the engine began."""
@@ -216,6 +259,9 @@ class TorchEngine:
     def check_integrity(self) -> None:
         """Raises AssertionError where memory was lost or given out twice."""
         self._blocks.check_integrity([sequence.block_table for sequence in self._sequences.values()])
+        self._adapters.check_integrity(
+            [s.adapter for s in self._sequences.values() if s.adapter is not None and s.pinned]
+        )
         if len(self._scheduler) != len(self._sequences):
             raise AssertionError(f"{len(self._scheduler)} sequences scheduled of {len(self._sequences)}.")
 

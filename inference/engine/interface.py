@@ -34,6 +34,16 @@ class InvalidGrammar(EngineError):
     code = "invalid_grammar"
 
 
+class UnknownAdapter(EngineError):
+    code = "unknown_adapter"
+
+
+class InvalidAdapter(EngineError):
+    """An adapter's files are missing, truncated, hostile, of another model or of a kind that is not served."""
+
+    code = "invalid_adapter"
+
+
 class EngineBusy(EngineError):
     """The waiting list is full, or its workspace's share of it; nothing was kept, try again later."""
 
@@ -78,6 +88,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: str = (
         ""  # the workspace's: those of one share what is cached, and take turns with others as one
     )
+    adapter: str = ""  # the name one was loaded under; "" is the base model
 
 
 class Admission(msgspec.Struct, frozen=True):
@@ -136,7 +147,8 @@ class Engine(Protocol):
         """
 
     def submit(self, request: Request) -> Admission:
-        """Queues a request. Raises PromptTooLong, InvalidRequest, InvalidGrammar or EngineBusy, keeping nothing."""
+        """Queues a request. Raises PromptTooLong, InvalidRequest, InvalidGrammar, UnknownAdapter or EngineBusy, keeping
+        nothing."""
 
     def cancel(self, request_id: str) -> None:
         """Ends a request with "cancelled" at the next step; an unknown or finished id is no error."""

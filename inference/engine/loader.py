@@ -15,6 +15,8 @@ def load_engine(
     max_running: int = 32,
     max_waiting: int = 512,
     kv_tokens: int | None = None,
+    max_loras: int = 8,
+    max_lora_rank: int = 64,
     digest_cache: Path | None = None,
     compiled: Path | None = None,
     speculation: bool = True,
@@ -22,8 +24,9 @@ def load_engine(
     """An engine for the model at `path`: a GGUF, a Hugging Face folder, or a folder with one GGUF.
 
     `dtype` is "fp32", "bf16", "int8" or "auto"; `kv_tokens` bounds the tokens of all running requests together
-    [what fits in a quarter of the free memory, at most 4 GiB]; `speculation`: see TorchEngine. With the folder
-    `compiled`, layers are compiled in the background and kept there. Raises ModelLoadError.
+    [what fits in a quarter of the free memory, at most 4 GiB]; `max_loras` adapters of at most `max_lora_rank`
+    are computed with at once, others wait for their turn; `speculation`: see TorchEngine. With the folder `compiled`,
+    layers are compiled in the background and kept there. Raises ModelLoadError.
     """
     loaded = load_model(Path(path), dtype=dtype, digest_cache=digest_cache)
     return TorchEngine(
@@ -31,6 +34,8 @@ def load_engine(
         max_running=max_running,
         max_waiting=max_waiting,
         kv_tokens=kv_tokens,
+        max_loras=max_loras,
+        max_lora_rank=max_lora_rank,
         compiled=compiled,
         speculation=speculation,
     )

@@ -31,6 +31,13 @@ class Attend(Protocol):
         """query [tokens, heads, head_dim], key and value [tokens, kv_heads, head_dim] -> as query."""
 
 
+class Adapt(Protocol):
+    """What the adapters of one step add to the base model's matrix products."""
+
+    def __call__(self, layer: int, product: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """x [tokens, inputs] -> y [tokens, outputs], the base's product, with what each row's adapter adds."""
+
+
 class RMSNorm(nn.Module):
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         super().__init__()
@@ -104,19 +111,26 @@ class Layer(nn.Module):
         self.gate_up_proj = linear("mlp", {"gate": inner, "up": inner}, hidden, config.mlp_bias)
         self.down_proj = linear("mlp", {"down": hidden}, inner, config.mlp_bias)
 
-    def forward(self, x: torch.Tensor, turns: Turns, attend: Attend) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, turns: Turns, attend: Attend, adapt: Adapt | None = None
+    ) -> torch.Tensor:
         tokens = x.shape[0]
         cos, sin = turns[self.rotary]
-        qkv = self.qkv_proj(self.input_layernorm(x)).view(
+
+        def product(name: str, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = getattr(self, name)(x)
+            return y if adapt is None else adapt(self.index, name, x, y)
+
+        qkv = product("qkv_proj", self.input_layernorm(x)).view(
             tokens, self.heads + 2 * self.kv_heads, self.head_dim
         )
         rotated = rotate(self.qk_norm(qkv[:, : self.heads + self.kv_heads]), cos, sin)
         query, key = rotated.split([self.heads, self.kv_heads], dim=1)
         attended = attend(self.index, query, key, qkv[:, self.heads + self.kv_heads :])
-        x = x + self.attention_norm(self.o_proj(attended.reshape(tokens, self.heads * self.head_dim)))
-        gate, up = self.gate_up_proj(self.pre_feedforward_layernorm(x)).chunk(2, dim=-1)
+        x = x + self.attention_norm(product("o_proj", attended.reshape(tokens, self.heads * self.head_dim)))
+        gate, up = product("gate_up_proj", self.pre_feedforward_layernorm(x)).chunk(2, dim=-1)
         gate = F.silu(gate) if self.activation == "silu" else F.gelu(gate, approximate="tanh")
-        return x + self.feedforward_norm(self.down_proj(gate * up))
+        return x + self.feedforward_norm(product("down_proj", gate * up))
 
 
 class RunLayer(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from inference.engine.adapter_manager import AdapterManager
 from inference.engine.blocks import BLOCK_SIZE, BlockManager, OutOfBlocks, blocks_for, chain_names
 from inference.engine.fairness import FairQueue
 from inference.engine.sequence import Sequence
@@ -28,8 +29,10 @@ class PrefixUse(NamedTuple):
 
 
 class Scheduler:
-    def __init__(self, blocks: BlockManager, *, max_running: int, max_waiting: int) -> None:
-        self._blocks = blocks
+    def __init__(
+        self, blocks: BlockManager, adapters: AdapterManager, *, max_running: int, max_waiting: int
+    ) -> None:
+        self._blocks, self._adapters = blocks, adapters
         self._max_running = max_running
         self.waiting: FairQueue[Sequence] = FairQueue(max_waiting)
         self.running: list[Sequence] = []  # oldest first
@@ -48,6 +51,9 @@ class Scheduler:
             self.running.remove(sequence)
         else:
             self.waiting.remove(sequence)
+        if sequence.adapter is not None and sequence.pinned:
+            self._adapters.unpin(sequence.adapter)
+            sequence.pinned = False
         return self._blocks.release(sequence.block_table, poisoned=poisoned)
 
     def computed(self, sequence: Sequence) -> None:
@@ -99,9 +105,17 @@ class Scheduler:
 
     def _let_in(self, budget: int, plan: dict[Sequence, int]) -> None:
         """Those who wait, in turn. One that lacks memory keeps those behind it out as well, or it would never have it;
-        one that waits for something else is passed."""
+        one that waits for something else is passed. One that waits for its adapter's slot is not passed by any that
+        would pin one: so those in use come free, and it does not wait for ever."""
         turns = self.waiting.in_turn()
+        slot_wanted = False
         while budget and len(self.running) < self._max_running and (sequence := next(turns, None)):
+            if sequence.adapter is not None:
+                if not sequence.pinned and not slot_wanted:
+                    sequence.pinned = self._adapters.pin(sequence.adapter)
+                    slot_wanted = not sequence.pinned
+                if not sequence.pinned or not self._adapters.ready(sequence.adapter):
+                    continue
             found = self._known_beginning(sequence)
             if found is None:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from inference.engine.adapters import LoadedAdapter
 from inference.engine.grammar import Grammar
 from inference.engine.lookup import PromptLookup
 from inference.engine.reading import PromptReader
@@ -29,6 +30,8 @@ class Sequence:
     published: int = 0  # its first blocks that others can find
     charged_tokens: int = 0  # its first tokens that its workspace's counter holds: see `fairness`
     salt: str = ""
+    adapter: LoadedAdapter | None = None  # this version, whatever its name is given to meanwhile
+    pinned: bool = False  # whether it holds its adapter's slot: from its turn on until it leaves
     text: list[str] = field(default_factory=list)  # given out so far, in pieces
     logprobs: int | None = None  # alternatives to list with each answered token
     grammar: Grammar | None = None

@@ -25,6 +25,7 @@ class StoredTensor:
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    start: int  # bytes of the file before it
 
     @property
     def elements(self) -> int:
@@ -80,10 +81,11 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
     if not isinstance(header, dict):
         raise ModelFileError(path, "is not a safetensors file: its header is no JSON object.")
     header.pop("__metadata__", None)
-    return {name: _tensor(path, size - 8 - length, name, info) for name, info in header.items()}
+    return {name: _tensor(path, size, 8 + length, name, info) for name, info in header.items()}
 
 
-def _tensor(path: Path, available: int, name: str, info: Any) -> StoredTensor:
+def _tensor(path: Path, size: int, data: int, name: str, info: Any) -> StoredTensor:
+    """`data` is where in the file of `size` bytes the data begins."""
     try:
         dtype, shape, (begin, end) = info["dtype"], tuple(info["shape"]), info["data_offsets"]
         whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
@@ -91,7 +93,8 @@ def _tensor(path: Path, available: int, name: str, info: Any) -> StoredTensor:
         raise ModelFileError(path, f"describes {name} in a way that is not safetensors.") from error
     if not whole or dtype not in _WIDTHS:
         raise ModelFileError(path, f"stores {name} as {dtype} {shape}, which cannot be read.")
-    tensor = StoredTensor(path, dtype, shape)
+    tensor = StoredTensor(path, dtype, shape, data + begin)
+    available = size - data
     if end > available:
         raise ModelFileError(
             path, f"is truncated: {name} ends at byte {end} of its data, the data at {available}."

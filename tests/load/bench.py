@@ -53,7 +53,17 @@ Benchmark = Callable[[], Iterator[Row]]
 
 def benchmarks() -> dict[str, Benchmark]:
     """Every benchmark, by the start of the names of its rows."""
-    from tests.load import conversation, lookup, memory, precision, sockets, streaming, throughput, turns
+    from tests.load import (
+        adapters,
+        conversation,
+        lookup,
+        memory,
+        precision,
+        sockets,
+        streaming,
+        throughput,
+        turns,
+    )
 
     return {
         "chat.rate.1": partial(streaming.rate, 1, 0.95),
@@ -72,6 +82,8 @@ def benchmarks() -> dict[str, Benchmark]:
         "engine.growth": memory.growth,
         "engine.ttft": turns.time_to_first_token,
         "engine.ppl": precision.against_fp32,
+        "engine.adapters.16": adapters.together,
+        "engine.adapters.load": adapters.loading,
     }
 
 
