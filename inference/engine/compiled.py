@@ -1,36 +1,68 @@
 """Layers as machine code: torch's ahead-of-time compiler, in the background. Knows nothing of requests.
 
 Run as it is, a layer is some forty operators, and in a step of few tokens calling them takes longer than their
-arithmetic. A layer is compiled once for all of a model's, by a process of its own (`inference.engine.compiler`), and
-kept in a folder. Until that is done, and where there is no C++ compiler, layers run as they are.
+arithmetic. All of a layer but its matrix products is compiled, once for all layers of a model, by a process of its own
+(`inference.engine.compiler`), and kept in a folder. Until that is done, and where there is no C++ compiler, layers run
+as they are.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from pathlib import Path
 
 import msgspec
 import torch
+from torch import nn
 
 # What torch.export and AOTInductor make is run without importing the compiler: that would take 150 MB.
 from torch._C._aoti import AOTIModelPackageLoader
 
 from inference.engine.attention import PagedAttention
 from inference.engine.config import ModelConfig
-from inference.engine.linear import INT4_ROWS
-from inference.engine.model import Layer, LlamaModel, RunLayer, Turns
+from inference.engine.model import Adapt, Layer, LlamaModel, RunLayer, Turns
 
 logger = logging.getLogger(__name__)
 
-# By the number of sequences: one is a constant to the compiler, and few use 4-bit products where there are any.
-FORMS = {"one": (1, 1), "few": (2, INT4_ROWS), "many": (INT4_ROWS + 1, 4096)}
+# By the number of sequences, since one is a constant to the compiler.
+FORMS = {"one": (1, 1), "many": (2, 4096)}
+PRODUCTS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+
+# Compiled code calls back for its products by this operator: packed weights, quantised ones and adapters are not for
+# compilers. `at` numbers the layers of all models in the process.
+_library = torch.library.Library("flywheel", "DEF")
+_library.define("product(Tensor x, Tensor at, int product, int outputs) -> Tensor")
+_layers: dict[int, _Products] = {}
+_numbers = itertools.count()
+
+
+def _product(x: torch.Tensor, at: torch.Tensor, product: int, outputs: int) -> torch.Tensor:
+    return _layers[at.item()](product, x)  # type: ignore[index]
+
+
+class _Products:
+    """The products of a layer. Called some hundred times a step, so nothing is looked up that need not be."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._index = layer.index
+        self._forwards = [getattr(layer, name).forward for name in PRODUCTS]
+        self.adapt: Adapt | None = None  # of the step that is being computed
+
+    def __call__(self, product: int, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self._forwards[product](x)
+        return y if self.adapt is None else self.adapt(self._index, PRODUCTS[product], x, y)
+
+
+_library.impl("product", _product, "CPU")
+_library.impl("product", lambda x, at, product, outputs: x.new_empty(x.shape[0], outputs), "Meta")
 
 
 class CompilerJob(msgspec.Struct, frozen=True):
@@ -38,7 +70,6 @@ class CompilerJob(msgspec.Struct, frozen=True):
 
     config: ModelConfig
     kind: str
-    tensors: list[str]  # names of the layer's parameters and buffers, in the order it takes them in
     folder: str  # for the compiled forms, each FORM.pt2
 
 
@@ -48,8 +79,15 @@ class CompiledLayers:
     def __init__(self, model: LlamaModel, folder: Path) -> None:
         """`folder` is where compiled layers are kept, of this and other models."""
         self._model, self._folder = model, folder
-        self._tensors = [[*_tensors(layer).values()] for layer in model.layers]
-        self._forms: list[dict[str, AOTIModelPackageLoader]] = []  # of each layer
+        layers = [layer for layer in model.layers if isinstance(layer, Layer)]
+        self._products = {next(_numbers): _Products(layer) for layer in layers}
+        _layers.update(self._products)
+        weakref.finalize(self, _forget, [*self._products])
+        self._given = [
+            [torch.tensor(number), *beside_products(layer).values()]
+            for number, layer in zip(self._products, layers, strict=True)
+        ]
+        self._forms: dict[str, AOTIModelPackageLoader] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
         self.ready = False
@@ -66,29 +104,30 @@ class CompiledLayers:
         if self._process is not None:
             self._process.kill()
 
-    def over(self, attend: PagedAttention) -> RunLayer:
+    def over(self, attend: PagedAttention, adapt: Adapt | None) -> RunLayer:
         """For a uniform step: runs a layer with the keys and values that `attend` would read and write."""
+        for products in self._products.values():
+            products.adapt = adapt
         cache, (singles,) = attend.cache, attend.singles
-        form = next(name for name, (_, most) in FORMS.items() if len(singles.tables) <= most)
+        form = self._forms["one" if len(singles.tables) == 1 else "many"]
 
         def run(layer: Layer, x: torch.Tensor, turns: Turns) -> torch.Tensor:
-            mask = singles.masks[cache.layer_windows[layer.index]]
-            blocks = cache.layers[layer.index]
-            given = [x, *turns[layer.rotary], blocks, attend.slots, singles.tables, mask]
-            out: torch.Tensor = self._forms[layer.index][form].run([*given, *self._tensors[layer.index]])[0]
+            index = layer.index
+            mask = singles.masks[cache.layer_windows[index]]
+            given = [x, *turns[layer.rotary], cache.layers[index], attend.slots, singles.tables, mask]
+            out: torch.Tensor = form.run([*given, *self._given[index]])[0]
             return out
 
         return run
 
     def _prepare(self) -> None:
         try:
-            loaded: dict[tuple[str, ...], dict[str, AOTIModelPackageLoader]] = {}
-            for layer in self._model.layers:
-                names = tuple(_tensors(layer))
-                if names not in loaded:
-                    folder = self._compiled(list(names))
-                    loaded[names] = {form: _load(folder / f"{form}.pt2") for form in FORMS}
-                self._forms.append(loaded[names])
+            folder = self._compiled()
+            # "model" is the name packages have inside; one caller at a time; on the CPU.
+            self._forms = {
+                form: AOTIModelPackageLoader(str(folder / f"{form}.pt2"), "model", True, 1, -1)
+                for form in FORMS
+            }
         # Whatever the compiler, or the compiler's compiler, has to say: nobody's answer depends on it.
         except Exception as error:
             if not self._closed:
@@ -96,9 +135,9 @@ class CompiledLayers:
         else:
             self.ready = True
 
-    def _compiled(self, tensors: list[str]) -> Path:
-        """The folder with the forms of a layer that has these tensors."""
-        job = CompilerJob(self._model.config, self._model.kind, tensors, "")
+    def _compiled(self) -> Path:
+        """The folder with the forms."""
+        job = CompilerJob(self._model.config, self._model.kind, "")
         done = self._folder / _key(job)
         if not done.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -140,13 +179,15 @@ class CompiledLayers:
                 raise RuntimeError(lines[-1] if lines else f"the compiler ended with status {status}.")
 
 
-def _tensors(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+def _forget(numbers: list[int]) -> None:
+    for number in numbers:
+        del _layers[number]
 
 
-def _load(path: Path) -> AOTIModelPackageLoader:
-    # "model" is the name packages have inside; one caller at a time; on the CPU.
-    return AOTIModelPackageLoader(str(path), "model", True, 1, -1)
+def beside_products(layer: nn.Module) -> dict[str, torch.Tensor]:
+    """A layer's parameters but those of its products."""
+    named = dict(layer.named_parameters())
+    return {name: tensor for name, tensor in named.items() if name.split(".")[0] not in PRODUCTS}
 
 
 def _key(job: CompilerJob) -> str:

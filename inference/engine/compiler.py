@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -19,14 +20,14 @@ from torch.export import Dim
 
 from inference.engine.attention import PagedAttention, Span
 from inference.engine.blocks import BLOCK_SIZE
-from inference.engine.compiled import FORMS, CompilerJob
+from inference.engine.compiled import FORMS, PRODUCTS, CompilerJob, beside_products
 from inference.engine.kv_cache import KVCache
 from inference.engine.linear import Linear
 from inference.engine.model import Layer
 from inference.engine.rope import RotaryEmbedding
 
 # Sizes are learnt from an example. One that happens to be a size of the model, too, would be taken to be always that.
-_EXAMPLES = {"one": 1, "few": 3, "many": 11}
+_EXAMPLES = {"one": 1, "many": 11}
 _BLOCKS, _MOST_BLOCKS = 13, 2**20
 
 
@@ -52,12 +53,30 @@ class _FusedAttention:
         return attended.to(query.dtype).view(query.shape)
 
 
+class _Product(nn.Module):
+    """Stands for a matrix product, which the code calls back for."""
+
+    at: torch.Tensor
+
+    def __init__(self, index: int, linear: Linear) -> None:
+        super().__init__()
+        self._index, self._outputs = index, linear.outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = torch.ops.flywheel.product(x, self.at, self._index, self._outputs)
+        return y
+
+
 class _Step(nn.Module):
     """A layer that takes its weights in like everything else, so that its code serves all layers."""
 
-    def __init__(self, layer: Layer, tensors: list[str]) -> None:
+    def __init__(self, layer: Layer) -> None:
         super().__init__()
-        self._layer, self._tensors = [layer], tensors  # in a list, so that it is no part of this module
+        self._products = [_Product(index, getattr(layer, name)) for index, name in enumerate(PRODUCTS)]
+        for name, product in zip(PRODUCTS, self._products, strict=True):
+            setattr(layer, name, product)
+        self._layer = [layer]  # in a list, so that its weights are none of this module's
+        self._names = list(beside_products(layer))
 
     def forward(
         self,
@@ -68,11 +87,14 @@ class _Step(nn.Module):
         slots: torch.Tensor,
         tables: torch.Tensor,
         mask: torch.Tensor,
+        at: torch.Tensor,
         tensors: list[torch.Tensor],
     ) -> torch.Tensor:
+        for product in self._products:
+            product.at = at
         attend = _FusedAttention(blocks, slots, tables, mask)
         given = (x, [(cos, sin), (cos, sin)], attend)
-        named = dict(zip(self._tensors, tensors, strict=True))
+        named = dict(zip(self._names, tensors, strict=True))
         out: torch.Tensor = torch.func.functional_call(self._layer[0], named, given)
         return out
 
@@ -88,24 +110,30 @@ class _Zeros:
 
 
 def compile_layer(job: CompilerJob) -> None:
-    layer = Layer(job.config, 0, _Zeros(), job.kind)
-    for name, module in layer.named_modules():
-        if isinstance(module, Linear) and f"{name}.int4_levels" not in job.tensors:
-            module.int4_levels = module.int4_scales = None
+    # In fp32 or bf16, as activations are: how weights are kept is nothing to the code.
+    layer = Layer(job.config, 0, _Zeros(), "fp32" if job.kind == "fp32" else "bf16")
     layer.rotary = 0
-    held = {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+    weights = [*beside_products(layer).values()]
+    step = _Step(layer)
     folder = Path(job.folder)
     folder.mkdir()
     for form, (least, most) in FORMS.items():
-        given = _example(job, _EXAMPLES[form])
+        given = (*_example(job, _EXAMPLES[form]), torch.tensor(0), weights)
         rows = {} if least == most else {0: Dim("sequences", min=least, max=most)}
         blocks = Dim("blocks", min=1, max=_MOST_BLOCKS)
         wide = {**rows, 1: blocks}, {**rows, 3: BLOCK_SIZE * blocks}
-        shapes = (rows, rows, rows, {0: Dim("cache")}, rows, *wide, [None] * len(job.tensors))
-        step = _Step(layer, job.tensors)
+        shapes: tuple[Any, ...] = (
+            rows,
+            rows,
+            rows,
+            {0: Dim("cache")},
+            rows,
+            *wide,
+            {},
+            [None] * len(weights),
+        )
         with torch.no_grad():
-            weights = [held[name] for name in job.tensors]
-            exported = torch.export.export(step, (*given, weights), dynamic_shapes=shapes, strict=False)
+            exported = torch.export.export(step, given, dynamic_shapes=shapes, strict=False)
             torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / f"{form}.pt2"))
 
 

@@ -90,10 +90,7 @@ class TorchEngine:
         self._failed_steps = 0
         self._speculation = speculation
         self.lookup_use = LookupUse(0, 0)  # since the engine began
-        self.compiled: CompiledLayers | None = None
-        # What rounds to int8 is not known to the compiler yet.
-        if compiled is not None and loaded.dtype != "int8":
-            self.compiled = CompiledLayers(self._model, compiled)
+        self.compiled = CompiledLayers(self._model, compiled) if compiled is not None else None
 
     @property
     def has_work(self) -> bool:
@@ -204,10 +201,9 @@ class TorchEngine:
             starts = range(sequence.computed, sequence.computed + pieces)
             spans += [Span(start, count // pieces, sequence.block_table) for start in starts]
         attend = PagedAttention(self._cache, spans, together=compiled is not None)
-        adapted = self._adapters.rows([(sequence.adapter, count) for sequence, count in plan])
-        way = adapted or (compiled if attend.uniform else None)
-        run = way.over(attend) if way else None
-        hidden = self._model(torch.tensor(ids), attend.positions, attend, run)
+        adapt = self._adapters.rows([(sequence.adapter, count) for sequence, count in plan])
+        run = compiled.over(attend, adapt) if compiled and attend.uniform else None
+        hidden = self._model(torch.tensor(ids), attend.positions, attend, adapt, run)
         wanted: list[int] = []  # rows that choose a token: the last known one's, and its draft's
         ready: list[Sequence] = []
         row = 0

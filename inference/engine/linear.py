@@ -32,6 +32,7 @@ class Linear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kind: str) -> None:
         super().__init__()
+        self.outputs = weight.shape[0]
         self.packed = False
         self.register_buffer("int4_levels", None, persistent=False)
         self.register_buffer("int4_scales", None, persistent=False)
@@ -94,28 +95,10 @@ class Linear(nn.Module):
         elif self.int8 is not None:
             y = self.int8(x)
         elif self.packed:
-            # Compilers know oneDNN's weights only as constants, so they are not to look inside.
-            product = torch.ops.flywheel.packed_linear if torch.compiler.is_exporting() else _packed_linear
-            return product(x, self.weight, self.bias)
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         else:
             return F.linear(x, self.weight, self.bias)
         return y if self.bias is None else y + self.bias
-
-
-def _packed_linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    y: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return y
-
-
-def _like_packed_linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return x.new_empty(x.shape[0], packed.shape[0])
-
-
-_library = torch.library.Library("flywheel", "DEF")
-_library.define("packed_linear(Tensor x, Tensor packed, Tensor? bias) -> Tensor")
-_library.impl("packed_linear", _packed_linear, "CPU")
-_library.impl("packed_linear", _packed_linear, "MkldnnCPU")
-_library.impl("packed_linear", _like_packed_linear, "Meta")
 
 
 def _as_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 
 from inference.engine.adapters import PRODUCTS, LoadedAdapter, module_shapes
-from inference.engine.model import Attend, Layer, RunLayer, Turns
 
 _Factors = dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
 
@@ -143,15 +142,6 @@ class AdaptedRows:
 
     def __init__(self, groups: list[_Group]) -> None:
         self._groups = groups
-
-    def over(self, attend: Attend) -> RunLayer:
-        """Runs a layer with what the adapters add to its products."""
-
-        def run(layer: Layer, x: torch.Tensor, turns: Turns) -> torch.Tensor:
-            out: torch.Tensor = layer(x, turns, attend, self)
-            return out
-
-        return run
 
     def __call__(self, layer: int, product: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Adds to `y` in place."""

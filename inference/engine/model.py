@@ -117,20 +117,21 @@ class Layer(nn.Module):
         tokens = x.shape[0]
         cos, sin = turns[self.rotary]
 
-        def product(name: str, x: torch.Tensor) -> torch.Tensor:
-            y: torch.Tensor = getattr(self, name)(x)
-            return y if adapt is None else adapt(self.index, name, x, y)
-
-        qkv = product("qkv_proj", self.input_layernorm(x)).view(
+        qkv = self.product("qkv_proj", self.input_layernorm(x), adapt).view(
             tokens, self.heads + 2 * self.kv_heads, self.head_dim
         )
         rotated = rotate(self.qk_norm(qkv[:, : self.heads + self.kv_heads]), cos, sin)
         query, key = rotated.split([self.heads, self.kv_heads], dim=1)
         attended = attend(self.index, query, key, qkv[:, self.heads + self.kv_heads :])
-        x = x + self.attention_norm(product("o_proj", attended.reshape(tokens, self.heads * self.head_dim)))
-        gate, up = product("gate_up_proj", self.pre_feedforward_layernorm(x)).chunk(2, dim=-1)
+        x = x + self.attention_norm(self.product("o_proj", attended.reshape(tokens, -1), adapt))
+        gate, up = self.product("gate_up_proj", self.pre_feedforward_layernorm(x), adapt).chunk(2, dim=-1)
         gate = F.silu(gate) if self.activation == "silu" else F.gelu(gate, approximate="tanh")
-        return x + self.feedforward_norm(product("down_proj", gate * up))
+        return x + self.feedforward_norm(self.product("down_proj", gate * up, adapt))
+
+    def product(self, name: str, x: torch.Tensor, adapt: Adapt | None) -> torch.Tensor:
+        """One of the layer's four matrix products, with what adapters add to it."""
+        y: torch.Tensor = getattr(self, name)(x)
+        return y if adapt is None else adapt(self.index, name, x, y)
 
 
 class RunLayer(Protocol):
@@ -184,7 +185,12 @@ class LlamaModel(nn.Module):
         return self.embed_tokens.dtype
 
     def forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, attend: Attend, run: RunLayer | None = None
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Attend,
+        adapt: Adapt | None = None,
+        run: RunLayer | None = None,
     ) -> torch.Tensor:
         """ids, positions int64 [tokens] -> the last hidden states [tokens, hidden_size], normed.
 
@@ -194,7 +200,7 @@ class LlamaModel(nn.Module):
         x = self._embed(ids)
         for layer in self.layers:
             assert isinstance(layer, Layer)
-            x = layer(x, turns, attend) if run is None else run(layer, x, turns)
+            x = layer(x, turns, attend, adapt) if run is None else run(layer, x, turns)
         normed: torch.Tensor = self.norm(x)
         return normed
 

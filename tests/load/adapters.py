@@ -14,12 +14,12 @@ from inference.engine.config import ModelConfig
 from inference.engine.config_gguf import config_from_gguf
 from inference.engine.engine import TorchEngine
 from inference.engine.interface import Request
-from inference.engine.loader import load_engine
 from inference.formats.gguf_file import read_gguf
 from inference.parameters import SamplingParams
 from tests.demo_model import demo_model
 from tests.inference.lora_adapters import save_adapter
 from tests.load.bench import Row
+from tests.load.engine_alone import ready_engine
 
 _PROMPT = (
     "Explain to a new colleague how the sea, the moon and the weather make the tides along a coast. " * 2
@@ -60,7 +60,7 @@ def _demo_config() -> ModelConfig:
 
 
 def together() -> Iterator[Row]:
-    engine = load_engine(demo_model())
+    engine = ready_engine(demo_model())
     try:
         with tempfile.TemporaryDirectory() as folder:
             names = [f"adapter {n}" for n in range(_ADAPTERS)]
@@ -115,7 +115,7 @@ def _longest_wait(engine: TorchEngine, folders: list[Path]) -> float:
 
 def loading() -> Iterator[Row]:
     """What adapters of ranks 16 and 64 add to the longest wait there is without."""
-    engine = load_engine(demo_model())
+    engine = ready_engine(demo_model())
     try:
         with tempfile.TemporaryDirectory() as folder:
             folders = [

@@ -25,10 +25,12 @@ from inference.engine.engine import TorchEngine
 from inference.engine.interface import EngineBusy, EngineError, Pooling, Request, StepOutput
 from inference.engine.loader import load_engine
 from inference.parameters import JsonObject, JsonSchema, Regex, SamplingParams
+from tests.inference.lora_adapters import save_adapter
 from tests.inference.tiny_models import save_model
 
 _RUNNING, _WAITING, _KV_TOKENS = 6, 24, 256
 _WORKSPACES = ("one", "two", "three")
+_ADAPTERS = ("one", "two", "three")
 _BEGINNINGS = (
     "The quick brown fox " * 12,
     "The quick brown fox " * 6 + "naps " * 20,
@@ -50,6 +52,7 @@ _INVALID: tuple[dict[str, Any], ...] = (
     {"prompt": "a", "sampling": SamplingParams(response_format=JsonSchema('{"type":'))},
     {"prompt": "a", "prior_token_ids": [10**6]},
     {"messages": [{"role": "wizard", "content": "a"}]},
+    {"prompt": "a", "adapter": "four"},
 )
 
 
@@ -110,8 +113,21 @@ class Soak:
         self.chance = random.Random(seed)
         self.requests = requests
         self.engine = load_engine(
-            folder, dtype="fp32", max_running=_RUNNING, max_waiting=_WAITING, kv_tokens=_KV_TOKENS
+            folder,
+            dtype="fp32",
+            max_running=_RUNNING,
+            max_waiting=_WAITING,
+            kv_tokens=_KV_TOKENS,
+            max_loras=2,
         )
+        self._adapters = tempfile.TemporaryDirectory()
+        self._versions = [
+            save_adapter(Path(self._adapters.name) / str(n), self.engine._loaded.config, seed=n, r=4 + n)
+            for n in range(4)
+        ]
+        self.adapters: dict[str, Path] = {}
+        for name in _ADAPTERS:
+            self._load(name, self._versions[0])
         self.model = FaultyModel(self.engine._model, self.chance)
         self.engine._model = self.model  # type: ignore[assignment]
         self.steps = 0
@@ -135,6 +151,7 @@ class Soak:
             self._submit_invalid: 0.05,
             self._cancel: 0.15,
             self._cancel_unknown: 0.05,
+            self._swap_adapter: 0.05,
         }
 
     # --- what happens -----------------------------------------------------------------------------------------
@@ -187,6 +204,13 @@ class Soak:
     def _cancel_unknown(self) -> None:
         self.engine.cancel(str(self.chance.randrange(self._submitted + 1)) + "?")
 
+    def _swap_adapter(self) -> None:
+        self._load(self.chance.choice(_ADAPTERS), self.chance.choice(self._versions))
+
+    def _load(self, name: str, folder: Path) -> None:
+        self.engine.load_adapter(name, folder)
+        self.adapters[name] = folder
+
     def _stop(self, id: str) -> None:
         self.streams[id].cancelled = True
         self.engine.cancel(id)
@@ -210,6 +234,7 @@ class Soak:
             "id": next(self._ids),
             "seed": chance.randrange(1000),
             "cache_salt": chance.choices(_WORKSPACES, (6, 2, 1))[0],
+            "adapter": chance.choice(["", "", *_ADAPTERS]),
         }
         kind = chance.random()
         if kind < 0.3:
@@ -295,17 +320,24 @@ def _changed(request: Request, **changes: Any) -> Request:
 
 
 def _greedy(engine: TorchEngine) -> list[list[int]]:
-    """What it answers to all beginnings, in every workspace."""
+    """What it answers to all beginnings, in every workspace and with every adapter."""
     answers: dict[str, list[int]] = {}
     sampling = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
-    for workspace, prompt in itertools.product(_WORKSPACES, _BEGINNINGS):
-        id = f"{workspace} {prompt}"
+    for workspace, adapter, prompt in itertools.product(_WORKSPACES, ("", *_ADAPTERS), _BEGINNINGS):
+        id = f"{workspace} {adapter} {prompt}"
         answers[id] = []
-        engine.submit(Request(id=id, prompt=prompt, sampling=sampling, cache_salt=workspace))
+        request = Request(id=id, prompt=prompt, sampling=sampling, cache_salt=workspace, adapter=adapter)
+        engine.submit(request)
+        if len(answers) % 8 == 0:
+            _collect(engine, answers)
+    _collect(engine, answers)
+    return [*answers.values()]
+
+
+def _collect(engine: TorchEngine, answers: dict[str, list[int]]) -> None:
     while engine.has_work:
         for output in engine.step():
             answers[output.request_id] += output.token_ids
-    return [*answers.values()]
 
 
 def soak(folder: Path, requests: int, seed: int, said: Callable[[str], None] = lambda line: None) -> Soak:
@@ -315,6 +347,8 @@ def soak(folder: Path, requests: int, seed: int, said: Callable[[str], None] = l
     engine = run.engine
     engine._model = run.model._model
     fresh = load_engine(folder, dtype="fp32")
+    for name, version in run.adapters.items():
+        fresh.load_adapter(name, version)
     used = engine.prefix_use.reused
     assert _greedy(engine) == _greedy(fresh), "what was kept of the soak is not what would be computed"
     assert engine.prefix_use.reused > used
