@@ -9,11 +9,13 @@ import pytest
 from transformers import PreTrainedModel
 
 from inference.engine.compiled import CompiledLayers
+from inference.engine.config_folder import config_from_folder
 from inference.engine.engine import TorchEngine
 from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
 from tests.inference.engine.running import ask, assert_greedy, run
 from tests.inference.engine.test_exactness_tiny import SHAPES
+from tests.inference.lora_adapters import save_adapter
 from tests.inference.tiny_models import save_model
 
 LONG = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
@@ -44,8 +46,9 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/nowhere/c++")
 
 
-def compiling(model: Path, kept: Path) -> TorchEngine:
-    return load_engine(model, dtype="fp32", compiled=kept)
+def compiling(model: Path, kept: Path, dtype: str = "fp32") -> TorchEngine:
+    # Guessed tokens would make it fewer steps than tokens.
+    return load_engine(model, dtype=dtype, compiled=kept, speculation=False)
 
 
 @pytest.mark.timeout(400)
@@ -66,6 +69,29 @@ def test_what_one_process_compiled_another_runs_and_gives_the_tokens_of_transfor
         assert len(answer.token_ids) == 40
         assert_greedy(reference, engine.encode_prompt(request), answer.token_ids)
     engine.close()
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("no_compiler")
+def test_adapters_and_drafts_give_the_tokens_they_give_without_a_compiler(
+    kept: Path, gemma: tuple[Path, PreTrainedModel], tmp_path: Path
+) -> None:
+    model, _ = gemma
+    save_adapter(tmp_path, config_from_folder(model), strength=0.5)
+    answers = []
+    for folder in (kept, None):
+        engine = load_engine(model, dtype="fp32", compiled=folder)
+        if engine.compiled is not None:
+            assert engine.compiled.wait()
+        engine.load_adapter("own", tmp_path)
+        alone = run(engine, ask("one two three " * 9, sampling=LONG, adapter="own"))
+        requests = [
+            ask(f"fox {n} " * 20, id=str(n), sampling=LONG, adapter="own" * (n % 2)) for n in range(5)
+        ]
+        answers.append([answer.token_ids for answer in (*alone, *run(engine, *requests))])
+        assert engine.lookup_use.drafted > 0
+        engine.close()
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.timeout(400)
