@@ -78,7 +78,7 @@ class _Stopwatch:
 
 
 class Benchmark:
-    """Measures one model in this process, with every other option of the engine as a worker has it."""
+    """Measures one model in this process, with every option of the engine as a worker has it but speculation."""
 
     def __init__(
         self,
@@ -99,7 +99,10 @@ class Benchmark:
         self._max_tokens = max_tokens
         self.dtype = loaded.dtype
         self._stopwatch = _Stopwatch(loaded.model)
-        self._engine = TorchEngine(loaded, max_running=max(32, *batches), compiled=compiled)
+        # Guessing pays where a text repeats, and this is not to measure how much these texts do.
+        self._engine = TorchEngine(
+            loaded, max_running=max(32, *batches), compiled=compiled, speculation=False
+        )
         if self._engine.compiled is not None:
             self._engine.compiled.wait()
         prefix, encode = loaded.tokenizer.prompt_prefix, loaded.tokenizer.encode

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from inference.engine import allocator
 from inference.engine.adapter_manager import AdapterManager
 from inference.engine.adapters import LoadedAdapter
 from inference.engine.answers import Answers
@@ -61,6 +62,7 @@ class TorchEngine:
         speculation: bool = True,
     ) -> None:
         """`speculation` guesses tokens (see `lookup`): it changes no answer, only how many steps it takes."""
+        allocator.keep_what_steps_use()
         self._loaded, self._model = loaded, loaded.model
         self.model_digest = loaded.digest
         self.dtype = loaded.dtype

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from inference.engine import allocator
 from inference.engine.calibration import CALIBRATION_TEXT
 from inference.engine.config import ModelConfig
 from inference.engine.config_folder import config_from_folder
@@ -117,5 +118,6 @@ def _assemble(
     with torch.no_grad():
         model = LlamaModel(config, source, kind, calibration_ids or [0])
     gc.collect()
+    allocator.give_back()
     digest = content_digest(files.content, digest_cache)
     return LoadedModel(config, model, tokenizer, template, end_token_ids, defaults, digest, kind)
