@@ -160,6 +160,8 @@ def main() -> None:
     # Others answer people meanwhile.
     os.nice(19)
     torch._inductor.config.compile_threads = 1
+    # As many threads as whoever runs the code has, not as this process has.
+    torch._inductor.config.cpp.dynamic_threads = True
     compile_layer(job)
     os._exit(0)  # not held up by the thread that reads
 
