@@ -1,0 +1,68 @@
+"""A frozen dataset on disk: train.jsonl, validation.jsonl, test.jsonl and manifest.json. Knows nothing of Django.
+
+Each line is an Example. The content hash is the SHA-256 over the kind and the hashes of the three files, so it names
+exactly these examples in exactly this order in exactly these splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from training.datasets.examples import Example, Kind
+from training.datasets.problems import DataError
+from training.datasets.recipe import Effect, Recipe
+
+SPLITS = ("train", "validation", "test")
+FORMAT = 1
+_MAX_LINE = 64 * 2**20
+_decoder: msgspec.json.Decoder[Example] = msgspec.json.Decoder(Example)
+
+
+class SplitInfo(msgspec.Struct):
+    examples: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct):
+    format: int
+    kind: Kind
+    content_hash: str
+    parent: str  # the content hash it was made from, or the SHA-256 over the sources
+    recipe: Recipe
+    splits: dict[str, SplitInfo]
+    effects: list[Effect]
+    labels: list[str] = []  # all of them, sorted, where examples are labelled
+
+
+def content_hash(kind: Kind, splits: dict[str, SplitInfo]) -> str:
+    whole = hashlib.sha256(f"flywheel-dataset-{FORMAT}\n{kind}\n".encode())
+    for split in SPLITS:
+        whole.update(f"{split} {splits[split].sha256}\n".encode())
+    return whole.hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises DataError `dataset_broken`."""
+    try:
+        manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError) as error:
+        raise DataError("dataset_broken", f"The dataset in {folder.name} cannot be read: {error}.") from error
+    if manifest.format != FORMAT or manifest.content_hash != content_hash(manifest.kind, manifest.splits):
+        raise DataError("dataset_broken", f"The dataset in {folder.name} is not what its manifest says.")
+    return manifest
+
+
+def read_split(folder: Path, split: str) -> Iterator[Example]:
+    """The examples of a split in order. Raises DataError `dataset_broken` at the first that cannot be read."""
+    with (folder / f"{split}.jsonl").open("rb") as lines:
+        for number, line in enumerate(iter(lambda: lines.readline(_MAX_LINE), b""), 1):
+            try:
+                yield _decoder.decode(line)
+            except msgspec.DecodeError as error:
+                raise DataError(
+                    "dataset_broken", f"Line {number} of {split}.jsonl cannot be read: {error}."
+                ) from error
