@@ -30,6 +30,7 @@ _TARGETS = {
     "engine.decode.32.llamacpp": 2.1,
     "engine.decode.16.transformers": 1.8,
     "engine.prefill.llamacpp": 4.5,
+    "engine.lookup.1.llamacpp": 1.2,
 }
 
 Figures = dict[int, dict[str, float]]  # by batch: decode, prefill, and of ours also outside
