@@ -1,7 +1,8 @@
 """Layers as machine code: torch's ahead-of-time compiler, in the background. Knows nothing of requests.
 
-Run as it is, a layer is some forty operators, and in a step of few tokens calling them takes longer than their
-arithmetic. All of a layer but its matrix products is compiled, once for all layers of a model, by a process of its own
+Run as it is, a layer is some forty operators: in a step of few tokens calling them takes longer than their arithmetic,
+in one of many each goes through memory. All of a layer but its matrix products (and attention, where a step is not of
+one token for each sequence) is compiled, once for all layers of a model, by a process of its own
 (`inference.engine.compiler`), and kept in a folder. Until that is done, and where there is no C++ compiler, layers run
 as they are.
 """
@@ -32,37 +33,52 @@ from inference.engine.model import Adapt, Layer, LlamaModel, RunLayer, Turns
 
 logger = logging.getLogger(__name__)
 
-# By the number of sequences, since one is a constant to the compiler.
-FORMS = {"one": (1, 1), "many": (2, 4096)}
+# Forms a layer is compiled in, with how many rows it takes: steps of one token for each sequence, which attend in
+# compiled code (one row is a form of its own, being a constant to the compiler), and all other steps.
+FORMS = {"one": (1, 1), "many": (2, 4096), "mixed": (2, 2**20)}
 PRODUCTS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
-# Compiled code calls back for its products by this operator: packed weights, quantised ones and adapters are not for
-# compilers. `at` numbers the layers of all models in the process.
+# Compiled code calls back by these operators. Products: packed weights, quantised ones and adapters are not for
+# compilers. Attention, in mixed steps. `at` numbers the layers of all models in the process.
 _library = torch.library.Library("flywheel", "DEF")
 _library.define("product(Tensor x, Tensor at, int product, int outputs) -> Tensor")
-_layers: dict[int, _Products] = {}
+_library.define("attend(Tensor query, Tensor key, Tensor value, Tensor at) -> Tensor")
+_layers: dict[int, _CalledBack] = {}
 _numbers = itertools.count()
 
 
 def _product(x: torch.Tensor, at: torch.Tensor, product: int, outputs: int) -> torch.Tensor:
-    return _layers[at.item()](product, x)  # type: ignore[index]
+    return _layers[at.item()].product(product, x)  # type: ignore[index]
 
 
-class _Products:
-    """The products of a layer. Called some hundred times a step, so nothing is looked up that need not be."""
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    return _layers[at.item()].attend(query, key, value)  # type: ignore[index]
+
+
+class _CalledBack:
+    """What of a layer is not compiled. Called some hundred times a step, so nothing is looked up that need not be."""
+
+    # Of the step that is being computed.
+    paged: PagedAttention | None = None
+    adapt: Adapt | None = None
 
     def __init__(self, layer: Layer) -> None:
         self._index = layer.index
         self._forwards = [getattr(layer, name).forward for name in PRODUCTS]
-        self.adapt: Adapt | None = None  # of the step that is being computed
 
-    def __call__(self, product: int, x: torch.Tensor) -> torch.Tensor:
+    def product(self, product: int, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self._forwards[product](x)
         return y if self.adapt is None else self.adapt(self._index, PRODUCTS[product], x, y)
 
+    def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        assert self.paged is not None
+        return self.paged(self._index, query, key, value)
+
 
 _library.impl("product", _product, "CPU")
+_library.impl("attend", _attend, "CPU")
 _library.impl("product", lambda x, at, product, outputs: x.new_empty(x.shape[0], outputs), "Meta")
+_library.impl("attend", lambda query, key, value, at: query.new_empty(query.shape), "Meta")
 
 
 class CompilerJob(msgspec.Struct, frozen=True):
@@ -74,18 +90,18 @@ class CompilerJob(msgspec.Struct, frozen=True):
 
 
 class CompiledLayers:
-    """Every layer of a model, for steps of one token for each sequence."""
+    """Every layer of a model."""
 
     def __init__(self, model: LlamaModel, folder: Path) -> None:
         """`folder` is where compiled layers are kept, of this and other models."""
         self._model, self._folder = model, folder
         layers = [layer for layer in model.layers if isinstance(layer, Layer)]
-        self._products = {next(_numbers): _Products(layer) for layer in layers}
-        _layers.update(self._products)
-        weakref.finalize(self, _forget, [*self._products])
+        self._called_back = {next(_numbers): _CalledBack(layer) for layer in layers}
+        _layers.update(self._called_back)
+        weakref.finalize(self, _forget, [*self._called_back])
         self._given = [
             [torch.tensor(number), *beside_products(layer).values()]
-            for number, layer in zip(self._products, layers, strict=True)
+            for number, layer in zip(self._called_back, layers, strict=True)
         ]
         self._forms: dict[str, AOTIModelPackageLoader] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -105,17 +121,20 @@ class CompiledLayers:
             self._process.kill()
 
     def over(self, attend: PagedAttention, adapt: Adapt | None) -> RunLayer:
-        """For a uniform step: runs a layer with the keys and values that `attend` would read and write."""
-        for products in self._products.values():
-            products.adapt = adapt
-        cache, (singles,) = attend.cache, attend.singles
-        form = self._forms["one" if len(singles.tables) == 1 else "many"]
+        """For one step: runs a layer with the keys and values that `attend` reads and writes."""
+        for called_back in self._called_back.values():
+            called_back.paged, called_back.adapt = attend, adapt
+        rows = len(attend.slots)
+        form = self._forms["one" if rows == 1 else "many" if attend.uniform else "mixed"]
 
         def run(layer: Layer, x: torch.Tensor, turns: Turns) -> torch.Tensor:
             index = layer.index
-            mask = singles.masks[cache.layer_windows[index]]
-            given = [x, *turns[layer.rotary], cache.layers[index], attend.slots, singles.tables, mask]
-            out: torch.Tensor = form.run([*given, *self._given[index]])[0]
+            given = [x, *turns[layer.rotary], *self._given[index]]
+            if attend.uniform:
+                (singles,) = attend.singles
+                mask = singles.masks[attend.cache.layer_windows[index]]
+                given += [attend.cache.layers[index], attend.slots, singles.tables, mask]
+            out: torch.Tensor = form.run(given)[0]
             return out
 
         return run

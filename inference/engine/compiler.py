@@ -27,7 +27,7 @@ from inference.engine.model import Layer
 from inference.engine.rope import RotaryEmbedding
 
 # Sizes are learnt from an example. One that happens to be a size of the model, too, would be taken to be always that.
-_EXAMPLES = {"one": 1, "many": 11}
+_EXAMPLES = {"one": 1, "many": 11, "mixed": 11}
 _BLOCKS, _MOST_BLOCKS = 13, 2**20
 
 
@@ -51,6 +51,19 @@ class _FusedAttention:
         weights = (scores - scores.amax(dim=-1, keepdim=True)).exp()
         attended = (weights.unsqueeze(-1) * values).sum(dim=-2) / weights.sum(dim=-1, keepdim=True)
         return attended.to(query.dtype).view(query.shape)
+
+
+class _AttentionElsewhere:
+    """An `Attend` that the code calls back for."""
+
+    def __init__(self, at: torch.Tensor) -> None:
+        self.at = at
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        out: torch.Tensor = torch.ops.flywheel.attend(query, key, value, self.at)
+        return out
 
 
 class _Product(nn.Module):
@@ -83,16 +96,14 @@ class _Step(nn.Module):
         x: torch.Tensor,
         cos: torch.Tensor,
         sin: torch.Tensor,
-        blocks: torch.Tensor,
-        slots: torch.Tensor,
-        tables: torch.Tensor,
-        mask: torch.Tensor,
         at: torch.Tensor,
         tensors: list[torch.Tensor],
+        *cached: torch.Tensor,
     ) -> torch.Tensor:
+        """`cached`: what _FusedAttention takes; nothing where attention is called back for."""
         for product in self._products:
             product.at = at
-        attend = _FusedAttention(blocks, slots, tables, mask)
+        attend = _FusedAttention(*cached) if cached else _AttentionElsewhere(at)
         given = (x, [(cos, sin), (cos, sin)], attend)
         named = dict(zip(self._names, tensors, strict=True))
         out: torch.Tensor = torch.func.functional_call(self._layer[0], named, given)
@@ -118,26 +129,22 @@ def compile_layer(job: CompilerJob) -> None:
     folder = Path(job.folder)
     folder.mkdir()
     for form, (least, most) in FORMS.items():
-        given = (*_example(job, _EXAMPLES[form]), torch.tensor(0), weights)
-        rows = {} if least == most else {0: Dim("sequences", min=least, max=most)}
+        (x, cos, sin), cached = _example(job, _EXAMPLES[form])
+        rows = {} if least == most else {0: Dim("rows", min=least, max=most)}
         blocks = Dim("blocks", min=1, max=_MOST_BLOCKS)
-        wide = {**rows, 1: blocks}, {**rows, 3: BLOCK_SIZE * blocks}
-        shapes: tuple[Any, ...] = (
-            rows,
-            rows,
-            rows,
-            {0: Dim("cache")},
-            rows,
-            *wide,
-            {},
-            [None] * len(weights),
-        )
+        shapes: list[Any] = [rows, rows, rows, {}, [None] * len(weights)]
+        if form == "mixed":
+            cached = ()
+        else:
+            shapes.append(({0: Dim("cache")}, rows, {**rows, 1: blocks}, {**rows, 3: BLOCK_SIZE * blocks}))
+        given = (x, cos, sin, torch.tensor(0), weights, *cached)
         with torch.no_grad():
-            exported = torch.export.export(step, given, dynamic_shapes=shapes, strict=False)
+            exported = torch.export.export(step, given, dynamic_shapes=tuple(shapes), strict=False)
             torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / f"{form}.pt2"))
 
 
-def _example(job: CompilerJob, sequences: int) -> tuple[torch.Tensor, ...]:
+def _example(job: CompilerJob, sequences: int) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """What a layer is given for a step of so many sequences: for its rows, and of the cache."""
     cache = KVCache(job.config, sequences * _BLOCKS * BLOCK_SIZE, Linear.activation_dtype(job.kind), layers=1)
     tables = [[*range(_BLOCKS * n + 1, _BLOCKS * (n + 1) + 1)] for n in range(sequences)]
     spans = [Span(_BLOCKS * BLOCK_SIZE - 1, 1, table) for table in tables]
@@ -146,7 +153,7 @@ def _example(job: CompilerJob, sequences: int) -> tuple[torch.Tensor, ...]:
     mask = next(iter(singles.masks.values()))
     cos, sin = RotaryEmbedding(job.config.rope, job.config.head_dim, None)(attend.positions)
     x = torch.zeros(sequences, job.config.hidden_size, dtype=cache.dtype)
-    return x, cos, sin, cache.layers[0], attend.slots, singles.tables, mask
+    return (x, cos, sin), (cache.layers[0], attend.slots, singles.tables, mask)
 
 
 def _end_with_parent() -> None:
