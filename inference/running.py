@@ -73,7 +73,7 @@ class Slots:
     def __init__(self, size: int) -> None:
         self._size = size
         self._holders: Counter[str] = Counter()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # over a lock that its holder may take again
 
     def take(self, generation_id: str, *, timeout: float) -> bool:
         """Waits for a place, at most `timeout` seconds; False where none became free."""
@@ -89,6 +89,12 @@ class Slots:
             self._holders[generation_id] -= 1
             self._holders += Counter()  # drops what is at zero
             self._changed.notify_all()
+
+    def pass_on(self, generation_id: str, *, to: str) -> None:
+        """A place changes its holder and is free to nobody meanwhile."""
+        with self._changed:
+            self._holders[to] += 1
+            self.leave(generation_id)
 
     def holds(self, generation_id: str) -> bool:
         with self._changed:

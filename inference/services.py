@@ -96,6 +96,17 @@ def send_task(generation_id: UUID | str) -> None:
         logger.warning("task of generation %s not sent, the reaper will: %s", generation_id, error)
 
 
+def next_queued() -> UUID | None:
+    """Whose turn it is: the oldest of the workspace with the fewest running, and a reply before a title."""
+    rows = sql.fetch(
+        "SELECT waiting.id FROM inference_generation waiting LEFT JOIN"
+        " (SELECT workspace_id, COUNT(*) AS running FROM inference_generation WHERE state = 'running'"
+        " GROUP BY workspace_id) busy ON busy.workspace_id = waiting.workspace_id WHERE waiting.state = 'queued'"
+        " ORDER BY COALESCE(busy.running, 0), waiting.purpose = 'title', waiting.created_at LIMIT 1"
+    )
+    return UUID(str(rows[0][0])) if rows else None
+
+
 def claim_generation(*, generation_id: UUID | str, worker_id: UUID) -> Generation | None:
     """queued → running for this worker, under a new attempt; None where someone else was first."""
     claimed = sql.instances(

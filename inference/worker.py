@@ -25,7 +25,7 @@ from inference.engine_thread import EngineThread
 from inference.finisher import BROKE, Finisher
 from inference.keeper import Keeper
 from inference.lease import Lease, database_work
-from inference.models import ServedModel
+from inference.models import Generation, ServedModel
 from inference.running import Running, Slots
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,11 @@ class WorkerHost:
 
     # --- Celery's threads -----------------------------------------------------------------------------------
     def run(self, generation_id: str) -> None:
-        """Claims a queued generation and hands it to the engine thread; waits while the engine is full."""
+        """Claims whose turn it is and hands it to the engine thread; waits while the engine is full.
+
+        There is a task for each generation that waits, this one for `generation_id`: they say how many are to be
+        claimed, not which, or whoever sends many would hold up everybody who comes later.
+        """
         while not (self.loaded.wait(0.2) or self.stopping.is_set()):
             pass
         placed = False
@@ -111,21 +115,28 @@ class WorkerHost:
             # The row is still queued: give the task back so that another worker need not wait for the reaper.
             services.send_task(generation_id)
             return
+        holder = generation_id
         try:
-            running = self._claim(generation_id)
+            generation = None
+            while generation is None and (turn := services.next_queued()) is not None:
+                self._slots.pass_on(holder, to=str(turn))
+                holder = str(turn)
+                generation = self._claim(holder)
+            running = self._prepare(generation) if generation is not None else None
         except BaseException:
-            self._slots.leave(generation_id)
+            self._slots.leave(holder)
             raise
         if running is None:
-            self._slots.leave(generation_id)
+            self._slots.leave(holder)
         else:
             self._engine.put(running)
 
-    def _claim(self, generation_id: str) -> Running | None:
+    def _claim(self, generation_id: str) -> Generation | None:
+        """None where another worker was faster."""
         assert self.lease.worker is not None
-        generation = services.claim_generation(generation_id=generation_id, worker_id=self.lease.worker.id)
-        if generation is None:
-            return None
+        return services.claim_generation(generation_id=generation_id, worker_id=self.lease.worker.id)
+
+    def _prepare(self, generation: Generation) -> Running | None:
         try:
             # Nobody logs anything before a first attempt; later ones lock out the attempts before them.
             prior = self.log.take_over(generation.id, generation.attempt) if generation.attempt > 1 else []

@@ -214,6 +214,39 @@ def test_a_failed_step_ends_its_replies_and_the_next_one_is_answered(
     assert ended(other).text == "word"
 
 
+def test_who_comes_later_need_not_wait_behind_all_that_another_workspace_sent(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], elsewhere: Workspace, model: ServedModel
+) -> None:
+    running, waiting = ask(), ask()
+    busy = Worker.objects.create(
+        hostname="elsewhere", pid=1, lease_expires_at=timezone.now() + timedelta(minutes=1)
+    )
+    services.claim_generation(generation_id=running.id, worker_id=busy.id)
+    late = services.start_generation(
+        workspace=elsewhere, model=model, messages=[{"role": "user", "content": "Hello"}]
+    )
+    host = start()
+    host.run(str(waiting.id))
+    assert ended(late).state == "complete"
+    waiting.refresh_from_db()
+    assert waiting.state == "queued"
+    host.run(str(late.id))
+    assert ended(waiting).state == "complete"
+
+
+def test_a_reply_does_not_wait_for_a_title(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], workspace: Workspace, model: ServedModel
+) -> None:
+    title = services.start_generation(
+        workspace=workspace, model=model, messages=[{"role": "user", "content": "Hello"}], purpose="title"
+    )
+    reply = ask()
+    start().run(str(title.id))
+    assert ended(reply).state == "complete"
+    title.refresh_from_db()
+    assert title.state == "queued"
+
+
 def test_what_the_worker_claimed_and_then_lost_is_given_back(
     start: Callable[[], WorkerHost], ask: Callable[[], Generation]
 ) -> None:
