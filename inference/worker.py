@@ -41,6 +41,7 @@ def load_engine(model: ServedModel) -> Engine:
     return load(
         settings.MODELS_DIR / model.path,
         dtype=settings.INFERENCE_DTYPE,
+        device=settings.INFERENCE_DEVICE,
         max_running=settings.INFERENCE_MAX_RUNNING,
         digest_cache=settings.FLYWHEEL_HOME / "cache",
         compiled=settings.FLYWHEEL_HOME / "cache" / "compiled" if settings.INFERENCE_COMPILE else None,

@@ -156,6 +156,7 @@ CELERY_BEAT_SCHEDULE = {
 # Makes the worker's engine: a callable(ServedModel) -> inference.engine.Engine. Tests put a scripted one here.
 INFERENCE_ENGINE = env.str("INFERENCE_ENGINE", "inference.worker.load_engine")
 INFERENCE_DTYPE = env.choice("INFERENCE_DTYPE", ("auto", "fp32", "bf16", "int8"), "auto")
+INFERENCE_DEVICE = env.choice("INFERENCE_DEVICE", ("auto", "cpu", "cuda"), "auto")
 INFERENCE_COMPILE = env.bool("INFERENCE_COMPILE", True)
 # A worker renews its lease three times within this; when it runs out, its replies are handed to another.
 INFERENCE_LEASE_SECONDS = env.int("INFERENCE_LEASE_SECONDS", 10, low=1, high=600)

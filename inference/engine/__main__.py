@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (generate, chat, ppl, bench):
         command.add_argument("--model", required=True, help="a catalog name, a folder or a GGUF")
         command.add_argument("--dtype", choices=("auto", "fp32", "bf16", "int8"), default="auto")
+        command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     for command in (chat, bench):
         command.add_argument(
             "--compile", action=argparse.BooleanOptionalAction, default=True, help="compile the layers [yes]"
@@ -129,7 +130,12 @@ def _load(options: argparse.Namespace) -> TorchEngine:
 
     compiled = _compiled(options) if options.command == "chat" else None
     return load_engine(
-        path, dtype=options.dtype, max_running=1, digest_cache=_home() / "cache", compiled=compiled
+        path,
+        dtype=options.dtype,
+        device=options.device,
+        max_running=1,
+        digest_cache=_home() / "cache",
+        compiled=compiled,
     )
 
 
@@ -177,7 +183,7 @@ def _bench(options: argparse.Namespace) -> int:
     from inference.engine.loaded_model import load_model
 
     benchmark = Benchmark(
-        load_model(path, dtype=options.dtype, digest_cache=_home() / "cache"),
+        load_model(path, dtype=options.dtype, device=options.device, digest_cache=_home() / "cache"),
         batches=options.batch,
         prompt_tokens=options.prompt_tokens,
         max_tokens=options.max_tokens or _BENCH_TOKENS,

@@ -29,6 +29,7 @@ class AdapterManager:
         self,
         config: ModelConfig,
         dtype: torch.dtype,
+        device: torch.device,
         *,
         max_loras: int,
         max_lora_rank: int,
@@ -41,7 +42,7 @@ class AdapterManager:
         while the stack is made anew) and 7 d + 3 i + 2 k in host memory: on SmolLM2-135M in bf16, at rank 16, 15
         and 10 MB.
         """
-        self._config, self._dtype = config, dtype
+        self._config, self._dtype, self._device = config, dtype, device
         self._max_rank, self._max_known = max_lora_rank, max_cpu_loras
         self._known: OrderedDict[str, LoadedAdapter] = OrderedDict()  # the longest unused first
         self._slots = AdapterSlots(max_loras)
@@ -101,7 +102,7 @@ class AdapterManager:
             if not wanted:
                 self._stack = None
                 return False
-            self._next = LoraStack(self._occupants.values())
+            self._next = LoraStack(self._occupants.values(), self._device)
         if not self._next.build(time.monotonic() + _PIECE if hurried else math.inf):
             return False
         self._stack, self._next = self._next, None

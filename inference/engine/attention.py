@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from inference.engine.blocks import BLOCK_SIZE
+from inference.engine.device import to_device
 from inference.engine.kv_cache import KVCache
 
 # A chunk of more tokens than this, in bf16, is attended to by plain batched products: on two cores about twice as fast
@@ -61,9 +62,7 @@ class PagedAttention:
         self.cache = cache
         lengths = [span.start + 1 for span in spans]
         together &= 2 * sum(lengths) > len(lengths) * max(lengths)
-        dtype, windows = cache.dtype, {*cache.layer_windows}
-        self.positions = torch.cat([torch.arange(s.start, s.start + s.count) for s in spans])
-        self.slots = torch.cat([_slots(span) for span in spans])
+        self.positions, self.slots = positions_and_slots(spans, cache.device)
         self._chunks: list[_Chunk] = []
         groups: dict[int, list[tuple[int, Span]]] = defaultdict(list)
         row = 0
@@ -72,34 +71,26 @@ class PagedAttention:
                 # At most half of a group's keys are padding, however different the sequences are.
                 groups[0 if together else (span.start // BLOCK_SIZE).bit_length()].append((row, span))
             else:
-                self._chunks.append(_chunk(row, span, windows, dtype))
+                self._chunks.append(_chunk(cache, row, span))
             row += span.count
         # Whether the step is one group of single tokens and nothing else.
         self.uniform = len(groups) == 1 and not self._chunks
-        self.singles = [_single_tokens(members, self.uniform, windows, dtype) for members in groups.values()]
+        self.singles = [_single_tokens(cache, members, self.uniform) for members in groups.values()]
 
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
         self.cache.write(layer, self.slots, key, value)
         if self.uniform:
-            return self._attend_singles(layer, self.singles[0], query)
+            return attend_single_tokens(self.cache, layer, self.singles[0], query)
         out = torch.empty_like(query)
         for single in self.singles:
             assert single.rows is not None
-            out[single.rows] = self._attend_singles(layer, single, query[single.rows])
+            out[single.rows] = attend_single_tokens(self.cache, layer, single, query[single.rows])
         for chunk in self._chunks:
             rows = slice(chunk.first_row, chunk.first_row + chunk.span.count)
             out[rows] = self._attend_chunk(layer, chunk, query[rows], key[rows], value[rows])
         return out
-
-    def _attend_singles(self, layer: int, group: SingleTokens, query: torch.Tensor) -> torch.Tensor:
-        cache = self.cache
-        keys, values = cache.gather(layer, group.tables)
-        folded = query.view(query.shape[0], cache.kv_heads, -1, cache.head_dim)
-        mask = group.masks[cache.layer_windows[layer]].expand(-1, -1, folded.shape[2], -1)
-        out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask)
-        return out.reshape(query.shape)
 
     def _attend_chunk(
         self, layer: int, chunk: _Chunk, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
@@ -127,6 +118,17 @@ class PagedAttention:
         return out.transpose(0, 1).reshape(query.shape)
 
 
+def attend_single_tokens(
+    cache: KVCache, layer: int, group: SingleTokens, query: torch.Tensor
+) -> torch.Tensor:
+    """query [sequences, heads, head_dim] -> the same."""
+    keys, values = cache.gather(layer, group.tables)
+    folded = query.view(query.shape[0], cache.kv_heads, -1, cache.head_dim)
+    mask = group.masks[cache.layer_windows[layer]].expand(-1, -1, folded.shape[2], -1)
+    out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask)
+    return out.reshape(query.shape)
+
+
 def _is_for_products(mask: torch.Tensor, query: torch.Tensor) -> bool:
     count, heads, _ = query.shape
     return query.dtype == torch.bfloat16 and count > _FUSED_TOKENS and mask.numel() * heads <= _MOST_SCORES
@@ -143,37 +145,48 @@ def _products(
     return torch.bmm(scores.softmax(dim=-1), values).view(folded.shape)
 
 
-def _slots(span: Span) -> torch.Tensor:
-    """Where in the cache each token of the span lies."""
-    positions = range(span.start, span.start + span.count)
-    return torch.tensor([span.block_table[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for p in positions])
+def positions_and_slots(spans: list[Span], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each token of a step, int64 [tokens]: where it stands in its sequence, and where it lies in the cache."""
+    at = [(span.block_table, range(span.start, span.start + span.count)) for span in spans]
+    positions = [position for _, positions in at for position in positions]
+    slots = [
+        table[p // BLOCK_SIZE] * BLOCK_SIZE + p % BLOCK_SIZE for table, positions in at for p in positions
+    ]
+    return to_device(positions, device), to_device(slots, device)
 
 
-def _single_tokens(
-    members: list[tuple[int, Span]], uniform: bool, windows: set[int | None], dtype: torch.dtype
+def single_tokens(
+    cache: KVCache, rows: torch.Tensor | None, positions: torch.Tensor, tables: torch.Tensor
 ) -> SingleTokens:
-    positions = torch.tensor([span.start for _, span in members])
-    width = int(positions.max()) // BLOCK_SIZE + 1
+    """For queries at these positions, [sequences]; `rows` and `tables` as SingleTokens has them."""
+    masks = _masks(positions, tables.shape[1] * BLOCK_SIZE, {*cache.layer_windows}, cache.dtype)
+    return SingleTokens(rows, tables, {window: mask[:, None, None] for window, mask in masks.items()})
+
+
+def _single_tokens(cache: KVCache, members: list[tuple[int, Span]], uniform: bool) -> SingleTokens:
+    width = max(span.start for _, span in members) // BLOCK_SIZE + 1
     tables = [span.block_table[:width] for _, span in members]
-    padded = torch.tensor([table + [0] * (width - len(table)) for table in tables])
-    rows = None if uniform else torch.tensor([row for row, _ in members])
-    masks = _masks(positions, width * BLOCK_SIZE, windows, dtype)
-    return SingleTokens(rows, padded, {window: mask[:, None, None] for window, mask in masks.items()})
+    padded = to_device([table + [0] * (width - len(table)) for table in tables], cache.device)
+    rows = None if uniform else to_device([row for row, _ in members], cache.device)
+    return single_tokens(cache, rows, to_device([span.start for _, span in members], cache.device), padded)
 
 
-def _chunk(row: int, span: Span, windows: set[int | None], dtype: torch.dtype) -> _Chunk:
+def _chunk(cache: KVCache, row: int, span: Span) -> _Chunk:
     end = span.start + span.count
-    table = torch.tensor([span.block_table[: -(-end // BLOCK_SIZE)]])
+    table = to_device([span.block_table[: -(-end // BLOCK_SIZE)]], cache.device)
+    windows = {*cache.layer_windows}
     if span.start == 0:
         windows = {window for window in windows if window is not None and window < end}
-    return _Chunk(row, span, table, _masks(torch.arange(span.start, end), end, windows, dtype))
+    positions = torch.arange(span.start, end, device=cache.device)
+    return _Chunk(row, span, table, _masks(positions, end, windows, cache.dtype))
 
 
 def _masks(positions: torch.Tensor, keys: int, windows: set[int | None], dtype: torch.dtype) -> Masks:
     """For queries at these positions and keys from the start of the sequence on: one for each window."""
-    ahead = torch.arange(keys) - positions.unsqueeze(1)
+    ahead = torch.arange(keys, device=positions.device) - positions.unsqueeze(1)
     masks: Masks = {}
     for window in windows:
         hidden = ahead > 0 if window is None else (ahead > 0) | (ahead <= -window)
-        masks[window] = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
+        masks[window] = mask.masked_fill_(hidden, float("-inf"))
     return masks

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from inference.engine.cuda_graphs import DecodeGraphs
 from inference.engine.engine import TorchEngine
 from inference.engine.interface import EngineError, InvalidRequest, Request
 from inference.engine.loaded_model import LoadedModel
@@ -60,17 +61,23 @@ def _prompt(encode: Callable[[str], list[int]], number: int, tokens: int) -> str
 class _Stopwatch:
     """Adds up the time spent in the model."""
 
-    def __init__(self, model: LlamaModel) -> None:
+    def __init__(self, model: LlamaModel, graphs: DecodeGraphs | None) -> None:
         self.seconds = 0.0
-        for name in ("forward", "logits"):
-            setattr(model, name, self._timed(getattr(model, name)))
+        self._running = False
+        timed: list[tuple[object, str]] = [(model, "forward"), (model, "logits")]
+        for owner, name in timed + ([(graphs, "run")] if graphs else []):
+            setattr(owner, name, self._timed(getattr(owner, name)))
 
-    def _timed(self, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def timed(*arguments: Any, **named: Any) -> torch.Tensor:
-            started = time.perf_counter()
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            # While a pass is recorded nothing may wait for it.
+            if self._running:
+                return function(*arguments, **named)
+            started, self._running = time.perf_counter(), True
             result = function(*arguments, **named)
-            if result.is_cuda:
+            if result is not None and result.is_cuda:
                 torch.cuda.synchronize()
+            self._running = False
             self.seconds += time.perf_counter() - started
             return result
 
@@ -98,11 +105,11 @@ class Benchmark:
             )
         self._max_tokens = max_tokens
         self.dtype = loaded.dtype
-        self._stopwatch = _Stopwatch(loaded.model)
         # Guessing pays where a text repeats, and this is not to measure how much these texts do.
         self._engine = TorchEngine(
             loaded, max_running=max(32, *batches), compiled=compiled, speculation=False
         )
+        self._stopwatch = _Stopwatch(loaded.model, self._engine.graphs)
         if self._engine.compiled is not None:
             self._engine.compiled.wait()
         prefix, encode = loaded.tokenizer.prompt_prefix, loaded.tokenizer.encode

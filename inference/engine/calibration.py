@@ -56,7 +56,8 @@ class Calibration:
         self._hidden, self._turns = hidden, turns
         tokens = hidden.shape[0]
         blocks = list(range(1, blocks_for(tokens) + 1))
-        self._attend = PagedAttention(KVCache(config, tokens, hidden.dtype), [Span(0, tokens, blocks)])
+        cache = KVCache(config, tokens, hidden.dtype, device=hidden.device)
+        self._attend = PagedAttention(cache, [Span(0, tokens, blocks)])
 
     def quantise_layer(self, layer: nn.Module) -> None:
         self._hidden = _quantise(layer, self._hidden, self._turns, self._attend)

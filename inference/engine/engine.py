@@ -22,13 +22,16 @@ from inference.engine.answers import Answers
 from inference.engine.attention import PagedAttention, Span
 from inference.engine.blocks import BlockManager, chain_root
 from inference.engine.compiled import CompiledLayers
+from inference.engine.cuda_graphs import DecodeGraphs
+from inference.engine.device import to_device
+from inference.engine.flash_attention import FlashAttention, is_for_flash
 from inference.engine.grammar import GrammarCompiler
 from inference.engine.interface import Admission, InvalidRequest, Request, StepOutput
 from inference.engine.kv_cache import KVCache
 from inference.engine.linear import INT4_ROWS
 from inference.engine.loaded_model import LoadedModel
 from inference.engine.logprobs import token_logprobs
-from inference.engine.lookup import LookupUse, PromptLookup
+from inference.engine.lookup import MOST_DRAFTED, LookupUse, PromptLookup
 from inference.engine.prompt import PromptBuilder
 from inference.engine.reading import Pooler, PromptReader, PromptScorer
 from inference.engine.sampler import SamplingFailure, SamplingState, sample
@@ -40,6 +43,7 @@ from inference.text.detokenizer import IncrementalDetokenizer
 logger = logging.getLogger(__name__)
 
 _MAX_CACHE_BYTES = 4 * 2**30
+_GPU_SHARE = 0.8  # of the memory that the model leaves; steps need some, too
 _MAX_FAILED_STEPS = 3  # in a row
 _STEP_FAILED = "The model broke off because of an error on our side. Try again."
 _NOT_FINITE = "The model gave numbers that are not finite, so nothing can be said of this text."
@@ -67,10 +71,12 @@ class TorchEngine:
         self.model_digest = loaded.digest
         self.dtype = loaded.dtype
         self.tokenizer = loaded.tokenizer
-        config = loaded.config
+        config, device = loaded.config, loaded.model.device
         if kv_tokens is None:
-            kv_tokens = _affordable_tokens(config.kv_elements_per_token * loaded.model.dtype.itemsize)
-        self._cache = KVCache(config, min(kv_tokens, max_running * config.context_length), loaded.model.dtype)
+            kv_tokens = _affordable_tokens(config.kv_elements_per_token * loaded.model.dtype.itemsize, device)
+        capacity = min(kv_tokens, max_running * config.context_length)
+        self._cache = KVCache(config, capacity, loaded.model.dtype, device=device)
+        self._flash = is_for_flash(self._cache)
         self.context_length = min(config.context_length, self._cache.capacity)
         self._answers = Answers(self._cache.capacity)
         self._prompts = PromptBuilder(
@@ -81,6 +87,7 @@ class TorchEngine:
         self._adapters = AdapterManager(
             config,
             loaded.model.dtype,
+            device,
             max_loras=max_loras,
             max_lora_rank=max_lora_rank,
             max_cpu_loras=max_cpu_loras,
@@ -92,7 +99,12 @@ class TorchEngine:
         self._failed_steps = 0
         self._speculation = speculation
         self.lookup_use = LookupUse(0, 0)  # since the engine began
-        self.compiled = CompiledLayers(self._model, compiled) if compiled is not None else None
+        self.compiled: CompiledLayers | None = None
+        self.graphs: DecodeGraphs | None = None
+        if device.type == "cuda":
+            self.graphs = DecodeGraphs(self._model, self._cache, max(max_running, 1 + MOST_DRAFTED))
+        elif compiled is not None:
+            self.compiled = CompiledLayers(self._model, compiled)
 
     @property
     def has_work(self) -> bool:
@@ -127,7 +139,7 @@ class TorchEngine:
         ends = frozenset() if sampling.ignore_eos else self._loaded.end_token_ids
         ends |= {*sampling.stop_token_ids}
         state = SamplingState(resolve_settings(sampling, self._loaded.defaults), request.seed, request.choice)
-        state.prepare(vocab_size, prompt.ids, sampling.logit_bias)
+        state.prepare(vocab_size, prompt.ids, sampling.logit_bias, self._model.device)
         grammar = None
         if sampling.response_format is not None and max_tokens > 0:
             grammar = self._grammars.compile(sampling.response_format, ends)
@@ -190,22 +202,7 @@ class TorchEngine:
 
     def _compute(self, plan: list[tuple[Sequence, int]], outputs: list[StepOutput]) -> None:
         """One forward pass; what comes of it is added to the outputs."""
-        ids = [
-            t
-            for sequence, count in plan
-            for t in sequence.token_ids[sequence.computed : sequence.computed + count] + sequence.draft
-        ]
-        compiled = self.compiled if self.compiled is not None and self.compiled.ready else None
-        spans: list[Span] = []
-        for sequence, count in plan:
-            # Few drafted tokens are faster as so many single ones, where these are compiled.
-            pieces = count if compiled and sequence.draft and count <= INT4_ROWS else 1
-            starts = range(sequence.computed, sequence.computed + pieces)
-            spans += [Span(start, count // pieces, sequence.block_table) for start in starts]
-        attend = PagedAttention(self._cache, spans, together=compiled is not None)
-        adapt = self._adapters.rows([(sequence.adapter, count) for sequence, count in plan])
-        run = compiled.over(attend, adapt) if compiled else None
-        hidden = self._model(torch.tensor(ids), attend.positions, attend, adapt, run)
+        hidden = self._forward(plan)
         wanted: list[int] = []  # rows that choose a token: the last known one's, and its draft's
         ready: list[Sequence] = []
         row = 0
@@ -222,7 +219,37 @@ class TorchEngine:
                 elif sequence.reader is not None:
                     outputs.append(self._finish_reading(sequence, sequence.reader))
         if ready:
-            outputs += self._choose(self._model.logits(hidden[wanted]), ready)
+            if len(wanted) < len(hidden):
+                hidden = hidden.index_select(0, to_device(wanted, hidden.device))
+            outputs += self._choose(self._model.logits(hidden), ready)
+
+    def _forward(self, plan: list[tuple[Sequence, int]]) -> torch.Tensor:
+        """The last hidden states of all tokens that the step computes, one sequence after the other."""
+        ids = [
+            t
+            for sequence, count in plan
+            for t in sequence.token_ids[sequence.computed : sequence.computed + count] + sequence.draft
+        ]
+        compiled = self.compiled if self.compiled is not None and self.compiled.ready else None
+        adapt = self._adapters.rows([(sequence.adapter, count) for sequence, count in plan])
+        graphs = self.graphs if adapt is None else None
+        # Few drafted tokens are faster as so many single ones, where these are compiled or recorded.
+        most_pieces = 1 + MOST_DRAFTED if graphs else INT4_ROWS if compiled else 1
+        spans: list[Span] = []
+        for sequence, count in plan:
+            pieces = count if sequence.draft and count <= most_pieces else 1
+            starts = range(sequence.computed, sequence.computed + pieces)
+            spans += [Span(start, count // pieces, sequence.block_table) for start in starts]
+        recorded = graphs.run(ids, spans) if graphs else None
+        if recorded is not None:
+            return recorded
+        tokens = to_device(ids, self._model.device)
+        if self._flash:
+            flash = FlashAttention.over(self._cache, spans)
+            return self._model(tokens, flash.positions, flash, adapt)
+        attend = PagedAttention(self._cache, spans, together=compiled is not None)
+        run = compiled.over(attend, adapt) if compiled else None
+        return self._model(tokens, attend.positions, attend, adapt, run)
 
     def read_adapter(self, folder: Path) -> LoadedAdapter:
         """Reads and checks a PEFT LoRA folder, which is slow; may be called from any thread. Raises InvalidAdapter."""
@@ -385,7 +412,9 @@ class TorchEngine:
         del self._sequences[sequence.id]
 
 
-def _affordable_tokens(bytes_per_token: int) -> int:
+def _affordable_tokens(bytes_per_token: int, device: torch.device) -> int:
+    if device.type == "cuda":
+        return max(int(torch.cuda.mem_get_info(device)[0] * _GPU_SHARE) // bytes_per_token, 1024)
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):

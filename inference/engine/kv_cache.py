@@ -11,13 +11,20 @@ import torch
 
 from inference.engine.blocks import BLOCK_SIZE, blocks_for
 from inference.engine.config import ModelConfig
+from inference.engine.device import CPU, to_device
 
 
 class KVCache:
     """Block 0 stays empty and fills up the tables of shorter sequences."""
 
     def __init__(
-        self, config: ModelConfig, capacity: int, dtype: torch.dtype, *, layers: int | None = None
+        self,
+        config: ModelConfig,
+        capacity: int,
+        dtype: torch.dtype,
+        *,
+        layers: int | None = None,
+        device: torch.device = CPU,
     ) -> None:
         """`capacity` is in tokens and rounded up to whole blocks. Pages are taken from the system on first use."""
         self.kv_heads, self.head_dim = config.num_kv_heads, config.head_dim
@@ -25,12 +32,16 @@ class KVCache:
         self.num_blocks = blocks_for(capacity) + 1
         self.capacity = (self.num_blocks - 1) * BLOCK_SIZE
         shape = (self.num_blocks, BLOCK_SIZE, 2 * self.kv_heads, self.head_dim)
-        self.layers = [_lazy_zeros(shape, dtype) for _ in range(layers or config.num_layers)]
+        self.layers = [_zeros(shape, dtype, device) for _ in range(layers or config.num_layers)]
         self._rows = [layer.view(-1, 2 * self.kv_heads, self.head_dim) for layer in self.layers]
 
     @property
     def dtype(self) -> torch.dtype:
         return self.layers[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.layers[0].device
 
     def write(self, layer: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
         """key and value [tokens, kv_heads, head_dim] to the places of these tokens, [tokens]."""
@@ -42,14 +53,21 @@ class KVCache:
         both = rows.view(tables.shape[0], -1, 2 * self.kv_heads, self.head_dim).transpose(1, 2)
         return both[:, : self.kv_heads], both[:, self.kv_heads :]
 
+    def gather_rows(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of these blocks, one after the other: each [tokens, kv_heads, head_dim], a view."""
+        rows = self.layers[layer].index_select(0, blocks).view(-1, 2 * self.kv_heads, self.head_dim)
+        return rows[:, : self.kv_heads], rows[:, self.kv_heads :]
+
     def clear(self, blocks: list[int]) -> None:
         """What may hold NaN, which even a masked-out position would spread."""
-        at = torch.tensor(blocks, dtype=torch.long)
+        at = to_device(blocks, self.device, torch.long)
         for layer in self.layers:
-            layer[at] = 0
+            layer.index_fill_(0, at, 0)
 
 
-def _lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
     # numpy asks the system for zeroed pages, which cost nothing until written; torch.zeros would write them all.
     count = int(np.prod(shape)) * dtype.itemsize
     return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).view(shape)

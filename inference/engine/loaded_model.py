@@ -14,9 +14,10 @@ from inference.engine.calibration import CALIBRATION_TEXT
 from inference.engine.config import ModelConfig
 from inference.engine.config_folder import config_from_folder
 from inference.engine.config_gguf import config_from_gguf
+from inference.engine.device import multiplies_bf16, resolve_device
 from inference.engine.interface import ModelLoadError
 from inference.engine.model import LlamaModel
-from inference.engine.weights import GgufSource, SafetensorsSource, TensorSource
+from inference.engine.weights import GgufSource, MovedSource, SafetensorsSource, TensorSource
 from inference.formats.digest import content_digest
 from inference.formats.errors import ModelFileError
 from inference.formats.gguf_file import GgufFile, read_gguf
@@ -45,12 +46,14 @@ class LoadedModel:
     dtype: str  # "fp32", "bf16" or "int8"
 
 
-def resolve_dtype(dtype: str) -> str:
-    """ "auto" is bf16 where this machine's cores multiply it in hardware, else fp32."""
+def resolve_dtype(dtype: str, device: torch.device) -> str:
+    """ "auto" is bf16 where the device multiplies it in hardware, else fp32."""
     if dtype not in DTYPES:
         raise ModelLoadError(f"The precision {dtype!r} is not one of {', '.join(DTYPES)}.")
     if dtype != "auto":
         return dtype
+    if device.type == "cuda":
+        return "bf16" if multiplies_bf16(device) else "fp32"
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     except OSError:
@@ -58,23 +61,27 @@ def resolve_dtype(dtype: str) -> str:
     return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "fp32"
 
 
-def load_model(path: Path, *, dtype: str = "auto", digest_cache: Path | None = None) -> LoadedModel:
+def load_model(
+    path: Path, *, dtype: str = "auto", device: str = "auto", digest_cache: Path | None = None
+) -> LoadedModel:
     """Raises ModelLoadError, a sentence that names the file, for anything wrong with the model."""
-    kind = resolve_dtype(dtype)
+    where = resolve_device(device)
+    kind = resolve_dtype(dtype, where)
     try:
         files = find_model(Path(path))
-        return (
-            _load_gguf(files, kind, digest_cache) if files.gguf else _load_folder(files, kind, digest_cache)
-        )
+        load = _load_gguf if files.gguf else _load_folder
+        return load(files, kind, where, digest_cache)
     except ModelFileError as error:
         raise ModelLoadError(str(error)) from error
     except TemplateError as error:
         raise ModelLoadError(f"{Path(path).name}: {error}") from error
     except MemoryError as error:
         raise ModelLoadError(f"{Path(path).name}: needs more memory than this machine has.") from error
+    except torch.OutOfMemoryError as error:
+        raise ModelLoadError(f"{Path(path).name}: needs more memory than this GPU has free.") from error
 
 
-def _load_gguf(files: ModelFiles, kind: str, digest_cache: Path | None) -> LoadedModel:
+def _load_gguf(files: ModelFiles, kind: str, device: torch.device, digest_cache: Path | None) -> LoadedModel:
     assert files.gguf is not None
     file: GgufFile = read_gguf(files.gguf)
     config = config_from_gguf(file)
@@ -83,15 +90,19 @@ def _load_gguf(files: ModelFiles, kind: str, digest_cache: Path | None) -> Loade
     template = (
         ChatTemplate(source, tokenizer, template_names_from_gguf(file)) if isinstance(source, str) else None
     )
-    return _assemble(files, config, tokenizer, template, GgufSource(file, config), kind, digest_cache)
+    tensors = GgufSource(file, config)
+    return _assemble(files, config, tokenizer, template, tensors, kind, device, digest_cache)
 
 
-def _load_folder(files: ModelFiles, kind: str, digest_cache: Path | None) -> LoadedModel:
+def _load_folder(
+    files: ModelFiles, kind: str, device: torch.device, digest_cache: Path | None
+) -> LoadedModel:
     config = config_from_folder(files.folder)
     tokenizer = tokenizer_from_folder(files.folder)
     source = template_from_folder(files.folder)
     template = ChatTemplate(source, tokenizer, special_names(files.folder)) if source is not None else None
-    return _assemble(files, config, tokenizer, template, SafetensorsSource(files.weights), kind, digest_cache)
+    tensors = SafetensorsSource(files.weights)
+    return _assemble(files, config, tokenizer, template, tensors, kind, device, digest_cache)
 
 
 def _assemble(
@@ -101,6 +112,7 @@ def _assemble(
     template: ChatTemplate | None,
     source: TensorSource,
     kind: str,
+    device: torch.device,
     digest_cache: Path | None,
 ) -> LoadedModel:
     tokenizer.drop_specials_from(config.vocab_size)
@@ -114,6 +126,8 @@ def _assemble(
     listed = ends if isinstance(ends, list) else [ends]
     end_token_ids = tokenizer.end_token_ids | {*config.eos_token_ids} | {i for i in listed if type(i) is int}
     calibration_ids = [*tokenizer.prompt_prefix, *tokenizer.encode(CALIBRATION_TEXT)][: config.context_length]
+    if device.type != "cpu":
+        source = MovedSource(source, device)
     # Not inference_mode: a trainer could not use tensors made in it.
     with torch.no_grad():
         model = LlamaModel(config, source, kind, calibration_ids or [0])

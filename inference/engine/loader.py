@@ -12,6 +12,7 @@ def load_engine(
     path: Path | str,
     *,
     dtype: str = "auto",
+    device: str = "auto",
     max_running: int = 32,
     max_waiting: int = 512,
     kv_tokens: int | None = None,
@@ -23,12 +24,13 @@ def load_engine(
 ) -> TorchEngine:
     """An engine for the model at `path`: a GGUF, a Hugging Face folder, or a folder with one GGUF.
 
-    `dtype` is "fp32", "bf16", "int8" or "auto"; `kv_tokens` bounds the tokens of all running requests together
-    [what fits in a quarter of the free memory, at most 4 GiB]; `max_loras` adapters of at most `max_lora_rank`
-    are computed with at once, others wait for their turn; `speculation`: see TorchEngine. With the folder `compiled`,
-    layers are compiled in the background and kept there. Raises ModelLoadError.
+    `dtype` is "fp32", "bf16", "int8" or "auto"; `device` "cpu", "cuda", or "auto", which is a GPU where one works;
+    `kv_tokens` bounds the tokens of all running requests together [what fits in a quarter of the free memory, at
+    most 4 GiB; on a GPU in most of its free memory]; `max_loras` adapters of at most `max_lora_rank` are computed
+    with at once, others wait for their turn; `speculation`: see TorchEngine. With the folder `compiled`, layers are
+    compiled for the CPU in the background and kept there. Raises ModelLoadError.
     """
-    loaded = load_model(Path(path), dtype=dtype, digest_cache=digest_cache)
+    loaded = load_model(Path(path), dtype=dtype, device=device, digest_cache=digest_cache)
     return TorchEngine(
         loaded,
         max_running=max_running,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from inference.engine.device import to_device
 from inference.engine.interface import AlternativeToken, TokenLogprob
 
 
@@ -15,7 +16,9 @@ def token_logprobs(
 ) -> list[TokenLogprob]:
     """Of a token and so many of the likeliest for each row of logits, fp32 [rows, vocab_size]."""
     normalizers = logits.logsumexp(dim=-1, keepdim=True)
-    chosen = (logits.gather(1, torch.tensor(token_ids).unsqueeze(1)) - normalizers).squeeze(1).tolist()
+    chosen = (
+        (logits.gather(1, to_device(token_ids, logits.device).unsqueeze(1)) - normalizers).squeeze(1).tolist()
+    )
     likeliest = logits.topk(max(tops), dim=-1)
     values, ids = (likeliest.values - normalizers).tolist(), likeliest.indices.tolist()
     return [

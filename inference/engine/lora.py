@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from inference.engine.adapters import PRODUCTS, LoadedAdapter, module_shapes
+from inference.engine.device import to_device
 from inference.engine.linear import Linear
 
 _Factors = dict[tuple[int, str], tuple[Linear, Linear]]
@@ -29,8 +30,8 @@ class _RankStack:
     """Adapters of similar rank, by (layer, product): A [adapters * modules * rank, inputs] and B [outputs, the same],
     which is zero where one module's ranks meet another's outputs."""
 
-    def __init__(self, rank: int, adapters: list[LoadedAdapter]) -> None:
-        self.rank, self.adapters = rank, adapters
+    def __init__(self, rank: int, adapters: list[LoadedAdapter], device: torch.device) -> None:
+        self.rank, self.adapters, self.device = rank, adapters, device
         self.index = {adapter.digest: index for index, adapter in enumerate(adapters)}
         self.factors: _Factors = {}
 
@@ -42,8 +43,8 @@ class _RankStack:
         shapes = module_shapes(self.adapters[0].config)
         like = next(iter(self.adapters[0].factors.values()))[0]
         ranks = (len(self.adapters), len(modules), self.rank)
-        a = like.new_zeros(*ranks, shapes[parts[0]][1])
-        b = like.new_zeros(sum(shapes[part][0] for part in parts), *ranks)
+        a = like.new_zeros(*ranks, shapes[parts[0]][1], device=self.device)
+        b = like.new_zeros(sum(shapes[part][0] for part in parts), *ranks, device=self.device)
         for index, adapter in enumerate(self.adapters):
             row = 0
             for part in parts:
@@ -62,11 +63,11 @@ class _RankStack:
 class LoraStack:
     """The adapters of one set, stacked. Made piece by piece by `build`, unchanged and usable from then on."""
 
-    def __init__(self, adapters: Iterable[LoadedAdapter]) -> None:
+    def __init__(self, adapters: Iterable[LoadedAdapter], device: torch.device) -> None:
         by_rank: dict[int, list[LoadedAdapter]] = {}
         for adapter in adapters:
             by_rank.setdefault(_padded_rank(adapter.rank), []).append(adapter)
-        self._stacks = [_RankStack(rank, alike) for rank, alike in by_rank.items()]
+        self._stacks = [_RankStack(rank, alike, device) for rank, alike in by_rank.items()]
         self.digests = frozenset(digest for stack in self._stacks for digest in stack.index)
         layers = range(self._stacks[0].adapters[0].config.num_layers)
         self._missing = [
@@ -110,11 +111,11 @@ def _group(stack: _RankStack, digests: list[str]) -> _Group | None:
     mine = [(row, stack.index[digest]) for row, digest in enumerate(digests) if digest in stack.index]
     if not mine:
         return None
-    rows = None if len(mine) == len(digests) else torch.tensor([row for row, _ in mine])
+    rows = None if len(mine) == len(digests) else to_device([row for row, _ in mine], stack.device)
     if len(stack.adapters) == 1:
         return _Group(stack.factors, rows, None)
-    own = torch.tensor([adapter for _, adapter in mine]).unsqueeze(1)
-    foreign = own != torch.arange(len(stack.adapters))
+    own = to_device([adapter for _, adapter in mine], stack.device).unsqueeze(1)
+    foreign = own != torch.arange(len(stack.adapters), device=stack.device)
     return _Group(stack.factors, rows, foreign.unsqueeze(2))
 
 

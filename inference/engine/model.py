@@ -151,6 +151,7 @@ class LlamaModel(nn.Module):
     def __init__(
         self, config: ModelConfig, source: TensorSource, kind: str, calibration_ids: list[int]
     ) -> None:
+        """It is where the source's tensors are."""
         super().__init__()
         self.config, self.kind = config, kind
         dtype = Linear.activation_dtype(kind)
@@ -160,12 +161,13 @@ class LlamaModel(nn.Module):
         factors = source.rope_factors()
         ropes = [config.rope, config.local_rope] if config.local_rope else [config.rope]
         self.rotary_embeddings = nn.ModuleList(
-            RotaryEmbedding(rope, config.head_dim, factors) for rope in ropes
+            RotaryEmbedding(rope, config.head_dim, factors).to(table.device) for rope in ropes
         )
         calibration = None
         if kind == "int8":
-            ids = torch.tensor(calibration_ids)
-            calibration = Calibration(config, self._embed(ids), self._turns(torch.arange(len(ids))))
+            ids = torch.tensor(calibration_ids, device=table.device)
+            turns = self._turns(torch.arange(len(ids), device=table.device))
+            calibration = Calibration(config, self._embed(ids), turns)
         self.layers = nn.ModuleList()
         for index in range(config.num_layers):
             layer = Layer(config, index, source, kind)
@@ -183,6 +185,10 @@ class LlamaModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.embed_tokens.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed_tokens.device
 
     def forward(
         self,

@@ -12,9 +12,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from inference.engine.device import CPU, to_device
+
 # Rows are cut to this many likeliest tokens before anything is sorted; a row that needs more takes the next size, and
 # one that needs more than the last is sorted whole.
 _SHORTLISTS = (64, 1024)
+# Where a row has no token, or not yet.
+_UNSOUND, _UNCERTAIN = -1, -2
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,11 @@ class SamplingSettings:
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
 
     @property
-    def truncates(self) -> bool:
-        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
+    def kind(self) -> str:
+        """How a token is drawn: "greedy", "plain" or "truncated"."""
+        if self.temperature == 0:
+            return "greedy"
+        return "truncated" if self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0 else "plain"
 
 
 @dataclass
@@ -52,14 +59,20 @@ class SamplingState:
     bias: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)  # ids, what is added
     allowed: torch.Tensor | None = field(default=None, repr=False)  # by a grammar, for this position
 
-    def prepare(self, vocab_size: int, prompt: list[int], logit_bias: dict[int, float]) -> None:
-        """Ids are below `vocab_size`."""
+    def prepare(
+        self,
+        vocab_size: int,
+        prompt: list[int],
+        logit_bias: dict[int, float],
+        device: torch.device = CPU,
+    ) -> None:
+        """Ids are below `vocab_size`; `device` is that of the logits to come."""
         if logit_bias:
-            self.bias = (torch.tensor([*logit_bias]), torch.tensor([*logit_bias.values()]))
+            self.bias = (to_device([*logit_bias], device), to_device([*logit_bias.values()], device))
         if self.settings.penalises:
-            self.seen = torch.zeros(vocab_size, dtype=torch.bool)
-            self.seen[torch.tensor(prompt, dtype=torch.long)] = True
-            self.counts = torch.zeros(vocab_size)
+            self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+            self.seen.index_fill_(0, to_device(prompt, device, torch.long), True)
+            self.counts = torch.zeros(vocab_size, device=device)
 
     def append(self, token: int) -> None:
         self.position += 1
@@ -80,6 +93,9 @@ class SamplingState:
 
 class SamplingFailure(Exception):
     """The logits of one sequence allow no choice; the message is a sentence."""
+
+
+_NOT_FINITE = SamplingFailure("The model gave numbers that are not finite, so no token can be chosen.")
 
 
 def uniform(seed: int, choice: int, position: int) -> float:
@@ -111,32 +127,40 @@ def _choose_alone(logits: torch.Tensor, state: SamplingState) -> int | SamplingF
 
 
 def _choose(logits: torch.Tensor, states: list[SamplingState]) -> list[int | SamplingFailure]:
-    chosen: dict[int, int | SamplingFailure] = {}
-    for row, peak in enumerate(logits.amax(dim=-1).tolist()):
-        if not float("-inf") < peak < float("inf"):
-            chosen[row] = SamplingFailure(
-                "The model gave numbers that are not finite, so no token can be chosen."
-            )
-    sound = [row for row in range(len(states)) if row not in chosen]
-    greedy = [row for row in sound if states[row].settings.temperature == 0]
-    for truncates in (False, True):
-        drawing = [
-            row
-            for row in sound
-            if states[row].settings.temperature > 0 and states[row].settings.truncates == truncates
-        ]
-        if drawing:
-            draw = _draw_truncated if truncates else _draw
-            drawn = draw(_rows(logits, drawing), [states[row] for row in drawing])
-            chosen.update(zip(drawing, drawn.tolist(), strict=True))
-    if greedy:
-        chosen.update(zip(greedy, _rows(logits, greedy).argmax(dim=-1).tolist(), strict=True))
-    return [chosen[row] for row in range(len(states))]
+    """What every row draws is asked for at once: on a GPU that is the one time a step waits for it."""
+    sound = logits.amax(dim=-1).isfinite()
+    if logits.is_cuda or not bool(sound.all()):
+        # Nothing comes of them, but they are drawn from.
+        logits.masked_fill_(~sound.unsqueeze(1), 0)
+    by_kind: dict[str, list[int]] = {}
+    for row, state in enumerate(states):
+        by_kind.setdefault(state.settings.kind, []).append(row)
+    drawn: list[torch.Tensor] = []
+    truncated: _Truncated | None = None
+    for kind, rows in by_kind.items():
+        own, its_states = _rows(logits, rows), [states[row] for row in rows]
+        if kind == "greedy":
+            drawn.append(own.argmax(dim=-1))
+        elif kind == "plain":
+            drawn.append(_draw(own, its_states))
+        else:
+            truncated = _Truncated(own, its_states)
+            drawn.append(truncated.draw(_SHORTLISTS[0]))
+    order = [row for rows in by_kind.values() for row in rows]
+    tokens = torch.where(_rows(sound, order), torch.cat(drawn), _UNSOUND)
+    chosen = dict(zip(order, tokens.tolist(), strict=True))
+    for size in (*_SHORTLISTS[1:], logits.shape[1]):
+        left = [at for at, row in enumerate(by_kind.get("truncated", ())) if chosen[row] == _UNCERTAIN]
+        if truncated is None or not left:
+            break
+        rows = [by_kind["truncated"][at] for at in left]
+        chosen.update(zip(rows, truncated.draw(size, left).tolist(), strict=True))
+    return [_NOT_FINITE if chosen[row] == _UNSOUND else chosen[row] for row in range(len(states))]
 
 
 def _rows(tensor: torch.Tensor, rows: list[int]) -> torch.Tensor:
-    """These rows, in ascending order: a copy only where they are not all there are."""
-    return tensor if len(rows) == len(tensor) else tensor[rows]
+    """These rows: a copy only where they are not all there are, in order."""
+    return tensor if rows == [*range(len(tensor))] else tensor[to_device(rows, tensor.device)]
 
 
 def _adjust(logits: torch.Tensor, state: SamplingState) -> None:
@@ -144,7 +168,7 @@ def _adjust(logits: torch.Tensor, state: SamplingState) -> None:
         logits.index_add_(0, *state.bias)
     _penalise(logits, state)
     if state.allowed is not None:
-        logits.masked_fill_(~state.allowed, float("-inf"))
+        logits.masked_fill_(~to_device(state.allowed, logits.device), float("-inf"))
 
 
 def _penalise(logits: torch.Tensor, state: SamplingState) -> None:
@@ -159,22 +183,28 @@ def _penalise(logits: torch.Tensor, state: SamplingState) -> None:
     logits -= settings.presence_penalty * (state.counts > 0)
 
 
-def _column(values: list[float]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64).unsqueeze(1)
-
-
 def _probabilities(logits: torch.Tensor, states: list[SamplingState]) -> tuple[torch.Tensor, torch.Tensor]:
-    """fp32 [rows, vocab_size], and what each row draws: fp64 [rows, 1]."""
-    # Less than the least temperature that overflows no logit is as good as none.
-    temperatures = _column([max(s.settings.temperature, 1e-20) for s in states]).float()
-    draws = _column([uniform(s.seed, s.choice, s.position) for s in states])
-    return (logits / temperatures).softmax(dim=-1), draws
+    """fp32 [rows, vocab_size], and fp64 [rows, 4]: what each row draws, its top-k, top-p and min-p."""
+    numbers = [
+        (
+            # Less than the least temperature that overflows no logit is as good as none.
+            max(s.settings.temperature, 1e-20),
+            uniform(s.seed, s.choice, s.position),
+            s.settings.top_k or math.inf,
+            s.settings.top_p,
+            s.settings.min_p,
+        )
+        for s in states
+    ]
+    columns = to_device(numbers, logits.device, torch.float64)
+    return (logits / columns[:, :1].float()).softmax(dim=-1), columns[:, 1:]
 
 
 def _draw(logits: torch.Tensor, states: list[SamplingState]) -> torch.Tensor:
     """From all there is, in the order of the ids: first a stretch of the vocabulary, then a token of it."""
-    probabilities, draws = _probabilities(logits, states)
-    rows = torch.arange(len(states))
+    probabilities, numbers = _probabilities(logits, states)
+    draws = numbers[:, :1]
+    rows = torch.arange(len(states), device=logits.device)
     stretches = probabilities.view(len(states), -1, math.gcd(probabilities.shape[1], 256))
     sums = stretches.sum(dim=-1).double()
     cumulated = sums.cumsum(dim=-1)
@@ -187,28 +217,24 @@ def _draw(logits: torch.Tensor, states: list[SamplingState]) -> torch.Tensor:
     return stretch * stretches.shape[-1] + _pick(inside, share.unsqueeze(1) * inside[:, -1:])
 
 
-def _draw_truncated(logits: torch.Tensor, states: list[SamplingState]) -> torch.Tensor:
-    """From the likeliest tokens that top-k, then top-p, then min-p leave, the likeliest first."""
-    probabilities, draws = _probabilities(logits, states)
-    vocab_size = probabilities.shape[1]
-    top_k = _column([s.settings.top_k or math.inf for s in states])
-    top_p = _column([s.settings.top_p for s in states])
-    min_p = _column([s.settings.min_p for s in states]).float()
-    tokens = torch.empty(len(states), dtype=torch.long)
-    rows = torch.arange(len(states))
-    for size in (*_SHORTLISTS, vocab_size):
+class _Truncated:
+    """Rows that draw from the likeliest tokens that top-k, then top-p, then min-p leave, the likeliest first."""
+
+    def __init__(self, logits: torch.Tensor, states: list[SamplingState]) -> None:
+        self._probabilities, self._numbers = _probabilities(logits, states)
+
+    def draw(self, size: int, rows: list[int] | None = None) -> torch.Tensor:
+        """Of these rows [all], from their `size` likeliest tokens; _UNCERTAIN where more of them have to be known."""
+        probabilities, numbers = self._probabilities, self._numbers
+        if rows is not None:
+            probabilities, numbers = _rows(probabilities, rows), _rows(numbers, rows)
+        draws, top_k, top_p, min_p = numbers.split(1, dim=1)
+        vocab_size = probabilities.shape[1]
         likeliest, ids = _likeliest(probabilities, min(size, vocab_size))
-        kept, certain = _truncate(likeliest, top_k, top_p, min_p)
-        certain |= size >= vocab_size
+        kept, certain = _truncate(likeliest, top_k, top_p, min_p.float())
         cumulated = kept.cumsum(dim=-1)
         picked = ids.gather(1, _pick(cumulated, draws * cumulated[:, -1:]).unsqueeze(1)).squeeze(1)
-        tokens[rows[certain]] = picked[certain]
-        if bool(certain.all()):
-            break
-        left = ~certain
-        rows, probabilities, draws = rows[left], probabilities[left], draws[left]
-        top_k, top_p, min_p = top_k[left], top_p[left], min_p[left]
-    return tokens
+        return picked if size >= vocab_size else torch.where(certain, picked, _UNCERTAIN)
 
 
 def _likeliest(probabilities: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -221,7 +247,8 @@ def _likeliest(probabilities: torch.Tensor, count: int) -> tuple[torch.Tensor, t
     # What is among the highest lies in a column whose maximum is: only those columns are looked at, and a maximum over
     # columns is cheap where a search is not.
     columns = probabilities.view(rows, fold, width).amax(dim=1).topk(count, dim=-1, sorted=False).indices
-    ids = (columns.unsqueeze(1) + torch.arange(0, vocab_size, width).view(fold, 1)).view(rows, -1)
+    starts = torch.arange(0, vocab_size, width, device=probabilities.device).view(fold, 1)
+    ids = (columns.unsqueeze(1) + starts).view(rows, -1)
     values, at = probabilities.gather(1, ids).topk(count, dim=-1)
     return values, ids.gather(1, at)
 
@@ -232,7 +259,7 @@ def _truncate(
     """Descending probabilities [rows, count] with 0 for what is cut off, fp64; and which rows would keep no more of a
     longer list."""
     count = likeliest.shape[1]
-    within = torch.arange(count) < top_k
+    within = torch.arange(count, device=likeliest.device) < top_k
     shares = torch.where(within, likeliest, 0).double()
     cumulated = shares.cumsum(dim=-1)
     # Only top-k renormalises: what it left counts as everything there is.

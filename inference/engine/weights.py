@@ -50,6 +50,19 @@ class TensorSource(Protocol):
         """What each rotary frequency is divided by [head_dim / 2], where the file says so."""
 
 
+class MovedSource:
+    """The tensors of another source, on a device."""
+
+    def __init__(self, source: TensorSource, device: torch.device) -> None:
+        self._source, self._device = source, device
+
+    def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return self._source.get(name, shape).to(self._device)
+
+    def rope_factors(self) -> torch.Tensor | None:
+        return self._source.rope_factors()
+
+
 class SafetensorsSource:
     """One or several safetensors files, mapped into memory."""
 

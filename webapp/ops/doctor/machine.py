@@ -87,6 +87,12 @@ def open_files() -> Iterator[Finding]:
 def gpu() -> Finding:
     """Asked of the driver's own program: this command must work where torch is not installed."""
     if not shutil.which("nvidia-smi"):
+        if settings.INFERENCE_DEVICE == "cuda":
+            return warning(
+                "gpu",
+                "INFERENCE_DEVICE asks for a GPU, but this machine has no NVIDIA driver: a worker here loads no model.",
+                "Set INFERENCE_DEVICE=auto, or install the driver.",
+            )
         return ok("gpu", "No NVIDIA GPU: models run on the CPU.")
     try:
         asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
