@@ -56,6 +56,7 @@ def benchmarks() -> dict[str, Benchmark]:
     from tests.load import (
         adapters,
         conversation,
+        gpu,
         lookup,
         memory,
         precision,
@@ -82,6 +83,8 @@ def benchmarks() -> dict[str, Benchmark]:
         "engine.growth": memory.growth,
         "engine.ttft": turns.time_to_first_token,
         "engine.ppl": precision.against_fp32,
+        "engine.gpu.decode.1": gpu.bandwidth,
+        "engine.gpu.decode.128": gpu.against_transformers,
         "engine.adapters.16": adapters.together,
         "engine.adapters.load": adapters.loading,
     }

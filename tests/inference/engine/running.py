@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import torch
 from transformers import PreTrainedModel
 
@@ -12,6 +13,8 @@ from inference.engine.engine import TorchEngine
 from inference.engine.interface import Request
 from inference.parameters import SamplingParams
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = ("cpu", pytest.param("cuda", marks=needs_gpu))
 GREEDY = SamplingParams(temperature=0, max_tokens=32)
 
 

@@ -157,7 +157,7 @@ def test_greedy_text_is_that_of_transformers_alone_and_together(shape: str, tmp_
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_logit_is_that_of_transformers_whatever_the_chunks(shape: str, tmp_path: Path) -> None:
     config, options = SHAPES[shape]
-    _compare_logits(tmp_path, save_model(tmp_path, config, **options))
+    compare_logits(tmp_path, save_model(tmp_path, config, **options))
 
 
 # What a GGUF cannot say is left out: biases of the feed-forward layer, and windows of a Qwen.
@@ -187,23 +187,23 @@ def test_every_logit_is_that_of_transformers_out_of_a_gguf(shape: str, tmp_path:
     reference = save_model(tmp_path / "folder", config)
     path = tmp_path / "model.gguf"
     save_as_gguf(path, reference)
-    _compare_logits(path, reference)
+    compare_logits(path, reference)
 
 
 @torch.inference_mode()
-def _compare_logits(path: Path, reference: Any) -> None:
-    loaded = load_model(path, dtype="fp32")
+def compare_logits(path: Path, reference: Any, device: str = "cpu") -> None:
+    loaded = load_model(path, dtype="fp32", device=device)
     vocab_size = loaded.config.vocab_size
     ids = torch.randint(vocab_size, (300,), generator=torch.Generator().manual_seed(5))
-    cache = KVCache(loaded.config, len(ids), torch.float32)
+    cache = KVCache(loaded.config, len(ids), torch.float32, device=loaded.model.device)
     rows, start = [], 0
     for count in (90, 1, 1, 60, 7, 1, 100, 40):
         spans = [Span(start, count, list(range(1, cache.num_blocks)))]
         attend = PagedAttention(cache, spans)
-        rows.append(loaded.model(ids[start : start + count], attend.positions, attend))
+        rows.append(loaded.model(ids[start : start + count].to(device), attend.positions, attend))
         start += count
     assert start == len(ids)
-    logits = loaded.model.logits(torch.cat(rows))
+    logits = loaded.model.logits(torch.cat(rows)).cpu()
     torch.testing.assert_close(logits, reference(ids[None]).logits[0], atol=1e-3, rtol=1e-4)
 
 

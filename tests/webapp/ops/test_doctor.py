@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from inference.models import ServedModel, Worker
 from tests.services import ROOT, Valkey, minimal_environment
-from webapp.ops.doctor import configuration
+from webapp.ops.doctor import configuration, machine
 from webapp.ops.doctor.finding import Level
 
 
@@ -146,6 +146,16 @@ def test_it_works_with_the_database_and_the_broker_down(tmp_path: Path) -> None:
     assert "ok       memory" in done.stdout
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_pointed_out(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert machine.gpu().level is Level.OK
+    settings.INFERENCE_DEVICE = "cuda"
+    assert machine.gpu().level is Level.WARNING
+    assert "loads no model" in machine.gpu().sentence
 
 
 def test_a_misspelt_variable_is_pointed_out() -> None:
