@@ -32,8 +32,10 @@ from inference.engine.model import Adapt, Layer, LlamaModel, RunLayer, Turns
 
 logger = logging.getLogger(__name__)
 
-# By the number of sequences, since one is a constant to the compiler.
+# Of a layer, by the number of sequences, since one is a constant to the compiler.
 FORMS = {"one": (1, 1), "many": (2, 4096)}
+# Of what adapters add to a product.
+ADAPTERS = "adapters"
 PRODUCTS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 # Compiled code calls back for its products by this operator: packed weights, quantised ones and adapters are not for
@@ -120,13 +122,20 @@ class CompiledLayers:
 
         return run
 
+    def gathered_product(
+        self, x: torch.Tensor, y: torch.Tensor, own: torch.Tensor, a: torch.Tensor, bs: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """See `lora.gathered_product`. It serves every step, uniform or not."""
+        out: torch.Tensor = self._forms[ADAPTERS].run([x, y, own, a, *bs])[0]
+        return out
+
     def _prepare(self) -> None:
         try:
             folder = self._compiled()
             # "model" is the name packages have inside; one caller at a time; on the CPU.
             self._forms = {
                 form: AOTIModelPackageLoader(str(folder / f"{form}.pt2"), "model", True, 1, -1)
-                for form in FORMS
+                for form in (*FORMS, ADAPTERS)
             }
         # Whatever the compiler, or the compiler's compiler, has to say: nobody's answer depends on it.
         except Exception as error:

@@ -203,7 +203,8 @@ class TorchEngine:
             starts = range(sequence.computed, sequence.computed + pieces)
             spans += [Span(start, count // pieces, sequence.block_table) for start in starts]
         attend = PagedAttention(self._cache, spans, together=compiled is not None)
-        adapt = self._adapters.rows([(sequence.adapter, count) for sequence, count in plan])
+        gathered = compiled.gathered_product if compiled else None
+        adapt = self._adapters.rows([(sequence.adapter, count) for sequence, count in plan], gathered)
         run = compiled.over(attend, adapt) if compiled and attend.uniform else None
         hidden = self._model(torch.tensor(ids), attend.positions, attend, adapt, run)
         wanted: list[int] = []  # rows that choose a token: the last known one's, and its draft's
