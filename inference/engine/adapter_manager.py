@@ -18,7 +18,7 @@ from inference.engine.adapter_slots import AdapterSlots
 from inference.engine.adapters import LoadedAdapter, read_adapter
 from inference.engine.config import ModelConfig
 from inference.engine.interface import InvalidAdapter, UnknownAdapter
-from inference.engine.lora import AdaptedRows, LoraStack
+from inference.engine.lora import AdaptedRows, GatheredProduct, LoraStack
 
 # What a step gives to making a stack while others wait for their next word [s].
 _PIECE = 0.010
@@ -38,9 +38,8 @@ class AdapterManager:
         """As vLLM names them: adapters beside the weights at once, their rank at most, and names known at once.
 
         Nothing is allocated before an adapter is used. One that changes every matrix takes, for each rank and layer of
-        a model of width d, inner width i and key-value width k, 11 d + 5 i + 6 k numbers beside the weights (twice that
-        while the stack is made anew) and 7 d + 3 i + 2 k in host memory: on SmolLM2-135M in bf16, at rank 16, 15
-        and 10 MB.
+        a model of width d, inner width i and key-value width k, 9 d + 3 i + 2 k numbers beside the weights (twice that
+        while the stack is made anew) and as many in host memory: on SmolLM2-135M in bf16, at rank 16, 10 MB.
         """
         self._config, self._dtype, self._device = config, dtype, device
         self._max_rank, self._max_known = max_lora_rank, max_cpu_loras
@@ -108,12 +107,14 @@ class AdapterManager:
         self._stack, self._next = self._next, None
         return True
 
-    def rows(self, spans: list[tuple[LoadedAdapter | None, int]]) -> AdaptedRows | None:
+    def rows(
+        self, spans: list[tuple[LoadedAdapter | None, int]], gathered: GatheredProduct | None
+    ) -> AdaptedRows | None:
         """For a step that computes so many tokens with each adapter; None where all of them are the base model's."""
         if not any(adapter for adapter, _ in spans):
             return None
         assert self._stack is not None
-        return self._stack.rows(spans)
+        return self._stack.rows(spans, gathered)
 
     def check_integrity(self, holders: Iterable[LoadedAdapter]) -> None:
         """Raises AssertionError where a pin was lost, or an adapter is kept for nobody."""

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 # Forms a layer is compiled in, with how many rows it takes: steps of one token for each sequence, which attend in
 # compiled code (one row is a form of its own, being a constant to the compiler), and all other steps.
 FORMS = {"one": (1, 1), "many": (2, 4096), "mixed": (2, 2**20)}
+# Of what adapters add to a product.
+ADAPTERS = "adapters"
 PRODUCTS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 # Compiled code calls back by these operators. Products: packed weights, quantised ones and adapters are not for
@@ -139,13 +141,20 @@ class CompiledLayers:
 
         return run
 
+    def gathered_product(
+        self, x: torch.Tensor, y: torch.Tensor, own: torch.Tensor, a: torch.Tensor, bs: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """See `lora.gathered_product`. It serves every step, uniform or not."""
+        out: torch.Tensor = self._forms[ADAPTERS].run([x, y, own, a, *bs])[0]
+        return out
+
     def _prepare(self) -> None:
         try:
             folder = self._compiled()
             # "model" is the name packages have inside; one caller at a time; on the CPU.
             self._forms = {
                 form: AOTIModelPackageLoader(str(folder / f"{form}.pt2"), "model", True, 1, -1)
-                for form in FORMS
+                for form in (*FORMS, ADAPTERS)
             }
         # Whatever the compiler, or the compiler's compiler, has to say: nobody's answer depends on it.
         except Exception as error:

@@ -20,9 +20,10 @@ from torch.export import Dim
 
 from inference.engine.attention import PagedAttention, Span
 from inference.engine.blocks import BLOCK_SIZE
-from inference.engine.compiled import FORMS, PRODUCTS, CompilerJob, beside_products
+from inference.engine.compiled import ADAPTERS, FORMS, PRODUCTS, CompilerJob, beside_products
 from inference.engine.kv_cache import KVCache
 from inference.engine.linear import Linear
+from inference.engine.lora import MOST_MODULES, PIECE, gathered_product
 from inference.engine.model import Layer
 from inference.engine.rope import RotaryEmbedding
 
@@ -138,9 +139,39 @@ def compile_layer(job: CompilerJob) -> None:
         else:
             shapes.append(({0: Dim("cache")}, rows, {**rows, 1: blocks}, {**rows, 3: BLOCK_SIZE * blocks}))
         given = (x, cos, sin, torch.tensor(0), weights, *cached)
-        with torch.no_grad():
-            exported = torch.export.export(step, given, dynamic_shapes=tuple(shapes), strict=False)
-            torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / f"{form}.pt2"))
+        _compile(step, given, tuple(shapes), folder / f"{form}.pt2")
+    _compile_adapters(Linear.activation_dtype(job.kind), folder / f"{ADAPTERS}.pt2")
+
+
+class _GatheredProduct(nn.Module):
+    forward = staticmethod(gathered_product)
+
+
+def _compile_adapters(dtype: torch.dtype, path: Path) -> None:
+    """One form for all products, ranks and modules: the example is of sizes that no other is equal to."""
+    rows, own, pieces, inputs = 11, 3, 9, 64
+    outputs = [96 + 32 * n for n in range(MOST_MODULES)]
+    given = (
+        torch.zeros(rows, inputs, dtype=dtype),
+        torch.zeros(rows, sum(outputs), dtype=dtype),
+        torch.zeros(rows, own, dtype=torch.int64),
+        torch.zeros(pieces, MOST_MODULES, PIECE, inputs, dtype=dtype),
+        [torch.zeros(pieces, PIECE, count, dtype=dtype) for count in outputs],
+    )
+    auto = Dim.AUTO
+    each = {0: auto, 1: auto}
+    _compile(
+        _GatheredProduct(),
+        given,
+        (each, each, each, each | {3: auto}, [{0: auto, 2: auto}] * MOST_MODULES),
+        path,
+    )
+
+
+def _compile(module: nn.Module, given: tuple[Any, ...], shapes: tuple[Any, ...], path: Path) -> None:
+    with torch.no_grad():
+        exported = torch.export.export(module, given, dynamic_shapes=shapes, strict=False)
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
 
 
 def _example(job: CompilerJob, sequences: int) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:

@@ -231,7 +231,8 @@ class TorchEngine:
             for t in sequence.token_ids[sequence.computed : sequence.computed + count] + sequence.draft
         ]
         compiled = self.compiled if self.compiled is not None and self.compiled.ready else None
-        adapt = self._adapters.rows([(sequence.adapter, count) for sequence, count in plan])
+        gathered = compiled.gathered_product if compiled else None
+        adapt = self._adapters.rows([(sequence.adapter, count) for sequence, count in plan], gathered)
         graphs = self.graphs if adapt is None else None
         # Few drafted tokens are faster as so many single ones, where these are compiled or recorded.
         most_pieces = 1 + MOST_DRAFTED if graphs else INT4_ROWS if compiled else 1

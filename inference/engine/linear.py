@@ -30,11 +30,8 @@ class Linear(nn.Module):
     int4_levels: torch.Tensor | None
     int4_scales: torch.Tensor | None
 
-    def __init__(
-        self, weight: torch.Tensor, bias: torch.Tensor | None, kind: str, *, keeps_int4: bool = True
-    ) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kind: str) -> None:
         super().__init__()
-        self._keeps_int4 = keeps_int4
         self.outputs = weight.shape[0]
         self.packed = False
         self.register_buffer("int4_levels", None, persistent=False)
@@ -86,8 +83,7 @@ class Linear(nn.Module):
         if weight.is_cuda or not torch.backends.mkldnn.is_available():
             return
         if weight.dtype == torch.bfloat16:
-            if self._keeps_int4:
-                self._keep_int4(weight)
+            self._keep_int4(weight)
             if not mkldnn._is_mkldnn_bf16_supported():
                 return
         self.packed = True

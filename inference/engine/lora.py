@@ -1,139 +1,170 @@
 """The arithmetic of adapters: every row of a step through its own, however many there are. Knows no requests or files.
 
-The factors of all adapters in slots lie side by side: one product gives every row the ranks of all of them, those of
-others are set to zero, and a second product adds what is left to the base's: two products whatever the number of
-adapters, where one for each adapter, or a batched one, takes twice as long (measured on two cores with 16 rows and 8
-adapters of rank 16). Set to zero, not multiplied by it: not even an overflow reaches another's row.
+The factors of all adapters in slots lie side by side, in pieces of a few ranks, and every row knows its own pieces. Few
+rows are multiplied by just these, in compiled code: the best that can be put together from a library's products takes
+more than twice as long (16 rows, 8 adapters of rank 16, two cores). Many rows of one adapter are plain products. So are
+all rows where nothing is compiled, with all pieces: what is not a row's own is then set to zero, not multiplied by it,
+so that not even an overflow reaches another's row.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from inference.engine.adapters import PRODUCTS, LoadedAdapter, module_shapes
 from inference.engine.device import to_device
-from inference.engine.linear import Linear
 
-_Factors = dict[tuple[int, str], tuple[Linear, Linear]]
+# Ranks that are read, or skipped, together.
+PIECE = 8
+# From here on two plain products are faster for the rows of one adapter.
+_MANY_ROWS = 64
+# So many B's the compiled code takes; where there are fewer, the others have no outputs.
+MOST_MODULES = max(map(len, PRODUCTS.values()))
 
-
-def _padded_rank(rank: int) -> int:
-    """Adapters of similar rank are stacked together, with zeros: at most half of what is read is in vain."""
-    return max(8, 1 << (rank - 1).bit_length())
-
-
-class _RankStack:
-    """Adapters of similar rank, by (layer, product): A [adapters * modules * rank, inputs] and B [outputs, the same],
-    which is zero where one module's ranks meet another's outputs."""
-
-    def __init__(self, rank: int, adapters: list[LoadedAdapter], device: torch.device) -> None:
-        self.rank, self.adapters, self.device = rank, adapters, device
-        self.index = {adapter.digest: index for index, adapter in enumerate(adapters)}
-        self.factors: _Factors = {}
-
-    def stack(self, layer: int, product: str) -> None:
-        parts = PRODUCTS[product]
-        modules = [part for part in parts if any((layer, part) in a.factors for a in self.adapters)]
-        if not modules:
-            return
-        shapes = module_shapes(self.adapters[0].config)
-        like = next(iter(self.adapters[0].factors.values()))[0]
-        ranks = (len(self.adapters), len(modules), self.rank)
-        a = like.new_zeros(*ranks, shapes[parts[0]][1], device=self.device)
-        b = like.new_zeros(sum(shapes[part][0] for part in parts), *ranks, device=self.device)
-        for index, adapter in enumerate(self.adapters):
-            row = 0
-            for part in parts:
-                outputs = shapes[part][0]
-                if (layer, part) in adapter.factors:
-                    at = index, modules.index(part), slice(adapter.rank)
-                    a[at], b[row : row + outputs, *at] = adapter.factors[layer, part]
-                row += outputs
-        kind = "fp32" if like.dtype == torch.float32 else "bf16"
-        self.factors[layer, product] = (
-            Linear(a.flatten(0, 2), None, kind, keeps_int4=False),
-            Linear(b.flatten(1), None, kind, keeps_int4=False),
-        )
+# A [pieces, modules, ranks, inputs], and B [pieces, ranks, outputs] of each module.
+_Factors = tuple[torch.Tensor, list[torch.Tensor]]
+# What `gathered_product` computes.
+GatheredProduct = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, list[torch.Tensor]], torch.Tensor
+]
 
 
-class LoraStack:
-    """The adapters of one set, stacked. Made piece by piece by `build`, unchanged and usable from then on."""
+def gathered_product(
+    x: torch.Tensor, y: torch.Tensor, own: torch.Tensor, a: torch.Tensor, bs: list[torch.Tensor]
+) -> torch.Tensor:
+    """y [rows, outputs of all modules] with what the pieces `own` [rows, pieces of each] add to it, x [rows, inputs].
 
-    def __init__(self, adapters: Iterable[LoadedAdapter], device: torch.device) -> None:
-        by_rank: dict[int, list[LoadedAdapter]] = {}
-        for adapter in adapters:
-            by_rank.setdefault(_padded_rank(adapter.rank), []).append(adapter)
-        self._stacks = [_RankStack(rank, alike, device) for rank, alike in by_rank.items()]
-        self.digests = frozenset(digest for stack in self._stacks for digest in stack.index)
-        layers = range(self._stacks[0].adapters[0].config.num_layers)
-        self._missing = [
-            (stack, layer, product) for stack in self._stacks for layer in layers for product in PRODUCTS
-        ]
-
-    def build(self, until: float) -> bool:
-        """Goes on until it is whole, which it answers, or the clock (time.monotonic) says `until`."""
-        while self._missing:
-            stack, layer, product = self._missing.pop()
-            stack.stack(layer, product)
-            if time.monotonic() >= until:
-                break
-        return not self._missing
-
-    def rows(self, spans: list[tuple[LoadedAdapter | None, int]]) -> AdaptedRows:
-        """For one step: the adapter and the number of rows of one sequence after the other."""
-        digests = [adapter.digest if adapter else "" for adapter, count in spans for _ in range(count)]
-        return AdaptedRows([group for stack in self._stacks if (group := _group(stack, digests))])
+    a [pieces, modules, ranks, inputs]; bs [pieces, ranks, outputs] for each module. To be compiled: as it is, it copies
+    every row's factors.
+    """
+    ranks = (x[:, None, None, None].float() * a[own].float()).sum(dim=-1)
+    added = [(ranks[:, :, n, :, None] * b[own].float()).flatten(1, 2).sum(dim=1) for n, b in enumerate(bs)]
+    return (y.float() + torch.cat(added, dim=1)).to(y.dtype)
 
 
 @dataclass(frozen=True)
-class _Group:
-    """A step's rows whose adapters are in one stack."""
+class _Gathered:
+    """Rows that differ in their adapters."""
 
-    factors: _Factors
+    product: GatheredProduct
     rows: torch.Tensor | None  # of the step; None is all of them
-    foreign: (
-        torch.Tensor | None
-    )  # [rows, adapters, 1]: true where the adapter is not the row's; None: it always is
+    own: torch.Tensor  # [rows, pieces of each]
 
-    def product(self, a: Linear, b: Linear, x: torch.Tensor) -> torch.Tensor:
-        """What is to be added to the rows."""
-        ranks = a(x if self.rows is None else x.index_select(0, self.rows))
+    def add(self, x: torch.Tensor, y: torch.Tensor, a: torch.Tensor, bs: list[torch.Tensor]) -> torch.Tensor:
+        if self.rows is None:
+            return self.product(x, y, self.own, a, bs)
+        x, before = x.index_select(0, self.rows), y.index_select(0, self.rows)
+        return y.index_copy_(0, self.rows, self.product(x, before, self.own, a, bs))
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """Rows that are multiplied by all of some pieces."""
+
+    rows: slice  # of the step
+    pieces: slice
+    foreign: torch.Tensor | None  # [rows, pieces, 1, 1]: which of these are not the row's own
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, a: torch.Tensor, bs: list[torch.Tensor]) -> torch.Tensor:
+        a = a[self.pieces]
+        pieces, modules, _, inputs = a.shape
+        ranks = F.linear(x[self.rows], a.view(-1, inputs)).view(-1, pieces, modules, PIECE)
         if self.foreign is not None:
-            ranks.view(*self.foreign.shape[:2], -1).masked_fill_(self.foreign, 0)
-        return b(ranks)
-
-
-def _group(stack: _RankStack, digests: list[str]) -> _Group | None:
-    mine = [(row, stack.index[digest]) for row, digest in enumerate(digests) if digest in stack.index]
-    if not mine:
-        return None
-    rows = None if len(mine) == len(digests) else to_device([row for row, _ in mine], stack.device)
-    if len(stack.adapters) == 1:
-        return _Group(stack.factors, rows, None)
-    own = to_device([adapter for _, adapter in mine], stack.device).unsqueeze(1)
-    foreign = own != torch.arange(len(stack.adapters), device=stack.device)
-    return _Group(stack.factors, rows, foreign.unsqueeze(2))
+            ranks.masked_fill_(self.foreign, 0)
+        column = 0
+        for n, b in enumerate(bs[:modules]):
+            end = column + b.shape[2]
+            y[self.rows, column:end].addmm_(ranks[:, :, n].flatten(1), b[self.pieces].flatten(0, 1))
+            column = end
+        return y
 
 
 class AdaptedRows:
     """An `Adapt` for one step."""
 
-    def __init__(self, groups: list[_Group]) -> None:
-        self._groups = groups
+    def __init__(self, factors: dict[tuple[int, str], _Factors], parts: list[_Gathered | _Plain]) -> None:
+        self._factors, self._parts = factors, parts
 
     def __call__(self, layer: int, product: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Adds to `y` in place."""
-        for group in self._groups:
-            factors = group.factors.get((layer, product))
-            if factors is None:
-                continue
-            added = group.product(*factors, x)
-            if group.rows is None:
-                y.add_(added)
-            else:
-                y.index_copy_(0, group.rows, added.add_(y.index_select(0, group.rows)))
+        """May change `y`."""
+        factors = self._factors.get((layer, product))
+        if factors is not None:
+            for part in self._parts:
+                y = part.add(x, y, *factors)
         return y
+
+
+class LoraStack:
+    """The adapters of one set, side by side. Made bit by bit by `build`, unchanged and usable from then on."""
+
+    def __init__(self, adapters: Iterable[LoadedAdapter], device: torch.device) -> None:
+        self._adapters, self._device = [*adapters], device
+        self._pieces: dict[str, range] = {}
+        self._count = 1  # the first is zero, for whoever has fewer than others
+        for adapter in self._adapters:
+            end = self._count + -(-adapter.rank // PIECE)
+            self._pieces[adapter.digest], self._count = range(self._count, end), end
+        self.digests = frozenset(self._pieces)
+        self._factors: dict[tuple[int, str], _Factors] = {}
+        layers = range(self._adapters[0].config.num_layers)
+        self._missing = [(layer, product) for layer in layers for product in PRODUCTS]
+
+    def build(self, until: float) -> bool:
+        """Goes on until it is whole, which it answers, or the clock (time.monotonic) says `until`."""
+        while self._missing:
+            self._stack(*self._missing.pop())
+            if time.monotonic() >= until:
+                break
+        return not self._missing
+
+    def _stack(self, layer: int, product: str) -> None:
+        modules = PRODUCTS[product]
+        if not any((layer, module) in adapter.factors for adapter in self._adapters for module in modules):
+            return
+        shapes = module_shapes(self._adapters[0].config)
+        like = next(iter(self._adapters[0].factors.values()))[0]
+        a = like.new_zeros(self._count, len(modules), PIECE, shapes[modules[0]][1], device=self._device)
+        bs = [
+            like.new_zeros(self._count, PIECE, shapes[module][0], device=self._device) for module in modules
+        ]
+        for adapter in self._adapters:
+            own = self._pieces[adapter.digest]
+            at, filled = slice(own.start, own.stop), (0, 0, 0, len(own) * PIECE - adapter.rank)
+            for n, module in enumerate(modules):
+                if (layer, module) in adapter.factors:
+                    mine = adapter.factors[layer, module]
+                    a[at, n] = F.pad(mine[0], filled).reshape(len(own), PIECE, -1)
+                    bs[n][at] = F.pad(mine[1].t(), filled).reshape(len(own), PIECE, -1)
+        bs += [like.new_zeros(self._count, PIECE, 0, device=self._device)] * (MOST_MODULES - len(modules))
+        self._factors[layer, product] = a, bs
+
+    def rows(
+        self, spans: list[tuple[LoadedAdapter | None, int]], gathered: GatheredProduct | None
+    ) -> AdaptedRows:
+        """For one step: the adapter and the number of rows of one sequence after the other."""
+        parts: list[_Gathered | _Plain] = []
+        few: dict[int, range] = {}  # the pieces of each row
+        row = 0
+        for adapter, count in spans:
+            if adapter is not None:
+                own = self._pieces[adapter.digest]
+                if gathered is not None and count >= _MANY_ROWS:
+                    parts.append(_Plain(slice(row, row + count), slice(own.start, own.stop), None))
+                else:
+                    few.update(dict.fromkeys(range(row, row + count), own))
+            row += count
+        if gathered is None:
+            foreign = torch.ones(row, self._count, 1, 1, dtype=torch.bool)
+            for at, own in few.items():
+                foreign[at, own.start : own.stop] = False
+            parts.append(_Plain(slice(None), slice(None), to_device(foreign, self._device)))
+        elif few:
+            most = max(map(len, few.values()))
+            padded = torch.tensor([[*own, *[0] * (most - len(own))] for own in few.values()])
+            parts.append(_Gathered(gathered, None if len(few) == row else torch.tensor([*few]), padded))
+        return AdaptedRows(self._factors, parts)
