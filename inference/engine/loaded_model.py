@@ -14,7 +14,7 @@ from inference.engine.calibration import CALIBRATION_TEXT
 from inference.engine.config import ModelConfig
 from inference.engine.config_folder import config_from_folder
 from inference.engine.config_gguf import config_from_gguf
-from inference.engine.device import multiplies_bf16, resolve_device
+from inference.engine.device import CPU, multiplies_bf16, resolve_device
 from inference.engine.interface import ModelLoadError
 from inference.engine.model import LlamaModel
 from inference.engine.weights import GgufSource, MovedSource, SafetensorsSource, TensorSource
@@ -46,7 +46,7 @@ class LoadedModel:
     dtype: str  # "fp32", "bf16" or "int8"
 
 
-def resolve_dtype(dtype: str, device: torch.device) -> str:
+def resolve_dtype(dtype: str, device: torch.device = CPU) -> str:
     """ "auto" is bf16 where the device multiplies it in hardware, else fp32."""
     if dtype not in DTYPES:
         raise ModelLoadError(f"The precision {dtype!r} is not one of {', '.join(DTYPES)}.")
@@ -62,7 +62,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> str:
 
 
 def load_model(
-    path: Path, *, dtype: str = "auto", device: str = "auto", digest_cache: Path | None = None
+    path: Path, *, dtype: str = "auto", device: str = "cpu", digest_cache: Path | None = None
 ) -> LoadedModel:
     """Raises ModelLoadError, a sentence that names the file, for anything wrong with the model."""
     where = resolve_device(device)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.attention.varlen
@@ -21,12 +22,12 @@ from inference.engine.cuda_graphs import DecodeGraphs
 from inference.engine.device import resolve_device
 from inference.engine.engine import TorchEngine
 from inference.engine.flash_attention import FlashAttention
-from inference.engine.interface import ModelLoadError, Request
+from inference.engine.interface import ModelLoadError, Pooling, Request, StepOutput
 from inference.engine.kv_cache import KVCache
 from inference.engine.loaded_model import LoadedModel, load_model
 from inference.engine.loader import load_engine
 from inference.engine.model import LlamaModel
-from inference.parameters import SamplingParams
+from inference.parameters import Regex, SamplingParams
 from tests.inference.engine.running import DEVICES, ask, run
 from tests.inference.lora_adapters import save_adapter
 
@@ -57,10 +58,12 @@ def loaded(tiny_folder: Path) -> LoadedModel:
 @pytest.fixture(scope="module")
 def adapters(
     loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory
-) -> dict[torch.dtype, LoadedAdapter]:
-    folder = save_adapter(tmp_path_factory.mktemp("adapter") / "mine", loaded.config, seed=1, r=4)
+) -> dict[torch.dtype, list[LoadedAdapter]]:
+    root = tmp_path_factory.mktemp("adapters")
+    folders = [save_adapter(root / str(seed), loaded.config, seed=seed, r=4) for seed in range(2)]
     return {
-        dtype: read_adapter(folder, loaded.config, dtype, 64) for dtype in (torch.float32, torch.bfloat16)
+        dtype: [read_adapter(folder, loaded.config, dtype, 64) for folder in folders]
+        for dtype in (torch.float32, torch.bfloat16)
     }
 
 
@@ -97,15 +100,24 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.Size]]:
     """Everything in here is imagined to be on a GPU: a tensor on another device fails the operation, a question
     after its numbers too, unless it is `tolist`, which answers zeros and is noted."""
     shapes: list[torch.Size] = []
+    recording = False
 
-    def zeros(tensor: torch.Tensor) -> list[int]:
+    def zeros(tensor: torch.Tensor) -> list[Any]:
         assert tensor.device == GPU
         shapes.append(tensor.shape)
-        return [0] * len(tensor)
+        return np.zeros(tensor.shape, dtype=int).tolist()
 
     def copied(tensor: torch.Tensor, to: torch.device) -> torch.Tensor:
         assert tensor.device.type == "cpu"
+        assert not recording, "what is copied now would be copied again and again"
         return torch.empty(tensor.shape, dtype=tensor.dtype, device=to)
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        nonlocal recording
+        recording = True
+        work()
+        recording = False
+        return work
 
     monkeypatch.setattr(device, "_copied", copied)
     monkeypatch.setattr(FakeTensor, "tolist", zeros)
@@ -118,24 +130,29 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.Size]]:
         "contiguous": lambda tensor: torch.ops.aten.clone(tensor, memory_format=torch.contiguous_format),
     }.items():
         monkeypatch.setattr(FakeTensor, name, operator)
-    monkeypatch.setattr(cuda_graphs, "CudaRecorder", lambda: run_again)
+    monkeypatch.setattr(cuda_graphs, "CudaRecorder", lambda: record)
     monkeypatch.setattr(flash_attention, "multiplies_bf16", lambda device: True)
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield shapes
 
 
+def _engine(loaded: LoadedModel, kind: str) -> TorchEngine:
+    model = LlamaModel(loaded.config, _NoTensors(), kind, [1, 2, 3])
+    return TorchEngine(dataclasses.replace(loaded, model=model, dtype=kind), kv_tokens=2048)
+
+
 @pytest.mark.parametrize("kind", ["fp32", "bf16", "int8"])
 def test_a_step_has_all_its_tensors_on_the_gpu_and_asks_for_nothing_but_its_tokens(
     kind: str,
     loaded: LoadedModel,
-    adapters: dict[torch.dtype, LoadedAdapter],
+    adapters: dict[torch.dtype, list[LoadedAdapter]],
     asked: list[torch.Size],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    model = LlamaModel(loaded.config, _NoTensors(), kind, [1, 2, 3])
-    gpu = TorchEngine(dataclasses.replace(loaded, model=model, dtype=kind), kv_tokens=2048)
-    gpu.add_adapter("mine", adapters[model.dtype])
+    gpu = _engine(loaded, kind)
+    for n, adapter in enumerate(adapters[gpu._model.dtype]):
+        gpu.add_adapter(str(n), adapter)
     samplings: list[dict[str, Any]] = [
         {"temperature": 0.7, "top_p": 0.9},
         {"temperature": 1.0},
@@ -145,7 +162,10 @@ def test_a_step_has_all_its_tensors_on_the_gpu_and_asks_for_nothing_but_its_toke
     for n, values in enumerate(samplings):
         sampling = SamplingParams(max_tokens=10 + 5 * n, ignore_eos=True, **values)
         request = Request(
-            id=str(n), prompt_token_ids=[3 + n] * (5 + 20 * n), sampling=sampling, adapter="" if n else "mine"
+            id=str(n),
+            prompt_token_ids=[3 + n] * (5 + 20 * n),
+            sampling=sampling,
+            adapter=str(n) if n < 2 else "",
         )
         gpu.submit(request)
     answered = 0
@@ -157,7 +177,33 @@ def test_a_step_has_all_its_tensors_on_the_gpu_and_asks_for_nothing_but_its_toke
         answered += sum(len(output.token_ids) for output in outputs)
     assert answered == 10 + 15 + 20 + 25
     assert gpu.graphs is not None
-    assert {rows for rows, _ in gpu.graphs.recorded} == {1, 2, 4}
+    # The two without adapters, when the others are gone.
+    assert 2 in {rows for rows, _ in gpu.graphs.recorded}
+
+
+def test_who_asks_for_more_than_tokens_gets_it_from_the_gpu(
+    loaded: LoadedModel,
+    asked: list[torch.Size],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FakeTensor, "__bool__", lambda tensor: True)
+    gpu = _engine(loaded, "bf16")
+    wanted: list[dict[str, Any]] = [
+        {"sampling": SamplingParams(max_tokens=5, ignore_eos=True, logprobs=2, prompt_logprobs=1)},
+        {"sampling": SamplingParams(max_tokens=5, response_format=Regex("(abc)+"))},
+        {"pooling": Pooling(kind="mean", normalize=True)},
+    ]
+    for n, values in enumerate(wanted):
+        gpu.submit(Request(id=str(n), prompt_token_ids=[3] * 20, **values))
+    done: dict[str, StepOutput] = {}
+    while gpu.has_work:
+        done |= {output.request_id: output for output in gpu.step() if output.finish_reason}
+    assert not caplog.records
+    assert [done[str(n)].finish_reason for n in range(3)] == ["length", "error", "length"]
+    # Zeros are no answer that the expression allows.
+    assert "response_format" in done["1"].error
+    gpu._cache.clear([1, 2])
 
 
 @pytest.mark.parametrize("device", DEVICES)
