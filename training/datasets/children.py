@@ -23,7 +23,7 @@ from training.datasets.part import PartResult
 from training.datasets.problems import DataError
 from training.datasets.sources import Detected
 
-_DETECTION = 20.0  # seconds
+_DETECTION = 60.0  # seconds
 _TRIES = 2
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "TEMP")
 _answer = msgspec.json.Decoder(Answer)

@@ -5,19 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from training.datasets.convert.found import Found
-from training.datasets.convert.messages import SHAREGPT, check_conversation, read_messages
+from training.datasets.convert.messages import OPENAI, SHAREGPT, Dialect, check_conversation, read_messages
 from training.datasets.examples import ChatExample, Message, PreferenceExample
 
 Fields = Mapping[str, object]  # what a row has, by our names for it
 
 
 def chat(fields: Fields, found: Found) -> ChatExample:
-    return _chat(read_messages(fields.get("messages"), "messages", found), "messages", found)
+    return _listed(fields.get("messages"), "messages", found, OPENAI, [])
 
 
 def sharegpt(fields: Fields, found: Found) -> ChatExample:
-    messages = read_messages(fields.get("conversations"), "conversations", found, SHAREGPT)
-    return _chat(_system(fields, found) + messages, "conversations", found)
+    return _listed(fields.get("conversations"), "conversations", found, SHAREGPT, _system(fields, found))
+
+
+def _listed(value: object, path: str, found: Found, dialect: Dialect, before: list[Message]) -> ChatExample:
+    messages = read_messages(value, path, found, dialect)
+    # Of a conversation with holes, the order says nothing; whether anybody answers still does.
+    if (
+        found.broken
+        and isinstance(value, list)
+        and value
+        and not any(dialect.answers(item) for item in value)
+    ):
+        found.say(
+            "example_missing_assistant_message", path, "", "Nobody answers, so there is nothing to learn."
+        )
+    return _chat(before + messages, path, found)
 
 
 def prompt_completion(fields: Fields, found: Found) -> ChatExample:
@@ -62,11 +76,8 @@ def preference(fields: Fields, found: Found) -> PreferenceExample:
 
 
 def _chat(messages: list[Message], path: str, found: Found) -> ChatExample:
-    # Of a conversation with holes, its order says nothing; whether anybody answers still does.
     if not found.broken:
         check_conversation(messages, path, found)
-    elif messages and not any(message.role == "assistant" for message in messages):
-        found.say("example_missing_assistant_message", path, "", "No answer could be read.")
     return ChatExample(messages)
 
 

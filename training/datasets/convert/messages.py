@@ -22,6 +22,10 @@ class Dialect(NamedTuple):
     roles: dict[str, Role]
     known: frozenset[str]  # keys that may be there
 
+    def answers(self, item: object) -> bool:
+        role = item.get(self.role) if isinstance(item, dict) else None
+        return isinstance(role, str) and self.roles.get(role) == "assistant"
+
 
 OPENAI = Dialect(
     "role",
