@@ -6,7 +6,6 @@ long it is silent, and it ends when they do. Knows no Django and no torch.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
@@ -17,7 +16,7 @@ import msgspec
 
 from training.datasets.limits import CHILD_MEMORY
 from training.datasets.looking import look_into
-from training.datasets.part import Part, PartResult, read_part
+from training.datasets.part import DISK_FULL, Part, PartResult, read_part
 from training.datasets.problems import DataError
 from training.datasets.sources import Detected
 
@@ -64,7 +63,7 @@ def main() -> None:
         except DataError as error:
             say(Answer(code=error.code, message=error.message))
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = error.errno in DISK_FULL
             say(Answer(code="disk_full" if full else "cannot_write", message=error.strerror or str(error)))
 
 

@@ -5,6 +5,7 @@ Knows nothing of processes, nor of how a file was cut into parts.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from training.datasets.readers.archive import unpack_each
 from training.datasets.readers.rows import Row
 from training.datasets.sources import Reading, kind_of
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or a quota
 _BEAT = 0.2  # seconds between two words of how far it is
 _ROW_COST = 16  # bytes that a row counts at least, so that rows of nothing end, too
 
@@ -83,7 +85,8 @@ class _Writer:
             self.of_file("file_too_complex", name, "Reading it needs too much memory.")
         except DataError as error:
             self.of_file(error.code, name, error.message)
-        if self.read == before and self.counts.total() == problems_before and part.start == 0:
+        nothing = self.read == before and self.counts.total() == problems_before
+        if nothing and part.end is None:  # of a range, the others may have what it has not
             self.of_file("empty_file", name, "There is nothing to read in it.")
 
     def of_file(self, code: str, name: str, reason: str) -> None:

@@ -6,7 +6,6 @@ nothing of what comes after.
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -20,14 +19,12 @@ from training.datasets.children import Asked
 from training.datasets.codes import CODES, problem
 from training.datasets.examples import Kind
 from training.datasets.limits import PROBLEMS_KEPT, SMALL
-from training.datasets.part import Part, PartResult, read_part
+from training.datasets.part import DISK_FULL, Part, PartResult, read_part
 from training.datasets.plan import plan
 from training.datasets.problems import DataError, Problem
 from training.datasets.progress import Progress, silent
 from training.datasets.readers import FRAGILE
 from training.datasets.sources import Source, kind_of
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ReadSummary(msgspec.Struct):
@@ -59,7 +56,7 @@ def read_sources(
         (work / "problems.jsonl").replace(folder / "problems.jsonl")
         return summary
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in DISK_FULL:
             raise DataError("disk_full", "The disk is full: make room and try again.") from error
         raise
     finally:
@@ -75,6 +72,7 @@ class _Reading:
         self._behind = 0  # bytes of the parts that are done
         self._under_way: dict[int, int] = {}
         self._results: dict[int, PartResult] = {}
+        self._parts: dict[int, Part] = {}
 
     def run(self) -> ReadSummary:
         self._tell()
@@ -118,7 +116,7 @@ class _Reading:
         part = asked.ask.part
         if isinstance(result, str):
             result = self._refuse(asked.number, part, "file_too_complex", result)
-        self._results[asked.number] = result
+        self._results[asked.number], self._parts[asked.number] = result, part
         self._under_way.pop(asked.number, None)
         end = Path(part.path).stat().st_size if part.end is None else part.end
         self._behind += end - part.start
@@ -137,8 +135,22 @@ class _Reading:
         (folder / "problems").write_bytes(msgspec.json.encode(found) + b"\n")
         return PartResult(0, 0, {code: 1})
 
+    def _name_the_empty(self, parts: int) -> None:
+        """Files in ranges of which none has anything; of the others, their one part says so."""
+        something = {
+            self._parts[number].file
+            for number, result in self._results.items()
+            if result.read or result.problems
+        }
+        for number in range(parts):
+            part = self._parts[number]
+            if part.end is not None and not part.start and part.file not in something:
+                reason = "There is nothing to read in it."
+                self._results[number] = self._refuse(number, part, "empty_file", reason)
+
     def _gather(self, parts: int) -> ReadSummary:
         """The parts' shards under their last names, and their problems in one file."""
+        self._name_the_empty(parts)
         counts: Counter[str] = Counter()
         written: Counter[str] = Counter()
         shards = 0

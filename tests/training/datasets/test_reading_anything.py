@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from training.datasets.problems import DataError
 from training.datasets.readers import read_rows
 from training.datasets.readers.rows import Flaw, Row
 from training.datasets.reading import read_sources
+from training.datasets.shapes import FIELDS
 from training.datasets.sources import Layout, Reading, Shape, Source
 
 EXTENSIONS = (
@@ -34,8 +36,11 @@ EXTENSIONS = (
     "",
 )
 TEXTUAL: tuple[Layout, ...] = ("jsonl", "json", "csv", "text", "markdown", "html")
-SHAPES: tuple[Shape, ...] = ("chat", "sharegpt", "prompt_completion", "alpaca", "preference", "labelled", "translation", "document")  # fmt: skip
-BEGINNINGS = (b"", b"{", b'[{"messages": [', b"text,label\n", b"<html>", b"%PDF-1.4\n", b"PK\x03\x04", b"PAR1", b"\xff\xfe", b"\xef\xbb\xbf")  # fmt: skip
+SHAPES: tuple[Shape, ...] = tuple(FIELDS)
+BEGINNINGS = (
+    *(b"", b"{", b'[{"messages": [', b"text,label\n", b"<html>"),
+    *(b"%PDF-1.4\n", b"PK\x03\x04", b"PAR1", b"\xff\xfe", b"\xef\xbb\xbf"),
+)
 ANY = st.builds(lambda start, rest: start + rest, st.sampled_from(BEGINNINGS), st.binary(max_size=300))
 FIXTURE = [HealthCheck.function_scoped_fixture]
 
@@ -107,12 +112,17 @@ VALUES = st.recursive(
     ),
     max_leaves=12,
 )
-FIELDS = st.sampled_from(["messages", "conversations", "prompt", "completion", "instruction", "output", "input", "chosen", "rejected", "text", "label", "labels", "value", "source", "target", "title", "system", "user", "tools"])  # fmt: skip
+NAMES = st.sampled_from(
+    sorted(
+        {name for fields in FIELDS.values() for field in fields.values() for name in field.names[:2]}
+        | {"tools"}
+    )
+)
 
 
-@settings(max_examples=200, suppress_health_check=FIXTURE, deadline=None)
+@settings(max_examples=100, suppress_health_check=FIXTURE, deadline=None)
 @given(
-    rows=st.lists(st.dictionaries(FIELDS, VALUES, max_size=5) | VALUES, min_size=1, max_size=5),
+    rows=st.lists(st.dictionaries(NAMES, VALUES, max_size=5) | VALUES, min_size=1, max_size=5),
     shape=st.sampled_from(SHAPES),
 )
 def test_any_json_is_an_example_or_has_a_problem(tmp_path: Path, rows: list[object], shape: Shape) -> None:
@@ -156,7 +166,5 @@ def test_a_real_file_with_a_few_wrong_bytes_is_read_or_refused(
 
     look_into(path, f"a.{layout}")
     if layout != "zip":
-        try:
+        with contextlib.suppress(DataError):
             assert all(isinstance(row, Row | Flaw) for row in read_rows(path, Reading(layout, "document")))
-        except DataError as error:
-            assert error.message.endswith(".")

@@ -197,7 +197,8 @@ def test_a_process_that_reads_ends_with_the_one_that_asked(tmp_path: Path) -> No
 
 
 def test_reading_processes_import_neither_django_nor_torch() -> None:
-    program = "import sys, training.datasets.child; print([m for m in ('django', 'torch', 'numpy') if m in sys.modules])"
+    heavy = ("django", "torch", "numpy", "pyarrow")
+    program = f"import sys, training.datasets.child; print([m for m in {heavy} if m in sys.modules])"
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 

@@ -92,6 +92,8 @@ def test_every_form_of_a_preference_becomes_the_same_example(tmp_path: Path, row
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+GPT = {"from": "gpt", "value": "x"}
+SYSTEM = {"role": "system", "content": "S"}
 CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 
 
@@ -112,28 +114,48 @@ CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "
         ("chat", {"messages": [{"role": "user", "content": None}, ANSWER]}, "missing_content", "messages[0].content"),
         ("chat", {"messages": [{"role": "user", "content": " "}, ANSWER]}, "missing_content", "messages[0].content"),
         ("chat", {"messages": [{"role": "user", "content": 7}, ANSWER]}, "data_type", "messages[0].content"),
-        ("chat", {"messages": [{"role": "user", "content": [IMAGE]}, ANSWER]}, "image_content", "messages[0].content[0]"),
+        (
+            "chat",
+            {"messages": [{"role": "user", "content": [IMAGE]}, ANSWER]},
+            "image_content", "messages[0].content[0]",
+        ),
         ("chat", {"messages": [{"role": "user", "content": [3]}, ANSWER]}, "data_type", "messages[0].content[0]"),
         ("chat", {"messages": [USER]}, "example_missing_assistant_message", "messages"),
         ("chat", {"messages": [USER, {**ANSWER, "weight": 0.5}]}, "wrong_weight", "messages[1].weight"),
         ("chat", {"messages": [USER, {**ANSWER, "weight": True}]}, "wrong_weight", "messages[1].weight"),
         ("chat", {"messages": [{**USER, "weight": 1}, ANSWER]}, "weight_ignored", "messages[0].weight"),
         ("chat", {"messages": [USER, {**ANSWER, "weight": 0}]}, "nothing_to_learn", "messages"),
-        ("chat", {"messages": [USER, {"role": "assistant", "tool_calls": CALL}]}, "tool_calls", "messages[1].tool_calls"),
+        (
+            "chat",
+            {"messages": [USER, {"role": "assistant", "tool_calls": CALL}]},
+            "tool_calls", "messages[1].tool_calls",
+        ),
         ("chat", {"messages": [USER, {"role": "tool", "content": "5"}, ANSWER]}, "tool_calls", "messages[1].role"),
         ("chat", {"messages": [USER, ANSWER], "tools": [{"type": "function"}]}, "tools_ignored", "tools"),
-        ("chat", {"messages": [USER, {"role": "system", "content": "S"}, ANSWER]}, "system_not_first", "messages[1].role"),
+        ("chat", {"messages": [USER, SYSTEM, ANSWER]}, "system_not_first", "messages[1].role"),
         ("chat", {"messages": [USER, USER, ANSWER]}, "consecutive_role", "messages[1].role"),
         ("chat", {"messages": [USER, ANSWER, USER]}, "last_message_not_assistant", "messages[2].role"),
-        ("sharegpt", {"conversations": [{"from": "human", "value": ""}, {"from": "gpt", "value": "x"}]}, "missing_content", "conversations[0].value"),
-        ("sharegpt", {"conversations": [{"from": "alien", "value": "x"}, {"from": "gpt", "value": "x"}]}, "unrecognized_role", "conversations[0].from"),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "human", "value": ""}, GPT]},
+            "missing_content", "conversations[0].value",
+        ),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "alien", "value": "x"}, GPT]},
+            "unrecognized_role", "conversations[0].from",
+        ),
         ("prompt_completion", {"prompt": "a"}, "missing_column", "completion"),
         ("prompt_completion", {"prompt": "a", "completion": ""}, "missing_content", "completion"),
         ("prompt_completion", {"prompt": "a", "completion": {}}, "data_type", "completion"),
         ("alpaca", {"instruction": "a", "output": None}, "missing_content", "output"),
         ("preference", {"prompt": "a", "chosen": "b", "rejected": "b"}, "same_answers", "preferred_output"),
         ("preference", {"chosen": "b", "rejected": "c"}, "missing_messages_list", "input"),
-        ("preference", {"prompt": "a", "chosen": [USER], "rejected": "c"}, "example_missing_assistant_message", "preferred_output"),
+        (
+            "preference",
+            {"prompt": "a", "chosen": [USER], "rejected": "c"},
+            "example_missing_assistant_message", "preferred_output",
+        ),
     ],
 )  # fmt: skip
 def test_each_fault_has_its_code_and_place_and_says_what_to_do(

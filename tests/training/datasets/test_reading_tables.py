@@ -27,7 +27,7 @@ ROWS: list[dict[str, object]] = [
     {"text": 'Line one\nand "two", with; all', "label": "bad", "user": "u2"},
 ]
 EXPECTED = [LabelledExample(str(row["text"]), [str(row["label"])]) for row in ROWS]
-TABLE = [list(ROWS[0]), *(list(row.values()) for row in ROWS)]
+TABLE: list[list[object]] = [list(ROWS[0]), *(list(row.values()) for row in ROWS)]
 CSV = 'text,label,user\nI like it,good,u1\n"Line one\nand ""two"", with; all",bad,u2\n'
 
 

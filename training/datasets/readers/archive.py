@@ -6,7 +6,6 @@ A member's name is only ever shown: it is never a path, so where it climbs to do
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -53,18 +52,26 @@ def unpack_each(path: Path, name: str, to: Path) -> Iterator[Member]:
 
 
 def _unpack(package: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path, left: int) -> int:
+    size = 0
+    with to.open("wb") as unpacked:
+        for chunk in _chunks(package, member):
+            size += len(chunk)
+            if size > left:
+                raise DataError(
+                    "expands_too_much", "The archive unpacks to far more than it could sensibly hold."
+                )
+            unpacked.write(chunk)
+    return size
+
+
+def _chunks(package: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
     if member.flag_bits & 0x1:
         raise DataError("encrypted_file", "The file is locked with a password.")
-    size = 0
     try:
-        with package.open(member) as packed, to.open("wb") as unpacked:
+        with package.open(member) as packed:
             while chunk := packed.read(_CHUNK):
-                size += len(chunk)
-                if size > left:
-                    raise DataError(
-                        "expands_too_much", "The archive unpacks to far more than it could sensibly hold."
-                    )
-                unpacked.write(chunk)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+                yield chunk
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile and its decompressors stumble in many ways
         raise DataError("broken_file", f"The file is damaged: {error}.") from error
-    return size
