@@ -1,0 +1,203 @@
+"""What a file seems to be, whatever its name says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.training.datasets.files import archive, chat, jsonl, parquet, pdf, word, write, xlsx
+from training.datasets.detect import detect
+from training.datasets.sources import Detected
+
+CHAT = [chat("Wo ist der Schlüssel?", "Im Büro.")] * 3
+TABLE = [["text", "label"], ["I like it", "good"], ["I hate it", "bad"]]
+ROWS: list[dict[str, object]] = [{"text": text, "label": label} for text, label in TABLE[1:]]
+CSV = "text,label\nI like it,good\nI hate it,bad\n"
+PAGE = "<!doctype html><html><head><title>T</title></head><body><p>Hello there</p></body></html>"
+
+
+def found(folder: Path, content: bytes | str, name: str) -> Detected:
+    return detect(write(folder, content), name)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "layout", "shape"),
+    [
+        (jsonl(CHAT), "a.jsonl", "jsonl", "chat"),
+        (b"[" + b",\n".join(jsonl([row]).strip() for row in CHAT) + b"]", "a.json", "json", "chat"),
+        (CSV, "a.csv", "csv", "labelled"),
+        (xlsx(TABLE), "a.xlsx", "xlsx", "labelled"),
+        (parquet(ROWS), "a.parquet", "parquet", "labelled"),
+        ("Once upon a time, there was a king.\n\nHe had a daughter.\n", "a.txt", "text", "document"),
+        ("# King\n\nHe had a daughter.\n", "a.md", "markdown", "document"),
+        (PAGE, "a.html", "html", "document"),
+        (pdf(["Hello there"]), "a.pdf", "pdf", "document"),
+        (word(["Hello there"]), "a.docx", "docx", "document"),
+        (archive({"a.jsonl": jsonl(CHAT)}), "a.zip", "zip", "chat"),
+        (archive({"a.txt": b"Hello there"}), "a.zip", "zip", "document"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 12 else "",
+)
+def test_every_layout_is_known_by_its_content(
+    tmp_path: Path, content: bytes | str, name: str, layout: str, shape: str
+) -> None:
+    honest = found(tmp_path, content, name)
+    nameless = found(tmp_path, content, "upload")
+
+    assert honest.reading is not None
+    assert nameless.reading is not None
+    assert (honest.reading.layout, honest.reading.shape) == (layout, shape)
+    assert nameless.reading.layout == ("text" if layout == "markdown" else layout)
+    assert honest.rows
+    assert "name ends in" not in honest.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "layout"),
+    [
+        (jsonl(CHAT), "a.csv", "jsonl"),
+        (pdf(["Hello there"]), "a.txt", "pdf"),
+        (xlsx(TABLE), "a.csv", "xlsx"),
+        (CSV, "a.xlsx", "csv"),
+        (PAGE, "a.docx", "html"),
+        (parquet(ROWS), "a.jsonl", "parquet"),
+    ],
+    ids=["jsonl", "pdf", "xlsx", "csv", "html", "parquet"],
+)
+def test_a_name_that_lies_is_read_by_content_and_said(
+    tmp_path: Path, content: bytes | str, name: str, layout: str
+) -> None:
+    detected = found(tmp_path, content, name)
+
+    assert detected.reading is not None
+    assert detected.reading.layout == layout
+    assert f"name ends in .{name.rpartition('.')[2]}, but the file is" in detected.reason
+
+
+@pytest.mark.parametrize(
+    ("row", "shape", "columns"),
+    [
+        (chat("a", "b"), "chat", {"messages": "messages"}),
+        ({"prompt": "a", "completion": "b"}, "prompt_completion", {"prompt": "prompt", "completion": "completion"}),
+        ({"Question": "a", "Answer": "b"}, "prompt_completion", {"prompt": "Question", "completion": "Answer"}),
+        ({"conversations": [{"from": "human", "value": "a"}]}, "sharegpt", {"conversations": "conversations"}),
+        ({"conversations": [{"role": "user", "content": "a"}]}, "chat", {"messages": "conversations"}),
+        (
+            {"instruction": "a", "input": "b", "output": "c"},
+            "alpaca",
+            {"instruction": "instruction", "input": "input", "output": "output"},
+        ),
+        (
+            {"input": {"messages": []}, "preferred_output": [], "non_preferred_output": []},
+            "preference",
+            {"input": "input", "preferred_output": "preferred_output", "non_preferred_output": "non_preferred_output"},
+        ),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            "preference",
+            {"input": "prompt", "preferred_output": "chosen", "non_preferred_output": "rejected"},
+        ),
+        ({"text": "a", "label": "b"}, "labelled", {"text": "text", "label": "label"}),
+        ({"text": "a", "labels": ["b"]}, "labelled", {"text": "text", "labels": "labels"}),
+        ({"text": "a", "score": 3.5}, "labelled", {"text": "text", "value": "score"}),
+        ({"review": "a", "label": 3.5}, "labelled", {"text": "review", "value": "label"}),
+        ({"source": "a", "target": "b"}, "translation", {"source": "source", "target": "target"}),
+        (
+            {"translation": {"de": "a", "en": "b"}},
+            "translation",
+            {"source": "translation.de", "target": "translation.en"},
+        ),
+        ({"title": "a", "text": "b"}, "document", {"title": "title", "text": "text"}),
+        ({"user": "u1", **chat("a", "b")}, "chat", {"messages": "messages", "group": "user"}),
+    ],
+)  # fmt: skip
+def test_a_shape_is_known_by_the_names_of_its_fields(
+    tmp_path: Path, row: dict[str, object], shape: str, columns: dict[str, str]
+) -> None:
+    detected = found(tmp_path, jsonl([row]), "a.jsonl")
+
+    assert detected.reading is not None
+    assert (detected.reading.shape, detected.reading.columns) == (shape, columns)
+
+
+def test_fields_of_other_names_are_guessed_by_what_they_hold_and_the_guess_is_said(tmp_path: Path) -> None:
+    rows = "".join(
+        f"Frage Nummer {n} an den Kundendienst;{('Rechnung', 'Lieferung')[n % 2]}\n" for n in range(9)
+    )
+
+    detected = found(tmp_path, "Kundenfrage;Bereich\n" + rows, "a.csv")
+
+    assert detected.reading is not None
+    assert detected.reading.columns == {"text": "Kundenfrage", "label": "Bereich"}
+    assert detected.columns == ["Kundenfrage", "Bereich"]
+    assert "guess" in detected.reason
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "name"), [(",", "a.csv"), (";", "a.csv"), ("\t", "a.tsv"), ("|", "a.txt")]
+)
+def test_the_delimiter_is_found_although_texts_hold_the_others(
+    tmp_path: Path, delimiter: str, name: str
+) -> None:
+    quoted = f'"yes{delimiter} no; or, maybe"'
+
+    detected = found(tmp_path, f"text{delimiter}label\n" + f"{quoted}{delimiter}good\n" * 4, name)
+
+    assert detected.reading is not None
+    assert detected.reading.delimiter == delimiter
+    assert detected.rows[0] == {"text": " ".join(quoted.strip('"').split()), "label": "good"}
+
+
+def test_a_table_without_names_has_its_columns_numbered(tmp_path: Path) -> None:
+    detected = found(tmp_path, "I like it very much,1\nIt broke on the first day,0\nNice,1\n", "a.csv")
+
+    assert detected.reading is not None
+    assert not detected.reading.header
+    assert detected.rows[0]["column 1"] == "I like it very much"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_unicode_is_known_with_and_without_its_mark(tmp_path: Path, encoding: str) -> None:
+    detected = found(tmp_path, "text,label\nGrüße aus Köln,höflich\n".encode(encoding), "a.csv")
+
+    assert detected.reading is not None
+    assert detected.rows == [{"text": "Grüße aus Köln", "label": "höflich"}]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "Die Lieferung für Herrn Müller kam früh, aber das Gerät läuft nicht – schade."),
+        ("cp1251", "Посылка пришла вовремя, но устройство не работает, и это очень жаль."),
+        ("shift_jis", "荷物は予定通りに届きましたが、残念ながら装置は動きません。どうすればいいですか。"),
+    ],
+)
+def test_a_legacy_code_page_is_guessed(tmp_path: Path, encoding: str, text: str) -> None:
+    detected = found(tmp_path, "\n\n".join([text] * 5).encode(encoding), "a.txt")
+
+    assert detected.rows[0]["text"].startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "empty"),
+        (b" \n\n ", "blanks"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "picture"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "Office"),
+        (bytes(range(256)) * 10, "neither"),
+        (b"PK\x03\x04 and no more", "damaged"),
+        (b"%PDF-1.7 and no more", "damaged"),
+        (pdf(["secret"], password="p"), "password"),
+        (pdf([""]), "no text"),
+        (archive({}), "empty"),
+        (b"{}\n[]\n", "field"),
+        (b"[1, 2, 3]", "named fields"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, content: bytes, word: str) -> None:
+    detected = found(tmp_path, content, "a.jsonl")
+
+    assert detected.reading is None
+    assert word in detected.reason

@@ -1,0 +1,294 @@
+"""Conversations and pairs of answers, and everything that is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.training.datasets.files import Read, chat, jsonl, parquet, read, source, xlsx
+from training.datasets.codes import CODES
+from training.datasets.examples import ChatExample, Message, PreferenceExample
+from training.datasets.sources import Reading, Shape
+
+USER = {"role": "user", "content": "Hi"}
+ANSWER = {"role": "assistant", "content": "Hello"}
+
+
+def read_rows(folder: Path, shape: Shape, *rows: object) -> Read:
+    return read(folder, source(folder, jsonl(rows), "a.jsonl", Reading("jsonl", shape)))
+
+
+def said(*messages: tuple[str, str]) -> ChatExample:
+    return ChatExample([Message(role, content) for role, content in messages])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("shape", "row"),
+    [
+        ("chat", {"messages": [USER, ANSWER]}),
+        ("chat", {"messages": json.dumps([USER, ANSWER])}),
+        ("chat", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, ANSWER]}),
+        ("prompt_completion", {"prompt": "Hi", "completion": "Hello"}),
+        ("prompt_completion", {"question": "Hi", "answer": "Hello"}),
+        ("prompt_completion", {"prompt": [USER], "completion": [ANSWER]}),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}),
+        ("alpaca", {"instruction": "Hi", "input": "", "output": "Hello"}),
+    ],
+)  # fmt: skip
+def test_every_form_of_a_conversation_becomes_the_same_example(
+    tmp_path: Path, shape: Shape, row: dict[str, object]
+) -> None:
+    done = read_rows(tmp_path, shape, row)
+
+    assert done.examples == [said(("user", "Hi"), ("assistant", "Hello"))]
+    assert done.problems == []
+    assert (done.records[0].file, done.records[0].line) == (0, 1)
+
+
+def test_what_the_system_says_and_what_an_instruction_is_given_are_kept(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Add", "output": "3"},
+        {"instruction": "Add", "input": "1 2", "output": "3", "system": "S"},
+    ]
+
+    done = read_rows(tmp_path, "alpaca", *rows)
+
+    assert done.examples == [
+        said(("user", "Add"), ("assistant", "3")),
+        said(("system", "S"), ("user", "Add\n\n1 2"), ("assistant", "3")),
+    ]
+
+
+def test_weights_are_kept(tmp_path: Path) -> None:
+    done = read_rows(
+        tmp_path, "chat", {"messages": [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "weight": 1}]}
+    )
+
+    example = done.examples[0]
+    assert isinstance(example, ChatExample)
+    assert [message.weight for message in example.messages] == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "input": {"messages": [USER]},
+            "preferred_output": [ANSWER],
+            "non_preferred_output": [{"role": "assistant", "content": "Go"}],
+        },
+        {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"},
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "Go"}]},
+        {"chosen": [USER, ANSWER], "rejected": [USER, {"role": "assistant", "content": "Go"}]},
+    ],
+)
+def test_every_form_of_a_preference_becomes_the_same_example(tmp_path: Path, row: dict[str, object]) -> None:
+    done = read_rows(tmp_path, "preference", row)
+
+    assert done.examples == [PreferenceExample([Message("user", "Hi")], "Hello", "Go")]
+    assert done.problems == []
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+GPT = {"from": "gpt", "value": "x"}
+SYSTEM = {"role": "system", "content": "S"}
+CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+
+
+@pytest.mark.parametrize(
+    ("shape", "row", "code", "path"),
+    [
+        ("chat", [1], "data_type", ""),
+        ("chat", {}, "missing_messages_list", "messages"),
+        ("chat", {"messages": []}, "missing_messages_list", "messages"),
+        ("chat", {"messages": "hello"}, "missing_messages_list", "messages"),
+        ("chat", {"messages": "[hello"}, "invalid_json", "messages"),
+        ("chat", {"messages": [USER, ANSWER, "bye"]}, "data_type", "messages[2]"),
+        ("chat", {"messages": [{"content": "x"}, ANSWER]}, "message_missing_key", "messages[0].role"),
+        ("chat", {"messages": [{"role": "user"}, ANSWER]}, "message_missing_key", "messages[0].content"),
+        ("chat", {"messages": [{**USER, "mood": "glad"}, ANSWER]}, "message_unrecognized_key", "messages[0].mood"),
+        ("chat", {"messages": [{"role": "bot", "content": "x"}, ANSWER]}, "unrecognized_role", "messages[0].role"),
+        ("chat", {"messages": [{"role": 1, "content": "x"}, ANSWER]}, "unrecognized_role", "messages[0].role"),
+        ("chat", {"messages": [{"role": "user", "content": None}, ANSWER]}, "missing_content", "messages[0].content"),
+        ("chat", {"messages": [{"role": "user", "content": " "}, ANSWER]}, "missing_content", "messages[0].content"),
+        ("chat", {"messages": [{"role": "user", "content": 7}, ANSWER]}, "data_type", "messages[0].content"),
+        (
+            "chat",
+            {"messages": [{"role": "user", "content": [IMAGE]}, ANSWER]},
+            "image_content", "messages[0].content[0]",
+        ),
+        ("chat", {"messages": [{"role": "user", "content": [3]}, ANSWER]}, "data_type", "messages[0].content[0]"),
+        ("chat", {"messages": [USER]}, "example_missing_assistant_message", "messages"),
+        ("chat", {"messages": [USER, {**ANSWER, "weight": 0.5}]}, "wrong_weight", "messages[1].weight"),
+        ("chat", {"messages": [USER, {**ANSWER, "weight": True}]}, "wrong_weight", "messages[1].weight"),
+        ("chat", {"messages": [{**USER, "weight": 1}, ANSWER]}, "weight_ignored", "messages[0].weight"),
+        ("chat", {"messages": [USER, {**ANSWER, "weight": 0}]}, "nothing_to_learn", "messages"),
+        (
+            "chat",
+            {"messages": [USER, {"role": "assistant", "tool_calls": CALL}]},
+            "tool_calls", "messages[1].tool_calls",
+        ),
+        ("chat", {"messages": [USER, {"role": "tool", "content": "5"}, ANSWER]}, "tool_calls", "messages[1].role"),
+        ("chat", {"messages": [USER, ANSWER], "tools": [{"type": "function"}]}, "tools_ignored", "tools"),
+        ("chat", {"messages": [USER, SYSTEM, ANSWER]}, "system_not_first", "messages[1].role"),
+        ("chat", {"messages": [USER, USER, ANSWER]}, "consecutive_role", "messages[1].role"),
+        ("chat", {"messages": [USER, ANSWER, USER]}, "last_message_not_assistant", "messages[2].role"),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "human", "value": ""}, GPT]},
+            "missing_content", "conversations[0].value",
+        ),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "alien", "value": "x"}, GPT]},
+            "unrecognized_role", "conversations[0].from",
+        ),
+        ("prompt_completion", {"prompt": "a"}, "missing_column", "completion"),
+        ("prompt_completion", {"prompt": "a", "completion": ""}, "missing_content", "completion"),
+        ("prompt_completion", {"prompt": "a", "completion": {}}, "data_type", "completion"),
+        ("alpaca", {"instruction": "a", "output": None}, "missing_content", "output"),
+        ("preference", {"prompt": "a", "chosen": "b", "rejected": "b"}, "same_answers", "preferred_output"),
+        ("preference", {"chosen": "b", "rejected": "c"}, "missing_messages_list", "input"),
+        (
+            "preference",
+            {"prompt": "a", "chosen": [USER], "rejected": "c"},
+            "example_missing_assistant_message", "preferred_output",
+        ),
+    ],
+)  # fmt: skip
+def test_each_fault_has_its_code_and_place_and_says_what_to_do(
+    tmp_path: Path, shape: Shape, row: object, code: str, path: str
+) -> None:
+    done = read_rows(tmp_path, shape, row)
+
+    problem = next(each for each in done.problems if each.code == code)
+    assert (problem.file, problem.line, problem.path) == ("a.jsonl", 1, path)
+    assert problem.severity == CODES[code].severity == done.summary.severities[code]
+    assert problem.reason.endswith(".")
+    assert problem.remedy.endswith(".")
+    assert len(done.examples) == (problem.severity == "warning")
+    assert done.codes == [code]
+
+
+def test_every_fault_of_an_example_is_told_and_not_only_the_first(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "bot", "content": ""}, {"role": "user", "mood": "glad"}, 5]}
+
+    done = read_rows(tmp_path, "chat", row, chat("a", "b"))
+
+    assert done.codes == [
+        "unrecognized_role",
+        "missing_content",
+        "message_unrecognized_key",
+        "message_missing_key",
+        "data_type",
+        "example_missing_assistant_message",
+    ]
+    assert (done.summary.read, done.summary.usable, done.records[0].line) == (2, 1, 2)
+
+
+def test_an_empty_prompt_and_completion_is_an_empty_example(tmp_path: Path) -> None:
+    done = read_rows(tmp_path, "prompt_completion", {"prompt": "", "completion": None})
+
+    assert "empty_example" in done.codes
+
+
+@pytest.mark.parametrize("line", [b"{", b"nonsense", b'{"a": NaN}', b"[" * 100_000, b'{"a": "\\ud800"}'])
+def test_a_line_that_is_no_json_loses_only_itself(tmp_path: Path, line: bytes) -> None:
+    good = jsonl([chat("a", "b")])
+
+    done = read(tmp_path, source(tmp_path, good + line + b"\n\n" + good, "a.jsonl", Reading("jsonl", "chat")))
+
+    assert done.codes == ["invalid_json"]
+    assert done.problems[0].line == 2
+    assert len(done.problems[0].excerpt) <= 160
+    assert [record.line for record in done.records] == [1, 4]
+
+
+def test_a_line_of_another_encoding_loses_only_itself(tmp_path: Path) -> None:
+    lines = jsonl([chat("Grüße", "schön")] * 5)
+    mixed = lines + lines.splitlines()[0].decode().encode("cp1252") + b"\n" + lines
+
+    done = read(tmp_path, source(tmp_path, mixed, "a.jsonl"))
+
+    assert [(problem.code, problem.line) for problem in done.problems] == [("invalid_encoding", 6)]
+    assert done.summary.usable == 10
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "cp1252"])
+def test_conversations_are_read_in_the_encoding_they_have(tmp_path: Path, encoding: str) -> None:
+    content = (
+        jsonl([chat("Wie läuft das Gerät?", "Schön. Für Sie natürlich auch.")] * 3).decode().encode(encoding)
+    )
+
+    done = read(tmp_path, source(tmp_path, content, "a.jsonl"))
+
+    assert done.examples[2] == said(
+        ("user", "Wie läuft das Gerät?"), ("assistant", "Schön. Für Sie natürlich auch.")
+    )
+    assert done.problems == []
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("array", [True, False])
+def test_json_over_several_lines_is_read_value_by_value(
+    tmp_path: Path, array: bool, indent: int | None
+) -> None:
+    rows = [chat('a "quoted" [bracket', "b"), chat("c", "\\"), {"messages": 1}, chat("e", "f")]
+    content = (
+        json.dumps(rows, indent=indent) if array else "\n".join(json.dumps(r, indent=indent) for r in rows)
+    )
+
+    done = read(tmp_path, source(tmp_path, content, "a.json"))
+
+    if indent:
+        where = [n for n, line in enumerate(content.splitlines(), 1) if line in ("{", "  {")]
+    else:
+        where = [1, 1, 1, 1] if array else [1, 2, 3, 4]
+    assert [record.line for record in done.records] == [where[0], where[1], where[3]]
+    assert [problem.line for problem in done.problems] == [where[2]]
+
+
+def test_a_truncated_array_keeps_what_is_whole(tmp_path: Path) -> None:
+    content = json.dumps([chat("a", "b"), chat("c", "d")])[:-20]
+
+    done = read(tmp_path, source(tmp_path, content, "a.json", Reading("json", "chat")))
+
+    assert len(done.examples) == 1
+    assert done.codes == ["invalid_json"]
+
+
+@pytest.mark.parametrize(
+    ("more", "group"),
+    [
+        ({"conversation_id": "c1"}, "c1"),
+        ({"user": 7}, "7"),
+        ({"conversation_id": "c1", "user": "u1"}, "u1"),
+        ({"group": "g", "user": "u1"}, "g"),
+        ({"user": {"name": "x"}}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_belongs_together_is_kept_with_the_example(
+    tmp_path: Path, more: dict[str, object], group: str
+) -> None:
+    done = read_rows(tmp_path, "chat", chat("a", "b", **more))
+
+    assert done.records[0].group == group
+
+
+def test_parquet_and_tables_may_hold_conversations(tmp_path: Path) -> None:
+    rows = [chat("a", "b", user="u1"), chat("c", "d", user="u2")]
+    table = [["prompt", "completion"], ["a", "b"], ["c", "d"]]
+
+    done = read(
+        tmp_path, source(tmp_path, parquet(rows), "a.parquet"), source(tmp_path, xlsx(table), "a.xlsx")
+    )
+
+    assert (
+        done.examples
+        == [said(("user", "a"), ("assistant", "b")), said(("user", "c"), ("assistant", "d"))] * 2
+    )
+    assert [record.file for record in done.records] == [0, 0, 1, 1]
+    assert [record.group for record in done.records] == ["u1", "u2", "", ""]

@@ -1,0 +1,221 @@
+"""Labelled texts, values and translations out of tables, and what is wrong with them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.training.datasets.files import Read, archive, jsonl, parquet, read, source, xlsx
+from training.datasets.examples import LabelledExample, TranslationExample
+from training.datasets.sources import Reading, Shape
+
+
+def read_csv(folder: Path, content: str | bytes, **more: object) -> Read:
+    reading = Reading("csv", "labelled", **more)  # type: ignore[arg-type]
+    return read(folder, source(folder, content, "a.csv", reading))
+
+
+def read_rows(folder: Path, shape: Shape, *rows: object, **columns: str) -> Read:
+    return read(folder, source(folder, jsonl(rows), "a.jsonl", Reading("jsonl", shape, columns=columns)))
+
+
+ROWS: list[dict[str, object]] = [
+    {"text": "I like it", "label": "good", "user": "u1"},
+    {"text": 'Line one\nand "two", with; all', "label": "bad", "user": "u2"},
+]
+EXPECTED = [LabelledExample(str(row["text"]), [str(row["label"])]) for row in ROWS]
+TABLE: list[list[object]] = [list(ROWS[0]), *(list(row.values()) for row in ROWS)]
+CSV = 'text,label,user\nI like it,good,u1\n"Line one\nand ""two"", with; all",bad,u2\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "lines"),
+    [
+        (CSV, "a.csv", [2, 3]),
+        (CSV.replace(",", "\t"), "a.tsv", [2, 3]),
+        (CSV.encode("utf-16"), "a.csv", [2, 3]),
+        (xlsx(TABLE), "a.xlsx", [2, 3]),
+        (parquet(ROWS), "a.parquet", [1, 2]),
+        (jsonl(ROWS), "a.jsonl", [1, 2]),
+    ],
+    ids=["csv", "tsv", "utf-16", "xlsx", "parquet", "jsonl"],
+)
+def test_every_kind_of_table_gives_the_same_examples(
+    tmp_path: Path, content: str | bytes, name: str, lines: list[int]
+) -> None:
+    done = read(tmp_path, source(tmp_path, content, name))
+
+    texts = [
+        example.text.replace("\t", ",") for example in done.examples if isinstance(example, LabelledExample)
+    ]
+    assert texts == [example.text for example in EXPECTED]
+    assert [record.line for record in done.records] == lines
+    assert [record.group for record in done.records] == ["u1", "u2"]
+    assert done.problems == []
+
+
+def test_a_person_says_which_column_is_which_and_which_is_not_there(tmp_path: Path) -> None:
+    columns = {"text": "Frage", "label": "Thema", "group": "Kunde"}
+    content = "Frage;Thema;Kunde;text\nWo?;Ort;k1;x\n"
+
+    done = read_csv(tmp_path, content, delimiter=";", columns=columns)
+    without = read_rows(tmp_path, "alpaca", {"instruction": "a", "input": "secret", "output": "b"}, input="")
+
+    assert done.examples == [LabelledExample("Wo?", ["Ort"])]
+    assert done.records[0].group == "k1"
+    assert "secret" not in repr(without.examples)
+
+
+def test_a_table_without_a_header_is_read_from_its_first_row(tmp_path: Path) -> None:
+    columns = {"text": "column 2", "label": "column 1"}
+
+    done = read_csv(tmp_path, "1,good\n0,bad\n", header=False, columns=columns)
+
+    assert done.examples == [LabelledExample("good", ["1"]), LabelledExample("bad", ["0"])]
+    assert done.records[0].line == 1
+
+
+def test_the_sheet_that_is_asked_for_is_read_and_another_name_is_an_error(tmp_path: Path) -> None:
+    content = xlsx(TABLE, title="Data")
+
+    done = read(tmp_path, source(tmp_path, content, "a.xlsx", Reading("xlsx", "labelled", sheet="Data")))
+    wrong = read(tmp_path, source(tmp_path, content, "a.xlsx", Reading("xlsx", "labelled", sheet="Other")))
+
+    assert done.examples == EXPECTED
+    assert wrong.codes == ["missing_column"]
+    assert "Other" in wrong.problems[0].reason
+
+
+@pytest.mark.parametrize(
+    ("row", "labels"),
+    [
+        ({"label": 1}, ["1"]),
+        ({"label": 1.0}, ["1"]),
+        ({"label": True}, ["true"]),
+        ({"label": ["a", "b"]}, ["a", "b"]),
+        ({"labels": "a; b ;a"}, ["a", "b"]),
+        ({"labels": "a|b, c"}, ["a", "b, c"]),
+        ({"labels": '["a", "b"]'}, ["a", "b"]),
+        ({"labels": []}, []),
+        ({"labels": ""}, []),
+    ],
+)
+def test_labels_are_read_in_every_way_they_are_written(
+    tmp_path: Path, row: dict[str, object], labels: list[str]
+) -> None:
+    done = read_rows(tmp_path, "labelled", {"text": "x", **row})
+
+    assert done.examples == [LabelledExample("x", labels)]
+    assert done.problems == []
+
+
+@pytest.mark.parametrize(("value", "number"), [(3, 3.0), ("3.5", 3.5), (" 3,5 ", 3.5), ("-1e3", -1000.0)])
+def test_values_are_numbers_however_they_are_written(tmp_path: Path, value: object, number: float) -> None:
+    done = read_rows(tmp_path, "labelled", {"text": "x", "value": value})
+
+    assert done.examples == [LabelledExample("x", value=number)]
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "kept"),
+    [
+        ({"text": "x", "value": "many"}, "bad_value", False),
+        ({"text": "x", "value": "nan"}, "bad_value", False),
+        ({"text": "x", "value": "inf"}, "bad_value", False),
+        ({"text": "x", "value": None}, "bad_value", False),
+        ({"text": "x", "value": True}, "bad_value", False),
+        ({"text": "x", "value": 10**400}, "bad_value", False),
+        ({"text": "x", "label": {"a": 1}}, "bad_label", False),
+        ({"text": "x", "label": "y" * 2000}, "bad_label", False),
+        ({"text": "x", "labels": "[a"}, "bad_label", False),
+        ({"text": "x", "label": ""}, "empty_field", True),
+        ({"text": " ", "label": "y"}, "empty_field", True),
+        ({"text": "", "label": ""}, "empty_example", False),
+        ({"text": "x"}, "missing_column", False),
+        ({"label": "y"}, "missing_column", False),
+        ({"text": ["x"], "label": "y"}, "data_type", False),
+    ],
+)
+def test_each_fault_of_a_labelled_text_has_its_code(
+    tmp_path: Path, row: dict[str, object], code: str, kept: bool
+) -> None:
+    done = read_rows(tmp_path, "labelled", row)
+
+    assert code in done.codes
+    assert bool(done.examples) == kept
+
+
+def test_translations_are_read_and_halves_of_them_kept_with_a_warning(tmp_path: Path) -> None:
+    rows = [
+        {"source": "Haus", "target": "house"},
+        {"source": "Baum", "target": ""},
+        {"source": "", "target": None},
+    ]
+
+    done = read_rows(tmp_path, "translation", *rows)
+    nested = read(
+        tmp_path, source(tmp_path, jsonl([{"translation": {"de": "Haus", "en": "house"}}]), "a.jsonl")
+    )
+
+    assert done.examples == [TranslationExample("Haus", "house"), TranslationExample("Baum", "")]
+    assert [(problem.code, problem.line) for problem in done.problems] == [
+        ("empty_field", 2),
+        ("empty_example", 3),
+    ]
+    assert nested.examples == [TranslationExample("Haus", "house")]
+
+
+def test_rows_that_do_not_fit_the_table_lose_only_themselves(tmp_path: Path) -> None:
+    content = b"text,label\nfine,good\ntoo,many,fields\n\xff\xfe,bad\nfine,good\nshort\n"
+
+    done = read_csv(tmp_path, content)
+
+    assert [(problem.code, problem.line) for problem in done.problems] == [
+        ("invalid_row", 3),
+        ("invalid_encoding", 4),
+        ("missing_column", 6),
+    ]
+    assert [record.line for record in done.records] == [2, 5]
+
+
+def test_a_quotation_mark_that_is_never_closed_neither_fills_memory_nor_ends_the_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.datasets.readers.table.MAX_LINE", 10_000)
+    content = 'text,label\n"open,good\n' + "fine,good\n" * 3000
+
+    done = read_csv(tmp_path, content)
+
+    assert done.codes == ["line_too_long"]
+    assert done.problems[0].line == 2
+    assert done.summary.usable > 1000
+
+
+def test_two_cells_at_the_far_ends_of_a_sheet_do_not_make_it_a_billion_large(tmp_path: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(xlsx([["text", "label"], ["x", "y"]]))) as workbook:
+        members = {name: workbook.read(name) for name in workbook.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    far = b'<row r="900000"><c r="XFD900000"><v>1</v></c></row></sheetData>'
+    members[sheet] = members[sheet].replace(b"</sheetData>", far)
+
+    done = read(tmp_path, source(tmp_path, archive(members), "a.xlsx", Reading("xlsx", "labelled")))
+
+    assert done.examples == [LabelledExample("x", ["y"])]
+    assert done.codes == ["invalid_row"]
+
+
+def test_a_damaged_workbook_or_parquet_file_is_a_problem_of_the_file(tmp_path: Path) -> None:
+    table = parquet(ROWS * 500)
+    broken = table[:100] + bytes(200) + table[300:]
+
+    done = read(
+        tmp_path,
+        source(tmp_path, broken, "a.parquet", Reading("parquet", "labelled")),
+        source(tmp_path, archive({"xl/workbook.xml": b"<a"}), "a.xlsx", Reading("xlsx", "labelled")),
+    )
+
+    assert done.codes == ["broken_file", "broken_file"]
+    assert [(problem.file, problem.line) for problem in done.problems] == [("a.parquet", 0), ("a.xlsx", 0)]
