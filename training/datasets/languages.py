@@ -6,7 +6,7 @@ import re
 
 UNKNOWN = "unknown"
 _ENOUGH = 20  # letters; of fewer, guesses are wrong more often than not
-_LOOKED_AT = 400  # characters
+_LOOKED_AT = 300  # characters
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
 
 
