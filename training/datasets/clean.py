@@ -127,9 +127,7 @@ def _plan(
         for number, part in enumerate(parts_of(folder / "records"))
     ]
     total = sum(piece.part.size for piece in pieces)
-    prepared = run_all(
-        prepare, pieces, stage="cleaning", total=total, processes=processes, progress=progress
-    )
+    prepared = run_all(prepare, pieces, stage="cleaning", total=total, processes=processes, progress=progress)
     kinds = {kind for some in prepared for kind in some.kinds}
     if len(kinds) > 1:
         raise DataError(
@@ -139,7 +137,9 @@ def _plan(
     whole = _Whole(pieces, prepared)
     whole.decide(recipe, others, limited)
     if not (whole.kept & (whole.flags & LEARNABLE > 0)).any():
-        raise DataError("nothing_to_learn", "Nothing is left to learn from; look at the report, or change the steps.")
+        raise DataError(
+            "nothing_to_learn", "Nothing is left to learn from; look at the report, or change the steps."
+        )
     progress("splitting", 1, 1)
     return whole.plan(recipe, kinds.pop())  # type: ignore[arg-type]
 

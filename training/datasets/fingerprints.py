@@ -1,7 +1,7 @@
 """A few bytes of each example that say whether two are the same or nearly so. Knows nothing of files or of models.
 
-Nearness is the Jaccard similarity of the sets of five-character pieces of two texts, estimated by MinHash (Broder 1997):
-the same for every language, also for those that write no spaces. Of each of the 128 minima one byte is kept (b-bit
+Nearness is the Jaccard similarity of the sets of five-character pieces of two texts, estimated by MinHash (Broder
+1997): the same for every language, also for those that write no spaces. Of each of the 128 minima one byte is kept (b-bit
 minwise hashing, Li and König 2010), so that a million examples fit into 200 MB.
 """
 
@@ -46,14 +46,10 @@ class Fingerprints:
         return len(self.exact)
 
 
-_NONE = Fingerprints(
-    np.empty(0, np.uint64), np.empty((0, BANDS), np.uint32), np.empty((0, MINIMA), np.uint8)
-)
+_NONE = Fingerprints(np.empty(0, np.uint64), np.empty((0, BANDS), np.uint32), np.empty((0, MINIMA), np.uint8))
 
 
-def similarity(
-    one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.float64]:
+def similarity(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """Of rows of sketches, pair by pair; bytes that agree by chance, one in 256, taken off."""
     agree = (one == other).mean(axis=1)
     return (agree - 1 / 256) / (1 - 1 / 256)

@@ -1,4 +1,4 @@
-"""In which language a text is, by py3langid (naive Bayes over pieces of bytes, 97 languages). Knows nothing of files."""
+"""In which language a text is, by py3langid (naive Bayes over bytes, 97 languages). Knows nothing of files."""
 
 from __future__ import annotations
 

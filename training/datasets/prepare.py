@@ -6,7 +6,6 @@ recipe needs, and beside it, where they are to be frozen, its lines are as they 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path

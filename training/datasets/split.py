@@ -7,7 +7,6 @@ placed by the hash of itself and the salt, so that it stays where it is whatever
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +46,11 @@ def split_rows(
 
 def group_hash(name: str) -> int:
     """Of a group's name; 0 where it has none."""
-    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()) or 1 if name else 0
+    return (
+        int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()) or 1
+        if name
+        else 0
+    )
 
 
 def _place(salt: str, key: int) -> float:
