@@ -56,6 +56,7 @@ def benchmarks() -> dict[str, Benchmark]:
     from tests.load import (
         adapters,
         conversation,
+        datasets,
         lookup,
         memory,
         precision,
@@ -84,6 +85,8 @@ def benchmarks() -> dict[str, Benchmark]:
         "engine.ppl": precision.against_fp32,
         "engine.adapters.16": adapters.together,
         "engine.adapters.load": adapters.loading,
+        "data.million": datasets.million_rows,
+        "data.fifty": datasets.fifty_rows,
     }
 
 

@@ -10,11 +10,28 @@ import random
 import sys
 from pathlib import Path
 
-_SYLLABLES = "ba de fi go lu mer nor pa qui ros sta tin ver wol xan yel zor chi dra fen gla hum".split()
-_COMMON = (
-    "the order of my with a and to is for in please can you we it that on this have will your account address "
-    "delivery invoice parcel refund return payment week today support number item"
-).split()
+_SYLLABLES = [
+    "ba",
+    "de",
+    "fi",
+    "go",
+    "lu",
+    "mer",
+    "nor",
+    "pa",
+    "qui",
+    "ros",
+    "sta",
+    "tin",
+    "ver",
+    "wol",
+    "xan",
+    "yel",
+]
+_COMMON = """
+the order of my with a and to is for in please can you we it that on this have will your account address delivery
+invoice parcel refund return payment week today support number item
+""".split()
 
 
 def write_chats(file: Path, rows: int, *, seed: int = 7) -> None:

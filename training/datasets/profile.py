@@ -29,6 +29,7 @@ from training.datasets.outliers import find_outliers
 from training.datasets.parallel import run_all
 from training.datasets.problems import DataError, Problem
 from training.datasets.progress import Progress, silent
+from training.datasets.reading import ReadSummary
 from training.datasets.report import Count, PreviewToken, Report
 from training.datasets.shards import Index, parts_of
 from training.datasets.token_preview import token_preview
@@ -47,13 +48,14 @@ def profile(
     max_tokens: int,
     evaluation: Sequence[Path] = (),
     files: Sequence[str] = (),
+    read: ReadSummary | None = None,
     progress: Progress = silent,
     processes: int = 2,
 ) -> Report:
     """Of `folder/records`; written to `folder/report.json`, and what is wrong is added to `folder/problems.jsonl`.
 
     `max_tokens`: what is longer is too long; 0: nothing is. `evaluation`: files of frozen splits, and records folders.
-    `files`: what the person called the sources.
+    `files`: what the person called the sources. `read`: what reading them found, which the report then has too.
     Raises DataError `model_unreadable`, `mixed_kinds`, `dataset_broken`, `disk_full`, `worker_lost`.
     """
     started = time.monotonic()
@@ -70,6 +72,8 @@ def profile(
             _list_problems(folder / "problems.jsonl", whole.problems())
     except OSError as error:
         raise disk_full(error) or error from error
+    if read is not None:
+        _add_reading(report, read)
     report.seconds = time.monotonic() - started
     write_aside(folder / "report.json", msgspec.json.encode(report))
     return report
@@ -187,6 +191,13 @@ class _Whole:
         examples = [self._index.record(row).example for row in range(0, self._rows, step)[:_PREVIEWS]]
         encodings = encoder.encode_all(examples)
         return [token_preview(e, opened.tokenizer) for e in encodings if isinstance(e, Encoded)]
+
+
+def _add_reading(report: Report, read: ReadSummary) -> None:
+    counts = Counter({problem.name: problem.count for problem in report.problems}) + Counter(read.problems)
+    report.kind, report.read, report.usable = read.kind, read.read, read.usable
+    report.problems = _most_first(counts)
+    report.severities |= read.severities
 
 
 def _most_first(counts: Counter[str]) -> list[Count]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from training.datasets.examples import Record
 
-_PART_BYTES = 16 * 2**20
+_PART_BYTES = 4 * 2**20
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 
 
