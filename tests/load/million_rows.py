@@ -26,12 +26,39 @@ _SYLLABLES = [
     "ver",
     "wol",
     "xan",
-    "yel",
 ]
-_COMMON = """
-the order of my with a and to is for in please can you we it that on this have will your account address delivery
-invoice parcel refund return payment week today support number item
-""".split()
+_COMMON = [
+    "the",
+    "order",
+    "of",
+    "my",
+    "with",
+    "a",
+    "and",
+    "to",
+    "is",
+    "for",
+    "in",
+    "please",
+    "can",
+    "you",
+    "we",
+    "it",
+]
+_COMMON += [
+    "that",
+    "on",
+    "this",
+    "have",
+    "will",
+    "your",
+    "account",
+    "address",
+    "delivery",
+    "parcel",
+    "refund",
+    "week",
+]
 
 
 def write_chats(file: Path, rows: int, *, seed: int = 7) -> None:

@@ -42,13 +42,15 @@ def _overlaps(taken: list[Found], start: int, end: int) -> bool:
 
 def redact(text: str, kinds: Collection[str]) -> str:
     """The text with [EMAIL] and the like in place of what is found of these kinds."""
-    parts: list[str] = []
-    at = 0
-    for start, end, kind in find_personal(text):
-        if kind in kinds:
+    # What stood beside something else may be found only once that is gone.
+    while found := [each for each in find_personal(text) if each.kind in kinds]:
+        parts: list[str] = []
+        at = 0
+        for start, end, kind in found:
             parts += [text[at:start], f"[{kind.upper()}]"]
             at = end
-    return "".join(parts) + text[at:] if parts else text
+        text = "".join(parts) + text[at:]
+    return text
 
 
 Spans = Iterator[tuple[int, int]]

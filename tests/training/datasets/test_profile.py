@@ -41,7 +41,9 @@ def test_repetitions_are_counted_and_each_says_what_it_repeats(tmp_path: Path) -
 
 def test_a_shared_system_message_makes_no_near_duplicates(tmp_path: Path) -> None:
     system = Message("system", sentence("rules", 200))
-    folder = write_records(tmp_path / "work", [ChatExample([system, *example.messages]) for example in TWENTY])
+    folder = write_records(
+        tmp_path / "work", [ChatExample([system, *example.messages]) for example in TWENTY]
+    )
     assert profile(folder, model=None, max_tokens=0).near_duplicates == 0
 
 
@@ -49,7 +51,9 @@ def test_what_is_in_the_evaluation_data_is_found_exactly_and_nearly(tmp_path: Pa
     test = tmp_path / "frozen" / "test.jsonl"
     test.parent.mkdir()
     test.write_bytes(msgspec.json.encode(TWENTY[1]) + b"\n")
-    other = write_records(tmp_path / "other", [chat(sentence(2, 10), sentence(-3) + " indeed"), chat("a", "b")])
+    other = write_records(
+        tmp_path / "other", [chat(sentence(2, 10), sentence(-3) + " indeed"), chat("a", "b")]
+    )
     folder = write_records(tmp_path / "work", TWENTY)
     report = profile(folder, model=None, max_tokens=0, evaluation=[test, other / "records"])
     assert report.overlap == 2
@@ -73,7 +77,9 @@ def test_personal_data_is_counted_by_examples_and_shown_where_it_is(tmp_path: Pa
     assert "eve@example.com" in problem.excerpt
 
 
-def test_tokens_are_counted_as_they_are_trained_and_what_is_too_long_says_what_is_lost(tmp_path: Path) -> None:
+def test_tokens_are_counted_as_they_are_trained_and_what_is_too_long_says_what_is_lost(
+    tmp_path: Path,
+) -> None:
     model = model_folder(tmp_path / "tiny")
     folder = write_records(tmp_path / "work", [chat("Hi", "Ho"), chat("Hi", "x" * 100)])
     report = profile(folder, model=model, max_tokens=50)
@@ -139,7 +145,9 @@ def test_of_each_code_only_so_many_are_listed_and_all_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(profiling, "MOST_PROBLEMS", 3)
-    folder = write_records(tmp_path / "work", [chat(f"a{n}@example.com " + sentence(n), "x") for n in range(5)])
+    folder = write_records(
+        tmp_path / "work", [chat(f"a{n}@example.com " + sentence(n), "x") for n in range(5)]
+    )
     report = profile(folder, model=None, max_tokens=0)
     assert counted(report.problems)["personal_email"] == 5
     assert [p.line for p in problems_in(folder)] == [1, 2, 3]
