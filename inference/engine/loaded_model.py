@@ -24,8 +24,7 @@ from inference.formats.gguf_file import GgufFile, read_gguf
 from inference.formats.json_file import read_optional_json
 from inference.formats.model_files import ModelFiles, find_model
 from inference.text.chat_template import ChatTemplate
-from inference.text.gguf_vocabulary import template_names_from_gguf, tokenizer_from_gguf
-from inference.text.open_tokenizer import special_names, template_from_folder, tokenizer_from_folder
+from inference.text.open_model import text_of_folder, text_of_gguf
 from inference.text.template_host import TemplateError
 from inference.text.tokenizer import Tokenizer
 
@@ -85,24 +84,18 @@ def _load_gguf(files: ModelFiles, kind: str, device: torch.device, digest_cache:
     assert files.gguf is not None
     file: GgufFile = read_gguf(files.gguf)
     config = config_from_gguf(file)
-    tokenizer = tokenizer_from_gguf(file)
-    source = file.metadata.get("tokenizer.chat_template")
-    template = (
-        ChatTemplate(source, tokenizer, template_names_from_gguf(file)) if isinstance(source, str) else None
-    )
-    tensors = GgufSource(file, config)
-    return _assemble(files, config, tokenizer, template, tensors, kind, device, digest_cache)
+    tokenizer, template = text_of_gguf(file)
+    source = GgufSource(file, config)
+    return _assemble(files, config, tokenizer, template, source, kind, device, digest_cache)
 
 
 def _load_folder(
     files: ModelFiles, kind: str, device: torch.device, digest_cache: Path | None
 ) -> LoadedModel:
     config = config_from_folder(files.folder)
-    tokenizer = tokenizer_from_folder(files.folder)
-    source = template_from_folder(files.folder)
-    template = ChatTemplate(source, tokenizer, special_names(files.folder)) if source is not None else None
-    tensors = SafetensorsSource(files.weights)
-    return _assemble(files, config, tokenizer, template, tensors, kind, device, digest_cache)
+    tokenizer, template = text_of_folder(files.folder)
+    source = SafetensorsSource(files.weights)
+    return _assemble(files, config, tokenizer, template, source, kind, device, digest_cache)
 
 
 def _assemble(

@@ -56,6 +56,7 @@ def benchmarks() -> dict[str, Benchmark]:
     from tests.load import (
         adapters,
         conversation,
+        datasets,
         gpu,
         lookup,
         memory,
@@ -87,6 +88,8 @@ def benchmarks() -> dict[str, Benchmark]:
         "engine.gpu.decode.128": gpu.against_transformers,
         "engine.adapters.16": adapters.together,
         "engine.adapters.load": adapters.loading,
+        "data.million": datasets.million_rows,
+        "data.fifty": datasets.fifty_rows,
     }
 
 

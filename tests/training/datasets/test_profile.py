@@ -1,0 +1,186 @@
+"""A report says of every example what is known of it, where it is, and the same however many processes looked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.training.datasets.records import chat, labelled, model_folder, sentence, write_records
+from training.datasets import profile as profiling
+from training.datasets import shards
+from training.datasets.examples import ChatExample, Message, Record
+from training.datasets.problems import DataError, Problem
+from training.datasets.profile import profile
+from training.datasets.progress import Cancelled
+from training.datasets.reading import ReadSummary
+from training.datasets.report import Count, Report
+
+TWENTY = [chat(sentence(n, 10), sentence(-n - 1)) for n in range(20)]
+
+
+def problems_in(folder: Path) -> list[Problem]:
+    lines = (folder / "problems.jsonl").read_bytes().splitlines()
+    return [msgspec.json.decode(line, type=Problem) for line in lines]
+
+
+def counted(counts: list[Count]) -> dict[str, int]:
+    return {count.name: count.count for count in counts}
+
+
+def test_repetitions_are_counted_and_each_says_what_it_repeats(tmp_path: Path) -> None:
+    near = chat(sentence(3, 10), sentence(-4) + " indeed")
+    folder = write_records(tmp_path / "work", [*TWENTY, TWENTY[5], TWENTY[5], near])
+    report = profile(folder, model=None, max_tokens=0, files=["Fragen.jsonl"])
+    assert (report.read, report.exact_duplicates, report.near_duplicates) == (23, 2, 1)
+    found = [(p.code, p.file, p.line, p.reason) for p in problems_in(folder)]
+    assert ("exact_duplicate", "Fragen.jsonl", 21, "It is the same as Fragen.jsonl, line 6.") in found
+    assert ("near_duplicate", "Fragen.jsonl", 23, "It is nearly the same as Fragen.jsonl, line 4.") in found
+
+
+def test_a_shared_system_message_makes_no_near_duplicates(tmp_path: Path) -> None:
+    system = Message("system", sentence("rules", 200))
+    folder = write_records(
+        tmp_path / "work", [ChatExample([system, *example.messages]) for example in TWENTY]
+    )
+    assert profile(folder, model=None, max_tokens=0).near_duplicates == 0
+
+
+def test_what_is_in_the_evaluation_data_is_found_exactly_and_nearly(tmp_path: Path) -> None:
+    test = tmp_path / "frozen" / "test.jsonl"
+    test.parent.mkdir()
+    test.write_bytes(msgspec.json.encode(TWENTY[1]) + b"\n")
+    other = write_records(
+        tmp_path / "other", [chat(sentence(2, 10), sentence(-3) + " indeed"), chat("a", "b")]
+    )
+    folder = write_records(tmp_path / "work", TWENTY)
+    report = profile(folder, model=None, max_tokens=0, evaluation=[test, other / "records"])
+    assert report.overlap == 2
+    assert [p.line for p in problems_in(folder) if p.code == "in_evaluation_data"] == [2, 3]
+
+
+def test_evaluation_data_that_is_not_there_is_a_typed_error(tmp_path: Path) -> None:
+    folder = write_records(tmp_path / "work", TWENTY)
+    with pytest.raises(DataError, match=r"test\.jsonl") as caught:
+        profile(folder, model=None, max_tokens=0, evaluation=[tmp_path / "test.jsonl"])
+    assert caught.value.code == "dataset_broken"
+
+
+def test_personal_data_is_counted_by_examples_and_shown_where_it_is(tmp_path: Path) -> None:
+    asked = chat("Hello", "Hi", "Write to eve@example.com or bob@example.com, or call +49 30 1234567", "Yes")
+    folder = write_records(tmp_path / "work", [*TWENTY, asked])
+    report = profile(folder, model=None, max_tokens=0)
+    assert counted(report.personal_data) == {"email": 1, "phone": 1}
+    (problem,) = [p for p in problems_in(folder) if p.code == "personal_email"]
+    assert (problem.line, problem.path) == (21, "messages[2].content")
+    assert "eve@example.com" in problem.excerpt
+
+
+def test_tokens_are_counted_as_they_are_trained_and_what_is_too_long_says_what_is_lost(
+    tmp_path: Path,
+) -> None:
+    model = model_folder(tmp_path / "tiny")
+    folder = write_records(tmp_path / "work", [chat("Hi", "Ho"), chat("Hi", "x" * 100)])
+    report = profile(folder, model=model, max_tokens=50)
+    assert report.tokens is not None
+    # <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n are 8 and 12 tokens and one for the newline between.
+    around = 1 + 5 + 2 + 2 + 1 + 10
+    assert report.tokens.largest == around + 101
+    assert report.trained_tokens == 3 + 101
+    assert (report.too_long, report.lost_tokens) == (1, around + 101 - 50)
+    (preview, _) = report.previews
+    assert "".join(token.text for token in preview if token.trained) == "Ho<|im_end|>"
+    assert "".join(token.text for token in preview).startswith("<|im_start|>user\nHi<|im_end|>")
+    (problem,) = [p for p in problems_in(folder) if p.code == "too_long"]
+    assert problem.line == 2
+    assert f"{report.lost_tokens} of those" in problem.reason
+
+
+def test_a_preview_shows_a_character_of_several_tokens_once(tmp_path: Path) -> None:
+    folder = write_records(tmp_path / "work", [chat("Grüße", "Привет")])
+    report = profile(folder, model=model_folder(tmp_path / "tiny"), max_tokens=0)
+    assert "assistant\nПривет<|im_end|>" in "".join(token.text for token in report.previews[0])
+
+
+def test_labels_languages_and_outliers_are_counted(tmp_path: Path) -> None:
+    german = "Wann kommt meine Bestellung an, die ich letzte Woche aufgegeben habe? Nummer "
+    examples = [labelled(german + sentence(n, 2), "delivery" if n % 4 else "refund") for n in range(40)]
+    folder = write_records(tmp_path / "work", [*examples, labelled("=" * 5000, "delivery")])
+    report = profile(folder, model=None, max_tokens=0)
+    assert counted(report.labels) == {"delivery": 31, "refund": 10}
+    assert counted(report.languages)["de"] >= 39
+    assert report.languages_of == 41
+    assert [p.line for p in problems_in(folder) if p.code == "outlier"] == [41]
+    assert report.outliers == 1
+
+
+def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "parts_of", lambda folder: shards.parts_of(folder, part_bytes=2000))
+    records = [*TWENTY, TWENTY[3], chat("mail eve@example.com", "no")]
+    reports: list[Report] = []
+    for processes in (1, 2):
+        folder = write_records(tmp_path / str(processes), records, shards=2)
+        reports.append(profile(folder, model=None, max_tokens=0, processes=processes))
+        reports[-1].seconds = 0
+    assert reports[0] == reports[1]
+    assert problems_in(tmp_path / "1") == problems_in(tmp_path / "2")
+
+
+def test_a_second_report_replaces_the_first_and_keeps_what_reading_found(tmp_path: Path) -> None:
+    folder = write_records(tmp_path / "work", [*TWENTY, TWENTY[0]])
+    unread = Problem("invalid_json", "error", "a.jsonl", 7, "", "{", "It is no JSON.", "Correct it.")
+    (folder / "problems.jsonl").write_bytes(msgspec.json.encode(unread) + b"\n")
+    read = ReadSummary("chat", 22, 21, {"invalid_json": 1}, {"invalid_json": "error"}, 1)
+    for _ in range(2):
+        report = profile(folder, model=None, max_tokens=0, read=read)
+        assert [p.code for p in problems_in(folder)] == ["invalid_json", "exact_duplicate"]
+    assert (report.read, report.usable) == (22, 21)
+    assert counted(report.problems) == {"exact_duplicate": 1, "invalid_json": 1}
+    assert report.severities == {"exact_duplicate": "warning", "invalid_json": "error"}
+    assert msgspec.json.decode((folder / "report.json").read_bytes(), type=Report) == report
+
+
+def test_of_each_code_only_so_many_are_listed_and_all_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiling, "MOST_PROBLEMS", 3)
+    folder = write_records(
+        tmp_path / "work", [chat(f"a{n}@example.com " + sentence(n), "x") for n in range(5)]
+    )
+    report = profile(folder, model=None, max_tokens=0)
+    assert counted(report.problems)["personal_email"] == 5
+    assert [p.line for p in problems_in(folder)] == [1, 2, 3]
+
+
+def test_nothing_usable_is_a_report_too(tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    report = profile(tmp_path, model=None, max_tokens=0)
+    assert (report.read, report.kind, report.tokens) == (0, "", None)
+
+
+def test_cancelling_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, "parts_of", lambda folder: shards.parts_of(folder, part_bytes=2000))
+    folder = write_records(tmp_path / "work", TWENTY)
+
+    def cancel(stage: str, done: int, total: int) -> None:
+        if done:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        profile(folder, model=None, max_tokens=0, progress=cancel)
+    assert [file.name for file in folder.iterdir()] == ["records"]
+
+
+def test_two_kinds_of_example_are_refused(tmp_path: Path) -> None:
+    folder = write_records(tmp_path / "work", [TWENTY[0], labelled("a", "b")])
+    with pytest.raises(DataError, match="chat and labelled") as caught:
+        profile(folder, model=None, max_tokens=0)
+    assert caught.value.code == "mixed_kinds"
+
+
+def test_a_model_that_is_none_is_a_typed_error(tmp_path: Path) -> None:
+    folder = write_records(tmp_path / "work", [Record(TWENTY[0], 0, 1)])
+    with pytest.raises(DataError, match="vocabulary") as caught:
+        profile(folder, model=tmp_path / "nowhere", max_tokens=0)
+    assert caught.value.code == "model_unreadable"

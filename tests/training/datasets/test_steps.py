@@ -1,0 +1,56 @@
+"""Each step changes what it is for and nothing else, and a second time changes nothing."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.datasets.steps import even_whitespace, repair
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("schÃ¶n", "schön"),
+        ("itâ€™s", "it’s"),
+        ("plain “quotes” &amp; ligatures ﬁ", "plain “quotes” &amp; ligatures ﬁ"),
+        ("bell\x07 and \x1b[31mred\x1b[0m", "bell and red"),
+        ("日本語", "日本語"),
+    ],
+)
+def test_only_what_is_broken_is_repaired(before: str, after: str) -> None:
+    assert repair(before) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("  a  b\t\tc  \n\n\n\n\nd ", "a b c\n\nd"),
+        ("list:\n  - one\n  - two", "list:\n  - one\n  - two"),
+        (
+            "run  it:\n```\nx  =  1\n\n\n\ny\n```\n\n\n\nand  so",
+            "run it:\n```\nx  =  1\n\n\n\ny\n```\n\nand so",
+        ),
+        ("open\n~~~\na  b", "open\n~~~\na  b"),
+        ("as is", "as is"),
+    ],
+)
+def test_white_space_is_made_even_outside_code(before: str, after: str) -> None:
+    assert even_whitespace(before) == after
+
+
+@given(st.text(st.sampled_from("ab \t\n`~\u00a0")))
+def test_white_space_that_is_even_stays(text: str) -> None:
+    assert even_whitespace(even_whitespace(text)) == even_whitespace(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["\n" + " " * 100_000 + "x", "a" + " " * 100_000 + "b", "\n \n" * 50_000, "```\n" * 30_000]
+)
+def test_white_space_takes_no_time(text: str) -> None:
+    started = time.process_time()
+    even_whitespace(text)
+    assert time.process_time() - started < 3
