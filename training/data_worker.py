@@ -1,0 +1,259 @@
+"""A worker's side of data work: claims a row, does what it says with files, writes down what came of it.
+
+What reading, counting and freezing are is `training.datasets`' business. Knows no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from django.conf import settings
+from django.db import Error as DatabaseFailure
+from django.db import close_old_connections, connection, transaction
+from django.utils.translation import gettext_noop
+
+from inference.models import ServedModel
+from training import services, storage
+from training import work as life
+from training.datasets.frozen import Manifest
+from training.datasets.problems import DataError
+from training.datasets.progress import Cancelled
+from training.datasets.recipe import Recipe
+from training.datasets.sources import Reading, Source
+from training.models import Dataset, DatasetVersion, DataWork, SourceFile
+
+logger = logging.getLogger(__name__)
+Kind, State = DataWork.Kind, DataWork.State
+# Progress reaches the database, and a wish to cancel the worker, this often; the lease is renewed at least so often.
+_LOOK_SECONDS, _RENEW_SECONDS = 0.5, 2.0
+DISK_FULL = gettext_noop(
+    "The disk is full, or the file cannot be read there. Nothing was changed. Make room and try again."
+)
+INTERNAL = gettext_noop(
+    "Something went wrong on the server. Nothing was changed; its log says more. Try again."
+)
+MODEL_GONE = gettext_noop("The model whose tokens were to be counted is no longer installed. Choose another.")
+REPORT_GONE = gettext_noop("What the check left behind is no longer there. Check the data again.")
+
+
+class Keeper:
+    """Called with progress as often as the work likes; a thread of its own tells the database, and hears of a cancel."""
+
+    def __init__(self, work: DataWork) -> None:
+        self._work = work
+        self._now: tuple[str, int, int] = ("", 0, 0)
+        self._unwanted, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"keeper of {work.id}", daemon=True)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self._now = (stage, done, total)
+        if self._unwanted.is_set():
+            raise Cancelled
+
+    def __enter__(self) -> Keeper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        told, waited = self._now, 0.0
+        while not self._over.wait(_LOOK_SECONDS) and not self._unwanted.is_set():
+            waited += _LOOK_SECONDS
+            now = self._now
+            if now == told and waited < _RENEW_SECONDS:
+                continue
+            told, waited = now, 0.0
+            try:
+                if not life.keep_work(work=self._work, stage=now[0], done=now[1], total=now[2]):
+                    self._unwanted.set()
+            except DatabaseFailure as error:
+                logger.warning("progress of data work %s not kept: %s", self._work.id, error)
+                close_old_connections()
+        connection.close()
+
+
+def run_work(work_id: UUID | str) -> None:
+    """Does a piece of work, if nobody else does."""
+    work = life.claim_work(work_id=work_id)
+    if work is None:
+        return
+    outcome: dict[str, Any] = {"state": State.FAILED, "error_code": "internal", "error_message": INTERNAL}
+    try:
+        with Keeper(work) as progress:
+            if _DOING[work.kind](work, progress):
+                return
+        outcome = {"state": State.CANCELLED}  # another attempt's by now; what follows changes nothing then
+    except Cancelled:
+        outcome = {"state": State.CANCELLED}
+    except DataError as error:
+        outcome |= {"error_code": error.code, "error_message": error.message}
+    except OSError:
+        logger.exception("data work %s met a broken disk", work.id)
+        outcome |= {"error_code": "disk", "error_message": DISK_FULL}
+    except Exception:
+        logger.exception("data work %s failed", work.id)
+    life.end_work(work=work, expected=State.RUNNING, **outcome)
+    storage.remove_folder(storage.work_folder(work))
+    if not Dataset.objects.filter(id=work.dataset_id).exists():
+        # It was deleted meanwhile, and what we wrote since then lies there alone.
+        storage.remove_folder(storage.dataset_folder(work.dataset_id))
+
+
+def processes() -> int:
+    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _detect(work: DataWork, progress: Keeper) -> bool:
+    from training.datasets.detect import detect
+
+    file = work.file
+    assert file is not None
+    path = storage.source_path(file)
+    sha256 = storage.sha256_of(path)
+    detected = detect(path, file.name)
+    readable = detected.reading is not None
+    with transaction.atomic():
+        if not life.end_work(work=work, expected=State.RUNNING, state=State.READY):
+            return False
+        SourceFile.objects.filter(id=file.id).update(
+            sha256=sha256,
+            detected=msgspec.to_builtins(detected),
+            reading=msgspec.to_builtins(detected.reading) if readable else None,
+            state=SourceFile.State.READY if readable else SourceFile.State.UNREADABLE,
+        )
+    services.start_first_report(dataset=work.dataset)
+    return True
+
+
+def _report(work: DataWork, progress: Keeper) -> bool:
+    from training.datasets.profile import profile
+    from training.datasets.reading import read_sources
+
+    folder = storage.work_folder(work)
+    folder.mkdir(parents=True, exist_ok=True)
+    read_sources(_sources(work.dataset), folder, progress=progress, processes=processes())
+    wanted = work.parameters
+    report = profile(
+        folder,
+        model=_model(wanted["model"]),
+        max_tokens=wanted["max_tokens"],
+        evaluation=_evaluation(work.dataset, wanted["evaluation"]),
+        progress=progress,
+        processes=processes(),
+    )
+    if not life.end_work(
+        work=work, expected=State.RUNNING, state=State.READY, result=msgspec.to_builtins(report)
+    ):
+        return False
+    storage.remove_other_work(work)
+    return True
+
+
+def _preview(work: DataWork, progress: Keeper) -> bool:
+    from training.datasets.clean import preview
+
+    effects = preview(_records(work), _recipe(work))
+    return life.end_work(
+        work=work, expected=State.RUNNING, state=State.READY, result=msgspec.to_builtins(effects)
+    )
+
+
+def _freeze(work: DataWork, progress: Keeper) -> bool:
+    from training.datasets.clean import freeze
+
+    version = DatasetVersion.objects.get(work=work)
+    made = storage.work_folder(work)
+    made.mkdir(parents=True)
+    manifest = freeze(
+        _records(work),
+        _recipe(work),
+        made,
+        parent=version.parent,
+        progress=progress,
+        processes=processes(),
+    )
+    with transaction.atomic():
+        if not life.lock_work(work=work):
+            return False
+        result = _keep_version(version, manifest, made)
+        life.end_work(work=work, expected=State.RUNNING, state=State.READY, result=result)
+    return True
+
+
+def _keep_version(version: DatasetVersion, manifest: Manifest, made: Path) -> dict[str, Any]:
+    """Moves what was made to its place; where the same was frozen before, that version stays the only one."""
+    same = DatasetVersion.objects.filter(
+        dataset=version.dataset_id, content_hash=manifest.content_hash
+    ).first()
+    if same is not None:
+        version.delete()
+        storage.remove_folder(made)
+        return {"version": same.number, "is_new": False}
+    place = storage.version_folder(version)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    storage.remove_folder(place)
+    made.rename(place)
+    splits = {name: split.examples for name, split in manifest.splits.items()}
+    DatasetVersion.objects.filter(id=version.id).update(
+        state=DatasetVersion.State.READY,
+        kind=manifest.kind,
+        content_hash=manifest.content_hash,
+        manifest=msgspec.to_builtins(manifest),
+        **splits,
+    )
+    return {"version": version.number, "is_new": True}
+
+
+_DOING: dict[str, Callable[[DataWork, Keeper], bool]] = {
+    Kind.DETECT: _detect,
+    Kind.REPORT: _report,
+    Kind.PREVIEW: _preview,
+    Kind.FREEZE: _freeze,
+}
+
+
+def _sources(dataset: Dataset) -> list[Source]:
+    files = dataset.files.filter(state=SourceFile.State.READY)
+    return [
+        Source(storage.source_path(file), file.name, msgspec.convert(file.reading, Reading)) for file in files
+    ]
+
+
+def _records(work: DataWork) -> Path:
+    """The folder that the report which this work is about left behind."""
+    report = DataWork.objects.filter(id=work.parameters["report"], state=State.READY).first()
+    if report is None or not storage.work_folder(report).is_dir():
+        raise DataError("report_gone", REPORT_GONE)
+    return storage.work_folder(report)
+
+
+def _recipe(work: DataWork) -> Recipe:
+    return msgspec.convert(work.parameters["recipe"], Recipe)
+
+
+def _model(name: str) -> Path | None:
+    if not name:
+        return None
+    model = ServedModel.objects.filter(name=name).first()
+    if model is None:
+        raise DataError("model_gone", MODEL_GONE)
+    return Path(settings.MODELS_DIR) / model.path
+
+
+def _evaluation(dataset: Dataset, version_id: str) -> Path | None:
+    """The folder of a version of the same workspace, with whose test split the data is compared."""
+    if not version_id:
+        return None
+    ready = DatasetVersion.objects.filter(dataset__workspace=dataset.workspace_id, state=State.READY)
+    version = ready.filter(id=version_id).first()
+    return storage.version_folder(version) if version is not None else None
