@@ -19,6 +19,7 @@ from inference.text.tokenizer import SpecialToken, Tokenizer
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 # Planes 15 and 16 are for private use; each base starts a block of characters, one for each we hide.
 _BLOCK = 0x80
+_AT_ONCE = 32  # conversations in one round trip: they share its time and its room
 _BASES = (*range(0xF0000, 0xFFF80, _BLOCK), *range(0x100000, 0x10FF80, _BLOCK))
 
 
@@ -57,6 +58,51 @@ class ChatTemplate:
         `answers`: texts of messages that the model wrote, with the tokens it wrote them in, which are used as they are
         wherever such a text stands between special tokens as it did when it was written.
         """
+        variables, disguise = self._question(messages, add_generation_prompt)
+        ids: list[int] = []
+        parts = self._parts(self._host.render(variables), disguise)
+        last = parts[-1] if parts else ""
+        opening = last if add_generation_prompt and isinstance(last, str) else ""  # what an answer follows
+        for part in parts:
+            if isinstance(part, SpecialToken):
+                ids.append(part.id)
+                continue
+            written = (answers or {}).get(part.removeprefix(opening)) if part.startswith(opening) else None
+            ids += self._tokenizer.encode_text(part if written is None else opening, first=not ids)
+            ids += written or []
+        return ids
+
+    def render_all(
+        self, conversations: list[tuple[list[dict[str, Any]], bool]]
+    ) -> list[list[str | SpecialToken] | TemplateError]:
+        """Messages, and whether the generation prompt is added: the special tokens and the texts between them that
+        `encode` makes ids of, or why there are none. As few round trips to the template's process as is safe."""
+        rendered: list[list[str | SpecialToken] | TemplateError] = []
+        for start in range(0, len(conversations), _AT_ONCE):
+            questions: list[tuple[dict[str, Any], _Disguise] | TemplateError] = []
+            for messages, add_generation_prompt in conversations[start : start + _AT_ONCE]:
+                try:
+                    questions.append(self._question(messages, add_generation_prompt))
+                except TemplateError as error:
+                    questions.append(error)
+            asked = [question[0] for question in questions if not isinstance(question, TemplateError)]
+            texts = iter(self._host.render_all(asked) if asked else [])
+            for question in questions:
+                text = question if isinstance(question, TemplateError) else next(texts)
+                if isinstance(question, TemplateError) or isinstance(text, TemplateError):
+                    assert isinstance(text, TemplateError)
+                    rendered.append(text)
+                else:
+                    rendered.append(self._parts(text, question[1]))
+        return rendered
+
+    def close(self) -> None:
+        self._host.close()
+
+    def _question(
+        self, messages: list[dict[str, Any]], add_generation_prompt: bool
+    ) -> tuple[dict[str, Any], _Disguise]:
+        """The template's variables, and what they are disguised by."""
         _check_roles(messages)
         disguise = self._disguise(messages)
         variables = {
@@ -67,22 +113,11 @@ class ChatTemplate:
             "documents": None,
             **self._names,
         }
-        ids: list[int] = []
-        parts = list(self._tokenizer.split_specials(self._host.render(variables)))
-        last = parts[-1] if parts else ""
-        opening = last if add_generation_prompt and isinstance(last, str) else ""  # what an answer follows
-        for part in parts:
-            if isinstance(part, SpecialToken):
-                ids.append(part.id)
-                continue
-            text = disguise.show(part)
-            written = (answers or {}).get(text.removeprefix(opening)) if text.startswith(opening) else None
-            ids += self._tokenizer.encode_text(text if written is None else opening, first=not ids)
-            ids += written or []
-        return ids
+        return variables, disguise
 
-    def close(self) -> None:
-        self._host.close()
+    def _parts(self, rendered: str, disguise: _Disguise) -> list[str | SpecialToken]:
+        parts = self._tokenizer.split_specials(rendered)
+        return [part if isinstance(part, SpecialToken) else disguise.show(part) for part in parts]
 
     def _disguise(self, messages: list[dict[str, Any]]) -> _Disguise:
         used: set[int] = set()

@@ -38,15 +38,39 @@ class TemplateHost:
     def render(self, variables: dict[str, Any]) -> str:
         """The rendered text. Raises TemplateError."""
         with self._lock:
-            if self._broken:
-                raise TemplateError(self._broken)
-            if self._process is None or self._process.poll() is not None:
-                self._start()
-            return self._ask(variables, self._seconds)
+            self._ensure_started()
+            return _text(self._ask(variables, self._seconds))
+
+    def render_all(self, batch: list[dict[str, Any]]) -> list[str | TemplateError]:
+        """The text of each, or why there is none: in one round trip, unless that fails. Raises TemplateError where the
+        template renders nothing at all."""
+        try:
+            with self._lock:
+                self._ensure_started()
+                answers = self._ask(batch, self._seconds)
+            if isinstance(answers, list):
+                return [_text_or_error(answer) for answer in answers]
+        except TemplateError:
+            if self._broken or len(batch) == 1:
+                raise
+        # Too slow or too long together, and one of them perhaps alone.
+        texts: list[str | TemplateError] = []
+        for variables in batch:
+            try:
+                texts.append(self.render(variables))
+            except TemplateError as error:
+                texts.append(error)
+        return texts
 
     def close(self) -> None:
         with self._lock:
             self._kill()
+
+    def _ensure_started(self) -> None:
+        if self._broken:
+            raise TemplateError(self._broken)
+        if self._process is None or self._process.poll() is not None:
+            self._start()
 
     def _start(self) -> None:
         self._kill()
@@ -63,7 +87,7 @@ class TemplateHost:
         self._ask(None, _START_SECONDS)
         try:
             # Compiling computes what is constant, so it has to be hurried and may fail like rendering.
-            self._ask(self._source, self._seconds)
+            _text(self._ask(self._source, self._seconds))
         except TemplateError as error:
             self._broken = str(error)
             self._kill()
@@ -74,26 +98,32 @@ class TemplateHost:
             self._finalizer()
         self._process = self._finalizer = None
 
-    def _ask(self, question: Any, seconds: float) -> str:
+    def _ask(self, question: Any, seconds: float) -> Any:
         """The answer to a question, or to none: the one that says it is ready."""
         process = self._process
         assert process is not None
         asked = b"" if question is None else json.dumps(question).encode() + b"\n"
         try:
-            answer = _exchange(process, asked, time.monotonic() + seconds, self._max_output)
+            return _exchange(process, asked, time.monotonic() + seconds, self._max_output)
         except TemplateError:
             self._kill()
             raise
-        if "error" in answer:
-            raise TemplateError(
-                f"The model's chat template cannot render this conversation: {answer['error']}."
-            )
-        return str(answer["text"])
 
 
-def _exchange(
-    process: subprocess.Popen[bytes], question: bytes, deadline: float, limit: int
-) -> dict[str, Any]:
+def _text_or_error(answer: dict[str, str]) -> str | TemplateError:
+    if "error" in answer:
+        return TemplateError(f"The model's chat template cannot render this conversation: {answer['error']}.")
+    return answer["text"]
+
+
+def _text(answer: dict[str, str]) -> str:
+    text = _text_or_error(answer)
+    if isinstance(text, TemplateError):
+        raise text
+    return text
+
+
+def _exchange(process: subprocess.Popen[bytes], question: bytes, deadline: float, limit: int) -> Any:
     """Writes and reads at once, so that neither side can block the other for ever on a full pipe."""
     assert process.stdin is not None
     assert process.stdout is not None
@@ -122,10 +152,9 @@ def _exchange(
                     f"The model's chat template wrote more than {limit} bytes and was stopped."
                 )
     try:
-        value: dict[str, Any] = json.loads(answer)
+        return json.loads(answer)
     except ValueError as error:
         raise TemplateError("The model's chat template gave no usable answer.") from error
-    return value
 
 
 def _write(descriptor: int, data: memoryview) -> memoryview:

@@ -4,6 +4,7 @@ A chat template is a program that came with a model file, so it is run where it 
 sandbox, in a process with an empty environment, little memory and no files to write, which its parent kills
 when it takes too long. Run as a script: the first line on stdin is the template's source, every further
 line a JSON object of its variables; each is answered with one JSON line, {"text": ...} or {"error": ...}.
+A line may also be a list of such objects, which is answered with the list of such answers.
 One such line is said before the first question: the interpreter is up.
 It ends when stdin does, so it cannot outlive its parent.
 """
@@ -64,9 +65,21 @@ def make_environment() -> jinja2.Environment:
     return environment
 
 
-def _answer(render: Callable[[dict[str, Any]], str], line: str) -> dict[str, str]:
+def _answer(render: Callable[[dict[str, Any]], str], line: str) -> Any:
+    question = json.loads(line)
+    if isinstance(question, list):
+        return [_safely(_rendered, render, variables) for variables in question]
+    return _rendered(render, question)
+
+
+def _rendered(render: Callable[[dict[str, Any]], str], variables: dict[str, Any]) -> dict[str, str]:
+    return {"text": render(variables)}
+
+
+def _safely(do: Callable[..., Any], *arguments: Any) -> Any:
+    """What it answers, or {"error": ...}."""
     try:
-        return {"text": render(json.loads(line))}
+        return do(*arguments)
     except MemoryError:
         return {"error": "it needs more memory than a chat template may have"}
     except RecursionError:
@@ -95,17 +108,17 @@ def main() -> None:
         if render is None:
             try:
                 render = _compile(json.loads(line))
-                answer: dict[str, str] = {"text": ""}
+                answer: Any = {"text": ""}
             except RecursionError:
                 answer = {"error": "it is nested too deeply"}
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"[:500]}
         else:
-            answer = _answer(render, line)
+            answer = _safely(_answer, render, line)
         _say(answer)
 
 
-def _say(answer: dict[str, str]) -> None:
+def _say(answer: Any) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
 
