@@ -23,7 +23,7 @@ from training.views import page
 from webapp.accounts.requests import person, posted
 from webapp.core.errors import NotFound
 
-PAGE_SIZE = 50
+PAGE_SIZE = 10
 _TONES = {"error": "danger", "warning": "warning", "notice": ""}
 
 
