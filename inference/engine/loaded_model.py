@@ -23,8 +23,7 @@ from inference.formats.gguf_file import GgufFile, read_gguf
 from inference.formats.json_file import read_optional_json
 from inference.formats.model_files import ModelFiles, find_model
 from inference.text.chat_template import ChatTemplate
-from inference.text.gguf_vocabulary import template_names_from_gguf, tokenizer_from_gguf
-from inference.text.open_tokenizer import special_names, template_from_folder, tokenizer_from_folder
+from inference.text.open_model import text_of_folder, text_of_gguf
 from inference.text.template_host import TemplateError
 from inference.text.tokenizer import Tokenizer
 
@@ -78,19 +77,13 @@ def _load_gguf(files: ModelFiles, kind: str, digest_cache: Path | None) -> Loade
     assert files.gguf is not None
     file: GgufFile = read_gguf(files.gguf)
     config = config_from_gguf(file)
-    tokenizer = tokenizer_from_gguf(file)
-    source = file.metadata.get("tokenizer.chat_template")
-    template = (
-        ChatTemplate(source, tokenizer, template_names_from_gguf(file)) if isinstance(source, str) else None
-    )
+    tokenizer, template = text_of_gguf(file)
     return _assemble(files, config, tokenizer, template, GgufSource(file, config), kind, digest_cache)
 
 
 def _load_folder(files: ModelFiles, kind: str, digest_cache: Path | None) -> LoadedModel:
     config = config_from_folder(files.folder)
-    tokenizer = tokenizer_from_folder(files.folder)
-    source = template_from_folder(files.folder)
-    template = ChatTemplate(source, tokenizer, special_names(files.folder)) if source is not None else None
+    tokenizer, template = text_of_folder(files.folder)
     return _assemble(files, config, tokenizer, template, SafetensorsSource(files.weights), kind, digest_cache)
 
 

@@ -35,15 +35,20 @@ class Fingerprints:
 
     @classmethod
     def joined(cls, parts: Sequence[Fingerprints]) -> Fingerprints:
-        none = np.empty
+        parts = [_NONE, *parts]
         return cls(
-            np.concatenate([none(0, np.uint64), *(part.exact for part in parts)]),
-            np.concatenate([none((0, BANDS), np.uint32), *(part.bands for part in parts)]),
-            np.concatenate([none((0, MINIMA), np.uint8), *(part.sketches for part in parts)]),
+            np.concatenate([part.exact for part in parts]),
+            np.concatenate([part.bands for part in parts]),
+            np.concatenate([part.sketches for part in parts]),
         )
 
     def __len__(self) -> int:
         return len(self.exact)
+
+
+_NONE = Fingerprints(
+    np.empty(0, np.uint64), np.empty((0, BANDS), np.uint32), np.empty((0, MINIMA), np.uint8)
+)
 
 
 def similarity(

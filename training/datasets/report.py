@@ -38,7 +38,7 @@ class Report(msgspec.Struct, omit_defaults=True):
     near_duplicates: int  # examples that nearly repeat an earlier one, exact ones not counted again
     overlap: int  # examples that are also in the evaluation data it was compared with
     personal_data: list[Count]  # examples with an email address, a telephone number, ...
-    languages: list[Count]
+    languages: list[Count]  # of `languages_of` examples
     labels: list[Count]
     outliers: int
     tokens: Histogram | None  # of each example, in the target model's tokens; None without a model
@@ -49,3 +49,5 @@ class Report(msgspec.Struct, omit_defaults=True):
     target_model: str = ""
     max_tokens: int = 0
     seconds: float = 0.0
+    languages_of: int = 0  # examples whose language was looked for: all of them, or an even sample
+    values: Histogram | None = None  # of the numbers that are to be predicted, where labels are numbers

@@ -5,10 +5,13 @@ Where a part begins depends on the data alone, never on how many processes there
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from training.datasets.examples import Record
 
@@ -29,7 +32,7 @@ class Part(msgspec.Struct):
 
 
 def parts_of(folder: Path, part_bytes: int = _PART_BYTES) -> list[Part]:
-    """All of a records folder, in order."""
+    """All of a records folder, in order; one of nothing where it holds nothing."""
     parts: list[Part] = []
     for shard in sorted(folder.glob("*.jsonl")):
         with shard.open("rb") as file:
@@ -39,23 +42,27 @@ def parts_of(folder: Path, part_bytes: int = _PART_BYTES) -> list[Part]:
                 file.readline()
                 parts.append(Part(str(shard), start, file.tell()))
                 start = file.tell()
-    return parts
-
-
-def lines_of(part: Part) -> Iterator[tuple[int, bytes]]:
-    """Each line and where in the shard it begins."""
-    with open(part.path, "rb") as file:
-        file.seek(part.start)
-        while (offset := file.tell()) < part.end:
-            yield offset, file.readline()
+    return parts or [Part(os.devnull, 0, 0)]
 
 
 def records_of(part: Part) -> Iterator[tuple[int, Record]]:
-    for offset, line in lines_of(part):
-        yield offset, _decoder.decode(line)
-
-
-def record_at(part: Part, offset: int) -> Record:
+    """Each record and where in the shard it begins."""
     with open(part.path, "rb") as file:
-        file.seek(offset)
-        return _decoder.decode(file.readline())
+        file.seek(part.start)
+        while (offset := file.tell()) < part.end:
+            yield offset, _decoder.decode(file.readline())
+
+
+class Index:
+    """Where each record of several parts is, by its number among them all."""
+
+    def __init__(self, parts: Sequence[Part], offsets: Sequence[npt.NDArray[np.uint64]]) -> None:
+        self._parts, self._offsets = parts, offsets
+        self._ends = np.cumsum([len(some) for some in offsets])
+
+    def record(self, row: int) -> Record:
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        within = row - (int(self._ends[number - 1]) if number else 0)
+        with open(self._parts[number].path, "rb") as file:
+            file.seek(int(self._offsets[number][within]))
+            return _decoder.decode(file.readline())

@@ -9,6 +9,7 @@ from training.datasets.examples import (
     ChatExample,
     DocumentExample,
     Example,
+    Kind,
     LabelledExample,
     Message,
     PreferenceExample,
@@ -113,3 +114,23 @@ def excerpt_of(example: Example, length: int) -> str:
     """How it begins, on one line."""
     text = " / ".join(text for text in texts_of(example) if text)
     return " ".join(text[: 2 * length].split())[:length]
+
+
+def names_of_texts(example: Example) -> list[str]:
+    """What the texts are called, in the order of `texts_of`."""
+    match example:
+        case ChatExample():
+            return [f"messages[{number}].content" for number in range(len(example.messages))]
+        case PreferenceExample():
+            messages = [f"messages[{number}].content" for number in range(len(example.messages))]
+            return [*messages, "preferred", "rejected"]
+        case LabelledExample():
+            return ["text"]
+        case TranslationExample():
+            return ["source", "target"]
+        case DocumentExample():
+            return ["title", "text"] if example.title else ["text"]
+
+
+def kind_of_example(example: Example) -> Kind:
+    return type(example).__struct_config__.tag  # type: ignore[return-value]
