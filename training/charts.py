@@ -18,9 +18,11 @@ _MOST_LABELS = 6
 
 def histogram(found: Histogram) -> SafeString:
     """A bar for each bin, all as wide as each other; every so many are labelled with where they begin."""
+    highest = max(found.counts, default=0)
     chart = pygal.Bar(
-        width=720, height=220, margin=8, spacing=0, show_legend=False, show_minor_x_labels=False,
-        show_minor_y_labels=False, y_labels_major_count=3, explicit_size=False, js=[], value_formatter=whole,
+        width=720, height=220, margin=8, margin_left=64, margin_bottom=32, spacing=0, show_legend=False,
+        show_minor_x_labels=False, y_labels=sorted({0, highest // 2, highest}), explicit_size=False, js=[],
+        value_formatter=whole,
     )  # fmt: skip
     starts = [whole(edge) for edge in found.edges[: len(found.counts)]]
     step = max(1, -(-len(starts) // _MOST_LABELS))
@@ -42,4 +44,6 @@ def histogram(found: Histogram) -> SafeString:
 
 
 def whole(value: float) -> str:
-    return number_format(round(value), force_grouping=True)
+    """Small numbers keep what tells them apart."""
+    digits = 0 if value == int(value) or abs(value) >= 100 else 2
+    return number_format(round(value, digits), digits, force_grouping=True)

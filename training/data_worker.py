@@ -141,13 +141,14 @@ def _report(work: DataWork, progress: Keeper) -> bool:
 
     folder = storage.work_folder(work)
     folder.mkdir(parents=True, exist_ok=True)
-    read_sources(_sources(work.dataset), folder, progress=progress, processes=processes())
-    wanted = work.parameters
+    sources, wanted = _sources(work.dataset), work.parameters
+    read_sources(sources, folder, progress=progress, processes=processes())
     report = profile(
         folder,
         model=_model(wanted["model"]),
         max_tokens=wanted["max_tokens"],
         evaluation=_evaluation(work.dataset, wanted["evaluation"]),
+        files=[source.name for source in sources],
         progress=progress,
         processes=processes(),
     )
@@ -250,10 +251,10 @@ def _model(name: str) -> Path | None:
     return Path(settings.MODELS_DIR) / model.path
 
 
-def _evaluation(dataset: Dataset, version_id: str) -> Path | None:
-    """The folder of a version of the same workspace, with whose test split the data is compared."""
-    if not version_id:
-        return None
+def _evaluation(dataset: Dataset, version_id: str) -> list[Path]:
+    """The splits of a version of the same workspace that a model is evaluated with."""
     ready = DatasetVersion.objects.filter(dataset__workspace=dataset.workspace_id, state=State.READY)
-    version = ready.filter(id=version_id).first()
-    return storage.version_folder(version) if version is not None else None
+    version = ready.filter(id=version_id).first() if version_id else None
+    if version is None:
+        return []
+    return [storage.version_folder(version) / f"{split}.jsonl" for split in ("validation", "test")]

@@ -36,17 +36,25 @@ SHAPES: dict[str, Any] = {
     "translation": _("Translations"),
     "document": _("Documents"),
 }
-# What may be called otherwise in a file, by shape.
+# What may be called otherwise in a file, by shape; where an example belongs is said the same in all of them.
+_SYSTEM = {"system": _("Instructions to the model")}
+_GROUP = {"group": _("Kept together in a split (a person, a conversation)")}
 FIELDS: dict[str, dict[str, Any]] = {
     "chat": {"messages": _("Messages")},
-    "prompt_completion": {"prompt": _("Prompt"), "completion": _("Completion")},
-    "sharegpt": {"conversations": _("Conversation")},
-    "alpaca": {"instruction": _("Instruction"), "input": _("Input"), "output": _("Output")},
-    "preference": {"prompt": _("Prompt"), "chosen": _("Better answer"), "rejected": _("Worse answer")},
-    "labelled": {"text": _("Text"), "label": _("Label"), "value": _("Number")},
+    "prompt_completion": {"prompt": _("Prompt"), "completion": _("Completion"), **_SYSTEM},
+    "sharegpt": {"conversations": _("Conversation"), **_SYSTEM},
+    "alpaca": {"instruction": _("Instruction"), "input": _("Input"), "output": _("Output"), **_SYSTEM},
+    "preference": {
+        "input": _("Prompt"),
+        "preferred_output": _("Better answer"),
+        "non_preferred_output": _("Worse answer"),
+        **_SYSTEM,
+    },
+    "labelled": {"text": _("Text"), "label": _("Label"), "labels": _("Several labels"), "value": _("Number")},
     "translation": {"source": _("Source"), "target": _("Translation")},
     "document": {"text": _("Text"), "title": _("Title")},
 }
+FIELDS = {shape: fields | _GROUP for shape, fields in FIELDS.items()}
 ENCODINGS = (
     *("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "latin-1"),
     *("gb18030", "big5", "shift_jis", "euc-kr", "cp1251", "koi8-r"),

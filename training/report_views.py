@@ -78,6 +78,8 @@ def _found(request: HttpRequest, made: DataWork) -> dict[str, Any]:
         "more": more,
         "chart": charts.histogram(report.tokens) if report.tokens else "",
         "bins": _bins(report.tokens) if report.tokens else [],
+        "values_chart": charts.histogram(report.values) if report.values else "",
+        "value_bins": _bins(report.values) if report.values else [],
         "trained_share": _share(report.trained_tokens, _all_tokens(report.tokens)),
         "personal_data": [(PERSONAL_DATA.get(c.name, c.name), c.count) for c in report.personal_data],
         "languages": [(c.name, c.count) for c in report.languages],

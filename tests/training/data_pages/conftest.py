@@ -83,7 +83,7 @@ def report(dataset: Dataset, source: SourceFile) -> DataWork:
         outliers=2, tokens=Histogram([0, 10, 20, 40], [500, 500, 100], 1100, 11, 10, 22, 39), trained_tokens=6000,
         too_long=0, lost_tokens=0,
         previews=[[PreviewToken("user: hi", False), PreviewToken("hello", True)]],
-        target_model="demo", max_tokens=2048,
+        target_model="demo", max_tokens=2048, languages_of=1100,
     )  # fmt: skip
     problems = [
         Problem("invalid_json", "error", "tickets.jsonl", n + 1, "", '{"text": ', "This is no JSON.", "Fix it.")
