@@ -32,7 +32,9 @@ class Reading(msgspec.Struct, omit_defaults=True):
     encoding: str = "utf-8"
     delimiter: str = ","  # of a CSV
     sheet: str = ""  # of an XLSX; the first where empty
-    # What each field is called in this file: {"text": "Kundenfrage", "label": "Thema"}.
+    header: bool = True  # of a table: whether its first row names the columns; else "column 1", ...
+    # What each field is called in this file: {"text": "Kundenfrage", "label": "Thema"}; "" is "not there". Fields that
+    # are not named here go by their usual names (shapes.FIELDS).
     columns: dict[str, str] = {}
 
 

@@ -1,0 +1,191 @@
+"""Has parts read by processes of their own (child.py): started, watched, started again, and ended whatever happens.
+
+Knows nothing of what a part holds.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+import training
+from training.datasets.child import Answer, Detect, ReadPart
+from training.datasets.limits import STALL
+from training.datasets.part import PartResult
+from training.datasets.problems import DataError
+from training.datasets.sources import Detected
+
+_DETECTION = 20.0  # seconds
+_TRIES = 2
+_KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "TEMP")
+_answer = msgspec.json.Decoder(Answer)
+
+
+class Asked(NamedTuple):
+    number: int  # whatever the caller counts by
+    ask: ReadPart
+    tries: int = 1
+
+
+class _Child:
+    def __init__(self) -> None:
+        # Not the site's secrets: this process reads what strangers wrote.
+        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        paths = (str(Path(training.__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
+        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "training.datasets.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            bufsize=0,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._stdin, self.stdout = self.process.stdin, self.process.stdout
+        self.ready, self.asked, self.heard = False, None, time.monotonic()
+        self._rest = b""
+
+    asked: Asked | None
+
+    def ask(self, ask: ReadPart | Detect) -> None:
+        self.heard = time.monotonic()
+        try:
+            self._stdin.write(msgspec.json.encode(ask) + b"\n")
+        except BrokenPipeError:
+            pass  # it has died, which its answers' end tells
+
+    def answers(self) -> list[Answer] | None:
+        """What it has said by now, waiting for something; None when it has died."""
+        data = os.read(self.stdout.fileno(), 2**16)
+        if not data:
+            return None
+        self.heard = time.monotonic()
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [_answer.decode(line) for line in lines]
+
+    def end(self) -> int:
+        self.process.kill()
+        code = self.process.wait()
+        self._stdin.close()
+        self.stdout.close()
+        return code
+
+
+def detect(path: Path, name: str) -> Detected:
+    """Raises DataError `file_too_complex`."""
+    child, deadline = _Child(), time.monotonic() + _DETECTION
+    try:
+        child.ask(Detect(str(path), name))
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            while selector.select(max(0.0, deadline - time.monotonic())):
+                answers = child.answers()
+                if answers is None:
+                    break
+                for answer in answers:
+                    if answer.detected is not None:
+                        return answer.detected
+        raise DataError("file_too_complex", "The file is too large or too broken to be looked into.")
+    finally:
+        child.end()
+
+
+def read_parts(
+    asks: Iterator[Asked],
+    processes: int,
+    on_progress: Callable[[int, int], None],
+    on_result: Callable[[Asked, PartResult | str], None],
+) -> None:
+    """`on_result` gets each part's result, or a sentence why its file cannot be read; `on_progress` its number and
+    bytes. Whatever either raises ends all processes. Raises DataError `disk_full`, OSError.
+    """
+    children: list[_Child] = []
+    again: list[Asked] = []
+    with selectors.DefaultSelector() as selector:
+
+        def next_asked() -> Asked | None:
+            return again.pop() if again else next(asks, None)
+
+        def start(asked: Asked) -> None:
+            child = _Child()
+            children.append(child)
+            selector.register(child.stdout, selectors.EVENT_READ, child)
+            give(child, asked)
+
+        def give(child: _Child, asked: Asked) -> None:
+            child.asked = asked
+            child.ask(asked.ask)
+
+        def lose(child: _Child) -> int:
+            selector.unregister(child.stdout)
+            children.remove(child)
+            return child.end()
+
+        def died(child: _Child) -> None:
+            code, asked = lose(child), child.asked
+            if not child.ready:
+                raise RuntimeError(f"The process that reads files ended with {code} before it began.")
+            if asked is None:
+                return
+            if asked.tries < _TRIES:
+                again.append(asked._replace(tries=asked.tries + 1))
+            else:
+                on_result(asked, "The program that reads it gave up on it.")
+
+        try:
+            while True:
+                while len(children) < processes and (asked := next_asked()) is not None:
+                    start(asked)
+                if not children:
+                    return
+                for key, _ in selector.select(1.0):
+                    child: _Child = key.data
+                    answers = child.answers()
+                    if answers is None:
+                        died(child)
+                        continue
+                    for answer in answers:
+                        _heard(child, answer, on_progress, on_result)
+                    if child.ready and child.asked is None:
+                        if (asked := next_asked()) is not None:
+                            give(child, asked)
+                        else:
+                            lose(child)
+                for child in [each for each in children if time.monotonic() - each.heard > STALL]:
+                    lose(child)
+                    if child.asked is not None:
+                        on_result(child.asked, "Reading it takes too long.")
+                # A word now and then even when nothing is heard, so that a cancellation is.
+                on_progress(-1, 0)
+        finally:
+            for child in children:
+                child.end()
+
+
+def _heard(
+    child: _Child,
+    answer: Answer,
+    on_progress: Callable[[int, int], None],
+    on_result: Callable[[Asked, PartResult | str], None],
+) -> None:
+    child.ready = child.ready or answer.ready
+    if child.asked is None:
+        return
+    if answer.code == "disk_full":
+        raise DataError("disk_full", "The disk is full: make room and try again.")
+    if answer.code:
+        raise OSError(answer.message)
+    if answer.done is not None:
+        on_progress(child.asked.number, answer.done)
+    if answer.result is not None:
+        asked, child.asked = child.asked, None
+        on_result(asked, answer.result)

@@ -1,0 +1,106 @@
+"""Which characters a file's bytes are: guessed from a part of it, then read without ever failing.
+
+Bytes that are no characters become a mark, so that only the row they are in is lost. Knows nothing of formats.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+SAMPLE = 4 * 2**20  # bytes that are looked at
+_GUESS = 64 * 2**10  # bytes that a code page is guessed from
+MARK = "\udcff"  # a lone surrogate: no encoding gives it, so it can only come from here
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_BOMS = (  # UTF-32's begins as UTF-16's does
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return MARK, error.end
+
+
+codecs.register_error("flywheel-mark", _mark)
+
+
+def guess(sample: bytes) -> str | None:
+    """The encoding of a file that begins so; None where it is not text."""
+    for bom, encoding in _BOMS:
+        if sample.startswith(bom):
+            return encoding
+    if wide := _wide(sample[:_GUESS]):
+        return wide
+    if len(_CONTROL.findall(sample[:_GUESS])) * 100 > len(sample[:_GUESS]):
+        return None
+    strange = [line for line in sample.splitlines(keepends=True) if not line.isascii()]
+    broken = [line for line in strange[:-1] if not _is_utf8(line)]  # the sample's end may cut a character
+    if strange and not broken and not _is_utf8(strange[-1]) and not _cut_utf8(strange[-1]):
+        broken = strange[-1:]
+    # A few broken lines among many good ones are a mixed file, and said line by line.
+    if len(broken) * 2 <= len(strange) - len(broken) or not broken:
+        return "utf-8"
+    from charset_normalizer import from_bytes  # takes a while, and few files need it
+
+    best = from_bytes(b"".join(broken)[:_GUESS]).best()
+    return codecs.lookup(best.encoding).name if best is not None else "cp1252"
+
+
+def is_bytewise(encoding: str) -> bool:
+    """Whether a line break is always the one byte \\n, so that a file may be read from any line on."""
+    return not codecs.lookup(encoding).name.startswith(("utf-16", "utf-32", "utf-7"))
+
+
+def known(encoding: str) -> bool:
+    try:
+        return codecs.lookup(encoding)._is_text_encoding
+    except (LookupError, ValueError):
+        return False
+
+
+def open_text(path: Path, encoding: str, newline: str | None = None) -> io.TextIOWrapper:
+    return wrap_text(path.open("rb"), encoding, newline)
+
+
+def position(text: io.TextIOWrapper) -> int:
+    """Bytes of the file that were read so far, somewhat ahead of the text."""
+    return text.buffer.tell()  # type: ignore[attr-defined]
+
+
+def wrap_text(file: BinaryIO, encoding: str, newline: str | None = None) -> io.TextIOWrapper:
+    return io.TextIOWrapper(file, encoding=encoding, errors="flywheel-mark", newline=newline)
+
+
+def _wide(sample: bytes) -> str | None:
+    """UTF-16 without its mark: nearly every other byte of Latin text is zero."""
+    even, odd = sample[0::2].count(0), sample[1::2].count(0)
+    half = max(1, len(sample) // 2)
+    if odd > 0.4 * half and even < 0.05 * half:
+        return "utf-16-le"
+    if even > 0.4 * half and odd < 0.05 * half:
+        return "utf-16-be"
+    return None
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _cut_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    return False

@@ -1,0 +1,212 @@
+"""How a file's bytes are laid out: by what they are, and only then by what the name says. Knows nothing of rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from training.datasets.encodings import SAMPLE, guess
+from training.datasets.shapes import FIELDS
+from training.datasets.sources import Layout
+
+NAMES: dict[Layout, str] = {
+    "jsonl": "JSON Lines",
+    "json": "JSON",
+    "csv": "a table in text (CSV)",
+    "xlsx": "an Excel workbook",
+    "parquet": "Parquet",
+    "text": "plain text",
+    "markdown": "Markdown",
+    "html": "a web page",
+    "pdf": "a PDF",
+    "docx": "a Word document",
+    "zip": "a ZIP archive",
+}
+_EXTENSIONS: dict[str, Layout] = {
+    "jsonl": "jsonl",
+    "ndjson": "jsonl",
+    "json": "json",
+    "csv": "csv",
+    "tsv": "csv",
+    "xlsx": "xlsx",
+    "xlsm": "xlsx",
+    "parquet": "parquet",
+    "txt": "text",
+    "text": "text",
+    "md": "markdown",
+    "markdown": "markdown",
+    "html": "html",
+    "htm": "html",
+    "xhtml": "html",
+    "pdf": "pdf",
+    "docx": "docx",
+    "docm": "docx",
+    "zip": "zip",
+}
+_FOREIGN = {  # what people upload, and we do not read
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old or locked Office file: save it as .docx or .xlsx, unlocked",
+    b"\x1f\x8b": "compressed by gzip: unpack it first",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive: use ZIP",
+    b"Rar!": "a RAR archive: use ZIP",
+    b"\xfd7zXZ": "compressed by xz: unpack it first",
+    b"BZh": "compressed by bzip2: unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: unpack it first",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"GIF8": "a picture",
+    b"SQLite format 3": "a database: export its tables as CSV",
+    b"{\\rtf": "a Rich Text file: save it as .docx",
+    b"\x7fELF": "a program",
+    b"MZ": "a program",
+}
+_DELIMITERS = (",", ";", "\t", "|")
+_TAG = re.compile(r"<(html|head|body|div|p|span|table|h[1-6]|article)\b[^>]*>", re.IGNORECASE)
+_USUAL = {name for fields in FIELDS.values() for field in fields.values() for name in field.names}
+
+
+class Seen(NamedTuple):
+    layout: Layout | None
+    encoding: str
+    delimiter: str
+    reason: str  # a sentence where it is nothing we can read, or the name says something else; else ""
+
+
+def see(path: Path, name: str) -> Seen:
+    with path.open("rb") as file:
+        sample = file.read(SAMPLE)
+        whole = len(sample) < SAMPLE
+    claimed = _EXTENSIONS.get(name.rpartition(".")[2].lower()) if "." in name else None
+    if not sample:
+        return Seen(None, "", "", "The file is empty.")
+    layout, why = _by_magic(path, sample)
+    if why:
+        return Seen(None, "", "", f"The file is {why}.")
+    if layout is not None:
+        return Seen(layout, "utf-8", ",", _lie(claimed, layout, name))
+    encoding = guess(sample)
+    if encoding is None:
+        said = f", although its name ends in .{name.rpartition('.')[2]}" if claimed else ""
+        return Seen(None, "", "", f"The file is neither text nor a format that is read here{said}.")
+    text = sample.decode(encoding, "replace").lstrip("\ufeff")
+    if not whole:
+        text = text[: text.rfind("\n") + 1] or text
+    if not text.strip():
+        return Seen(None, "", "", "The file has nothing but blanks in it.")
+    layout, delimiter = _by_text(text, claimed, name)
+    return Seen(layout, encoding, delimiter, _lie(claimed, layout, name))
+
+
+def _lie(claimed: Layout | None, layout: Layout, name: str) -> str:
+    if claimed in (None, layout):
+        return ""
+    return f"The name ends in .{name.rpartition('.')[2]}, but the file is {NAMES[layout]}."
+
+
+def _by_magic(path: Path, sample: bytes) -> tuple[Layout | None, str]:
+    for magic, what in _FOREIGN.items():
+        if sample.startswith(magic) and not (
+            len(magic) == 2 and sample[:64].isascii() and sample[:64].isalnum()
+        ):
+            return None, what
+    if sample.startswith(b"PAR1"):
+        return "parquet", ""
+    if b"%PDF-" in sample[:1024] and not sample.lstrip().startswith((b"{", b"[")):
+        return "pdf", ""
+    if sample.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
+        return _by_members(path)
+    return None, ""
+
+
+def _by_members(path: Path) -> tuple[Layout | None, str]:
+    try:
+        with zipfile.ZipFile(path) as package:
+            names = package.NameToInfo
+            if "word/document.xml" in names:
+                return "docx", ""
+            if "xl/workbook.xml" in names:
+                return "xlsx", ""
+            if "xl/workbook.bin" in names or "mimetype" in names or "ppt/presentation.xml" in names:
+                return None, "an Office file that is not read here: save it as .docx, .xlsx or .pdf"
+            return ("zip", "") if names else (None, "an empty archive")
+    except Exception:  # zipfile stumbles over broken archives in many ways
+        return None, "a damaged ZIP archive, or an Office file that is one"
+
+
+def _by_text(text: str, claimed: Layout | None, name: str) -> tuple[Layout, str]:
+    start = text.lstrip()[:1]
+    if start in "{[":
+        return _json_layout(text, claimed), ","
+    head = re.sub(r"^\s*(<\?xml[^>]*>|<!--.*?-->|\s)*", "", text[:20_000], flags=re.DOTALL)[:200].lower()
+    if head.startswith(("<!doctype html", "<html")) or (claimed == "html" and _TAG.search(text[:100_000])):
+        return "html", ","
+    delimiter = table_delimiter(text, claimed == "csv", name.lower().endswith(".tsv"))
+    if delimiter:
+        return "csv", delimiter
+    return ("markdown" if claimed == "markdown" else "text"), ","
+
+
+def _json_layout(text: str, claimed: Layout | None) -> Layout:
+    """One value a line, or not. A prose text may begin with a bracket, too."""
+    lines = [line for line in text[: 2**20].split("\n", 50)[:50] if line.strip()]
+    whole = [
+        line for line in lines if line.lstrip()[0] in "{[" and line.rstrip().rstrip(",")[-1:] in ("}", "]")
+    ]
+    quoted = text.count('"', 0, 10_000) >= 2
+    if not quoted and claimed not in ("json", "jsonl") and not re.match(r"\s*(\{\s*\}|\[\s*[\[{\]])", text):
+        return "markdown" if claimed == "markdown" else "text"
+    if text.lstrip().startswith("["):
+        # [{...}] on one line is an array; lines of arrays are not something we know.
+        return "json" if len(lines) == 1 or claimed != "jsonl" or len(whole) < len(lines) else "jsonl"
+    cut = len(lines) == 1 and claimed == "jsonl"  # one line, longer than what was looked at
+    return "jsonl" if cut or len(whole) * 2 >= len(lines) else "json"
+
+
+def table_delimiter(text: str, claimed: bool, tabs: bool) -> str:
+    """What parts the fields of a table; "" where the text seems to be none."""
+    best, best_score = "", 0.0
+    for delimiter in ("\t",) if tabs else _DELIMITERS:
+        rows = first_rows(text, delimiter)
+        if len(rows) < 2 or len(rows[0]) < 2:
+            continue
+        width = len(rows[0])
+        same = sum(len(row) == width for row in rows) / len(rows)
+        header = looks_like_header(rows)
+        known = sum(cell.strip().casefold() in _USUAL for cell in rows[0])
+        # Prose has commas, too: without a name that says table, the rows have to.
+        enough = 0.5 if claimed or known >= 2 else 0.95 if header and len(rows) >= 3 else 2.0
+        score = same + known + min(width, 50) / 1000
+        if same >= enough and score > best_score:
+            best, best_score = delimiter, score
+    if not best and claimed:
+        first = text.lstrip().splitlines()[0].strip().strip('"')
+        best = "," if first.casefold() in _USUAL else ""
+    return best
+
+
+def first_rows(text: str, delimiter: str, count: int = 50) -> list[list[str]]:
+    rows: list[list[str]] = []
+    reader = csv.reader(io.StringIO(text[: 2**20], newline=""), delimiter=delimiter)
+    try:
+        for row in reader:
+            if any(row):
+                rows.append(row)
+            if len(rows) == count:
+                break
+    except csv.Error:
+        pass
+    return rows
+
+
+def looks_like_header(rows: list[list[str]]) -> bool:
+    """Names are short, each another, and no numbers."""
+    names = [cell.strip() for cell in rows[0]]
+    if any(name.casefold() in _USUAL for name in names):
+        return True
+    short = all(0 < len(name) <= 64 and not re.fullmatch(r"[-+\d.,:/ %]+", name) for name in names)
+    repeated = any(cell in names for row in rows[1:] for cell in map(str.strip, row))
+    ends = any(name.endswith((".", "!", "?")) for name in names)
+    return short and len(set(names)) == len(names) and not repeated and not ends

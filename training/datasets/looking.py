@@ -1,0 +1,135 @@
+"""Looks into a file, in this process: its shape by the names of its fields, its columns, its first rows.
+
+Knows nothing of processes, which keep a broken file from taking others down.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from training.datasets.codes import shown
+from training.datasets.layouts import NAMES, Seen, first_rows, looks_like_header, see
+from training.datasets.problems import DataError
+from training.datasets.readers import read_rows
+from training.datasets.readers.archive import unpack_each
+from training.datasets.readers.rows import Row
+from training.datasets.shapes import guess_shape
+from training.datasets.sources import Detected, Layout, Reading, Shape
+
+_LOOKED_AT = 50  # rows
+_SHOWN = 8
+_CELL = 300  # characters
+_MEMBERS = 20  # files of an archive that are looked into
+_MEMBER_SIZE = 64 * 2**20
+_DOCUMENTS: tuple[Layout, ...] = ("text", "markdown", "html", "pdf", "docx")
+_SHAPES: dict[Shape, str] = {
+    "chat": "conversations (OpenAI's messages)",
+    "prompt_completion": "prompts with completions",
+    "sharegpt": "conversations (ShareGPT)",
+    "alpaca": "instructions with answers (Alpaca)",
+    "preference": "pairs of answers, one preferred",
+    "labelled": "labelled texts",
+    "translation": "texts with their translations",
+    "document": "documents",
+}
+
+
+def look_into(path: Path, name: str, seen: Seen | None = None) -> Detected:
+    """What it seems to be. Of a fragile layout (readers.FRAGILE), only for a process that may be lost."""
+    seen = seen or see(path, name)
+    if seen.layout is None:
+        return Detected(None, seen.reason, [], [])
+    try:
+        if seen.layout == "zip":
+            return _archive(path, name, seen)
+        header = _has_header(path, seen)
+        reading = Reading(seen.layout, "document", seen.encoding, seen.delimiter, header=header)
+        rows, flaw = _first(path, reading)
+    except (DataError, MemoryError) as error:
+        message = error.message if isinstance(error, DataError) else "Reading it needs too much memory."
+        return Detected(None, f"{seen.reason} {message}".strip(), [], [])
+    if not rows:
+        return Detected(None, f"{seen.reason} {flaw or 'There is no row in it.'}".strip(), [], [])
+    columns = list(dict.fromkeys(str(name) for row in rows for name in row))
+    if seen.layout in _DOCUMENTS:
+        reason = _reason(seen, "documents", True)
+        return Detected(reading, reason, [], [_shown(row) for row in rows[:_SHOWN]])
+    shown_rows = [_shown(row) for row in rows[:_SHOWN]]
+    guessed = guess_shape(rows)
+    if guessed is None:
+        return Detected(None, f"{seen.reason} No field in it holds text.".strip(), columns, shown_rows)
+    reading.shape, reading.columns, sure = guessed
+    return Detected(reading, _reason(seen, _SHAPES[reading.shape], sure), columns, shown_rows)
+
+
+def _reason(seen: Seen, what: str, sure: bool) -> str:
+    layout = NAMES[seen.layout or "text"]
+    encoding = (
+        f" in {seen.encoding}" if seen.layout in ("csv", "json", "jsonl", "text", "markdown", "html") else ""
+    )
+    said = f"{layout[0].upper()}{layout[1:]}{encoding} with {what}."
+    guess = "" if sure else "This is a guess by what the fields hold: check which field is which."
+    return " ".join(filter(None, (seen.reason, said, guess)))
+
+
+def _has_header(path: Path, seen: Seen) -> bool:
+    if seen.layout != "csv":
+        return True
+    with path.open("rb") as file:
+        rows = first_rows(file.read(2**18).decode(seen.encoding, "replace").lstrip("\ufeff"), seen.delimiter)
+    return not rows or looks_like_header(rows)
+
+
+def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], str]:
+    """The first rows that have fields; where there are none, what is wrong with the first."""
+    rows: list[dict[str, object]] = []
+    flaw = ""
+    try:
+        for row in itertools.islice(read_rows(path, reading), _LOOKED_AT):
+            if isinstance(row, Row):
+                value = {"text": row.value} if isinstance(row.value, str) else row.value
+                if isinstance(value, dict):
+                    rows.append(value)
+                else:
+                    flaw = flaw or "What is in it are no examples, which have named fields."
+            else:
+                flaw = flaw or row.reason
+    except DataError as error:
+        if not rows:
+            raise
+        flaw = error.message
+    return rows, flaw
+
+
+def _shown(row: Mapping[str, object]) -> dict[str, str]:
+    return {
+        shown(str(name), 80): shown("" if cell is None else cell, _CELL)
+        for name, cell in list(row.items())[:50]
+    }
+
+
+def _archive(path: Path, name: str, seen: Seen) -> Detected:
+    """As the first of its files whose fields have names, else as documents."""
+    documents: Detected | None = None
+    why = "Nothing in the archive can be read."
+    with tempfile.TemporaryDirectory() as folder:
+        member_path = Path(folder) / "member"
+        for member in itertools.islice(unpack_each(path, name, member_path), _MEMBERS):
+            if member.refused is not None:
+                why = member.refused.message
+                continue
+            inside = see(member_path, member.name)
+            if inside.layout in (None, "zip"):
+                continue
+            found = look_into(member_path, member.name, inside)
+            if found.reading is None:
+                continue
+            found.reason = f"{seen.reason} A ZIP archive; {shown(member.name, 80)}: {found.reason}".strip()
+            found.reading = Reading("zip", found.reading.shape, columns=found.reading.columns)
+            if found.reading.shape != "document":
+                return found
+            documents = documents or found
+    return documents or Detected(None, f"{seen.reason} {why}".strip(), [], [])

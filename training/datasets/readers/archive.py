@@ -1,0 +1,70 @@
+"""The files in a ZIP, unpacked one at a time to a file of our own naming. Knows nothing of what is in them.
+
+A member's name is only ever shown: it is never a path, so where it climbs to does not matter.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from training.datasets.codes import shown
+from training.datasets.limits import FREE_UNPACKED, MAX_MEMBERS, MAX_RATIO, MAX_UNPACKED
+from training.datasets.problems import DataError
+from training.datasets.readers.packages import open_package
+
+_CHUNK = 2**20
+_DEBRIS = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+class Member(NamedTuple):
+    name: str  # the archive's and its own
+    size: int
+    refused: DataError | None  # why it was not unpacked
+
+
+def unpack_each(path: Path, name: str, to: Path) -> Iterator[Member]:
+    """Each member in turn is what `to` holds, until the next is asked for.
+
+    Raises DataError `broken_file`, `too_many_files`, `expands_too_much`.
+    """
+    with open_package(path) as package:
+        members = [member for member in package.infolist() if not member.is_dir()]
+        if len(members) > MAX_MEMBERS:
+            raise DataError(
+                "too_many_files", f"The archive has {len(members)} files; at most {MAX_MEMBERS} are read."
+            )
+        left = min(MAX_UNPACKED, FREE_UNPACKED + MAX_RATIO * path.stat().st_size)
+        for member in members:
+            if member.filename.startswith(_DEBRIS[0]) or member.filename.rpartition("/")[2] in _DEBRIS:
+                continue
+            refused, size = None, 0
+            try:
+                size = _unpack(package, member, to, left)
+            except DataError as error:
+                if error.code == "expands_too_much":
+                    raise
+                refused = error
+            left -= size
+            yield Member(f"{name}/{shown(member.filename, 200)}", size, refused)
+
+
+def _unpack(package: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path, left: int) -> int:
+    if member.flag_bits & 0x1:
+        raise DataError("encrypted_file", "The file is locked with a password.")
+    size = 0
+    try:
+        with package.open(member) as packed, to.open("wb") as unpacked:
+            while chunk := packed.read(_CHUNK):
+                size += len(chunk)
+                if size > left:
+                    raise DataError(
+                        "expands_too_much", "The archive unpacks to far more than it could sensibly hold."
+                    )
+                unpacked.write(chunk)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise DataError("broken_file", f"The file is damaged: {error}.") from error
+    return size

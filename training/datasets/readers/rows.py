@@ -1,0 +1,26 @@
+"""What every reader yields: rows as they stand in the file, and places where there should have been one.
+
+Knows nothing of what a row means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    line: int  # from 1: the line, the table's row, the page
+    value: object  # decoded JSON, a table's row by column, or {"text": ..., "title": ...}
+    done: int = 0  # bytes of the file that are behind us, where the reader knows
+
+
+class Flaw(NamedTuple):
+    line: int
+    code: str
+    excerpt: object
+    reason: str
+    done: int = 0
+
+
+Rows = Iterator[Row | Flaw]

@@ -1,0 +1,94 @@
+"""Tables in text: CSV, TSV and their kin. Knows nothing of what columns mean."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.datasets.encodings import MARK, open_text, position
+from training.datasets.limits import MAX_COLUMNS, MAX_LINE
+from training.datasets.readers.rows import Flaw, Row, Rows
+
+csv.field_size_limit(MAX_LINE)
+
+
+class _TooLong(Exception):
+    pass
+
+
+class _Feed:
+    """Lines for the csv module, which joins those within quotation marks: it is stopped before that fills memory."""
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text, self._held, self.line, self.beginning = text, 0, 0, ""
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(MAX_LINE + 1)
+        if not line:
+            raise StopIteration
+        self.line += 1
+        self.beginning = self.beginning or line[:200]
+        long = len(line) > MAX_LINE
+        while len(line) > MAX_LINE and not line.endswith(("\n", "\r")):
+            line = self._text.readline(MAX_LINE + 1)
+        self._held += len(line)
+        if long or self._held > MAX_LINE:
+            raise _TooLong
+        return line
+
+    def next_row(self) -> None:
+        self._held, self.beginning = 0, ""
+
+
+def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
+    with open_text(path, encoding, newline="") as text:
+        feed = _Feed(text)
+        rows = csv.reader(feed, delimiter=delimiter)
+        names: list[str] = []
+        while True:
+            feed.next_row()
+            line = feed.line + 1
+            try:
+                cells = next(rows)
+            except StopIteration:
+                return
+            except _TooLong:
+                rows = csv.reader(feed, delimiter=delimiter)  # a half-read row would go on in the next
+                reason = f"It is longer than {MAX_LINE // 2**20} MB; a quotation mark may not be closed."
+                yield Flaw(line, "line_too_long", feed.beginning, reason)
+                continue
+            except csv.Error as error:
+                yield Flaw(line, "invalid_row", feed.beginning, f"It is no row of a table: {error}.")
+                continue
+            if not any(cells):
+                continue
+            if not names:
+                names = column_names(cells, header)
+                if header:
+                    continue
+            yield table_row(line, names, cells, feed.beginning, position(text))
+
+
+def column_names(cells: Sequence[object], header: bool) -> list[str]:
+    """Of a first row; where it has no names, or not enough, "column 1" and so on. Each only once."""
+    names: list[str] = []
+    for number, cell in enumerate(cells[:MAX_COLUMNS], 1):
+        name = str(cell).strip().lstrip("\ufeff")[:200] if header and cell is not None else ""
+        names.append(name if name and name not in names else f"column {number}")
+    return names
+
+
+def table_row(line: int, names: list[str], cells: Sequence[object], beginning: str, done: int) -> Row | Flaw:
+    if MARK in beginning or any(isinstance(cell, str) and MARK in cell for cell in cells):
+        return Flaw(
+            line, "invalid_encoding", beginning, "Some of its bytes are no characters of the encoding.", done
+        )
+    if len(cells) > len(names) and any(cell not in (None, "") for cell in cells[len(names) :]):
+        reason = f"It has {len(cells)} fields, and the table has {len(names)} columns."
+        return Flaw(line, "invalid_row", beginning, reason, done)
+    return Row(line, dict(zip(names, cells, strict=False)), done)

@@ -1,0 +1,174 @@
+"""What the parts of an example are usually called, and so which shape a row has. Knows nothing of layouts or files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from training.datasets.sources import Shape
+
+
+class Field(NamedTuple):
+    names: tuple[str, ...]  # what others call it, the surest first
+    required: bool = True
+
+
+FIELDS: dict[Shape, dict[str, Field]] = {
+    "chat": {"messages": Field(("messages", "conversation", "dialog", "dialogue", "chat"))},
+    "sharegpt": {
+        "conversations": Field(("conversations", "conversation")),
+        "system": Field(("system", "system_prompt"), required=False),
+    },
+    "preference": {
+        "input": Field(("input", "prompt", "question", "instruction"), required=False),
+        "preferred_output": Field(("preferred_output", "chosen", "preferred", "accepted")),
+        "non_preferred_output": Field(("non_preferred_output", "rejected", "non_preferred")),
+        "system": Field(("system", "system_prompt"), required=False),
+    },
+    "alpaca": {
+        "instruction": Field(("instruction",)),
+        "input": Field(("input", "context"), required=False),
+        "output": Field(("output", "response")),
+        "system": Field(("system", "system_prompt"), required=False),
+    },
+    "prompt_completion": {
+        "prompt": Field(("prompt", "question", "query", "user", "input", "frage")),
+        "completion": Field(("completion", "response", "answer", "assistant", "output", "reply", "antwort")),
+        "system": Field(("system", "system_prompt"), required=False),
+    },
+    "translation": {
+        "source": Field(("source", "src", "source_text", "original", "quelle")),
+        "target": Field(("target", "tgt", "target_text", "translated", "translation", "ziel")),
+    },
+    "labelled": {
+        "text": Field(("text", "sentence", "content", "review", "comment", "message", "body", "document")),
+        "label": Field(("label", "category", "class", "sentiment", "intent", "topic", "kategorie"), False),
+        "labels": Field(("labels", "categories", "tags"), False),
+        "value": Field(("value", "score", "rating", "stars", "target"), False),
+    },
+    "document": {
+        "text": Field(("text", "content", "body", "document", "article", "page")),
+        "title": Field(("title", "heading", "titel"), required=False),
+    },
+}
+# A person keeps together more than one of their conversations does.
+GROUP_NAMES = ("group", "group_id", "user", "user_id", "customer_id", "conversation_id", "session_id")
+LABEL_FIELDS = ("label", "labels", "value")
+
+
+def usual_columns(shape: Shape, names: Sequence[str]) -> dict[str, str] | None:
+    """Which of these names each field of the shape has; None where a required one is missing."""
+    folded = {_fold(name): name for name in reversed(names)}
+    columns: dict[str, str] = {}
+    for field, (usual, required) in FIELDS[shape].items():
+        found = next((folded[name] for name in usual if name in folded), None)
+        if found is not None and found not in columns.values():
+            columns[field] = found
+        elif required:
+            return None
+    if shape == "labelled" and not any(field in columns for field in LABEL_FIELDS):
+        return None
+    for name in GROUP_NAMES:
+        if name in folded and folded[name] not in columns.values():
+            columns["group"] = folded[name]
+            break
+    return columns
+
+
+def guess_shape(rows: Sequence[Mapping[str, object]]) -> tuple[Shape, dict[str, str], bool] | None:
+    """The shape and columns of rows with named fields, and whether their names say so; None where none fits."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if not names:
+        return None
+    if shape := _conversations(rows, names):
+        return (*shape, True)
+    if pair := _languages(rows):
+        return "translation", pair, True
+    for candidate in ("preference", "alpaca", "prompt_completion", "translation", "labelled", "document"):
+        columns = usual_columns(candidate, names)
+        if columns is not None:
+            if candidate == "labelled":
+                _numbers(rows, columns)
+            return candidate, columns, True
+    by_content = _by_content(rows, names)
+    return None if by_content is None else (*by_content, False)
+
+
+def _fold(name: str) -> str:
+    return re.sub(r"[\s\-.]+", "_", name.strip().casefold())
+
+
+def _conversations(
+    rows: Sequence[Mapping[str, object]], names: list[str]
+) -> tuple[Shape, dict[str, str]] | None:
+    for shape, field in (("chat", "messages"), ("sharegpt", "conversations")):
+        columns = usual_columns(shape, names)  # type: ignore[arg-type]
+        if columns is None:
+            continue
+        values = [row[columns[field]] for row in rows if columns[field] in row]
+        lists = [value[:4] for value in values if isinstance(value, list)]
+        keys = {key for messages in lists for m in messages if isinstance(m, dict) for key in m}
+        texts = any(isinstance(value, str) and value.lstrip().startswith("[") for value in values)
+        if (
+            shape == "chat"
+            and "from" not in keys
+            and ("role" in keys or texts or columns[field] == "messages")
+        ):
+            return "chat", columns
+        if shape == "sharegpt" and "from" in keys:
+            return "sharegpt", columns
+        if shape == "sharegpt" and "role" in keys:  # OpenAI's messages under another name
+            return "chat", {"messages": columns[field]}
+    return None
+
+
+def _languages(rows: Sequence[Mapping[str, object]]) -> dict[str, str] | None:
+    """{"translation": {"de": ..., "en": ...}}, as the parallel corpora of the Hugging Face hub are."""
+    first = rows[0].get("translation")
+    if isinstance(first, dict) and len(first) == 2 and all(isinstance(text, str) for text in first.values()):
+        source, target = first
+        return {"source": f"translation.{source}", "target": f"translation.{target}"}
+    return None
+
+
+def _numbers(rows: Sequence[Mapping[str, object]], columns: dict[str, str]) -> None:
+    """A "label" of broken numbers is a value to predict; a "target" or "rating" of words is a label."""
+    if "label" in columns and any(name in columns for name in ("labels", "value")):
+        columns.pop("value", None)
+    for field, other in (("label", "value"), ("value", "label")):
+        if field not in columns:
+            continue
+        values = [
+            str(row.get(columns[field])).strip() for row in rows if row.get(columns[field]) not in (None, "")
+        ]
+        numbers = [v for v in values if re.fullmatch(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?", v)]
+        broken = [v for v in numbers if re.search(r"[.,]\d*[1-9]", v)]
+        if (field == "label" and len(numbers) == len(values) and broken) or (
+            field == "value" and values and len(numbers) < len(values)
+        ):
+            columns[other] = columns.pop(field)
+            return
+
+
+def _by_content(
+    rows: Sequence[Mapping[str, object]], names: list[str]
+) -> tuple[Shape, dict[str, str]] | None:
+    texts: dict[str, list[str]] = {}
+    for name in names:
+        values = [value for row in rows if isinstance(value := row.get(name), str) and value.strip()]
+        if values and len(values) * 2 >= len(rows):
+            texts[name] = values
+    if not texts:
+        return None
+    length = {name: sum(map(len, values)) / len(values) for name, values in texts.items()}
+    longest = max(names, key=lambda name: length.get(name, 0.0))
+    others = [name for name in texts if name != longest]
+    if not others:
+        return "document", {"text": longest}
+    few = [n for n in others if length[n] <= 40 and len(set(texts[n])) * 2 <= len(texts[n])]
+    if few:
+        return "labelled", {"text": longest, "label": min(few, key=lambda name: len(set(texts[name])))}
+    second = max(others, key=lambda name: length[name])
+    prompt, completion = sorted((longest, second), key=names.index)
+    return "prompt_completion", {"prompt": prompt, "completion": completion}
