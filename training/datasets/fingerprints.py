@@ -46,14 +46,10 @@ class Fingerprints:
         return len(self.exact)
 
 
-_NONE = Fingerprints(
-    np.empty(0, np.uint64), np.empty((0, BANDS), np.uint32), np.empty((0, MINIMA), np.uint8)
-)
+_NONE = Fingerprints(np.empty(0, np.uint64), np.empty((0, BANDS), np.uint32), np.empty((0, MINIMA), np.uint8))
 
 
-def similarity(
-    one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.float64]:
+def similarity(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """Of rows of sketches, pair by pair; bytes that agree by chance, one in 256, taken off."""
     agree = (one == other).mean(axis=1)
     return (agree - 1 / 256) / (1 - 1 / 256)

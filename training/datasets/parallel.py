@@ -160,9 +160,7 @@ def _serve(name: str) -> None:
 
     for line in sys.stdin.buffer:
         try:
-            result = work(
-                msgspec.json.decode(line, type=piece_type), lambda amount: say(_Said(done=amount))
-            )
+            result = work(msgspec.json.decode(line, type=piece_type), lambda amount: say(_Said(done=amount)))
             say(_Said(result=msgspec.Raw(msgspec.json.encode(result))))
         except (DataError, OSError) as error:
             reason = error if isinstance(error, DataError) else disk_full(error)

@@ -60,7 +60,21 @@ _KEY = re.compile(
     r"|eyJ[A-Za-z0-9_-]{10,4000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,1000}"  # a JSON web token
     r")(?![A-Za-z0-9_-])"
 )
-_KEY_SIGNS = ("-----BEGIN", "sk-", "k_", "gh", "glpat-", "AKIA", "ASIA", "AIza", "xox", "hf_", "npm_", "pypi-", "eyJ")
+_KEY_SIGNS = (
+    "-----BEGIN",
+    "sk-",
+    "k_",
+    "gh",
+    "glpat-",
+    "AKIA",
+    "ASIA",
+    "AIza",
+    "xox",
+    "hf_",
+    "npm_",
+    "pypi-",
+    "eyJ",
+)
 
 
 def _keys(text: str) -> Spans:
@@ -119,7 +133,9 @@ _NUMBER = re.compile(r"(?<![\w.+-])\(?\+?\(?\d(?:[ ()./\u00a0\u2011-]{0,3}\d){6,
 _CARD = re.compile(r"(?:\d[ \u00a0-]?){12,18}\d")
 _CARD_ISSUERS = re.compile(r"3[04-9]|4|5[0-9]|6|2[2-7]|1")
 _DATE = re.compile(r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./ ]\d{1,2}[-./ ]\d{4})(?!\d)")
-_AREA_CODE = re.compile(r"\(?0\d{1,5}\)?[ /.\u00a0\u2011-]|\(\d{2,5}\)[ -]?\d|\d{3}[-.]\d{3}[-.]\d{4}$|0\d{9,10}$")
+_AREA_CODE = re.compile(
+    r"\(?0\d{1,5}\)?[ /.\u00a0\u2011-]|\(\d{2,5}\)[ -]?\d|\d{3}[-.]\d{3}[-.]\d{4}$|0\d{9,10}$"
+)
 
 
 def is_card(text: str) -> bool:
@@ -149,7 +165,9 @@ def _phones(text: str) -> Spans:
 
 
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w]|\.\d)")
-_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:\d{1,3}(?:\.\d{1,3}){3})?(?![\w:])")
+_IPV6 = re.compile(
+    r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:\d{1,3}(?:\.\d{1,3}){3})?(?![\w:])"
+)
 
 
 def _addresses(text: str) -> Spans:

@@ -75,7 +75,9 @@ def profile(
     return report
 
 
-def _pieces(records: Path, scratch: Path, model: Path | None, max_tokens: int, files: list[str]) -> list[Piece]:
+def _pieces(
+    records: Path, scratch: Path, model: Path | None, max_tokens: int, files: list[str]
+) -> list[Piece]:
     parts = parts_of(records)
     size = sum(part.size for part in parts)
     return [
@@ -116,7 +118,9 @@ class _Whole:
                 f"A dataset holds examples of one kind, and this one has {' and '.join(sorted(kinds))}.",
             )
         tokens, trained = (load(self._arrays, name) for name in ("tokens", "trained"))
-        problems = self._counted("problems") + Counter({code: int(mask.sum()) for code, mask in self._masks()})
+        problems = self._counted("problems") + Counter(
+            {code: int(mask.sum()) for code, mask in self._masks()}
+        )
         return Report(
             kind=next(iter(kinds), ""),
             files=self._files,

@@ -47,7 +47,11 @@ def split_rows(
 
 def group_hash(name: str) -> int:
     """Of a group's name; 0 where it has none."""
-    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()) or 1 if name else 0
+    return (
+        int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()) or 1
+        if name
+        else 0
+    )
 
 
 def _place(salt: str, key: int) -> float:

@@ -71,7 +71,9 @@ def even_whitespace(text: str) -> str:
     parts: list[str] = []
     at = 0
     while fence := _FENCE.search(text, at):
-        close = re.compile(rf"^ {{0,3}}{re.escape(fence[1])}[`~]*[ \t]*$", re.MULTILINE).search(text, fence.end())
+        close = re.compile(rf"^ {{0,3}}{re.escape(fence[1])}[`~]*[ \t]*$", re.MULTILINE).search(
+            text, fence.end()
+        )
         end = close.end() if close else len(text)
         parts += [_even(text[at : fence.start()]), text[fence.start() : end]]
         at = end

@@ -40,7 +40,10 @@ def map_texts(example: Example, change: Callable[[str], str]) -> Example:
         case PreferenceExample():
             messages = _map_messages(example.messages, change)
             preferred, rejected = change(example.preferred), change(example.rejected)
-            if messages is example.messages and (preferred, rejected) == (example.preferred, example.rejected):
+            if messages is example.messages and (preferred, rejected) == (
+                example.preferred,
+                example.rejected,
+            ):
                 return example
             return PreferenceExample(messages, preferred, rejected)
         case LabelledExample():

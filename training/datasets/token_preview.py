@@ -17,6 +17,10 @@ def token_preview(encoded: Encoded, tokenizer: Tokenizer) -> list[PreviewToken]:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     shown: list[PreviewToken] = []
     for id, trained in zip(encoded.ids[:_MOST], encoded.trained, strict=False):
-        text = decoder.decode(b"", final=True) + specials[id] if id in specials else decoder.decode(tokenizer.token_bytes(id))
+        text = (
+            decoder.decode(b"", final=True) + specials[id]
+            if id in specials
+            else decoder.decode(tokenizer.token_bytes(id))
+        )
         shown.append(PreviewToken(text, trained))
     return shown

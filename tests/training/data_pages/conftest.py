@@ -86,7 +86,9 @@ def report(dataset: Dataset, source: SourceFile) -> DataWork:
         target_model="demo", max_tokens=2048, languages_of=1100,
     )  # fmt: skip
     problems = [
-        Problem("invalid_json", "error", "tickets.jsonl", n + 1, "", '{"text": ', "This is no JSON.", "Fix it.")
+        Problem(
+            "invalid_json", "error", "tickets.jsonl", n + 1, "", '{"text": ', "This is no JSON.", "Fix it."
+        )
         for n in range(90)
     ] + [Problem("empty_text", "warning", "=cmd()", 200, "text", "", "There is no text.", "Write one.")]
     folder = storage.work_folder(made)

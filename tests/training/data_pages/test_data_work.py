@@ -49,9 +49,7 @@ def silent(work_: DataWork) -> None:
     DataWork.objects.filter(pk=work_.pk).update(heartbeat_at=timezone.now() - work.LEASE * 1.1)
 
 
-def test_a_second_delivery_of_a_task_is_a_no_op(
-    waiting: DataWork, does: Callable[[Doing], None]
-) -> None:
+def test_a_second_delivery_of_a_task_is_a_no_op(waiting: DataWork, does: Callable[[Doing], None]) -> None:
     runs: list[int] = []
 
     def once(work_: DataWork, progress: data_worker.Keeper) -> bool:

@@ -163,7 +163,14 @@ def test_a_name_is_only_a_label(name: str, label: str, client: Client, dataset: 
 
 @pytest.mark.parametrize(
     "body",
-    ["", "[]", "{}", '{"name": 5, "size": 5}', '{"name": "a", "size": true}', '{"name": "\\ud800", "size": 1}'],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"name": 5, "size": 5}',
+        '{"name": "a", "size": true}',
+        '{"name": "\\ud800", "size": 1}',
+    ],
 )
 def test_what_is_no_announcement_of_a_file_is_refused(body: str, client: Client, dataset: Dataset) -> None:
     answer = client.post(f"/data/{dataset.pk}/files/", body, content_type="application/json")
