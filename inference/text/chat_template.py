@@ -10,6 +10,7 @@ template's own; it is cut at those, and the texts between them are changed back 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ _ROLES = frozenset({"system", "user", "assistant", "tool"})
 # Planes 15 and 16 are for private use; each base starts a block of characters, one for each we hide.
 _BLOCK = 0x80
 _AT_ONCE = 32  # conversations in one round trip: they share its time and its room
+_PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
 _BASES = (*range(0xF0000, 0xFFF80, _BLOCK), *range(0x100000, 0x10FF80, _BLOCK))
 
 
@@ -41,6 +43,7 @@ class ChatTemplate:
         contents = list(tokenizer.specials)
         self._contents = contents
         self._guarded = _guarded_characters(contents)
+        self._hidden = re.compile(f"[{re.escape(self._guarded)}]" if self._guarded else r"(?!)")
         # Every proper beginning and end of a special token: text that could become one beside other text.
         self._heads = frozenset(content[:n] for content in contents for n in range(1, len(content)))
         self._tails = frozenset(content[n:] for content in contents for n in range(1, len(content)))
@@ -123,7 +126,8 @@ class ChatTemplate:
         used: set[int] = set()
 
         def note(text: str) -> str:
-            used.update(ord(c) // _BLOCK for c in set(text))
+            if _PRIVATE.search(text):
+                used.update(ord(c) // _BLOCK for c in set(text))
             return text
 
         _map_strings(messages, note)
@@ -134,6 +138,8 @@ class ChatTemplate:
 
     def _is_suspicious(self, text: str) -> bool:
         """Whether `text` holds a special token, or could be a part of one together with what stands beside it."""
+        if not self._hidden.search(text):
+            return False  # There is nothing in it to hide; most texts are of this kind.
         if any(content in text for content in self._contents):
             return True
         text = text.strip()

@@ -1,4 +1,4 @@
-"""Opens what of a model has to do with text: vocabulary, chat template, limits. Knows nothing of torch or of weights."""
+"""Opens what of a model has to do with text: vocabulary, chat template, limits. Knows nothing of torch or weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def open_text_model(path: Path) -> TextModel:
         file = read_gguf(files.gguf)
         tokenizer, template = text_of_gguf(file)
         context: Any = file.metadata.get(f"{file.architecture}.context_length")
-        embeddings: Any = file.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in file.tensors else 0
+        embeddings: Any = (
+            file.tensors["token_embd.weight"].shape[0] if "token_embd.weight" in file.tensors else 0
+        )
         ends: list[Any] = []
     else:
         tokenizer, template = text_of_folder(files.folder)

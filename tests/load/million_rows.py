@@ -1,6 +1,6 @@
 """Chats as a company's might be, as many as asked for. Knows nothing of who reads them.
 
-    python -m tests.load.million_rows FILE [ROWS]
+python -m tests.load.million_rows FILE [ROWS]
 """
 
 from __future__ import annotations

@@ -16,8 +16,9 @@ _PERSONAL = {
     "ip": "the address of a machine",
     "phone": "a telephone number",
 }
+Severity = Literal["error", "warning", "notice"]
 # severity, reason where it is always the same, remedy
-_SAID: dict[str, tuple[Literal["error", "warning", "notice"], str, str]] = {
+_SAID: dict[str, tuple[Severity, str, str]] = {
     "nothing_to_learn": (
         "warning",
         "There is no answer in it, or no text, that could be learnt.",
@@ -45,14 +46,13 @@ _SAID: dict[str, tuple[Literal["error", "warning", "notice"], str, str]] = {
         "Its length, or the share of digits and punctuation in it, is unlike that of the others.",
         "Look whether it belongs here; outliers can be left out before freezing.",
     ),
-} | {
-    f"personal_{kind}": (
+}
+for _kind, _what in _PERSONAL.items():
+    _SAID[f"personal_{_kind}"] = (
         "warning",
-        f"It holds {what}.",
+        f"It holds {_what}.",
         "Redact this kind of personal data before freezing, if nobody needs it.",
     )
-    for kind, what in _PERSONAL.items()
-}
 CODES = frozenset(_SAID)
 
 

@@ -1,7 +1,7 @@
 """A few bytes of each example that say whether two are the same or nearly so. Knows nothing of files or of models.
 
-Nearness is the Jaccard similarity of the sets of five-character pieces of two texts, estimated by MinHash (Broder 1997):
-the same for every language, also for those that write no spaces. Of each of the 128 minima one byte is kept (b-bit
+Nearness is the Jaccard similarity of the sets of five-character pieces of two texts, estimated by MinHash (Broder
+1997): the same for every language, also for those that write no spaces. Of each of the 128 minima one byte is kept (b-bit
 minwise hashing, Li and König 2010), so that a million examples fit into 200 MB.
 """
 

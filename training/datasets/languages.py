@@ -1,4 +1,4 @@
-"""In which language a text is, by py3langid (naive Bayes over pieces of bytes, 97 languages). Knows nothing of files."""
+"""In which language a text is, by py3langid (naive Bayes over bytes, 97 languages). Knows nothing of files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 UNKNOWN = "unknown"
 _ENOUGH = 20  # letters; of fewer, guesses are wrong more often than not
-_LOOKED_AT = 400  # characters
+_LOOKED_AT = 300  # characters
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
 
 

@@ -35,5 +35,4 @@ def find_outliers(features: Features) -> npt.NDArray[np.bool_]:
         return np.zeros(0, bool)
     distance = np.abs(features - np.median(features, axis=0))
     deviation = np.maximum(1.4826 * np.median(distance, axis=0), _LEAST_DEVIATION)
-    outlier: npt.NDArray[np.bool_] = (distance / deviation > _FAR).any(axis=1)
-    return outlier
+    return np.any(distance / deviation > _FAR, axis=1)

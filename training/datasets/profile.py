@@ -37,7 +37,7 @@ from training.encoding import Encoded
 MOST_PROBLEMS = 1000  # listed of each code; counts are exact
 _PREVIEWS = 10
 # One in so many examples is asked for its language that about so much is looked at.
-_LANGUAGE_BYTES = 100 * 2**20
+_LANGUAGE_BYTES = 20 * 2**20
 
 
 def profile(

@@ -7,7 +7,6 @@ placed by the hash of itself and the salt, so that it stays where it is whatever
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
