@@ -92,6 +92,7 @@ def run_work(work_id: UUID | str) -> None:
     work = life.claim_work(work_id=work_id)
     if work is None:
         return
+    storage.remove_attempts_before(work)
     outcome: dict[str, Any] = {"state": State.FAILED, "error_code": "internal", "error_message": INTERNAL}
     try:
         with Keeper(work) as progress:
@@ -180,7 +181,15 @@ def _with_reading(report: Report, read: ReadSummary) -> Report:
 def _preview(work: DataWork, progress: Keeper) -> bool:
     from training.datasets.clean import preview
 
-    effects = preview(_records(work), _recipe(work))
+    report = _report_of(work)
+    effects = preview(
+        storage.work_folder(report),
+        _recipe(work),
+        model=_model(report.parameters["model"]),
+        evaluation=_evaluation(work.dataset, report.parameters["evaluation"]),
+        progress=progress,
+        processes=processes(),
+    )
     return life.end_work(
         work=work, expected=State.RUNNING, state=State.READY, result=msgspec.to_builtins(effects)
     )
@@ -189,14 +198,16 @@ def _preview(work: DataWork, progress: Keeper) -> bool:
 def _freeze(work: DataWork, progress: Keeper) -> bool:
     from training.datasets.clean import freeze
 
+    report = _report_of(work)
     version = DatasetVersion.objects.get(work=work)
     made = storage.work_folder(work)
-    made.mkdir(parents=True)
     manifest = freeze(
-        _records(work),
+        storage.work_folder(report),
         _recipe(work),
         made,
         parent=version.parent,
+        model=_model(report.parameters["model"]),
+        evaluation=_evaluation(work.dataset, report.parameters["evaluation"]),
         progress=progress,
         processes=processes(),
     )
@@ -247,12 +258,12 @@ def _sources(dataset: Dataset) -> list[Source]:
     ]
 
 
-def _records(work: DataWork) -> Path:
-    """The folder that the report which this work is about left behind."""
+def _report_of(work: DataWork) -> DataWork:
+    """The report whose records this work is about; its model and evaluation data count here too."""
     report = DataWork.objects.filter(id=work.parameters["report"], state=State.READY).first()
     if report is None or not storage.work_folder(report).is_dir():
         raise DataError("report_gone", REPORT_GONE)
-    return storage.work_folder(report)
+    return report
 
 
 def _recipe(work: DataWork) -> Recipe:

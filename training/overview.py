@@ -74,5 +74,6 @@ def stage_name(stage: str) -> str:
         "profiling": _("counting"),
         "comparing": _("looking for repetitions"),
         "cleaning": _("cleaning"),
+        "splitting": _("splitting"),
         "writing": _("writing"),
     }.get(stage, stage)

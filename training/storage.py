@@ -84,3 +84,9 @@ def remove_other_work(work: Claimed) -> None:
     for folder in mine.parent.iterdir() if mine.parent.is_dir() else ():
         if folder != mine:
             remove_folder(folder)
+
+
+def remove_attempts_before(work: Claimed) -> None:
+    """What earlier attempts at the same work left when they were killed."""
+    for left in work_folder(work).parent.glob(f"{work.id}.*"):
+        remove_folder(left)
