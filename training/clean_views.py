@@ -36,6 +36,7 @@ def clean(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
     """POST with `freeze` freezes, otherwise it counts."""
     user = person(request)
     dataset = access.get_dataset(user, dataset_id)
+    work = life.unfinished(dataset)  # first, as in views.file_table
     report = services.last_report(dataset)
     kind = report.result["kind"] if report is not None and report.result else ""
     counted = services.last_preview(dataset)
@@ -51,7 +52,7 @@ def clean(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
         "form": form,
         "report": report,
         "is_current": report is not None and services.is_current(report),
-        "work": life.unfinished(dataset),
+        "work": work,
         "failed": services.last_failure(dataset, DataWork.Kind.PREVIEW),
         "counted": counted,
         "effects": msgspec.convert(counted.result, list[Effect]) if counted else [],
@@ -65,13 +66,14 @@ def clean(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
 @require_GET
 def versions(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
     dataset = access.get_dataset(person(request), dataset_id)
+    work = life.unfinished(dataset)
     found = list(dataset.versions.select_related("created_by"))
     for version in found:
         pretty = msgspec.json.format(msgspec.json.encode(version.recipe), indent=2)
         version.recipe_text = pretty.decode()  # type: ignore[attr-defined]
     context = {
         "versions": found,
-        "work": life.unfinished(dataset),
+        "work": work,
         "last": services.last_freeze(dataset),
     }
     return render(request, "training/versions.html", page(dataset, "versions") | context)

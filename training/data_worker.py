@@ -137,7 +137,8 @@ def _detect(work: DataWork, progress: Keeper) -> bool:
             reading=msgspec.to_builtins(detected.reading) if readable else None,
             state=SourceFile.State.READY if readable else SourceFile.State.UNREADABLE,
         )
-    services.start_first_report(dataset=work.dataset)
+        # In one go: whoever looks at the page sees that something is going on until it has ended.
+        services.start_first_report(dataset=work.dataset)
     return True
 
 

@@ -32,6 +32,7 @@ _TONES = {"error": "danger", "warning": "warning", "notice": ""}
 @require_http_methods(["GET", "POST"])
 def report(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
     dataset = access.get_dataset(person(request), dataset_id)
+    work = life.unfinished(dataset)  # first, as in views.file_table
     made = services.last_report(dataset)
     form = ReportForm(posted(request), dataset=dataset, initial=services.report_defaults(made))
     if request.method == "POST" and form.is_valid():
@@ -45,7 +46,7 @@ def report(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
         return redirect("dataset_report", dataset.pk)
     context: dict[str, Any] = {
         "form": form,
-        "work": life.unfinished(dataset),
+        "work": work,
         "failed": services.last_failure(dataset, DataWork.Kind.REPORT),
         "made": made,
     }

@@ -53,6 +53,8 @@ def dataset(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
 
 def file_table(dataset: Dataset) -> dict[str, object]:
     """What training/files.html shows."""
+    # First what is going on: where that is read as ended, what came of it is there to be read after it.
+    work = life.unfinished(dataset)
     files = list(dataset.files.all())
     states = {file.state for file in files}
     report = services.last_report(dataset)
@@ -64,7 +66,7 @@ def file_table(dataset: Dataset) -> dict[str, object]:
         "report": report,
         "is_current": report is not None and services.is_current(report),
         "failed": services.last_failure(dataset, DataWork.Kind.REPORT),
-        "work": life.unfinished(dataset),
+        "work": work,
     }
 
 

@@ -18,7 +18,7 @@ from training.datasets.frozen import read_manifest, read_split
 from training.models import DatasetVersion, SourceFile
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +37,7 @@ def data_site() -> Iterator[Site]:
         site.start(inference=0, model=REAL)
         site.create_owner()
         site.start_data()
-        wait_until(lambda: answers(site), "the web process to answer")
+        wait_until(lambda: answers(site), "the web process to answer", 60)
         yield site
     finally:
         site.stop()
@@ -54,7 +54,7 @@ def page(browser: Browser, data_site: Site) -> Iterator[Page]:
     """Alice at her data; whatever her browser complains about fails the test."""
     client = data_site.log_in()
     context = browser.new_context(base_url=data_site.base_url, viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     context.add_cookies(
         [{"name": name, "value": value, "url": data_site.base_url} for name, value in client.cookies.items()]
     )
