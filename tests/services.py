@@ -219,6 +219,7 @@ class Site:
         self.web = self._service(processes.web(host="127.0.0.1", port=self.port))
         self.worker = self._service(processes.worker())
         self.beat = self._service(processes.beat(self.home))
+        self.data = self._service(processes.data())  # started by `start_data`: few tests have data
         self.inference: list[Service] = []
 
     # --- Processes ------------------------------------------------------------------------------------------
@@ -258,9 +259,14 @@ class Site:
         service.start()
         return service
 
+    def start_data(self) -> Service:
+        """The worker of datasets."""
+        return self.data if self.data.alive else self.data.start()
+
     @property
     def services(self) -> list[Service]:
-        return [self.valkey, self.web, self.worker, self.beat, *self.inference]
+        data = [self.data] if self.data.process is not None else []
+        return [self.valkey, self.web, self.worker, self.beat, *data, *self.inference]
 
     def heal(self) -> None:
         """Starts again whatever a test killed; one live inference worker and everything else."""

@@ -147,9 +147,14 @@ CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 # Celery closes the database connection after every task unless told otherwise; 9 ms a task on PostgreSQL.
 CELERY_DB_REUSE_MAX = 1000
-CELERY_TASK_ROUTES = {"inference.generate": {"queue": "generate"}, "training.*": {"queue": "training"}}
+CELERY_TASK_ROUTES = {
+    "inference.generate": {"queue": "generate"},
+    "data.run": {"queue": "data"},
+    "training.*": {"queue": "training"},
+}
 CELERY_BEAT_SCHEDULE = {
     "reap": {"task": "inference.reap", "schedule": 2.0, "options": {"expires": 10}},
+    "reap data": {"task": "data.reap", "schedule": 5.0, "options": {"expires": 10}},
 }
 
 # --- Inference ---------------------------------------------------------------------------------------------

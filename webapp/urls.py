@@ -6,5 +6,6 @@ urlpatterns = [
     path("", include("webapp.chat.urls")),
     path("", include("webapp.accounts.urls")),
     path("accounts/", include("allauth.urls")),
+    path("", include("training.urls")),
     path("", include("webapp.ops.urls")),
 ]

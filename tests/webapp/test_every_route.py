@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from inference.models import Generation, ServedModel
 from tests.webapp.site_routes import routes
+from training import urls as training_urls
 from webapp.accounts.models import Membership, Role, User, Workspace
 from webapp.chat.models import Conversation, Message
 
@@ -52,6 +53,9 @@ OF_THE_PERSON = {
     *("mfa_list_webauthn", "mfa_edit_webauthn", "mfa_remove_webauthn", "mfa_reauthenticate"),
     "mfa_reauthenticate_webauthn",
 }
+# Of a workspace's data, which training/data_pages/test_data_access.py asks as everybody.
+OF_DATA = {pattern.name for pattern in training_urls.urlpatterns}
+OF_THE_PERSON |= OF_DATA
 # For anybody: they show nothing of anybody.
 OPEN = {
     *("setup", "set_language", "invitation", "/healthz", "/readyz", "/metrics"),

@@ -34,6 +34,10 @@ ACTIONS = {
     "member_removed": _("Removed a member"),
     "member_left": _("Left the workspace"),
     "person_erased": _("Deleted their account"),
+    "dataset_created": _("Created a dataset"),
+    "dataset_frozen": _("Froze a version of a dataset"),
+    "dataset_version_deleted": _("Deleted a version of a dataset"),
+    "dataset_deleted": _("Deleted a dataset"),
 }
 
 

@@ -63,7 +63,19 @@ def training() -> Process:
 def worker() -> Process:
     return Process(
         "worker",
-        (*_CELERY, "worker", "-n", "worker@%h", "-Q", "default,data", "-P", "threads", "-c", "4", *_QUIET),
+        (*_CELERY, "worker", "-n", "worker@%h", "-Q", "default", "-P", "threads", "-c", "4", *_QUIET),
+    )
+
+
+def data() -> Process:
+    """Apart from `worker`: a report of millions of rows must hold up neither the reaper nor mail.
+
+    Threads, since a process of Celery's pool may not have the child processes that reading needs.
+    """
+    return Process(
+        "data",
+        (*_CELERY, "worker", "-n", "data@%h", "-Q", "data", "-P", "threads", "-c", "3", *_QUIET),
+        nice=5,
     )
 
 

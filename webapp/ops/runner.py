@@ -202,6 +202,7 @@ class Runner:
             processes.inference(),
             processes.training(),
             processes.worker(),
+            processes.data(),
             processes.beat(self.home),
         ]
         text = supervision.configuration(self.home, settings.ROOT, site, embedded)

@@ -1,0 +1,166 @@
+"""From files with faults to a frozen version, by the pages alone, on real worker processes in a real Chromium."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from tests.conftest import new_site
+from tests.services import REAL, Site, wait_until
+from training.datasets.frozen import read_manifest, read_split
+from training.models import DatasetVersion, SourceFile
+
+pytestmark = pytest.mark.browser
+expect.set_options(timeout=60_000)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _rows_beside_playwrights_loop() -> Iterator[None]:
+    """Playwright's own event loop runs in this thread, and Django would refuse to use a database beside one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        yield
+
+
+@pytest.fixture(scope="module")
+def data_site() -> Iterator[Site]:
+    """With the demo model, in whose tokens lengths are counted; nobody answers with it."""
+    site = new_site()
+    try:
+        site.start(inference=0, model=REAL)
+        site.create_owner()
+        site.start_data()
+        wait_until(lambda: answers(site), "the web process to answer", 60)
+        yield site
+    finally:
+        site.stop()
+
+
+def answers(site: Site) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{site.base_url}/healthz").is_success
+    return False
+
+
+@pytest.fixture
+def page(browser: Browser, data_site: Site) -> Iterator[Page]:
+    """Alice at her data; whatever her browser complains about fails the test."""
+    client = data_site.log_in()
+    context = browser.new_context(base_url=data_site.base_url, viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(60_000)
+    context.add_cookies(
+        [{"name": name, "value": value, "url": data_site.base_url} for name, value in client.cookies.items()]
+    )
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    yield page
+    context.close()
+    assert [said for said in complaints if "net::ERR_FAILED" not in said] == []
+
+
+def new_dataset(page: Page, name: str) -> None:
+    page.goto("/")
+    page.get_by_role("link", name="Data", exact=True).click()
+    page.get_by_role("textbox", name="Name").fill(name)
+    page.get_by_role("button", name="Create").click()
+    expect(page.get_by_role("heading", name="Add files")).to_be_visible()
+
+
+def test_an_upload_goes_on_where_it_was_after_the_connection_was_lost(
+    page: Page, data_site: Site, tmp_path: Path
+) -> None:
+    line = json.dumps({"text": "x" * 90, "label": "greeting"}) + "\n"
+    large = tmp_path / "large.jsonl"
+    large.write_text(line * (5_000_000 // len(line)))
+    sent: list[str] = []
+
+    def lose(route: Route) -> None:
+        """The second part never arrives the first time."""
+        sent.append(route.request.url)
+        route.abort() if len(sent) == 2 else route.continue_()
+
+    new_dataset(page, "Large")
+    page.route(re.compile("/content\\?offset="), lose)
+    page.locator("#chooser").set_input_files(large)
+    expect(page.locator("#files bdi")).to_have_text("large.jsonl")
+    expect(page.locator(".upload")).to_have_count(0)
+    offsets = [int(url.split("=")[1]) for url in sent]
+    assert offsets == [0, 2 * 2**20, 2 * 2**20, 4 * 2**20]
+    with data_site.rows():
+        file = SourceFile.objects.get(name="large.jsonl")
+    path = data_site.home / "datasets" / str(file.dataset_id) / "sources" / str(file.pk)
+    assert path.read_bytes() == large.read_bytes()
+
+
+FAULTY = [
+    *({"messages": [{"role": "user", "content": f"Where is order {n}?"}, {"role": "assistant", "content": f"Order {n} is on its way, and you will have it on day {n % 9}."}]} for n in range(60)),
+    {"messages": [{"role": "user", "content": "Where is order 3?"}, {"role": "assistant", "content": "Order 3 is on its way, and you will have it on day 3."}]},
+    {"messages": [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "Write to ada@example.org, at the cafÃ©."}]},
+    {"messages": [{"role": "user", "content": "Hello?"}]},
+    {"prompt": "not a conversation"},
+]  # fmt: skip
+
+
+def test_from_a_file_with_faults_to_a_frozen_version(page: Page, data_site: Site, tmp_path: Path) -> None:
+    faulty = tmp_path / "orders.jsonl"
+    faulty.write_text("".join(json.dumps(row) + "\n" for row in FAULTY) + '{"messages": [\n')
+
+    new_dataset(page, "Orders")
+    page.locator("#chooser").set_input_files(faulty)
+    page.get_by_role("link", name="See the report").click()
+
+    expect(page.locator(".figures div").filter(has_text="Examples").locator("dd")).to_have_text("65")
+    problems = page.locator(".problem")
+    page.get_by_role("link", name="Invalid json").click()
+    expect(problems).to_have_count(1)
+    expect(problems).to_contain_text("orders.jsonl · line 65")
+    expect(problems.locator("pre")).to_have_text('{"messages": [')
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download CSV").click()
+    assert "invalid_json,error,orders.jsonl,65" in Path(download.value.path()).read_text("utf-8-sig")
+    expect(page.get_by_role("row", name="Email addresses")).to_contain_text("1")
+
+    expect(page.locator(".tokens mark").first).to_contain_text("Order")
+    page.get_by_role("link", name="Clean and freeze").click()
+    page.get_by_label("Email addresses").check()
+    page.get_by_role("button", name="Count effects").click()
+    effects = page.locator(".effect")
+    expect(effects.filter(has_text="Leave out repetitions")).to_contain_text("1 left out")
+    redacted = effects.filter(has_text="Replace personal data")
+    expect(redacted).to_contain_text("1 example changed")
+    redacted.get_by_text("Before and after").click()
+    expect(redacted).to_contain_text("Write to [EMAIL]")
+    expect(page.get_by_label("Email addresses")).to_be_checked()
+
+    page.get_by_role("button", name="Freeze a version").click()
+    expect(page.get_by_role("heading", name="Version 1")).to_be_visible()
+    expect(page.locator("section").filter(has_text="Version 1").get_by_text("ready")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download train.jsonl").click()
+    train = Path(download.value.path()).read_text()
+
+    with data_site.rows():
+        version = DatasetVersion.objects.get(dataset__name="Orders")
+    folder = data_site.home / "datasets" / str(version.dataset_id) / "versions" / str(version.pk)
+    manifest = read_manifest(folder)
+    assert manifest.content_hash == version.content_hash
+    assert version.train + version.validation + version.test == 61
+    assert len(list(read_split(folder, "train"))) == version.train == len(train.splitlines())
+    frozen = "".join((folder / f"{split}.jsonl").read_text() for split in ("train", "validation", "test"))
+    assert "[EMAIL], at the café." in frozen
+
+    # The same once more is the same version.
+    page.get_by_role("link", name="Clean", exact=True).click()
+    page.get_by_role("button", name="Freeze a version").click()
+    expect(page.get_by_text("exactly what version 1 is already")).to_be_visible()
+    with data_site.rows():
+        assert DatasetVersion.objects.filter(dataset__name="Orders").count() == 1

@@ -1,0 +1,266 @@
+"""What the data pages show and take: lists, formats and their correction, reports, recipes, versions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from typing import get_args
+
+import msgspec
+import pytest
+from django.test import Client
+
+from training import charts, forms, services
+from training.datasets import personal, shapes, sources
+from training.datasets.recipe import Augment, Recipe, Split
+from training.datasets.report import Histogram
+from training.models import Dataset, DatasetVersion, DataWork, SourceFile
+from webapp.accounts.models import User, Workspace
+
+pytestmark = pytest.mark.django_db
+LogIn = Callable[[User], Client]
+INLINE = re.compile(
+    r"<style|\sstyle=|<script(?![^>]*(?:\ssrc=|type=\"application/json\"))|\son[a-z]+=\"|javascript:"
+)
+EVIL = "<img src=x onerror=alert(1)>\"'</script>"
+
+
+@pytest.fixture
+def client(alice: User, logged_in: LogIn) -> Client:
+    return logged_in(alice)
+
+
+def test_an_empty_list_says_what_it_is_for_and_a_dataset_is_made_there(
+    client: Client, workspace: Workspace
+) -> None:
+    assert "Teach the model what your company knows" in client.get("/data/").content.decode()
+    assert client.post("/data/", {"name": "  Support\x07  tickets "}).status_code == 302
+    assert Dataset.objects.get().name == "Support tickets"
+    page = client.get("/data/").content.decode()
+    assert "Support tickets" in page
+    assert "Teach the model" not in page
+
+
+@pytest.mark.parametrize("name", ["", "   ", "\x07", "x" * 121])
+def test_a_dataset_needs_a_name(name: str, client: Client, dataset: Dataset) -> None:
+    assert client.post("/data/", {"name": name}).status_code == 400
+    assert client.post(f"/data/{dataset.pk}/rename/", {"name": name}).status_code == 400
+    assert Dataset.objects.get().name == "Support"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda d: None, "not checked"),
+        (lambda d: d.files.update(state="uploading"), "uploading"),
+        (lambda d: services.start_report(dataset=d), "Checking the data"),
+        (
+            lambda d: (services.start_report(dataset=d), d.work.update(state="running", done=1, total=4)),
+            "Checking the data 25 %",
+        ),
+        (lambda d: (services.start_report(dataset=d), d.work.update(state="failed")), "failed"),
+        (lambda d: (services.start_report(dataset=d), d.work.update(state="ready")), "checked"),
+    ],
+)
+def test_the_list_says_in_a_word_how_each_dataset_is(
+    change: Callable[[Dataset], object], word: str, client: Client, dataset: Dataset, source: SourceFile
+) -> None:
+    change(dataset)
+    shown = re.findall(
+        r'<span class="status-word"><span class="dot[^"]*"></span> ([^<]+)<',
+        client.get("/data/").content.decode(),
+    )
+    assert shown == [word]
+
+
+def test_how_a_file_is_read_is_shown_with_its_first_rows_and_can_be_corrected(
+    client: Client, source: SourceFile, report: DataWork
+) -> None:
+    page = client.get(f"/data/files/{source.pk}/").content.decode()
+    assert '<td dir="auto">greeting</td>' in page
+    correction = {
+        "layout": "csv", "shape": "translation", "encoding": "cp1252", "delimiter": "\t",
+        "translation.source": "text", "translation.target": "label", "labelled.text": "label",
+    }  # fmt: skip
+    assert client.post(f"/data/files/{source.pk}/", correction).status_code == 302
+    source.refresh_from_db()
+    assert source.reading == {
+        "layout": "csv", "shape": "translation", "encoding": "cp1252", "delimiter": "\t",
+        "columns": {"source": "text", "target": "label"},
+    }  # fmt: skip
+    assert "corrected" in client.get(f"/data/{source.dataset_id}/").content.decode()
+    # What was checked is no longer what would be read.
+    assert "files have changed" in client.get(f"/data/{source.dataset_id}/report/").content.decode()
+    answer = client.post(f"/data/{source.dataset_id}/clean/", recipe_fields(freeze="1"))
+    assert answer.status_code == 409
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"layout": "exe"}, {"shape": "magic"}, {"encoding": "rot13"}, {"delimiter": "xx"}]
+)
+def test_a_correction_that_makes_no_sense_is_refused(
+    wrong: dict[str, str], client: Client, source: SourceFile
+) -> None:
+    usual = {"layout": "csv", "shape": "labelled", "encoding": "utf-8", "delimiter": ","}
+    assert client.post(f"/data/files/{source.pk}/", usual | wrong).status_code == 400
+    source.refresh_from_db()
+    assert not source.is_corrected
+
+
+def test_every_part_of_every_shape_can_be_corrected() -> None:
+    assert {shape: set(fields) - {"group"} for shape, fields in forms.FIELDS.items()} == {
+        shape: set(fields) for shape, fields in shapes.FIELDS.items()
+    }
+    assert set(forms.LAYOUTS) == set(get_args(sources.Layout))
+    assert set(forms.PERSONAL_DATA) == set(personal.KINDS)
+
+
+def test_a_report_shows_problems_by_code_and_the_places_of_one(client: Client, report: DataWork) -> None:
+    address = f"/data/{report.dataset_id}/report/"
+    page = client.get(address).content.decode()
+    assert "1,200" in page
+    assert page.count('class="problem"') == 10
+    assert "tickets.jsonl</bdi> · line 11" in client.get(f"{address}?page=2").content.decode()
+    page = client.get(f"{address}?code=empty_text").content.decode()
+    assert page.count('class="problem"') == 1
+    assert "There is no text." in page
+    for odd in ("page=0", "page=-1", "page=x", "page=99999", "code=nothing"):
+        assert client.get(f"{address}?{odd}").status_code == 200
+
+
+def test_all_problems_can_be_downloaded_and_a_spreadsheet_runs_none_of_them(
+    client: Client, report: DataWork
+) -> None:
+    address = f"/data/{report.dataset_id}/report/problems"
+    lines = b"".join(client.get(f"{address}.jsonl")).splitlines()
+    assert len(lines) == 91
+    assert json.loads(lines[0])["line"] == 1
+    rows = list(
+        csv.DictReader(
+            io.StringIO(b"".join(client.get(f"{address}.csv?code=empty_text")).decode("utf-8-sig"))
+        )
+    )
+    assert [(row["file"], row["line"]) for row in rows] == [("'=cmd()", "200")]
+
+
+def test_a_report_whose_files_are_gone_still_shows_its_counts(
+    client: Client, report: DataWork, home: object
+) -> None:
+    from training import storage
+
+    storage.remove_folder(storage.work_folder(report))
+    assert client.get(f"/data/{report.dataset_id}/report/").status_code == 200
+    assert b"".join(client.get(f"/data/{report.dataset_id}/report/problems.jsonl")) == b""
+
+
+def test_what_is_learnt_is_marked_by_more_than_colour(client: Client, report: DataWork) -> None:
+    page = client.get(f"/data/{report.dataset_id}/report/").content.decode()
+    assert "<span>user: hi</span><mark>hello</mark>" in page
+
+
+def test_a_check_asks_for_a_model_that_is_there(client: Client, dataset: Dataset, source: SourceFile) -> None:
+    assert client.post(f"/data/{dataset.pk}/report/", {"model": "absent"}).status_code == 400
+    assert client.post(f"/data/{dataset.pk}/report/", {"max_tokens": "-1"}).status_code == 400
+    assert not dataset.work.exists()
+    assert client.post(f"/data/{dataset.pk}/report/", {"model": "", "max_tokens": ""}).status_code == 302
+    assert dataset.work.get().parameters["max_tokens"] == 0
+
+
+@pytest.mark.parametrize("state", ["uploading", "detecting", "unreadable"])
+def test_files_that_are_not_there_yet_are_not_checked(
+    state: str, client: Client, dataset: Dataset, source: SourceFile
+) -> None:
+    dataset.files.update(state=state)
+    assert client.post(f"/data/{dataset.pk}/report/", {}).status_code == 409
+    assert not dataset.work.exists()
+
+
+def recipe_fields(**more: str) -> dict[str, str]:
+    usual = {
+        "missing": "keep", "deduplicate": "near", "too_long": "keep", "max_tokens": "0", "copies": "2", "swap": "20",
+        "delete": "0", "typo": "0", "validation": "5", "test": "15", "augment": "on", "redact": "email",
+    }  # fmt: skip
+    return usual | more
+
+
+def test_the_switches_become_a_recipe_and_stand_as_they_were(
+    client: Client, dataset: Dataset, report: DataWork
+) -> None:
+    assert client.post(f"/data/{dataset.pk}/clean/", recipe_fields(count="1")).status_code == 302
+    preview = dataset.work.get(kind="preview")
+    assert msgspec.convert(preview.parameters["recipe"], Recipe) == Recipe(
+        repair_unicode=False, normalise_unicode="", whitespace=False, missing="keep", drop_empty=False,
+        redact=["email"], deduplicate="near", drop_overlap=False,
+        augment=Augment(copies=2, swap=0.2, delete=0.0), split=Split(validation=0.05, test=0.15),
+    )  # fmt: skip
+    effects = [{"step": "deduplicate", "changed": 0, "dropped": 1234, "added": 0, "samples": [["a", ""]]}]
+    dataset.work.filter(pk=preview.pk).update(state="ready", result=effects, finished_at=preview.created_at)
+    page = client.get(f"/data/{dataset.pk}/clean/").content.decode()
+    assert "1,234 left out" in page
+    assert re.search(r'name="validation" value="5"', page)
+    assert re.search(r'value="email"[^>]*checked', page)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"validation": "50", "test": "45"},
+        {"validation": "-1"},
+        {"too_long": "drop"},
+        {"redact": "name"},
+        {"copies": "1000"},
+        {"deduplicate": "all"},
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_refused_with_its_reason(
+    wrong: dict[str, str], client: Client, dataset: Dataset, report: DataWork
+) -> None:
+    answer = client.post(f"/data/{dataset.pk}/clean/", recipe_fields(freeze="1", **wrong))
+    assert answer.status_code == 400
+    assert "field-error" in answer.content.decode()
+    assert not DatasetVersion.objects.exists()
+
+
+def test_versions_are_numbered_and_say_what_they_were_made_from(
+    client: Client, dataset: Dataset, report: DataWork, alice: User
+) -> None:
+    for number in (1, 2):
+        version = services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice)
+        assert (version.number, version.parent) == (number, services.sources_hash(dataset))
+        DatasetVersion.objects.filter(pk=version.pk).update(state="ready", content_hash=str(number) * 64)
+        dataset.work.update(state="ready")
+    page = client.get(f"/data/{dataset.pk}/versions/").content.decode()
+    assert page.index("Version 2") < page.index("Version 1")
+    assert "2" * 64 in page
+    assert version.parent in page
+
+
+def test_a_histogram_is_drawn_without_code_and_without_colours_of_its_own() -> None:
+    drawn = charts.histogram(Histogram([0, 8, 16, 1024], [3, 0, 1], 4, 5.0, 4.0, 9.0, 1000.0))
+    assert drawn.startswith("<svg")
+    assert drawn.count('class="rect') == 3
+    assert not INLINE.search(drawn)
+    assert "#" not in drawn.replace('id="chart', "")
+    assert charts.histogram(Histogram([0, 1], [0], 0, 0, 0, 0, 0)).startswith("<svg")
+
+
+def test_no_page_runs_what_it_shows(
+    client: Client, dataset: Dataset, source: SourceFile, report: DataWork
+) -> None:
+    Dataset.objects.update(name=EVIL)
+    SourceFile.objects.update(name=EVIL, detected={"columns": [EVIL], "rows": [{EVIL: EVIL}], "reason": EVIL})
+    DataWork.objects.create(
+        dataset=dataset, kind="report", state="failed", error_message=EVIL, sent_at=report.sent_at
+    )
+    for page in (
+        "/data/",
+        *(f"/data/{dataset.pk}/{tab}" for tab in ("", "report/", "clean/", "versions/")),
+        f"/data/files/{source.pk}/",
+    ):
+        shown = client.get(page).content.decode()
+        assert "onerror" in shown, page
+        assert "<img src=x" not in shown, page
+        assert not INLINE.search(shown.replace("onerror=alert", "")), page

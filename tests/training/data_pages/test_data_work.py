@@ -1,0 +1,251 @@
+"""The life of data work: one worker at a time, heard of while it lives, handed over when it dies, ended by a cancel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from training import data_worker, services, storage, tasks, uploads, work
+from training.datasets.problems import DataError
+from training.datasets.progress import Cancelled
+from training.datasets.recipe import Recipe
+from training.models import Dataset, DatasetVersion, DataWork, SourceFile
+from webapp.accounts.models import User
+from webapp.core.errors import UserError
+
+pytestmark = pytest.mark.django_db
+LogIn = Callable[[User], Client]
+Doing = Callable[[DataWork, data_worker.Keeper], bool]
+State = DataWork.State
+
+
+@pytest.fixture
+def waiting(dataset: Dataset, source: SourceFile) -> DataWork:
+    return services.start_report(dataset=dataset)
+
+
+@pytest.fixture
+def does(monkeypatch: pytest.MonkeyPatch) -> Callable[[Doing], None]:
+    """What a worker does for a report, in place of reading files."""
+
+    def put(doing: Doing) -> None:
+        monkeypatch.setitem(data_worker._DOING, DataWork.Kind.REPORT, doing)
+
+    return put
+
+
+def ends(work_: DataWork, progress: data_worker.Keeper) -> bool:
+    return work.end_work(work=work_, expected=State.RUNNING, state=State.READY, result={})
+
+
+def silent(work_: DataWork) -> None:
+    """Its worker was last heard of too long ago."""
+    DataWork.objects.filter(pk=work_.pk).update(heartbeat_at=timezone.now() - work.LEASE * 1.1)
+
+
+def test_a_second_delivery_of_a_task_is_a_no_op(waiting: DataWork, does: Callable[[Doing], None]) -> None:
+    runs: list[int] = []
+
+    def once(work_: DataWork, progress: data_worker.Keeper) -> bool:
+        runs.append(work_.attempt)
+        tasks.run(str(work_.pk))  # delivered again while it runs
+        return ends(work_, progress)
+
+    does(once)
+    tasks.run(str(waiting.pk))
+    tasks.run(str(waiting.pk))
+    assert runs == [1]
+
+
+def test_two_things_are_never_done_with_a_dataset_at_once(
+    waiting: DataWork, dataset: Dataset, alice: User
+) -> None:
+    for begin in (
+        lambda: services.start_report(dataset=dataset),
+        lambda: services.start_preview(dataset=dataset, recipe=Recipe()),
+        lambda: services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice),
+        lambda: work.begin_work(dataset=dataset, kind="report", parameters={}),
+    ):
+        with pytest.raises(UserError) as caught:
+            begin()
+        assert caught.value.code == "dataset_busy"
+
+
+def test_work_of_a_silent_worker_goes_to_another_and_the_first_changes_nothing_more(
+    waiting: DataWork, does: Callable[[Doing], None]
+) -> None:
+    first = work.claim_work(work_id=waiting.pk)
+    assert first is not None
+    silent(first)
+    tasks.reap()
+    waiting.refresh_from_db()
+    assert (waiting.state, waiting.crashes) == (State.QUEUED, 1)
+    does(ends)
+    tasks.run(str(waiting.pk))
+    waiting.refresh_from_db()
+    assert (waiting.state, waiting.attempt) == (State.READY, 2)
+    assert not work.keep_work(work=first, stage="reading", done=1, total=2)
+    assert not work.end_work(work=first, expected=State.RUNNING, state=State.FAILED)
+
+
+def test_work_whose_workers_die_again_and_again_fails_and_says_why(
+    waiting: DataWork, dataset: Dataset, alice: User, logged_in: LogIn
+) -> None:
+    for _ in range(work.MAX_CRASHES):
+        claimed = work.claim_work(work_id=waiting.pk)
+        assert claimed is not None
+        silent(claimed)
+        tasks.reap()
+    waiting.refresh_from_db()
+    assert (waiting.state, waiting.error_code) == (State.FAILED, "worker_lost")
+    assert "ended twice" in logged_in(alice).get(f"/data/{dataset.pk}/report/").content.decode()
+
+
+def test_a_worker_that_is_heard_of_keeps_its_work(waiting: DataWork) -> None:
+    claimed = work.claim_work(work_id=waiting.pk)
+    assert claimed is not None
+    silent(claimed)
+    assert work.keep_work(work=claimed, stage="reading", done=3, total=4)
+    tasks.reap()
+    waiting.refresh_from_db()
+    assert (waiting.state, waiting.stage, waiting.percent) == (State.RUNNING, "reading", 75)
+
+
+def test_a_task_that_was_lost_is_sent_again(waiting: DataWork, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    monkeypatch.setattr(work, "_send", sent.append)
+    tasks.reap()
+    assert sent == []
+    DataWork.objects.update(sent_at=timezone.now() - work._LOST_AFTER * 1.1)
+    tasks.reap()
+    tasks.reap()
+    assert sent == [waiting.pk]
+
+
+def test_what_waits_is_cancelled_at_once(
+    waiting: DataWork, dataset: Dataset, alice: User, logged_in: LogIn
+) -> None:
+    assert logged_in(alice).post(f"/data/work/{waiting.pk}/cancel/").status_code == 302
+    waiting.refresh_from_db()
+    assert waiting.state == State.CANCELLED
+    assert work.claim_work(work_id=waiting.pk) is None
+    assert work.unfinished(dataset) is None
+
+
+def test_what_is_cancelled_while_it_runs_stops_and_leaves_nothing_behind(
+    waiting: DataWork, does: Callable[[Doing], None]
+) -> None:
+    def cancelled(work_: DataWork, progress: data_worker.Keeper) -> bool:
+        folder = storage.work_folder(work_)
+        folder.mkdir(parents=True)
+        (folder / "records").write_text("half")
+        work.cancel_work(work=DataWork.objects.get(pk=work_.pk))
+        assert not work.keep_work(work=work_, stage="reading", done=1, total=2)  # as the keeper hears it
+        raise Cancelled
+
+    does(cancelled)
+    tasks.run(str(waiting.pk))
+    waiting.refresh_from_db()
+    assert waiting.state == State.CANCELLED
+    assert list((storage.dataset_folder(waiting.dataset_id) / "work").iterdir()) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_progress_reaches_the_page_and_a_cancel_the_worker(waiting: DataWork) -> None:
+    claimed = work.claim_work(work_id=waiting.pk)
+    assert claimed is not None
+    told = threading.Event()
+    with data_worker.Keeper(claimed) as progress, pytest.raises(Cancelled):
+        while not told.wait(0.01):
+            progress("reading", 21, 50)
+            row = DataWork.objects.get(pk=waiting.pk)
+            if row.percent == 42 and not row.cancel_requested:
+                work.cancel_work(work=row)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (DataError("mixed_kinds", "A dataset holds examples of one kind."), "mixed_kinds", "one kind"),
+        (OSError(28, "No space left on device"), "disk", "disk is full"),
+        (ValueError("a fault of ours"), "internal", "went wrong on the server"),
+    ],
+)
+def test_a_failure_is_a_sentence_with_a_code(
+    error: Exception,
+    code: str,
+    said: str,
+    waiting: DataWork,
+    dataset: Dataset,
+    alice: User,
+    does: Callable[[Doing], None],
+    logged_in: LogIn,
+) -> None:
+    def fails(*_: object) -> bool:
+        raise error
+
+    does(fails)
+    tasks.run(str(waiting.pk))
+    waiting.refresh_from_db()
+    assert (waiting.state, waiting.error_code) == (State.FAILED, code)
+    for page in ("", "report/"):
+        assert said in logged_in(alice).get(f"/data/{dataset.pk}/{page}").content.decode()
+    assert "a fault of ours" not in waiting.error_message
+
+
+def test_a_report_is_kept_until_the_next_one_is_there(
+    report: DataWork, dataset: Dataset, does: Callable[[Doing], None]
+) -> None:
+    def fails(*_: object) -> bool:
+        raise DataError("broken", "Broken.")
+
+    does(fails)
+    tasks.run(str(services.start_report(dataset=dataset).pk))
+    assert services.last_report(dataset) == report
+    assert storage.work_folder(report).is_dir()
+
+
+def test_a_dataset_deleted_while_a_worker_writes_leaves_no_files(
+    waiting: DataWork, dataset: Dataset, home: Path, does: Callable[[Doing], None], alice: User
+) -> None:
+    def deleted(work_: DataWork, progress: data_worker.Keeper) -> bool:
+        services.delete_dataset(dataset=Dataset.objects.get(pk=dataset.pk), user=alice)
+        storage.work_folder(work_).mkdir(parents=True)
+        return ends(work_, progress)
+
+    does(deleted)
+    tasks.run(str(waiting.pk))
+    assert list((home / "datasets").iterdir()) == []
+
+
+def test_a_freeze_that_fails_says_so_and_one_that_is_cancelled_leaves_no_version(
+    report: DataWork, dataset: Dataset, alice: User
+) -> None:
+    failing = services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice)
+    for _ in range(work.MAX_CRASHES):
+        claimed = work.claim_work(work_id=str(failing.work_id))
+        assert claimed is not None
+        silent(claimed)
+        tasks.reap()
+    failing.refresh_from_db()
+    assert failing.state == DatasetVersion.State.FAILED
+    second = services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice)
+    assert second.work is not None
+    work.cancel_work(work=second.work)
+    assert not DatasetVersion.objects.filter(pk=second.pk).exists()
+
+
+def test_a_file_no_one_could_look_at_is_not_waited_for(dataset: Dataset) -> None:
+    file = uploads.begin_upload(dataset=dataset, name="a", size=1)
+    SourceFile.objects.update(state=SourceFile.State.DETECTING)
+    looking = work.begin_work(dataset=dataset, kind="detect", parameters={}, file=file)
+    storage.source_path(file).unlink()
+    tasks.run(str(looking.pk))
+    file.refresh_from_db()
+    assert file.state == SourceFile.State.UNREADABLE

@@ -1,0 +1,87 @@
+"""Permission-checked reads of datasets: the only way pages fetch them.
+
+Data is the business of a workspace's owners and admins; for everybody else, its members too, it does not exist.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TypeVar
+
+from django.contrib.auth.models import AnonymousUser
+from django.db.models import Model, OuterRef, Prefetch, QuerySet, Subquery
+from django.utils.translation import gettext as _
+
+from training.models import Dataset, DatasetVersion, DataWork, SourceFile
+from webapp.accounts.models import Membership, Role, User, Workspace
+from webapp.core.errors import NotFound
+
+M = TypeVar("M", bound=Model)
+Person = User | AnonymousUser
+
+
+def _mine(user: Person) -> QuerySet[Dataset]:
+    if not user.is_authenticated:
+        return Dataset.objects.none()
+    administered = Membership.objects.filter(user_id=user.pk, role__in=(Role.OWNER, Role.ADMIN))
+    return Dataset.objects.filter(workspace__in=administered.values("workspace"))
+
+
+def require_data_admin(user: Person, workspace: Workspace) -> None:
+    """Raises NotFound for whoever is no owner or admin of the workspace."""
+    admins = Membership.objects.filter(workspace=workspace, role__in=(Role.OWNER, Role.ADMIN))
+    if not user.is_authenticated or not admins.filter(user_id=user.pk).exists():
+        raise NotFound(_("That page"))
+
+
+def list_datasets(user: User, workspace: Workspace) -> QuerySet[Dataset]:
+    """A workspace's datasets, last changed first, each with its files and versions.
+
+    Raises NotFound.
+    """
+    require_data_admin(user, workspace)
+    return (
+        Dataset.objects.filter(workspace=workspace)
+        .select_related("created_by")
+        .prefetch_related(
+            Prefetch("files", SourceFile.objects.only("dataset", "size", "state")),
+            Prefetch("versions", DatasetVersion.objects.defer("manifest", "recipe")),
+        )
+        .order_by("-updated_at", "-id")
+    )
+
+
+def last_work(datasets: list[Dataset]) -> dict[uuid.UUID, DataWork]:
+    """What was begun last with each of the datasets, by the dataset's id."""
+    newest = (
+        DataWork.objects.filter(dataset=OuterRef("dataset")).order_by("-created_at", "-id").values("id")[:1]
+    )
+    found = DataWork.objects.filter(dataset__in=datasets, id=Subquery(newest)).defer("result", "parameters")
+    return {work.dataset_id: work for work in found}
+
+
+def get_dataset(user: Person, dataset_id: uuid.UUID) -> Dataset:
+    """With its workspace loaded. Raises NotFound."""
+    return _found(_mine(user).select_related("workspace", "created_by"), dataset_id, _("That dataset"))
+
+
+def get_file(user: Person, file_id: uuid.UUID) -> SourceFile:
+    files = SourceFile.objects.select_related("dataset__workspace").filter(dataset__in=_mine(user))
+    return _found(files, file_id, _("That file"))
+
+
+def get_work(user: Person, work_id: uuid.UUID) -> DataWork:
+    work = DataWork.objects.select_related("dataset__workspace").filter(dataset__in=_mine(user))
+    return _found(work, work_id, _("That work"))
+
+
+def get_version(user: Person, version_id: uuid.UUID) -> DatasetVersion:
+    versions = DatasetVersion.objects.select_related("dataset__workspace").filter(dataset__in=_mine(user))
+    return _found(versions, version_id, _("That version"))
+
+
+def _found(rows: QuerySet[M], key: uuid.UUID, what: str) -> M:
+    found = rows.filter(pk=key).first()
+    if found is None:
+        raise NotFound(what)
+    return found

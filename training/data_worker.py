@@ -1,0 +1,289 @@
+"""A worker's side of data work: claims a row, does what it says with files, writes down what came of it.
+
+What reading, counting and freezing are is `training.datasets`' business. Knows no torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import msgspec
+from django.conf import settings
+from django.db import Error as DatabaseFailure
+from django.db import close_old_connections, connection, transaction
+from django.utils.translation import gettext_noop
+
+from inference.models import ServedModel
+from training import services, storage
+from training import work as life
+from training.datasets.frozen import Manifest
+from training.datasets.problems import DataError
+from training.datasets.progress import Cancelled
+from training.datasets.recipe import Recipe
+from training.datasets.report import Count, Report
+from training.datasets.sources import Reading, Source
+from training.models import Dataset, DatasetVersion, DataWork, SourceFile
+
+if TYPE_CHECKING:
+    from training.datasets.reading import ReadSummary
+
+logger = logging.getLogger(__name__)
+Kind, State = DataWork.Kind, DataWork.State
+# Progress reaches the database, and a wish to cancel the worker, this often; the lease is renewed at least so often.
+_LOOK_SECONDS, _RENEW_SECONDS = 0.5, 2.0
+DISK_FULL = gettext_noop(
+    "The disk is full, or the file cannot be read there. Nothing was changed. Make room and try again."
+)
+INTERNAL = gettext_noop(
+    "Something went wrong on the server. Nothing was changed; its log says more. Try again."
+)
+MODEL_GONE = gettext_noop("The model whose tokens were to be counted is no longer installed. Choose another.")
+REPORT_GONE = gettext_noop("What the check left behind is no longer there. Check the data again.")
+
+
+class Keeper:
+    """Called with progress as often as the work likes; a thread of its own tells the database, and hears of a cancel."""
+
+    def __init__(self, work: DataWork) -> None:
+        self._work = work
+        self._now: tuple[str, int, int] = ("", 0, 0)
+        self._unwanted, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"keeper of {work.id}", daemon=True)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self._now = (stage, done, total)
+        if self._unwanted.is_set():
+            raise Cancelled
+
+    def __enter__(self) -> Keeper:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        told, waited = self._now, 0.0
+        while not self._over.wait(_LOOK_SECONDS) and not self._unwanted.is_set():
+            waited += _LOOK_SECONDS
+            now = self._now
+            if now == told and waited < _RENEW_SECONDS:
+                continue
+            told, waited = now, 0.0
+            try:
+                if not life.keep_work(work=self._work, stage=now[0], done=now[1], total=now[2]):
+                    self._unwanted.set()
+            except DatabaseFailure as error:
+                logger.warning("progress of data work %s not kept: %s", self._work.id, error)
+                close_old_connections()
+        connection.close()
+
+
+def run_work(work_id: UUID | str) -> None:
+    """Does a piece of work, if nobody else does."""
+    work = life.claim_work(work_id=work_id)
+    if work is None:
+        return
+    storage.remove_attempts_before(work)
+    outcome: dict[str, Any] = {"state": State.FAILED, "error_code": "internal", "error_message": INTERNAL}
+    try:
+        with Keeper(work) as progress:
+            if _DOING[work.kind](work, progress):
+                return
+        outcome = {"state": State.CANCELLED}  # another attempt's by now; what follows changes nothing then
+    except Cancelled:
+        outcome = {"state": State.CANCELLED}
+    except DataError as error:
+        outcome |= {"error_code": error.code, "error_message": error.message}
+    except OSError:
+        logger.exception("data work %s met a broken disk", work.id)
+        outcome |= {"error_code": "disk", "error_message": DISK_FULL}
+    except Exception:
+        logger.exception("data work %s failed", work.id)
+    life.end_work(work=work, expected=State.RUNNING, **outcome)
+    storage.remove_folder(storage.work_folder(work))
+    if not Dataset.objects.filter(id=work.dataset_id).exists():
+        # It was deleted meanwhile, and what we wrote since then lies there alone.
+        storage.remove_folder(storage.dataset_folder(work.dataset_id))
+
+
+def processes() -> int:
+    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _detect(work: DataWork, progress: Keeper) -> bool:
+    from training.datasets.detect import detect
+
+    file = work.file
+    assert file is not None
+    path = storage.source_path(file)
+    sha256 = storage.sha256_of(path)
+    detected = detect(path, file.name)
+    readable = detected.reading is not None
+    with transaction.atomic():
+        if not life.end_work(work=work, expected=State.RUNNING, state=State.READY):
+            return False
+        SourceFile.objects.filter(id=file.id).update(
+            sha256=sha256,
+            detected=msgspec.to_builtins(detected),
+            reading=msgspec.to_builtins(detected.reading) if readable else None,
+            state=SourceFile.State.READY if readable else SourceFile.State.UNREADABLE,
+        )
+        # In one go: whoever looks at the page sees that something is going on until it has ended.
+        services.start_first_report(dataset=work.dataset)
+    return True
+
+
+def _report(work: DataWork, progress: Keeper) -> bool:
+    from training.datasets.profile import profile
+    from training.datasets.reading import read_sources
+
+    folder = storage.work_folder(work)
+    folder.mkdir(parents=True, exist_ok=True)
+    sources, wanted = _sources(work.dataset), work.parameters
+    read = read_sources(sources, folder, progress=progress, processes=processes())
+    report = profile(
+        folder,
+        model=_model(wanted["model"]),
+        max_tokens=wanted["max_tokens"],
+        evaluation=_evaluation(work.dataset, wanted["evaluation"]),
+        files=[source.name for source in sources],
+        progress=progress,
+        processes=processes(),
+    )
+    result = msgspec.to_builtins(_with_reading(report, read))
+    if not life.end_work(work=work, expected=State.RUNNING, state=State.READY, result=result):
+        return False
+    storage.remove_other_work(work)
+    return True
+
+
+def _with_reading(report: Report, read: ReadSummary) -> Report:
+    """What was wrong with examples that could not be read is as much a part of the report as what could."""
+    counts = Counter(read.problems) + Counter({count.name: count.count for count in report.problems})
+    return msgspec.structs.replace(
+        report,
+        kind=report.kind or read.kind,
+        read=read.read,
+        usable=read.usable,
+        problems=[Count(code, number) for code, number in counts.most_common()],
+        severities=read.severities | report.severities,
+    )
+
+
+def _preview(work: DataWork, progress: Keeper) -> bool:
+    from training.datasets.clean import preview
+
+    report = _report_of(work)
+    effects = preview(
+        storage.work_folder(report),
+        _recipe(work),
+        model=_model(report.parameters["model"]),
+        evaluation=_evaluation(work.dataset, report.parameters["evaluation"]),
+        progress=progress,
+        processes=processes(),
+    )
+    return life.end_work(
+        work=work, expected=State.RUNNING, state=State.READY, result=msgspec.to_builtins(effects)
+    )
+
+
+def _freeze(work: DataWork, progress: Keeper) -> bool:
+    from training.datasets.clean import freeze
+
+    report = _report_of(work)
+    version = DatasetVersion.objects.get(work=work)
+    made = storage.work_folder(work)
+    manifest = freeze(
+        storage.work_folder(report),
+        _recipe(work),
+        made,
+        parent=version.parent,
+        model=_model(report.parameters["model"]),
+        evaluation=_evaluation(work.dataset, report.parameters["evaluation"]),
+        progress=progress,
+        processes=processes(),
+    )
+    with transaction.atomic():
+        if not life.lock_work(work=work):
+            return False
+        result = _keep_version(version, manifest, made)
+        life.end_work(work=work, expected=State.RUNNING, state=State.READY, result=result)
+    return True
+
+
+def _keep_version(version: DatasetVersion, manifest: Manifest, made: Path) -> dict[str, Any]:
+    """Moves what was made to its place; where the same was frozen before, that version stays the only one."""
+    same = DatasetVersion.objects.filter(
+        dataset=version.dataset_id, content_hash=manifest.content_hash
+    ).first()
+    if same is not None:
+        version.delete()
+        storage.remove_folder(made)
+        return {"version": same.number, "is_new": False}
+    place = storage.version_folder(version)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    storage.remove_folder(place)
+    made.rename(place)
+    splits = {name: split.examples for name, split in manifest.splits.items()}
+    DatasetVersion.objects.filter(id=version.id).update(
+        state=DatasetVersion.State.READY,
+        kind=manifest.kind,
+        content_hash=manifest.content_hash,
+        manifest=msgspec.to_builtins(manifest),
+        **splits,
+    )
+    return {"version": version.number, "is_new": True}
+
+
+_DOING: dict[str, Callable[[DataWork, Keeper], bool]] = {
+    Kind.DETECT: _detect,
+    Kind.REPORT: _report,
+    Kind.PREVIEW: _preview,
+    Kind.FREEZE: _freeze,
+}
+
+
+def _sources(dataset: Dataset) -> list[Source]:
+    files = dataset.files.filter(state=SourceFile.State.READY)
+    return [
+        Source(storage.source_path(file), file.name, msgspec.convert(file.reading, Reading)) for file in files
+    ]
+
+
+def _report_of(work: DataWork) -> DataWork:
+    """The report whose records this work is about; its model and evaluation data count here too."""
+    report = DataWork.objects.filter(id=work.parameters["report"], state=State.READY).first()
+    if report is None or not storage.work_folder(report).is_dir():
+        raise DataError("report_gone", REPORT_GONE)
+    return report
+
+
+def _recipe(work: DataWork) -> Recipe:
+    return msgspec.convert(work.parameters["recipe"], Recipe)
+
+
+def _model(name: str) -> Path | None:
+    if not name:
+        return None
+    model = ServedModel.objects.filter(name=name).first()
+    if model is None:
+        raise DataError("model_gone", MODEL_GONE)
+    return Path(settings.MODELS_DIR) / model.path
+
+
+def _evaluation(dataset: Dataset, version_id: str) -> list[Path]:
+    """The splits of a version of the same workspace that a model is evaluated with."""
+    ready = DatasetVersion.objects.filter(dataset__workspace=dataset.workspace_id, state=State.READY)
+    version = ready.filter(id=version_id).first() if version_id else None
+    if version is None:
+        return []
+    return [storage.version_folder(version) / f"{split}.jsonl" for split in ("validation", "test")]

@@ -1,0 +1,70 @@
+"""The problems a report found, read from its folder line by line: a page of them, all of them as JSON Lines or CSV.
+
+Knows nothing of requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator, Iterator
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from training.datasets.problems import Problem
+
+FIELDS = tuple(field.name for field in msgspec.structs.fields(Problem))
+_decoder = msgspec.json.Decoder(Problem)
+_BATCH = 500
+# What a spreadsheet would take for a formula, and run.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def read_problems(folder: Path, code: str = "") -> Iterator[Problem]:
+    """In the order in which they were found; `code`: only those. None where the file is gone."""
+    try:
+        with (folder / "problems.jsonl").open("rb") as lines:
+            for line in lines:
+                problem = _decoder.decode(line)
+                if not code or problem.code == code:
+                    yield problem
+    except FileNotFoundError:
+        return
+
+
+def page_of_problems(folder: Path, code: str, page: int, size: int) -> tuple[list[Problem], bool]:
+    """Page `page`, from 1, and whether there are more."""
+    found = list(islice(read_problems(folder, code), (page - 1) * size, page * size + 1))
+    return found[:size], len(found) > size
+
+
+async def jsonl(folder: Path, code: str = "") -> AsyncIterator[bytes]:
+    async for batch in _batches(folder, code):
+        yield b"".join(msgspec.json.encode(problem) + b"\n" for problem in batch)
+
+
+async def csv_rows(folder: Path, code: str = "") -> AsyncIterator[bytes]:
+    # Excel takes a file for UTF-8 only with this mark.
+    yield "\ufeff".encode() + _csv_lines([list(FIELDS)])
+    async for batch in _batches(folder, code):
+        yield _csv_lines([[_cell(getattr(problem, name)) for name in FIELDS] for problem in batch])
+
+
+async def _batches(folder: Path, code: str) -> AsyncIterator[list[Problem]]:
+    problems = read_problems(folder, code)
+    while batch := await asyncio.to_thread(lambda: list(islice(problems, _BATCH))):
+        yield batch
+
+
+def _cell(value: object) -> str:
+    text = str(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _csv_lines(rows: list[list[str]]) -> bytes:
+    written = io.StringIO()
+    csv.writer(written).writerows(rows)
+    return written.getvalue().encode()

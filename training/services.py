@@ -1,0 +1,240 @@
+"""Every write to datasets that a person asks for: made, named, corrected, checked, frozen, deleted.
+
+What these return is committed; what follows happens on commit. Uploads are in uploads.py, the life of work in work.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+from django.db import transaction
+from django.db.models import Max
+from django.http import HttpRequest
+from django.utils.translation import gettext as _
+
+from inference.models import ServedModel
+from training import work
+from training.datasets.recipe import Recipe
+from training.datasets.sources import Reading
+from training.models import Dataset, DatasetVersion, DataWork, SourceFile
+from webapp.accounts.audit import record_audit
+from webapp.accounts.models import User, Workspace
+from webapp.core.errors import UserError
+from webapp.core.locks import lock_until_commit
+
+Kind, State = DataWork.Kind, DataWork.State
+MAX_DATASETS = 1000
+DEFAULT_MAX_TOKENS = 2048
+
+
+def clean_name(name: str) -> str:
+    """Raises UserError `bad_name`."""
+    name = " ".join("".join(letter for letter in name if letter.isprintable()).split())
+    if not name or len(name) > 120:
+        raise UserError("bad_name", _("A dataset needs a name of 1 to 120 letters."))
+    return name
+
+
+@transaction.atomic
+def create_dataset(
+    *, user: User, workspace: Workspace, name: str, request: HttpRequest | None = None
+) -> Dataset:
+    """Raises UserError `bad_name`, `too_many`."""
+    lock_until_commit(f"training.datasets.{workspace.pk}")
+    if Dataset.objects.filter(workspace=workspace).count() >= MAX_DATASETS:
+        raise UserError(
+            "too_many",
+            _("This workspace has %(limit)s datasets, which is the most. Delete one first.")
+            % {"limit": MAX_DATASETS},
+        )
+    dataset = Dataset.objects.create(workspace=workspace, name=clean_name(name), created_by=user)
+    _record("dataset_created", dataset, user, request)
+    return dataset
+
+
+def rename_dataset(*, dataset: Dataset, name: str) -> Dataset:
+    """Raises UserError `bad_name`."""
+    dataset.name = clean_name(name)
+    dataset.save(update_fields=["name", "updated_at"])
+    return dataset
+
+
+@transaction.atomic
+def delete_dataset(*, dataset: Dataset, user: User, request: HttpRequest | None = None) -> None:
+    """With its files, reports and versions. What a worker does with it ends."""
+    _record("dataset_deleted", dataset, user, request)
+    dataset.delete()  # signals.py sees to the files
+
+
+@transaction.atomic
+def remove_file(*, file: SourceFile) -> None:
+    """Raises UserError `dataset_busy`."""
+    _require_idle(file.dataset)
+    file.delete()
+    file.dataset.save(update_fields=["updated_at"])
+
+
+@transaction.atomic
+def correct_reading(*, file: SourceFile, reading: Reading) -> SourceFile:
+    """How the file is to be read, as a person says. Raises UserError `dataset_busy`, `not_yet`."""
+    _require_idle(file.dataset)
+    if file.state not in (SourceFile.State.READY, SourceFile.State.UNREADABLE):
+        raise UserError("not_yet", _("This file has not been looked at yet. Wait a moment."), status=409)
+    file.reading, file.is_corrected, file.state = msgspec.to_builtins(reading), True, SourceFile.State.READY
+    file.save(update_fields=["reading", "is_corrected", "state"])
+    file.dataset.save(update_fields=["updated_at"])
+    return file
+
+
+@transaction.atomic
+def start_report(*, dataset: Dataset, model: str = "", max_tokens: int = 0, evaluation: str = "") -> DataWork:
+    """Checks all of the dataset's files. `model`: a ServedModel's name; `evaluation`: a version's id, or nothing.
+
+    Raises UserError `dataset_busy`, `no_files`, `not_yet`.
+    """
+    _require_idle(dataset)
+    files = list(dataset.files.all())
+    if any(file.state in (SourceFile.State.UPLOADING, SourceFile.State.DETECTING) for file in files):
+        raise UserError(
+            "not_yet", _("Some files have not arrived yet. Wait for them, or remove them."), status=409
+        )
+    if not any(file.state == SourceFile.State.READY for file in files):
+        raise UserError("no_files", _("There is no file yet that can be read. Add one first."), status=409)
+    parameters = {
+        "model": model,
+        "max_tokens": max_tokens,
+        "evaluation": evaluation,
+        "sources": sources_hash(dataset),
+    }
+    return _begin(dataset, Kind.REPORT, parameters)
+
+
+def start_first_report(*, dataset: Dataset) -> None:
+    """Once every file has been looked at, the first check begins by itself; the next ones when somebody asks."""
+    if dataset.work.filter(kind=Kind.REPORT).exists():
+        return
+    try:
+        start_report(dataset=dataset, **report_defaults(None))  # type: ignore[arg-type]
+    except UserError:
+        return  # files are missing, or somebody was quicker
+
+
+@transaction.atomic
+def start_preview(*, dataset: Dataset, recipe: Recipe) -> DataWork:
+    """Counts what a recipe would do. Raises UserError `dataset_busy`, `report_first`."""
+    _require_idle(dataset)
+    report = require_report(dataset)
+    return _begin(dataset, Kind.PREVIEW, {"recipe": msgspec.to_builtins(recipe), "report": str(report.id)})
+
+
+@transaction.atomic
+def start_freeze(
+    *, dataset: Dataset, recipe: Recipe, user: User, request: HttpRequest | None = None
+) -> DatasetVersion:
+    """Makes a version of the dataset. Raises UserError `dataset_busy`, `report_first`."""
+    _require_idle(dataset)
+    report = require_report(dataset)
+    doing = _begin(dataset, Kind.FREEZE, {"recipe": msgspec.to_builtins(recipe), "report": str(report.id)})
+    highest = DatasetVersion.objects.filter(dataset=dataset).aggregate(highest=Max("number"))["highest"]
+    version = DatasetVersion.objects.create(
+        dataset=dataset,
+        number=(highest or 0) + 1,
+        work=doing,
+        recipe=msgspec.to_builtins(recipe),
+        parent=report.parameters["sources"],
+        created_by=user,
+    )
+    _record("dataset_frozen", dataset, user, request, version=version.number)
+    return version
+
+
+@transaction.atomic
+def delete_version(*, version: DatasetVersion, user: User, request: HttpRequest | None = None) -> None:
+    """Raises UserError `dataset_busy`."""
+    _require_idle(version.dataset)
+    _record("dataset_version_deleted", version.dataset, user, request, version=version.number)
+    version.delete()
+
+
+# --- What is known of a dataset --------------------------------------------------------------------------------
+
+
+def sources_hash(dataset: Dataset) -> str:
+    """SHA-256 over the files that can be read, each with how it is read: what a report and a version are made from."""
+    whole = hashlib.sha256()
+    for file in dataset.files.filter(state=SourceFile.State.READY):
+        reading = msgspec.json.encode(file.reading, order="deterministic").decode()
+        whole.update(f"{file.sha256} {reading}\n".encode())
+    return whole.hexdigest()
+
+
+def last_report(dataset: Dataset) -> DataWork | None:
+    """The last check that came to its end."""
+    return dataset.work.filter(kind=Kind.REPORT, state=State.READY).order_by("-finished_at").first()
+
+
+def last_preview(dataset: Dataset) -> DataWork | None:
+    """The last count of effects, if it is of the last report."""
+    report = last_report(dataset)
+    if report is None:
+        return None
+    counted = dataset.work.filter(kind=Kind.PREVIEW, state=State.READY, created_at__gt=report.created_at)
+    return counted.order_by("-finished_at").first()
+
+
+def last_freeze(dataset: Dataset) -> DataWork | None:
+    return dataset.work.filter(kind=Kind.FREEZE).order_by("-created_at").first()
+
+
+def last_failure(dataset: Dataset, kind: str) -> DataWork | None:
+    """The last work of a kind, where it failed."""
+    last = dataset.work.filter(kind=kind).order_by("-created_at").first()
+    return last if last is not None and last.state == State.FAILED else None
+
+
+def report_defaults(made: DataWork | None) -> dict[str, object]:
+    """What the next check looks at, unless somebody says otherwise: the same as the last."""
+    if made is not None:
+        return {name: made.parameters[name] for name in ("model", "max_tokens", "evaluation")}
+    model = ServedModel.objects.filter(is_default=True).first()
+    if model is None:
+        return {"model": "", "max_tokens": 0, "evaluation": ""}
+    longest = min(DEFAULT_MAX_TOKENS, model.context_length)
+    return {"model": model.name, "max_tokens": longest, "evaluation": ""}
+
+
+def is_current(report: DataWork) -> bool:
+    """Whether the files are still those that were checked, read in the same way."""
+    return bool(report.parameters["sources"] == sources_hash(report.dataset))
+
+
+def require_report(dataset: Dataset) -> DataWork:
+    """Raises UserError `report_first`."""
+    report = last_report(dataset)
+    if report is None or not is_current(report):
+        raise UserError("report_first", _("Check the data first: its files have changed."), status=409)
+    return report
+
+
+def _begin(dataset: Dataset, kind: str, parameters: dict[str, object]) -> DataWork:
+    doing = work.begin_work(dataset=dataset, kind=kind, parameters=parameters)
+    dataset.save(update_fields=["updated_at"])
+    return doing
+
+
+def _require_idle(dataset: Dataset) -> None:
+    """Raises UserError `dataset_busy`. Inside a transaction: what begins waits until this one has ended."""
+    lock_until_commit(f"training.files.{dataset.pk}")
+    if work.unfinished(dataset) is not None:
+        raise work.busy()
+
+
+def _record(action: str, dataset: Dataset, user: User, request: HttpRequest | None, **detail: object) -> None:
+    record_audit(
+        action=action,
+        actor=user,
+        workspace=dataset.workspace,
+        request=request,
+        detail={"dataset": str(dataset.pk), **detail},
+    )

@@ -1,0 +1,28 @@
+"""What deleting rows means for files, whichever way the rows go: a page, a workspace that goes with its last person."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+from django.db.models.signals import post_delete
+from django.dispatch import receiver
+
+from training import storage
+from training.models import Dataset, DatasetVersion, SourceFile
+
+
+@receiver(post_delete, sender=Dataset)
+def on_dataset_deleted(sender: object, instance: Dataset, **kwargs: Any) -> None:
+    transaction.on_commit(partial(storage.remove_folder, storage.dataset_folder(instance.pk)))
+
+
+@receiver(post_delete, sender=SourceFile)
+def on_file_deleted(sender: object, instance: SourceFile, **kwargs: Any) -> None:
+    transaction.on_commit(partial(storage.remove_file, storage.source_path(instance)))
+
+
+@receiver(post_delete, sender=DatasetVersion)
+def on_version_deleted(sender: object, instance: DatasetVersion, **kwargs: Any) -> None:
+    transaction.on_commit(partial(storage.remove_folder, storage.version_folder(instance)))

@@ -1,0 +1,92 @@
+"""Where a dataset's files lie, and how they go. Every name below $FLYWHEEL_HOME/datasets is an id of ours.
+
+Knows nothing of what the files hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from django.conf import settings
+
+logger = logging.getLogger(__name__)
+
+
+class HasId(Protocol):
+    id: UUID
+
+
+class OfDataset(HasId, Protocol):
+    dataset_id: UUID
+
+
+class Claimed(OfDataset, Protocol):
+    attempt: int
+
+
+def datasets_folder() -> Path:
+    return Path(settings.FLYWHEEL_HOME) / "datasets"
+
+
+def dataset_folder(dataset_id: UUID) -> Path:
+    return datasets_folder() / str(dataset_id)
+
+
+def source_path(file: OfDataset) -> Path:
+    return dataset_folder(file.dataset_id) / "sources" / str(file.id)
+
+
+def work_folder(work: Claimed) -> Path:
+    """An attempt's own: one that was thought dead and goes on writing disturbs nobody."""
+    return dataset_folder(work.dataset_id) / "work" / f"{work.id}.{work.attempt}"
+
+
+def version_folder(version: OfDataset) -> Path:
+    return dataset_folder(version.dataset_id) / "versions" / str(version.id)
+
+
+def free_bytes() -> int:
+    folder = datasets_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder).free
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_file(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.error("%s could not be removed: %s", path, error)
+
+
+def remove_folder(path: Path) -> None:
+    """Removes what is there; a link in it is removed, and not what it leads to."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.error("%s could not be removed: %s", path, error)
+
+
+def remove_other_work(work: Claimed) -> None:
+    """Leaves of a dataset's work folder only what this attempt made."""
+    mine = work_folder(work)
+    for folder in mine.parent.iterdir() if mine.parent.is_dir() else ():
+        if folder != mine:
+            remove_folder(folder)
+
+
+def remove_attempts_before(work: Claimed) -> None:
+    """What earlier attempts at the same work left when they were killed."""
+    for left in work_folder(work).parent.glob(f"{work.id}.*"):
+        remove_folder(left)

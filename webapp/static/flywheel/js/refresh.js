@@ -1,0 +1,51 @@
+// Keeps parts of a page current while a worker is busy with what they show: asks for them once a second.
+// `data-refresh` names where from; the part is busy as long as the server marks something in it with `data-busy`.
+
+import { announce } from "./announce.js";
+import { parse } from "./stream.js";
+
+const EVERY = 1_000;
+const SAID = "flywheel.said";
+
+/** Asks for a part now, and goes on asking while it is busy. */
+export function refresh(element) {
+  clearTimeout(element.refreshTimer);
+  return ask(element);
+}
+
+async function ask(element) {
+  try {
+    const response = await fetch(element.dataset.refresh);
+    // Logged out, or deleted in another tab: the page, loaded again, says so.
+    if (response.redirected || response.status === 404) return location.reload();
+    if (!response.ok) throw new Error(response.statusText);
+    put(element, parse(await response.text()));
+  } catch {
+    return later(element);
+  }
+  if (element.querySelector("[data-busy]")) return later(element);
+  const said = element.querySelector("[data-say]")?.dataset.say ?? "";
+  if (element.dataset.then !== "reload") return announce(said);
+  sessionStorage.setItem(SAID, said);
+  location.reload();
+}
+
+function later(element) {
+  element.refreshTimer = setTimeout(() => ask(element), EVERY);
+}
+
+/** What has the keyboard's focus keeps it. */
+function put(element, content) {
+  const focused = element.contains(document.activeElement) ? document.activeElement.id : "";
+  element.replaceChildren(content);
+  if (focused) document.getElementById(focused)?.focus();
+}
+
+for (const element of document.querySelectorAll("[data-refresh]")) {
+  if (element.querySelector("[data-busy]")) later(element);
+}
+const said = sessionStorage.getItem(SAID);
+if (said) {
+  sessionStorage.removeItem(SAID);
+  announce(said);
+}
