@@ -58,14 +58,18 @@ def resolve_dtype(dtype: str) -> str:
     return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "fp32"
 
 
-def load_model(path: Path, *, dtype: str = "auto", digest_cache: Path | None = None) -> LoadedModel:
-    """Raises ModelLoadError, a sentence that names the file, for anything wrong with the model."""
+def load_model(
+    path: Path, *, dtype: str = "auto", digest_cache: Path | None = None, trainable: bool = False
+) -> LoadedModel:
+    """Raises ModelLoadError, a sentence that names the file, for anything wrong with the model.
+
+    `trainable`: see LlamaModel; not in int8.
+    """
     kind = resolve_dtype(dtype)
     try:
         files = find_model(Path(path))
-        return (
-            _load_gguf(files, kind, digest_cache) if files.gguf else _load_folder(files, kind, digest_cache)
-        )
+        load = _load_gguf if files.gguf else _load_folder
+        return load(files, kind, digest_cache, trainable)
     except ModelFileError as error:
         raise ModelLoadError(str(error)) from error
     except TemplateError as error:
@@ -74,7 +78,7 @@ def load_model(path: Path, *, dtype: str = "auto", digest_cache: Path | None = N
         raise ModelLoadError(f"{Path(path).name}: needs more memory than this machine has.") from error
 
 
-def _load_gguf(files: ModelFiles, kind: str, digest_cache: Path | None) -> LoadedModel:
+def _load_gguf(files: ModelFiles, kind: str, digest_cache: Path | None, trainable: bool) -> LoadedModel:
     assert files.gguf is not None
     file: GgufFile = read_gguf(files.gguf)
     config = config_from_gguf(file)
@@ -83,15 +87,17 @@ def _load_gguf(files: ModelFiles, kind: str, digest_cache: Path | None) -> Loade
     template = (
         ChatTemplate(source, tokenizer, template_names_from_gguf(file)) if isinstance(source, str) else None
     )
-    return _assemble(files, config, tokenizer, template, GgufSource(file, config), kind, digest_cache)
+    tensors = GgufSource(file, config)
+    return _assemble(files, config, tokenizer, template, tensors, kind, digest_cache, trainable)
 
 
-def _load_folder(files: ModelFiles, kind: str, digest_cache: Path | None) -> LoadedModel:
+def _load_folder(files: ModelFiles, kind: str, digest_cache: Path | None, trainable: bool) -> LoadedModel:
     config = config_from_folder(files.folder)
     tokenizer = tokenizer_from_folder(files.folder)
     source = template_from_folder(files.folder)
     template = ChatTemplate(source, tokenizer, special_names(files.folder)) if source is not None else None
-    return _assemble(files, config, tokenizer, template, SafetensorsSource(files.weights), kind, digest_cache)
+    tensors = SafetensorsSource(files.weights)
+    return _assemble(files, config, tokenizer, template, tensors, kind, digest_cache, trainable)
 
 
 def _assemble(
@@ -102,6 +108,7 @@ def _assemble(
     source: TensorSource,
     kind: str,
     digest_cache: Path | None,
+    trainable: bool,
 ) -> LoadedModel:
     tokenizer.drop_specials_from(config.vocab_size)
     if tokenizer.vocab_size > config.vocab_size:
@@ -116,7 +123,7 @@ def _assemble(
     calibration_ids = [*tokenizer.prompt_prefix, *tokenizer.encode(CALIBRATION_TEXT)][: config.context_length]
     # Not inference_mode: a trainer could not use tensors made in it.
     with torch.no_grad():
-        model = LlamaModel(config, source, kind, calibration_ids or [0])
+        model = LlamaModel(config, source, kind, calibration_ids or [0], trainable=trainable)
     gc.collect()
     allocator.give_back()
     digest = content_digest(files.content, digest_cache)
