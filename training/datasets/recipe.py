@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 
-class Split(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+class Split(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Shares of the examples; what is left is for training. Near-duplicates and groups stay together."""
 
     validation: float = 0.1
