@@ -30,7 +30,7 @@ def classified(error: BaseException) -> TrainingFailure | None:
     if isinstance(error, OSError):
         return TrainingFailure("disk", f"A file could not be read or written: {text}.")
     out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    if out_of_memory or (isinstance(error, RuntimeError) and "not enough memory" in text):
+    if out_of_memory or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in text):
         return TrainingFailure(
             "oom",
             "There is not enough memory; lower microbatch_tokens or max_length, or turn gradient_checkpointing on.",

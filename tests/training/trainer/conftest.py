@@ -48,7 +48,9 @@ def conversation(n: int) -> ChatExample:
     """Of different lengths."""
     words = ["fox", "dog", "jumps", "over", "lazy", "quick"]
     asked = " ".join(words[(n * k) % 6] for k in range(1, 2 + n % 5))
-    return ChatExample([Message("user", asked), Message("assistant", f"{asked} and {words[n % 6]}" * (1 + n % 3))])
+    return ChatExample(
+        [Message("user", asked), Message("assistant", f"{asked} and {words[n % 6]}" * (1 + n % 3))]
+    )
 
 
 @pytest.fixture(scope="session")

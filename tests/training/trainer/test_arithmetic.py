@@ -153,7 +153,12 @@ def test_packing_and_accumulation_change_no_gradient(method: str, tiny_base: Pat
     split = split_of(learner, chats)
     spans = split.spans(1024)[:8]
     alone = gradients(learner, split, packed(spans, 1024, 1, packing=False))
-    for passes in (packed(spans, 1024, 1), packed(spans, 64, 1), packed(spans, 1024, 8), packed(spans, 16, 1)):
+    for passes in (
+        packed(spans, 1024, 1),
+        packed(spans, 64, 1),
+        packed(spans, 1024, 8),
+        packed(spans, 16, 1),
+    ):
         assert sorted(s.line for spans in passes for s in spans) == sorted(s.line for s in spans)
         assert_close(gradients(learner, split, passes), alone)
 
@@ -214,7 +219,9 @@ def test_all_of_the_validation_split_is_read() -> None:
     assert all(len(some) == 1 or sum(s.length for s in some) <= 10 for some in found)
 
 
-def test_documents_are_divided_and_longer_conversations_cut(tiny_base: Path, tmp_path: Path, chats: Path) -> None:
+def test_documents_are_divided_and_longer_conversations_cut(
+    tiny_base: Path, tmp_path: Path, chats: Path
+) -> None:
     from tests.training.trainer.conftest import freeze
 
     learner = learner_of(tiny_base)
