@@ -147,7 +147,7 @@ class LlamaModel(nn.Module):
     """The whole decoder, of Llama or of who varies it: what differs is a field of its config, never its name.
 
     `kind` is "fp32", "bf16" or "int8" (products; all else is then bf16), which `calibration_ids`, some tokens of any
-    text, are needed for. A `trainable` one computes with its weights as they are stored, so that gradients can be taken.
+    text, are needed for. A `trainable` one computes with weights as they are stored, so that gradients can be taken.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from training.trainer.data import Batch
 from training.trainer.failures import TrainingFailure
 from training.trainer.lora import LoraAdapter
 from training.trainer.loss import summed_cross_entropy
-from training.trainer.model_files import check_writable, model_files
+from training.trainer.model_files import model_files
 from training.trainer.peft_files import adapter_files, restore_adapter
 from training.trainer.spec import Spec
 
@@ -40,7 +40,6 @@ class Learner:
             self.adapter = LoraAdapter(self.loaded.config, spec.lora, spec.seed).to(device)
             learnt: nn.Module = self.adapter
         else:
-            check_writable(Path(spec.base))
             learnt = self._model
             learnt.requires_grad_(True)
             for module in learnt.modules():
@@ -91,4 +90,4 @@ class Learner:
         if self.adapter is not None:
             return self.checkpoint_files()
         dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
-        return model_files(self._model, Path(self._spec.base), dtype)
+        return model_files(self._model, Path(self._spec.base), dtype, Path(self._spec.output))

@@ -1,4 +1,4 @@
-"""A whole model as a Hugging Face folder: the engine's stacked matrices taken apart. Knows nothing of training."""
+"""A whole model in the format it came in: the engine's stacked matrices taken apart. Knows nothing of training."""
 
 from __future__ import annotations
 
@@ -11,30 +11,24 @@ from inference.engine.adapters import PRODUCTS, module_shapes
 from inference.engine.config import ModelConfig
 from inference.engine.model import Layer, LlamaModel, QKNorm
 from inference.formats.model_files import find_model
-from training.trainer.failures import TrainingFailure
+from training.trainer.gguf_model import gguf_file
 
 
-def model_files(model: LlamaModel, base: Path, dtype: torch.dtype) -> dict[str, bytes]:
-    """The weights in `dtype`, beside the configuration and vocabulary of the model it was begun from."""
+def model_files(model: LlamaModel, base: Path, dtype: torch.dtype, scratch: Path) -> dict[str, bytes]:
+    """The weights in `dtype`, beside the configuration and vocabulary of the model it was begun from, in its format."""
     found = find_model(base)
-    check_writable(base)
     files = {file.name: file.read_bytes() for file in found.content if file not in found.weights}
     files.pop("model.safetensors.index.json", None)
-    tensors = {
-        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in _tensors(model).items()
-    }
+    if found.gguf is not None:
+        defaults = found.folder / "generation_config.json"
+        if defaults.is_file():
+            files[defaults.name] = defaults.read_bytes()
+        files["model.gguf"] = gguf_file(_tensors(model), model.config, found.gguf, dtype, scratch)
+        return files
     # Safetensors refuses tensors that share memory, as the stacked ones do.
-    files["model.safetensors"] = save({name: t.clone() for name, t in tensors.items()}, {"format": "pt"})
+    tensors = {name: t.detach().to("cpu", dtype).contiguous().clone() for name, t in _tensors(model).items()}
+    files["model.safetensors"] = save(tensors, {"format": "pt"})
     return files
-
-
-def check_writable(base: Path) -> None:
-    """Raises TrainingFailure `model` where a whole model could not be saved again."""
-    if find_model(base).gguf is not None:
-        raise TrainingFailure(
-            "model",
-            "All weights of a GGUF cannot be trained, since they are quantised; use LoRA, or the model as a folder.",
-        )
 
 
 def _tensors(model: LlamaModel) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gguf
 import msgspec
 import pytest
 import torch
@@ -18,6 +19,7 @@ import torch
 from inference.engine.interface import Request
 from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
+from tests.inference.tiny_models import save_gguf
 from tests.training.trainer.conftest import freeze
 from training.datasets.examples import ChatExample, DocumentExample, Example, Message, TranslationExample
 from training.trainer import checkpoints, learner
@@ -135,6 +137,18 @@ def test_all_weights_are_left_as_a_model_folder(bench: Bench) -> None:
     assert done.status["result"] == "model"
     assert done.status["best_validation_loss"] < 0.9 * done.status["base_validation_loss"]
     assert done.lines("sample")[-1]["answer"] == answer(done.output / "model", None, "fox")
+
+
+def test_all_weights_of_a_gguf_are_left_as_a_gguf(bench: Bench) -> None:
+    bench.base = bench.folder / "base.gguf"
+    save_gguf(bench.base, gguf.GGMLQuantizationType.Q8_0, rope_factor=1.5)
+    done = bench.run(method="full", max_steps=4, learning_rate=1e-4, prompts=["fox"], sample_tokens=8)
+    assert done.exit_status == 0
+    assert done.lines("sample")[-1]["answer"] == answer(done.output / "model", None, "fox")
+    before, after = (gguf.GGUFReader(path) for path in (bench.base, done.output / "model" / "model.gguf"))
+    for name in before.fields:
+        if name.startswith("tokenizer."):
+            assert before.fields[name].contents() == after.fields[name].contents()
 
 
 @pytest.mark.parametrize("kind", ["document", "translation"])
