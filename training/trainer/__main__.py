@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         failure_of_machine = classified(error)
         if failure_of_machine is None:
+            if job is not None:
+                job.record.failed("internal", "The training ended by an error on our side.")
             raise
         return _failed(failure_of_machine, job)
     finally:
@@ -56,7 +58,7 @@ def _failed(failure: TrainingFailure, job: Job | None) -> int:
     print(json.dumps({"error": failure.code, "message": failure.message}), file=sys.stderr)
     if job is not None:
         with contextlib.suppress(OSError):  # a full disk, perhaps
-            job.record.state("failed", error=failure.code, message=failure.message)
+            job.record.failed(failure.code, failure.message)
     return EXIT_STATUS[failure.code]
 
 

@@ -19,6 +19,7 @@ import msgspec
 import torch
 from safetensors.torch import load, save
 
+from inference.engine import allocator
 from inference.engine.interface import EngineError
 from training.datasets.frozen import read_manifest
 from training.datasets.problems import DataError
@@ -60,6 +61,8 @@ class Job:
         self._output = Path(spec.output)
         self.record = Record(self._output, writes=processes.is_first)
         self._stop = False
+        self._broken: list[Span] = []  # of the pass whose loss was not finite
+        self._eta = 0.0  # seconds
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop_soon)
 
@@ -196,6 +199,7 @@ class Job:
                 self._judge(self._evaluate())
                 self._save()
                 self._ask(self._checkpoints.path(state.step))
+                allocator.give_back()  # passes are of all sizes, and what one freed fits no other
             if state.step == steps:
                 return
             if 0 < self._spec.patience <= state.worse:
@@ -225,7 +229,7 @@ class Job:
         loss = self._processes.total(loss) / trained
         rate = rate_at(state.step, choices.total_steps, spec, choices.learning_rate)
         if not (math.isfinite(loss) and bool(gradients.isfinite().all())):
-            raise self._not_finite(spans)
+            raise self._not_finite(self._broken or spans)
         norm = self._optimizer.step(gradients, rate)
         state.step += 1
         seconds = time.monotonic() - began
@@ -244,8 +248,6 @@ class Job:
             eta=self._eta,
         )
 
-    _eta = 0.0
-
     def _learn(self, spans: list[Span], trained: int, number: int) -> float:
         """The gradients of one pass, added to those before; answers its summed loss."""
         # Dropout is the same whichever process computes the pass, and whenever.
@@ -254,7 +256,7 @@ class Job:
         loss = self._learner.summed_loss(batch, training=True)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise self._not_finite(spans)
+            self._broken = spans  # said once all processes have heard of it
         (loss / trained).backward()
         return value
 

@@ -30,7 +30,7 @@ class Status(msgspec.Struct):
 
 
 class Record:
-    """Of the first process; the others write nothing."""
+    """Of the first process; the others write nothing, unless they fail."""
 
     def __init__(self, folder: Path, *, writes: bool) -> None:
         self._folder, self._writes = folder, writes
@@ -48,6 +48,11 @@ class Record:
         for name, value in changes.items():
             setattr(self.status, name, value)
         self.beat(hurried=True)
+
+    def failed(self, code: str, message: str) -> None:
+        """Of any process: the first one may not know why another ended."""
+        self._writes = True
+        self.state("failed", error=code, message=message)
 
     def beat(self, *, hurried: bool = False) -> None:
         """Says that it is alive, about every second."""

@@ -230,8 +230,8 @@ def _wait_for_step(output: Path, step: int) -> None:
 
 
 def test_told_to_stop_it_saves_what_it_learnt_and_says_so(bench: Bench) -> None:
-    whole = bench.run("whole", max_steps=100, checkpoint_every=80)
-    process = bench.start("cut", max_steps=100, checkpoint_every=80)
+    whole = bench.run("whole", max_steps=50, checkpoint_every=40)
+    process = bench.start("cut", max_steps=50, checkpoint_every=40)
     _wait_for_step(bench.folder / "cut", 3)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=15) == EXIT_STATUS["stopped"] == 3
@@ -239,7 +239,7 @@ def test_told_to_stop_it_saves_what_it_learnt_and_says_so(bench: Bench) -> None:
     assert cut.status["state"] == "stopped"
     (saved,) = cut.lines("checkpoint")
     assert saved["step"] == max(cut.losses)
-    again = bench.run("cut", max_steps=100, checkpoint_every=80)
+    again = bench.run("cut", max_steps=50, checkpoint_every=40)
     assert again.losses == whole.losses
 
 
@@ -321,10 +321,6 @@ def test_a_loss_that_is_not_finite_stops_the_job_and_names_the_lines(bench: Benc
     assert done.status["error"] == "nan"
     assert "lines" in done.status["message"]
     assert len(done.losses) == 3
-    overflowing = bench.run(
-        "hot", learning_rate=1.0, optimizer="sgd", max_grad_norm=0, method="full", max_steps=60
-    )
-    assert overflowing.exit_status == EXIT_STATUS["nan"]
 
 
 def test_a_full_disk_stops_the_job_and_keeps_the_last_checkpoint(bench: Bench) -> None:
