@@ -24,13 +24,16 @@ class Linear(nn.Module):
     fp32 and bf16 on a CPU are laid out for oneDNN, once: measured on two cores against weights as they are, fp32 with
     AVX2 is 1.7 times as fast for one row, 3 times for four, 1.4 times for sixteen, bf16 with AVX-512 about twice up
     to sixteen. bf16 or int8 weights that came out of 4 bits, as those of a Q4 GGUF did, are kept as such too, for few
-    rows: these wait for memory. int8 begins as bf16, until `quantise` is called; small matrices stay so.
+    rows: these wait for memory. int8 begins as bf16, until `quantise` is called; small matrices stay so. `trainable`:
+    the weights stay as they are, since gradients go through no other layout.
     """
 
     int4_levels: torch.Tensor | None
     int4_scales: torch.Tensor | None
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, kind: str) -> None:
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, kind: str, *, trainable: bool = False
+    ) -> None:
         super().__init__()
         self.outputs = weight.shape[0]
         self.packed = False
@@ -39,7 +42,7 @@ class Linear(nn.Module):
         self.int8: Int8Product | Int8Weights | None = None
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        if kind != "int8":
+        if kind != "int8" and not trainable:
             self._lay_out()
 
     @staticmethod
@@ -48,18 +51,28 @@ class Linear(nn.Module):
 
     @classmethod
     def load(
-        cls, source: TensorSource, names: dict[str, int], inputs: int, *, bias: bool, kind: str
+        cls,
+        source: TensorSource,
+        names: dict[str, int],
+        inputs: int,
+        *,
+        bias: bool,
+        kind: str,
+        trainable: bool = False,
     ) -> Linear:
         """One product for several stored matrices (`names`: outputs of each), stacked in that order."""
         weights = [source.get(f"{name}.weight", (rows, inputs)) for name, rows in names.items()]
         biases = [source.get(f"{name}.bias", (rows,)) for name, rows in names.items()] if bias else []
         whole = torch.cat(weights) if len(weights) > 1 else weights[0]
-        return cls.from_weight(whole, torch.cat(biases) if biases else None, kind)
+        return cls.from_weight(whole, torch.cat(biases) if biases else None, kind, trainable=trainable)
 
     @classmethod
-    def from_weight(cls, weight: torch.Tensor, bias: torch.Tensor | None, kind: str) -> Linear:
+    def from_weight(
+        cls, weight: torch.Tensor, bias: torch.Tensor | None, kind: str, *, trainable: bool = False
+    ) -> Linear:
         dtype = cls.activation_dtype(kind)
-        return cls(weight.to(dtype).contiguous(), None if bias is None else bias.to(dtype), kind)
+        bias = None if bias is None else bias.to(dtype)
+        return cls(weight.to(dtype).contiguous(), bias, kind, trainable=trainable)
 
     def quantise(self, largest: torch.Tensor) -> None:
         """Turns bf16 into int8, where that gains anything; `largest` [inputs]: how far each reaches, by example."""

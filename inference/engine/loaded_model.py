@@ -61,15 +61,23 @@ def resolve_dtype(dtype: str, device: torch.device = CPU) -> str:
 
 
 def load_model(
-    path: Path, *, dtype: str = "auto", device: str = "cpu", digest_cache: Path | None = None
+    path: Path,
+    *,
+    dtype: str = "auto",
+    device: str = "cpu",
+    digest_cache: Path | None = None,
+    trainable: bool = False,
 ) -> LoadedModel:
-    """Raises ModelLoadError, a sentence that names the file, for anything wrong with the model."""
+    """Raises ModelLoadError, a sentence that names the file, for anything wrong with the model.
+
+    `trainable`: see LlamaModel; not in int8.
+    """
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
     try:
         files = find_model(Path(path))
         load = _load_gguf if files.gguf else _load_folder
-        return load(files, kind, where, digest_cache)
+        return load(files, kind, where, digest_cache, trainable)
     except ModelFileError as error:
         raise ModelLoadError(str(error)) from error
     except TemplateError as error:
@@ -80,22 +88,24 @@ def load_model(
         raise ModelLoadError(f"{Path(path).name}: needs more memory than this GPU has free.") from error
 
 
-def _load_gguf(files: ModelFiles, kind: str, device: torch.device, digest_cache: Path | None) -> LoadedModel:
+def _load_gguf(
+    files: ModelFiles, kind: str, device: torch.device, digest_cache: Path | None, trainable: bool
+) -> LoadedModel:
     assert files.gguf is not None
     file: GgufFile = read_gguf(files.gguf)
     config = config_from_gguf(file)
     tokenizer, template = text_of_gguf(file)
     source = GgufSource(file, config)
-    return _assemble(files, config, tokenizer, template, source, kind, device, digest_cache)
+    return _assemble(files, config, tokenizer, template, source, kind, device, digest_cache, trainable)
 
 
 def _load_folder(
-    files: ModelFiles, kind: str, device: torch.device, digest_cache: Path | None
+    files: ModelFiles, kind: str, device: torch.device, digest_cache: Path | None, trainable: bool
 ) -> LoadedModel:
     config = config_from_folder(files.folder)
     tokenizer, template = text_of_folder(files.folder)
     source = SafetensorsSource(files.weights)
-    return _assemble(files, config, tokenizer, template, source, kind, device, digest_cache)
+    return _assemble(files, config, tokenizer, template, source, kind, device, digest_cache, trainable)
 
 
 def _assemble(
@@ -107,6 +117,7 @@ def _assemble(
     kind: str,
     device: torch.device,
     digest_cache: Path | None,
+    trainable: bool,
 ) -> LoadedModel:
     tokenizer.drop_specials_from(config.vocab_size)
     if tokenizer.vocab_size > config.vocab_size:
@@ -123,7 +134,7 @@ def _assemble(
         source = MovedSource(source, device)
     # Not inference_mode: a trainer could not use tensors made in it.
     with torch.no_grad():
-        model = LlamaModel(config, source, kind, calibration_ids or [0])
+        model = LlamaModel(config, source, kind, calibration_ids or [0], trainable=trainable)
     gc.collect()
     allocator.give_back()
     digest = content_digest(files.content, digest_cache)

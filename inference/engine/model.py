@@ -72,7 +72,9 @@ def _norm_weight(config: ModelConfig, source: TensorSource, name: str, size: int
 class Layer(nn.Module):
     """One block: attention and feed-forward, each behind a norm and added to the stream."""
 
-    def __init__(self, config: ModelConfig, index: int, source: TensorSource, kind: str) -> None:
+    def __init__(
+        self, config: ModelConfig, index: int, source: TensorSource, kind: str, *, trainable: bool = False
+    ) -> None:
         super().__init__()
         self.index = index
         self.heads, self.kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
@@ -85,7 +87,7 @@ class Layer(nn.Module):
 
         def linear(part: str, sizes: dict[str, int], inputs: int, bias: bool) -> Linear:
             names = {f"{prefix}{part}.{name}_proj": rows for name, rows in sizes.items()}
-            return Linear.load(source, names, inputs, bias=bias, kind=kind)
+            return Linear.load(source, names, inputs, bias=bias, kind=kind, trainable=trainable)
 
         def norm_weight(name: str, size: int) -> torch.Tensor:
             return _norm_weight(config, source, f"{prefix}{name}", size, kind)
@@ -145,11 +147,17 @@ class LlamaModel(nn.Module):
     """The whole decoder, of Llama or of who varies it: what differs is a field of its config, never its name.
 
     `kind` is "fp32", "bf16" or "int8" (products; all else is then bf16), which `calibration_ids`, some tokens of any
-    text, are needed for.
+    text, are needed for. A `trainable` one computes with weights as they are stored, so that gradients can be taken.
     """
 
     def __init__(
-        self, config: ModelConfig, source: TensorSource, kind: str, calibration_ids: list[int]
+        self,
+        config: ModelConfig,
+        source: TensorSource,
+        kind: str,
+        calibration_ids: list[int],
+        *,
+        trainable: bool = False,
     ) -> None:
         """It is where the source's tensors are."""
         super().__init__()
@@ -170,15 +178,19 @@ class LlamaModel(nn.Module):
             calibration = Calibration(config, self._embed(ids), turns)
         self.layers = nn.ModuleList()
         for index in range(config.num_layers):
-            layer = Layer(config, index, source, kind)
+            layer = Layer(config, index, source, kind, trainable=trainable)
             if calibration is not None:
                 calibration.quantise_layer(layer)
             self.layers.append(layer)
         self.norm = RMSNorm(_norm_weight(config, source, "model.norm", hidden, kind), config.rms_norm_eps)
         if config.tie_word_embeddings:
-            self.lm_head = Linear.from_weight(self.embed_tokens.data, None, kind)
+            self.lm_head = Linear.from_weight(self.embed_tokens.data, None, kind, trainable=trainable)
+            if trainable:
+                self.lm_head.weight = self.embed_tokens
         else:
-            self.lm_head = Linear.load(source, {"lm_head": config.vocab_size}, hidden, bias=False, kind=kind)
+            self.lm_head = Linear.load(
+                source, {"lm_head": config.vocab_size}, hidden, bias=False, kind=kind, trainable=trainable
+            )
         if calibration is not None:
             calibration.quantise_head(self.norm, self.lm_head)
 

@@ -106,7 +106,7 @@ class GgufSource:
             raise ModelFileError(file.path, f"cannot be read: {error.strerror}.") from error
 
     def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        stored_name = _gguf_name(name, post_norms=self._config.post_norms)
+        stored_name = gguf_name(name, post_norms=self._config.post_norms)
         tensor = self._read(stored_name, shape)
         # llama.cpp rotates neighbouring pairs, so its converter interleaved the two halves of each head; undo it.
         if self._config.architecture == "llama" and ".attn_q." in stored_name:
@@ -147,7 +147,8 @@ def _text_name(name: str) -> str:
     return name.removeprefix("language_model.").replace("model.language_model.", "model.", 1)
 
 
-def _gguf_name(name: str, *, post_norms: bool) -> str:
+def gguf_name(name: str, *, post_norms: bool) -> str:
+    """What a GGUF calls the tensor of this Hugging Face name."""
     if name in _GGUF_NAMES:
         return _GGUF_NAMES[name]
     _, _, layer, rest = name.split(".", 3)
@@ -159,3 +160,9 @@ def _gguf_name(name: str, *, post_norms: bool) -> str:
 def _uninterleave(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     shape = tensor.shape
     return tensor.view(heads, -1, 2, *shape[1:]).transpose(1, 2).reshape(shape)
+
+
+def interleaved(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """As a GGUF of Llama stores the rows of its queries and keys."""
+    shape = tensor.shape
+    return tensor.view(heads, 2, -1, *shape[1:]).transpose(1, 2).reshape(shape)

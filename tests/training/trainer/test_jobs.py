@@ -1,0 +1,381 @@
+"""A job from its spec to what it leaves behind: `python -m training.trainer`, killed, stopped, resumed, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gguf
+import msgspec
+import pytest
+import torch
+
+from inference.engine.interface import Request
+from inference.engine.loader import load_engine
+from inference.parameters import SamplingParams
+from tests.inference.tiny_models import save_gguf
+from tests.training.trainer.conftest import freeze
+from training.datasets.examples import ChatExample, DocumentExample, Example, Message, TranslationExample
+from training.trainer import checkpoints, learner
+from training.trainer.__main__ import main
+from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
+from training.trainer.failures import EXIT_STATUS
+from training.trainer.spec import RANGES
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Trained:
+    """What a job wrote."""
+
+    def __init__(self, output: Path, exit_status: int) -> None:
+        self.output, self.exit_status = output, exit_status
+
+    def lines(self, type: str) -> list[dict[str, Any]]:
+        file = self.output / "metrics.jsonl"
+        found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return [line for line in found if line["type"] == type]
+
+    @property
+    def losses(self) -> dict[int, float]:
+        return {line["step"]: line["loss"] for line in self.lines("step")}
+
+    @property
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads((self.output / "status.json").read_text())
+        return status
+
+
+class Bench:
+    """Runs jobs on one model and one dataset."""
+
+    def __init__(self, folder: Path, base: Path, dataset: Path) -> None:
+        self.folder, self.base, self.dataset = folder, base, dataset
+
+    def spec(self, output: str = "out", **changes: Any) -> Path:
+        values: dict[str, Any] = {
+            "base": str(self.base),
+            "dataset": str(self.dataset),
+            "output": str(self.folder / output),
+            "batch_size": 4,
+            "learning_rate": 0.005,
+            "precision": "fp32",
+            "max_steps": 6,
+            "checkpoint_every": 2,
+            "threads": 1,
+        }
+        path = self.folder / "spec.json"
+        path.write_text(json.dumps(values | changes))
+        return path
+
+    def run(self, output: str = "out", **changes: Any) -> Trained:
+        return Trained(self.folder / output, main([str(self.spec(output, **changes))]))
+
+    def start(self, output: str = "out", processes: int = 1, **changes: Any) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "training.trainer", str(self.spec(output, **changes))]
+        if processes > 1:
+            launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+            command[1:2] = [*launch, "-m"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path, tiny_base: Path, chats: Path) -> Bench:
+    return Bench(tmp_path, tiny_base, chats)
+
+
+def answer(base: Path, adapter: Path | None, prompt: str) -> str:
+    """The engine's, which knows nothing of the trainer."""
+    engine = load_engine(base, dtype="fp32", max_running=1)
+    if adapter is not None:
+        engine.load_adapter("a", adapter)
+    sampling = SamplingParams(max_tokens=8, temperature=0.0)
+    messages = [{"role": "user", "content": prompt}]
+    engine.submit(
+        Request(id="1", messages=messages, sampling=sampling, adapter="a" if adapter is not None else "")
+    )
+    text = ""
+    while engine.has_work:
+        text += "".join(output.text for output in engine.step())
+    engine.close()
+    return text
+
+
+# --- From a spec to an adapter or a model ---------------------------------------------------------------------------
+def test_a_job_learns_and_leaves_an_adapter_the_engine_serves(bench: Bench) -> None:
+    prompts = ["fox jumps", "quick"]
+    done = bench.run(
+        max_steps=40, checkpoint_every=20, prompts=prompts, sample_tokens=8, lora={"dropout": 0.1}
+    )
+    assert done.exit_status == 0
+    status = done.status
+    assert (status["state"], status["step"], status["result"]) == ("succeeded", 40, "adapter")
+    assert status["best_validation_loss"] < 0.9 * status["base_validation_loss"]
+    assert done.lines("validation")[0]["loss"] == status["base_validation_loss"]
+    samples = [(line["step"], line["prompt"]) for line in done.lines("sample")]
+    assert samples == [(step, prompt) for step in (0, 20, 40) for prompt in prompts]
+    assert status["best_step"] == 40
+    last = done.lines("sample")[-1]
+    assert last["answer"] == answer(bench.base, done.output / "adapter", prompts[1])
+    assert last["answer"] != answer(bench.base, None, prompts[1])
+    step = done.lines("step")[0]
+    assert {"loss", "learning_rate", "tokens_per_second", "memory", "eta", "gradient_norm"} < step.keys()
+
+
+def test_all_weights_are_left_as_a_model_folder(bench: Bench) -> None:
+    done = bench.run(method="full", max_steps=20, checkpoint_every=10, prompts=["fox"], sample_tokens=8)
+    assert done.exit_status == 0
+    assert done.status["result"] == "model"
+    assert done.status["best_validation_loss"] < 0.9 * done.status["base_validation_loss"]
+    assert done.lines("sample")[-1]["answer"] == answer(done.output / "model", None, "fox")
+
+
+def test_all_weights_of_a_gguf_are_left_as_a_gguf(bench: Bench) -> None:
+    bench.base = bench.folder / "base.gguf"
+    save_gguf(bench.base, gguf.GGMLQuantizationType.Q8_0, rope_factor=1.5)
+    done = bench.run(method="full", max_steps=4, learning_rate=1e-4, prompts=["fox"], sample_tokens=8)
+    assert done.exit_status == 0
+    assert done.lines("sample")[-1]["answer"] == answer(done.output / "model", None, "fox")
+    before, after = (gguf.GGUFReader(path) for path in (bench.base, done.output / "model" / "model.gguf"))
+    for name in before.fields:
+        if name.startswith("tokenizer."):
+            assert before.fields[name].contents() == after.fields[name].contents()
+
+
+@pytest.mark.parametrize("kind", ["document", "translation"])
+def test_documents_and_translations_are_learnt_by_the_same_loop(kind: str, bench: Bench) -> None:
+    examples: list[Example] = (
+        [DocumentExample("the quick brown fox jumps over the lazy dog " * (1 + n % 3)) for n in range(8)]
+        if kind == "document"
+        else [TranslationExample(f"{n}", "dog") for n in range(8)]
+    )
+    bench.dataset = freeze(bench.folder / "d", kind, train=examples, validation=examples[:2])  # type: ignore[arg-type]
+    done = bench.run(max_length=64, max_steps=12, checkpoint_every=6)
+    assert done.status["best_validation_loss"] < done.status["base_validation_loss"]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_knobs_of_optimisation_do_what_they_say(optimizer: str, bench: Bench) -> None:
+    done = bench.run(
+        optimizer=optimizer, schedule="linear", warmup=0.5, weight_decay=0.1, l1=1e-5, label_smoothing=0.1
+    )
+    rates = [line["learning_rate"] for line in done.lines("step")]
+    wanted = [0.005 * share for share in (1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3)]
+    assert rates == pytest.approx(wanted)
+    assert done.status["state"] == "succeeded"
+
+
+def test_it_stops_when_it_gets_no_better_and_keeps_the_best(bench: Bench) -> None:
+    done = bench.run(max_steps=200, checkpoint_every=4, patience=2, learning_rate=0.05, keep_checkpoints=1)
+    (early,) = done.lines("stopped_early")
+    assert early["step"] == early["best_step"] + 8 < 200
+    validation = {line["step"]: line["loss"] for line in done.lines("validation")}
+    assert min(validation.values()) == validation[early["best_step"]] == done.status["best_validation_loss"]
+    kept = {folder.name for folder in (done.output / "checkpoints").iterdir()}
+    assert kept == {f"step-{step:08d}" for step in (early["best_step"], early["step"])}
+    adapter = (done.output / "adapter" / "adapter_model.safetensors").read_bytes()
+    best = done.output / "checkpoints" / f"step-{early['best_step']:08d}" / "adapter_model.safetensors"
+    assert adapter == best.read_bytes()
+
+
+def test_what_was_left_to_us_is_said_with_the_reason(bench: Bench) -> None:
+    done = bench.run(batch_size="auto", learning_rate="auto", checkpoint_every="auto", precision="auto")
+    chosen = {line["knob"]: line for line in done.lines("chosen")}
+    assert {
+        "batch_size",
+        "learning_rate",
+        "checkpoint_every",
+        "precision",
+        "max_length",
+        "device",
+    } < chosen.keys()
+    assert all(line["why"].endswith(".") for line in chosen.values())
+    assert chosen["batch_size"]["value"] == 3
+
+
+# --- Interrupted -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_job_that_is_killed_and_goes_on_computes_the_same_losses(method: str, bench: Bench) -> None:
+    options = {"method": method, "max_steps": 9, "lora": {"dropout": 0.2}}
+    whole = bench.run("whole", **options)
+    process = bench.start("cut", **options)
+    _wait_for_step(bench.folder / "cut", 5)
+    process.kill()
+    process.communicate()
+    cut = bench.run("cut", **options)
+    (resumed,) = cut.lines("resumed")
+    assert resumed["step"] in (4, 6)
+    assert resumed["exact"]
+    assert cut.losses == whole.losses
+    assert cut.status["best_validation_loss"] == whole.status["best_validation_loss"]
+    (result,) = {"adapter", "model"} & {folder.name for folder in cut.output.iterdir()}
+    for file in (whole.output / result).iterdir():
+        assert file.read_bytes() == (cut.output / result / file.name).read_bytes()
+
+
+def _wait_for_step(output: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while max(Trained(output, 0).losses, default=0) < step:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_told_to_stop_it_saves_what_it_learnt_and_says_so(bench: Bench) -> None:
+    whole = bench.run("whole", max_steps=50, checkpoint_every=40)
+    process = bench.start("cut", max_steps=50, checkpoint_every=40)
+    _wait_for_step(bench.folder / "cut", 3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=15) == EXIT_STATUS["stopped"] == 3
+    cut = Trained(bench.folder / "cut", 3)
+    assert cut.status["state"] == "stopped"
+    (saved,) = cut.lines("checkpoint")
+    assert saved["step"] == max(cut.losses)
+    again = bench.run("cut", max_steps=50, checkpoint_every=40)
+    assert again.losses == whole.losses
+
+
+def test_a_half_written_checkpoint_is_not_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Checkpoints(tmp_path / "checkpoints", 2)
+    first = kept.write(1, {"a": b"1", "b": b"2"}, 1)
+    second = kept.write(2, {"a": b"3", "b": b"4"}, 1)
+    assert kept.last() == second
+    (second / "b").write_bytes(b"5")
+    assert kept.last() == first
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "is_whole", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / "checkpoints" / "step-00000003", {"a": b"6"})
+    monkeypatch.undo()
+    assert kept.last() == first
+    # As after kill -9, when nobody cleans up.
+    half = tmp_path / "checkpoints" / ".aside-step-00000003"
+    half.mkdir()
+    (half / "a").write_bytes(b"6")
+    assert kept.last() == first
+    assert not half.exists()
+    assert not is_whole(tmp_path)
+
+
+def test_checkpoints_of_another_job_are_not_gone_on_from(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.run(max_steps=2)
+    again = bench.run(max_steps=2, seed=1)
+    assert again.exit_status == EXIT_STATUS["checkpoint"]
+    assert "another" in again.status["message"]
+    assert json.loads(capsys.readouterr().err.splitlines()[-1])["error"] == "checkpoint"
+
+
+# --- Several processes ------------------------------------------------------------------------------------------
+def test_two_processes_compute_what_one_does(bench: Bench) -> None:
+    one = bench.run("one", microbatch_tokens=64)
+    process = bench.start("two", processes=2, microbatch_tokens=64)
+    _, errors = process.communicate(timeout=150)
+    assert process.returncode == 0, errors
+    two = Trained(bench.folder / "two", 0)
+    assert two.losses.keys() == one.losses.keys()
+    for step, loss in one.losses.items():
+        assert two.losses[step] == pytest.approx(loss, rel=1e-5)
+    for mine, theirs in zip(two.lines("step"), one.lines("step"), strict=True):
+        assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
+    assert two.status["best_validation_loss"] == pytest.approx(one.status["best_validation_loss"], rel=1e-5)
+
+
+# --- What cannot be trained ------------------------------------------------------------------------------------
+def test_a_dataset_with_nothing_to_learn_fails_as_data(bench: Bench) -> None:
+    silent = [ChatExample([Message("user", "hi"), Message("assistant", "ho", weight=0)])] * 3
+    bench.dataset = freeze(bench.folder / "silent", "chat", train=list(silent))
+    done = bench.run()
+    assert done.exit_status == EXIT_STATUS["data"]
+    assert "nothing to learn" in done.status["message"]
+    (bench.dataset / "manifest.json").write_text("{}")
+    assert bench.run().status["error"] == "data"
+
+
+def test_a_loss_that_is_not_finite_stops_the_job_and_names_the_lines(bench: Bench) -> None:
+    before = learner.summed_cross_entropy
+    calls = iter(range(1000))
+
+    def broken(*arguments: Any) -> torch.Tensor:
+        loss = before(*arguments)
+        return loss * float("nan") if next(calls) == 4 else loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner, "summed_cross_entropy", broken)
+        done = bench.run(checkpoint_every=100)
+    assert done.exit_status == EXIT_STATUS["nan"]
+    assert done.status["error"] == "nan"
+    assert "lines" in done.status["message"]
+    assert len(done.losses) == 3
+
+
+def test_a_full_disk_stops_the_job_and_keeps_the_last_checkpoint(bench: Bench) -> None:
+    before = checkpoints.os.fsync
+    left = iter(range(7))  # files: those of one checkpoint, and some of the next
+
+    def full(descriptor: int) -> None:
+        if next(left, None) is None:
+            raise OSError(28, "No space left on device")
+        before(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.os, "fsync", full)
+        done = bench.run()
+    assert done.exit_status == EXIT_STATUS["disk"]
+    assert done.status["error"] == "disk"
+    assert [folder.name for folder in (done.output / "checkpoints").iterdir()] == ["step-00000002"]
+    assert bench.run().status["state"] == "succeeded"
+
+
+def test_memory_that_runs_out_is_said_to_be_that(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: Any) -> torch.Tensor:
+        return torch.empty(2**60)
+
+    monkeypatch.setattr(learner, "summed_cross_entropy", greedy)
+    assert bench.run().status["error"] == "oom"
+
+
+@pytest.mark.parametrize("knob", sorted(RANGES))
+def test_an_absurd_knob_is_refused_with_its_range(
+    knob: str, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = RANGES[knob][1] + 1
+    name = knob.removeprefix("lora.")
+    whole = name in ("r", "max_steps", "batch_size") or float(value).is_integer()
+    changes = {name: int(value) if whole else value}
+    done = bench.run(**({"lora": changes} if knob != name else changes))
+    assert done.exit_status == EXIT_STATUS["spec"]
+    message = json.loads(capsys.readouterr().err)["message"]
+    assert knob in message
+    assert f"{RANGES[knob][1]:g}" in message or "int" in message
+
+
+def test_a_misspelt_knob_or_a_missing_file_is_refused(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.run(learning_rat=1).exit_status == 2
+    assert "learning_rat" in capsys.readouterr().err
+    assert bench.run(lora={"targets": ["lm_head"]}).exit_status == 2
+    assert "lm_head" in capsys.readouterr().err
+    assert main(["nowhere.json"]) == main([]) == 2
+    assert bench.run(base="/nowhere").exit_status == EXIT_STATUS["model"]
+    assert bench.run("long", max_length=4096).status["error"] == "spec"
+
+
+def test_status_is_one_struct_of_json(bench: Bench) -> None:
+    done = bench.run(max_steps=2)
+    assert msgspec.json.decode((done.output / "status.json").read_bytes())["steps"] == 2

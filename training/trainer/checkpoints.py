@@ -1,0 +1,95 @@
+"""Checkpoints on disk: whole or not there. Knows nothing of what is in them.
+
+Each is a folder of files, written aside under another name, flushed to the disk, compared with what was meant to be
+written, listed with their SHA-256 in manifest.json, and only then renamed. Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+_NAME = "step-{:08d}"
+_ASIDE = ".aside-"
+
+
+class _Manifest(msgspec.Struct):
+    files: dict[str, str]  # SHA-256 by name
+
+
+def write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    """All of them or nothing, also where the machine stops in between. Raises OSError."""
+    aside = folder.with_name(_ASIDE + folder.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        manifest = _Manifest({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
+        for name, data in {**files, "manifest.json": msgspec.json.encode(manifest)}.items():
+            with (aside / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        _sync(aside)
+        if not is_whole(aside):
+            raise OSError(f"what was written to {folder.name} is not what is read there")
+        # A folder of this name is replaced: the same step, saved again.
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        _sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def is_whole(folder: Path) -> bool:
+    try:
+        manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=_Manifest)
+        for name, digest in manifest.files.items():
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    return False
+    except (OSError, msgspec.DecodeError):
+        return False
+    return True
+
+
+class Checkpoints:
+    """Those of one job, by step."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+
+    def path(self, step: int) -> Path:
+        return self._folder / _NAME.format(step)
+
+    def write(self, step: int, files: dict[str, bytes], best: int) -> Path:
+        """The oldest go, but not the best step's."""
+        folder = self.path(step)
+        write_folder(folder, files)
+        for old in list(self._all())[self._keep :]:
+            if old not in (folder, self.path(best)):
+                shutil.rmtree(old, ignore_errors=True)
+        return folder
+
+    def last(self) -> Path | None:
+        """The newest that is whole; what is left of one that was being written is removed."""
+        for half in self._folder.glob(f"{_ASIDE}*"):
+            shutil.rmtree(half, ignore_errors=True)
+        return next((folder for folder in self._all() if is_whole(folder)), None)
+
+    def _all(self) -> Iterator[Path]:
+        """The newest first."""
+        return iter(sorted(self._folder.glob("step-*"), reverse=True))
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

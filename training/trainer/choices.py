@@ -1,0 +1,109 @@
+"""What "auto" comes to, and why, once the model and the data are known. Knows nothing of how any of it is used."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from inference.engine.config import ModelConfig
+from inference.engine.loaded_model import resolve_dtype
+from training.trainer.spec import Spec
+
+_BATCH = 16
+_MOST_LENGTH = {"cpu": 1024, "cuda": 4096}
+# On a CPU products of 256 rows are as fast as those of more (measured) and take less memory; a GPU wants more.
+_MICROBATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
+_CHECKPOINTS = 10
+# Published recipes: an adapter takes ten times the rate of all weights, a small model more than a large one.
+_RATES = {("lora", True): 5e-4, ("lora", False): 2e-4, ("full", True): 5e-5, ("full", False): 2e-5}
+_SMALL = 1024  # hidden size
+
+
+@dataclass(frozen=True)
+class Choice:
+    knob: str
+    value: float | str
+    why: str
+
+
+class Choices:
+    """Every knob as it is used; `made` are those that were left to us."""
+
+    def __init__(self) -> None:
+        self.made: list[Choice] = []
+
+    def _chosen(self, knob: str, asked: float | str, value: float, why: str) -> float:
+        if asked != "auto":
+            return float(asked)
+        self.made.append(Choice(knob, value, why))
+        return value
+
+    def device(self, spec: Spec) -> torch.device:
+        if spec.device != "auto":
+            return torch.device(spec.device)
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        self.made.append(
+            Choice("device", name, "A GPU was found." if name == "cuda" else "No GPU was found.")
+        )
+        return torch.device(name)
+
+    def precision(self, spec: Spec, device: torch.device) -> str:
+        if spec.precision != "auto":
+            return spec.precision
+        name = "bf16" if device.type == "cuda" else resolve_dtype("auto")
+        why = "This machine multiplies bf16 in hardware." if name == "bf16" else "bf16 is not fast here."
+        self.made.append(Choice("precision", name, why))
+        return name
+
+    def model_and_data(
+        self, spec: Spec, config: ModelConfig, lengths: list[int], device: torch.device
+    ) -> None:
+        """`lengths` of the examples to learn from, in tokens."""
+        longest, most = max(lengths, default=1), _MOST_LENGTH[device.type]
+        length = max(min(longest, most, config.context_length), 2)
+        whole = (
+            "the longest example" if length == longest else f"{sum(n > length for n in lengths)} are longer"
+        )
+        self.max_length = int(
+            self._chosen("max_length", spec.max_length, length, f"{whole}, of {len(lengths)}.")
+        )
+        affordable = int(_memory(device) / 4 / _bytes_per_token(config, spec))
+        tokens = max(min(_MICROBATCH_TOKENS[device.type], affordable), min(256, self.max_length))
+        self.microbatch_tokens = int(
+            self._chosen(
+                "microbatch_tokens", spec.microbatch_tokens, tokens, "More is no faster, or would not fit."
+            )
+        )
+        size = min(_BATCH, max(len(lengths) // 8, 1))
+        self.batch_size = int(self._chosen("batch_size", spec.batch_size, size, f"{len(lengths)} examples."))
+        small = config.hidden_size <= _SMALL
+        rate = _RATES[spec.method, small]
+        what = "an adapter" if spec.method == "lora" else "all weights"
+        why = f"For {what} of a {'small' if small else 'large'} model."
+        self.learning_rate = self._chosen("learning_rate", spec.learning_rate, rate, why)
+
+    def steps(self, spec: Spec, steps_an_epoch: int) -> None:
+        self.total_steps = spec.max_steps or max(math.ceil(spec.epochs * steps_an_epoch), 1)
+        every = math.ceil(self.total_steps / _CHECKPOINTS)
+        self.checkpoint_every = int(
+            self._chosen(
+                "checkpoint_every", spec.checkpoint_every, every, f"{self.total_steps} steps in all."
+            )
+        )
+
+
+def _memory(device: torch.device) -> int:
+    return (
+        int(torch.cuda.mem_get_info()[0]) if device.type == "cuda" else int(psutil.virtual_memory().available)
+    )
+
+
+def _bytes_per_token(config: ModelConfig, spec: Spec) -> float:
+    """What a forward pass keeps of a token for the way back, about."""
+    width = 2 if spec.precision == "bf16" else 4
+    heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    layer = 8 * config.hidden_size + 4 * heads + 5 * config.intermediate_size
+    return width * layer * (1 if spec.gradient_checkpointing else config.num_layers)

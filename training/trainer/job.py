@@ -1,0 +1,347 @@
+"""One training job from its spec to what it leaves behind. Knows nothing of who started it.
+
+A step's examples are a function of (seed, step), its dropout of (seed, step, pass), and its loss is the sum over all
+trained tokens divided by their number: so packing, accumulation and the number of processes change nothing but the
+order of sums, and a job that goes on from a checkpoint computes what it would have computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors.torch import load, save
+
+from inference.engine import allocator
+from inference.engine.interface import EngineError
+from training.datasets.frozen import read_manifest
+from training.datasets.problems import DataError
+from training.encoding import Encoder
+from training.trainer.checkpoints import Checkpoints, write_folder
+from training.trainer.choices import Choices
+from training.trainer.data import Order, Span, TokenizedSplit, chunks, packed, shared
+from training.trainer.failures import Stopped, TrainingFailure
+from training.trainer.learner import Learner
+from training.trainer.optimisation import Optimizer, rate_at
+from training.trainer.processes import Processes
+from training.trainer.record import Record
+from training.trainer.samples import Samples
+from training.trainer.spec import Spec
+
+# Refused examples that are named; the rest are counted.
+_NAMED = 20
+
+
+class _State(msgspec.Struct):
+    """What a checkpoint knows beside tensors."""
+
+    step: int  # steps that are done
+    job: str  # of what this is a checkpoint: spec, model and data
+    world: int
+    threads: int
+    torch: str
+    seed: int  # all randomness is a function of it and of the step
+    best_step: int = 0
+    best_loss: float | None = None
+    base_loss: float | None = None
+    judged: int = 0  # the last step that was evaluated
+    worse: int = 0  # evaluations since the best one
+
+
+class Job:
+    def __init__(self, spec: Spec, processes: Processes, choices: Choices, device: torch.device) -> None:
+        self._spec, self._processes, self._choices, self._device = spec, processes, choices, device
+        self._output = Path(spec.output)
+        self.record = Record(self._output, writes=processes.is_first)
+        self._stop = False
+        self._broken: list[Span] = []  # of the pass whose loss was not finite
+        self._eta = 0.0  # seconds
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop_soon)
+
+    def _stop_soon(self, *_: Any) -> None:
+        self._stop = True
+
+    def run(self) -> None:
+        """Raises Stopped and TrainingFailure."""
+        spec, record = self._spec, self.record
+        record.state("loading")
+        precision = self._choices.precision(spec, self._device)
+        self._learner = Learner(spec, precision, self._device)
+        record.state("reading")
+        self._read()
+        self._optimizer = Optimizer(self._learner.parameters, spec, self._choices.learning_rate)
+        self._checkpoints = Checkpoints(self._output / "checkpoints", spec.keep_checkpoints)
+        self._state = self._begin()
+        for choice in self._choices.made:
+            record.line("chosen", knob=choice.knob, value=choice.value, why=choice.why)
+        record.state("training", step=self._state.step, steps=self._choices.total_steps)
+        self._samples = self._first_samples()
+        if self._state.step == 0:
+            self._state.base_loss = self._evaluate()
+            self._ask(None)
+        self._train()
+        self._finish()
+
+    # --- Data -------------------------------------------------------------------------------------------------
+    def _read(self) -> None:
+        spec, loaded = self._spec, self._learner.loaded
+        folder = Path(spec.dataset)
+        encoder = Encoder(loaded.tokenizer, loaded.template, loaded.end_token_ids)
+        try:
+            self._dataset_hash = read_manifest(folder).content_hash
+            self._train_split = TokenizedSplit.read(folder, "train", encoder, self._beat)
+            self._validation_split = TokenizedSplit.read(folder, "validation", encoder, self._beat)
+        except DataError as error:
+            raise TrainingFailure("data", error.message) from error
+        except FileNotFoundError as error:
+            raise TrainingFailure("data", f"The dataset has no {Path(error.filename).name}.") from error
+        refused = self._train_split.refused
+        for line, why in refused[:_NAMED]:
+            self.record.line("refused", split="train", line=line, why=why)
+        self._choices.model_and_data(spec, loaded.config, self._train_split.lengths, self._device)
+        if self._choices.max_length > loaded.config.context_length:
+            raise TrainingFailure(
+                "spec", f"max_length may be at most {loaded.config.context_length}, what the model can read."
+            )
+        spans = self._train_split.spans(self._choices.max_length)
+        if not spans:
+            why = f" The first one was refused: {refused[0][1]}" if refused else ""
+            raise TrainingFailure(
+                "data", f"There is nothing to learn from: no example has a token that is trained.{why}"
+            )
+        self._order = Order(spans, self._choices.batch_size, spec.seed)
+        self._choices.steps(spec, self._order.steps_an_epoch)
+        self._validation = self._validation_split.spans(self._choices.max_length)
+        self.record.line(
+            "data",
+            examples=len(spans),
+            refused=len(refused),
+            tokens=sum(span.length for span in spans),
+            trained_tokens=sum(span.trained for span in spans),
+            validation_examples=len(self._validation),
+        )
+
+    def _beat(self) -> None:
+        """Where nothing is lost by stopping at once."""
+        self.record.beat()
+        if self._stop and self._processes.world == 1:
+            raise Stopped
+
+    # --- Beginning and going on -------------------------------------------------------------------------------
+    def _begin(self) -> _State:
+        """A new job's state, or the last checkpoint's with everything put back."""
+        spec = self._spec
+        fresh = _State(
+            step=0,
+            job=self._identity(),
+            world=self._processes.world,
+            threads=torch.get_num_threads(),
+            torch=str(torch.__version__),
+            seed=spec.seed,
+        )
+        folder = self._checkpoints.last()
+        self._processes.wait()
+        if folder is None:
+            return fresh
+        state = msgspec.json.decode((folder / "state.json").read_bytes(), type=_State)
+        if state.job != fresh.job:
+            raise TrainingFailure(
+                "checkpoint",
+                "The output folder holds checkpoints of another model, dataset or spec; name another.",
+            )
+        self._learner.restore(folder)
+        self._optimizer.restore(load((folder / "optimizer.safetensors").read_bytes()))
+        exact = (state.world, state.threads, state.torch) == (fresh.world, fresh.threads, fresh.torch)
+        self.record.line("resumed", step=state.step, exact=exact)
+        state.world, state.threads, state.torch = fresh.world, fresh.threads, fresh.torch
+        return state
+
+    def _identity(self) -> str:
+        """SHA-256 of what decides the numbers: not of how they are shown or kept."""
+        spec = msgspec.structs.replace(
+            self._spec,
+            base="",
+            dataset="",
+            output="",
+            threads=0,
+            keep_checkpoints=1,
+            prompts=[],
+            sample_tokens=1,
+        )
+        parts = [msgspec.json.encode(spec), self._dataset_hash.encode(), self._learner.loaded.digest.encode()]
+        return hashlib.sha256(b"\n".join(parts)).hexdigest()
+
+    def _save(self) -> None:
+        if self._processes.is_first:
+            files = self._learner.checkpoint_files()
+            state = {name: value.cpu() for name, value in self._optimizer.state().items()}
+            files["optimizer.safetensors"] = save(state)
+            files["state.json"] = msgspec.json.encode(self._state)
+            self._checkpoints.write(self._state.step, files, self._state.best_step)
+            self.record.line("checkpoint", step=self._state.step)
+        self._processes.wait()
+
+    # --- Learning ---------------------------------------------------------------------------------------------
+    def _train(self) -> None:
+        state, steps = self._state, self._choices.total_steps
+        began, first = time.monotonic(), state.step
+        while True:
+            due = state.step == steps or (state.step > 0 and state.step % self._choices.checkpoint_every == 0)
+            if due and state.judged != state.step:
+                self._judge(self._evaluate())
+                self._save()
+                self._ask(self._checkpoints.path(state.step))
+                allocator.give_back()  # passes are of all sizes, and what one freed fits no other
+            if state.step == steps:
+                return
+            if 0 < self._spec.patience <= state.worse:
+                self.record.line("stopped_early", step=state.step, best_step=state.best_step)
+                return
+            self._step()
+            self.record.status.step = state.step
+            elapsed = time.monotonic() - began
+            self._eta = elapsed / (state.step - first) * (steps - state.step)
+
+    def _step(self) -> None:
+        state, spec, choices = self._state, self._spec, self._choices
+        began = time.monotonic()
+        spans = self._order.step(state.step)
+        trained = sum(span.trained for span in spans)
+        passes = packed(spans, choices.microbatch_tokens, spec.accumulation, packing=spec.packing)
+        shares = shared(passes, self._processes.world)
+        mine = shares[self._processes.rank]
+        loss = 0.0
+        for number in range(max(map(len, shares))):
+            if self._processes.any(self._stop):
+                self._stopped()
+            if number < len(mine):
+                loss += self._learn(mine[number], trained, passes.index(mine[number]))
+            self.record.beat()
+        gradients = self._processes.add_up(self._optimizer.gradients())
+        loss = self._processes.total(loss) / trained
+        rate = rate_at(state.step, choices.total_steps, spec, choices.learning_rate)
+        if not (math.isfinite(loss) and bool(gradients.isfinite().all())):
+            raise self._not_finite(self._broken or spans)
+        norm = self._optimizer.step(gradients, rate)
+        state.step += 1
+        seconds = time.monotonic() - began
+        self.record.line(
+            "step",
+            step=state.step,
+            epoch=state.step / self._order.steps_an_epoch,
+            loss=loss,
+            learning_rate=rate,
+            gradient_norm=norm,
+            tokens=sum(span.length for span in spans),
+            trained_tokens=trained,
+            tokens_per_second=trained / seconds,
+            seconds=seconds,
+            memory=_peak_memory(self._device),
+            eta=self._eta,
+        )
+
+    def _learn(self, spans: list[Span], trained: int, number: int) -> float:
+        """The gradients of one pass, added to those before; answers its summed loss."""
+        # Dropout is the same whichever process computes the pass, and whenever.
+        torch.manual_seed(hash((self._spec.seed, self._state.step, number)))
+        batch = self._train_split.batch(spans, self._device)
+        loss = self._learner.summed_loss(batch, training=True)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            self._broken = spans  # said once all processes have heard of it
+        (loss / trained).backward()
+        return value
+
+    def _not_finite(self, spans: list[Span]) -> TrainingFailure:
+        lines = ", ".join(str(span.line) for span in spans[:8]) + (", ..." if len(spans) > 8 else "")
+        return TrainingFailure(
+            "nan",
+            f"The loss of step {self._state.step + 1} is not finite; it read lines {lines} of train.jsonl. Lower the "
+            "learning rate, or look at these lines.",
+        )
+
+    def _stopped(self) -> None:
+        self._optimizer.forget()
+        if self._state.step:
+            self._save()
+        raise Stopped
+
+    # --- Judging ----------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def _evaluate(self) -> float | None:
+        """The mean loss of a trained token of the validation split; None where there is none."""
+        if not self._validation:
+            return None
+        total = 0.0
+        passes = list(chunks(self._validation, self._choices.microbatch_tokens))
+        world, rank = self._processes.world, self._processes.rank
+        for start in range(0, len(passes), world):
+            if self._processes.any(self._stop):
+                self._stopped()
+            if start + rank < len(passes):
+                batch = self._validation_split.batch(passes[start + rank], self._device)
+                total += float(self._learner.summed_loss(batch, training=False).detach())
+            self.record.beat()
+        loss = self._processes.total(total) / sum(span.trained for span in self._validation)
+        self.record.line("validation", step=self._state.step, loss=loss)
+        return loss
+
+    def _judge(self, loss: float | None) -> None:
+        """Notes how this step did. Without a validation split the last is the best."""
+        state = self._state
+        better = loss is None or (math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss))
+        if better:
+            state.best_step, state.best_loss, state.worse = state.step, loss, 0
+        else:
+            state.worse += 1
+        state.judged = state.step
+        self.record.state(
+            "training",
+            best_step=state.best_step,
+            best_validation_loss=state.best_loss,
+            base_validation_loss=state.base_loss,
+        )
+
+    def _first_samples(self) -> Samples | None:
+        spec = self._spec
+        if not (spec.prompts and self._processes.is_first and self._device.type == "cpu"):
+            return None
+        return Samples(self._learner.loaded, spec.prompts, spec.sample_tokens, spec.lora.r)
+
+    def _ask(self, checkpoint: Path | None) -> None:
+        if self._samples is None:
+            return
+        adapter = checkpoint if self._spec.method == "lora" else None
+        try:
+            answers = self._samples.answers(str(self._state.step), adapter, lambda: self._stop)
+        except EngineError as error:
+            self.record.line("sample_failed", step=self._state.step, why=str(error))
+            return
+        for prompt, answer in answers:
+            self.record.line("sample", step=self._state.step, prompt=prompt, answer=answer)
+
+    def _finish(self) -> None:
+        """What is left behind is the best checkpoint's."""
+        state = self._state
+        result = self._output / ("adapter" if self._spec.method == "lora" else "model")
+        if self._processes.is_first:
+            if state.best_step != state.step:
+                self._learner.restore(self._checkpoints.path(state.best_step))
+            write_folder(result, self._learner.served_files())
+        self._processes.wait()
+        self.record.state("succeeded", step=state.step, result=result.name)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

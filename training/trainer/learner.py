@@ -1,0 +1,93 @@
+"""A model and what of it is learnt: all weights, or an adapter beside them. Knows nothing of steps or data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from inference.engine.interface import ModelLoadError
+from inference.engine.loaded_model import LoadedModel, load_model
+from inference.engine.model import Layer, QKNorm, Turns
+from training.trainer.attention import PackedAttention
+from training.trainer.data import Batch
+from training.trainer.failures import TrainingFailure
+from training.trainer.lora import LoraAdapter
+from training.trainer.loss import summed_cross_entropy
+from training.trainer.model_files import model_files
+from training.trainer.peft_files import adapter_files, restore_adapter
+from training.trainer.spec import Spec
+
+
+class Learner:
+    """`parameters` are what is learnt, by name, in fp32 whatever the precision of the arithmetic."""
+
+    def __init__(self, spec: Spec, precision: str, device: torch.device) -> None:
+        """Raises TrainingFailure `model`."""
+        self._spec, self._precision, self._device = spec, precision, device
+        # All weights are learnt in fp32, where small steps add up; an adapter's base does not change.
+        kind = "fp32" if spec.method == "full" else precision
+        try:
+            self.loaded: LoadedModel = load_model(Path(spec.base), dtype=kind, trainable=True)
+        except ModelLoadError as error:
+            raise TrainingFailure("model", str(error)) from error
+        self._model = self.loaded.model.to(device)
+        self.adapter: LoraAdapter | None = None
+        if spec.method == "lora":
+            self.adapter = LoraAdapter(self.loaded.config, spec.lora, spec.seed).to(device)
+            learnt: nn.Module = self.adapter
+        else:
+            learnt = self._model
+            learnt.requires_grad_(True)
+            for module in learnt.modules():
+                if isinstance(module, QKNorm):  # one row for all heads is stored, and each has its own here
+                    module.requires_grad_(False)
+        self.parameters = {name: p for name, p in learnt.named_parameters() if p.requires_grad}
+
+    def summed_loss(self, batch: Batch, *, training: bool) -> torch.Tensor:
+        """fp64: over all that is learnt of the batch; smoothed only in training."""
+        if self.adapter is not None:
+            self.adapter.train(training)
+        config = self.loaded.config
+        attend = PackedAttention(batch.lengths, config.layer_windows, self._device)
+
+        def again(layer: Layer, x: torch.Tensor, turns: Turns) -> torch.Tensor:
+            out: torch.Tensor = checkpoint(layer, x, turns, attend, self.adapter, use_reentrant=False)
+            return out
+
+        run = again if training and self._spec.gradient_checkpointing else None
+        mixed = self.adapter is None and self._precision == "bf16"
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=mixed):
+            hidden = self._model(batch.ids, batch.positions, attend, self.adapter, run)
+        hidden = hidden[batch.rows]
+        if mixed:
+            hidden = hidden.to(torch.bfloat16)
+        smoothing = self._spec.label_smoothing if training else 0.0
+        return summed_cross_entropy(hidden, self._model.lm_head.weight, batch.targets, smoothing)
+
+    def checkpoint_files(self) -> dict[str, bytes]:
+        """What `restore` reads: an adapter as it is served, or all weights as they are learnt."""
+        if self.adapter is not None:
+            return adapter_files(self.adapter, self._spec.lora, Path(self._spec.base).name)
+        return {
+            "weights.safetensors": save({n: p.detach().cpu().clone() for n, p in self.parameters.items()})
+        }
+
+    def restore(self, folder: Path) -> None:
+        if self.adapter is not None:
+            restore_adapter(self.adapter, (folder / "adapter_model.safetensors").read_bytes())
+            return
+        stored = load((folder / "weights.safetensors").read_bytes())
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(stored[name])
+
+    def served_files(self) -> dict[str, bytes]:
+        """What was learnt, as the engine loads it: an adapter, or a whole model."""
+        if self.adapter is not None:
+            return self.checkpoint_files()
+        dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
+        return model_files(self._model, Path(self._spec.base), dtype, Path(self._spec.output))

@@ -1,0 +1,46 @@
+"""The processes of one job, one or several: who this one is, and sums over all of them. Knows nothing of training."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+
+
+class Processes:
+    """Started by torchrun, which says in the environment who is who; alone without it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self._device = device
+        if self.world > 1:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def add_up(self, tensor: torch.Tensor) -> torch.Tensor:
+        """In place: the sum over all processes."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def total(self, value: float) -> float:
+        if self.world == 1:
+            return value
+        return float(self.add_up(torch.tensor([value], dtype=torch.float64, device=self._device)))
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so for any of them; every process has to ask."""
+        return self.total(float(flag)) > 0
+
+    def wait(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+    def close(self) -> None:
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()

@@ -1,0 +1,123 @@
+"""Everything a training job needs to know, as it is read from SPEC.json. Knows nothing of how it is done.
+
+What may be "auto" is chosen by `choices` once model and data are known, and said in metrics.jsonl with the reason.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from training.trainer.failures import TrainingFailure
+
+Auto = Literal["auto"]
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# What knobs may be set to: beyond it nothing useful can come out.
+RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (0.01, 1000),
+    "max_steps": (0, 10_000_000),
+    "batch_size": (1, 65_536),
+    "accumulation": (1, 65_536),
+    "microbatch_tokens": (16, 4_194_304),
+    "max_length": (8, 1_048_576),
+    "learning_rate": (1e-8, 1.0),
+    "warmup": (0.0, 1.0),
+    "momentum": (0.0, 0.999),
+    "weight_decay": (0.0, 1.0),
+    "l1": (0.0, 1.0),
+    "label_smoothing": (0.0, 0.9),
+    "max_grad_norm": (0.0, 1000),
+    "checkpoint_every": (1, 10_000_000),
+    "keep_checkpoints": (1, 100),
+    "patience": (0, 1000),
+    "seed": (0, 2**63 - 1),
+    "threads": (0, 1024),
+    "sample_tokens": (1, 1024),
+    "lora.r": (1, 256),
+    "lora.alpha": (0.01, 4096),
+    "lora.dropout": (0.0, 0.9),
+}
+_MOST_PROMPTS = 16
+
+
+class Lora(msgspec.Struct, forbid_unknown_fields=True):
+    """Low-rank adaptation as PEFT has it (arXiv:2106.09685)."""
+
+    r: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    rslora: bool = False  # scaled by alpha / sqrt(r): arXiv:2312.03732
+    targets: list[str] = msgspec.field(default_factory=lambda: list(MODULES))
+
+
+class Spec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    base: str  # the model: a GGUF or a folder
+    dataset: str  # the folder of a frozen dataset
+    output: str  # a folder: what is learnt, checkpoints, metrics.jsonl, status.json
+    method: Literal["lora", "full"] = "lora"
+    lora: Lora = msgspec.field(default_factory=Lora)
+
+    epochs: float = 3.0
+    max_steps: int = 0  # 0: as many as the epochs have
+    batch_size: int | Auto = "auto"  # examples a step, over all processes
+    accumulation: int = 1  # forward passes a step is divided into at least
+    microbatch_tokens: int | Auto = (
+        "auto"  # tokens of one forward pass at most; a longer example is a pass alone
+    )
+    max_length: int | Auto = "auto"  # tokens of an example; what is beyond is cut off, documents are divided
+    packing: bool = True  # several examples in one forward pass
+
+    learning_rate: float | Auto = "auto"
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup: float = 0.03  # share of the steps
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    momentum: float = 0.9  # of SGD
+    weight_decay: float = 0.0
+    l1: float = 0.0
+    label_smoothing: float = 0.0
+    max_grad_norm: float = 1.0  # 0: not clipped
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0  # of each process; 0: as torch finds them
+    seed: int = 0
+
+    checkpoint_every: int | Auto = "auto"  # steps; each time it is also evaluated and asked the prompts
+    keep_checkpoints: int = 2  # beside the best one
+    patience: int = 0  # evaluations without a better one before it stops; 0: never
+    prompts: list[str] = []  # asked at each checkpoint
+    sample_tokens: int = 64  # of each answer
+
+
+def read_spec(path: Path) -> Spec:
+    """Raises TrainingFailure `spec`, which names every knob that is out of its range."""
+    try:
+        spec = msgspec.json.decode(path.read_bytes(), type=Spec)
+    except OSError as error:
+        raise TrainingFailure("spec", f"{path} cannot be read: {error.strerror}.") from error
+    except msgspec.DecodeError as error:
+        raise TrainingFailure("spec", f"{path.name} is not a job: {error}.") from error
+    check(spec)
+    return spec
+
+
+def check(spec: Spec) -> None:
+    """Raises TrainingFailure `spec`."""
+    wrong = []
+    for name, (low, high) in RANGES.items():
+        holder, field = (spec.lora, name.removeprefix("lora.")) if name.startswith("lora.") else (spec, name)
+        value = getattr(holder, field)
+        if value != "auto" and not low <= value <= high:
+            wrong.append(f"{name} is {value:g} and may be from {low:g} to {high:g}")
+    unknown = sorted({*spec.lora.targets} - {*MODULES})
+    if unknown or not spec.lora.targets:
+        wrong.append(
+            f"lora.targets may be any of {', '.join(MODULES)}, and not {', '.join(unknown) or 'empty'}"
+        )
+    if len(spec.prompts) > _MOST_PROMPTS:
+        wrong.append(f"prompts are {len(spec.prompts)} and may be at most {_MOST_PROMPTS}")
+    if wrong:
+        raise TrainingFailure("spec", f"{'; '.join(wrong)}.")
