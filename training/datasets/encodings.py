@@ -9,7 +9,6 @@ import codecs
 import io
 import re
 from pathlib import Path
-from typing import BinaryIO
 
 SAMPLE = 4 * 2**20  # bytes that are looked at
 _GUESS = 64 * 2**10  # bytes that a code page is guessed from
@@ -67,16 +66,12 @@ def known(encoding: str) -> bool:
 
 
 def open_text(path: Path, encoding: str, newline: str | None = None) -> io.TextIOWrapper:
-    return wrap_text(path.open("rb"), encoding, newline)
+    return io.TextIOWrapper(path.open("rb"), encoding=encoding, errors="flywheel-mark", newline=newline)
 
 
 def position(text: io.TextIOWrapper) -> int:
     """Bytes of the file that were read so far, somewhat ahead of the text."""
     return text.buffer.tell()  # type: ignore[attr-defined]
-
-
-def wrap_text(file: BinaryIO, encoding: str, newline: str | None = None) -> io.TextIOWrapper:
-    return io.TextIOWrapper(file, encoding=encoding, errors="flywheel-mark", newline=newline)
 
 
 def _wide(sample: bytes) -> str | None:

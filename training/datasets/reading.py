@@ -17,6 +17,7 @@ from training.datasets import children
 from training.datasets.child import ReadPart
 from training.datasets.children import Asked
 from training.datasets.codes import CODES, problem
+from training.datasets.encodings import known
 from training.datasets.examples import Kind
 from training.datasets.limits import PROBLEMS_KEPT, SMALL
 from training.datasets.part import DISK_FULL, Part, PartResult, read_part
@@ -41,11 +42,16 @@ def read_sources(
 ) -> ReadSummary:
     """Writes `records/00000.jsonl`, ... and `problems.jsonl` in the folder, in place of earlier ones.
 
-    `progress` hears of the bytes of the sources. Raises DataError `no_files` and `disk_full`, OSError, and what
-    `progress` raises.
+    `progress` hears of the bytes of the sources. Raises DataError `no_files`, `unknown_encoding` and `disk_full`,
+    OSError, and what `progress` raises.
     """
     if not sources:
         raise DataError("no_files", "There is no file to read: upload one first.")
+    for source in sources:
+        if not known(source.reading.encoding):
+            raise DataError(
+                "unknown_encoding", f"There is no encoding {source.reading.encoding!r}: choose another."
+            )
     work = folder / "reading.tmp"
     try:
         shutil.rmtree(work, ignore_errors=True)  # of a process that was killed

@@ -278,3 +278,11 @@ def test_a_file_that_is_gone_is_an_error_and_no_problem_of_its_data(tmp_path: Pa
 
     with pytest.raises(FileNotFoundError):
         read_sources([Source(path, "a.txt", Reading("text", "document"))], tmp_path / "work")
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "base64", ""])
+def test_an_encoding_that_does_not_exist_is_an_error(tmp_path: Path, encoding: str) -> None:
+    reading = Reading("jsonl", "chat", encoding)
+
+    with pytest.raises(DataError, match="no encoding"):
+        read_sources([source(tmp_path, MANY, "a.jsonl", reading)], tmp_path / "work")
