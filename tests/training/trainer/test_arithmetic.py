@@ -8,7 +8,7 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig, PretrainedConfig
 
 from tests.inference.tiny_models import save_model, tiny_config
 from training.datasets.examples import DocumentExample, TranslationExample
@@ -90,12 +90,12 @@ def test_loss_and_gradients_of_all_weights_are_those_of_transformers(
     kind: str, chats: Path, tmp_path: Path
 ) -> None:
     # transformers takes no gradient of the embedding of a padding token, and this vocabulary pads with its end token.
-    config = tiny_config(num_hidden_layers=2, tie_word_embeddings=kind == "tied", pad_token_id=None)
+    config: PretrainedConfig = tiny_config(
+        num_hidden_layers=2, tie_word_embeddings=kind == "tied", pad_token_id=None
+    )
     if kind == "untied with biases":
         config.attention_bias = config.mlp_bias = True
     if kind == "window":
-        from transformers import MistralConfig
-
         config = MistralConfig(**(config.to_dict() | {"sliding_window": 6, "head_dim": 8}))
     save_model(tmp_path, config)
     learner = learner_of(tmp_path, method="full")

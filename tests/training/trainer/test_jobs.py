@@ -205,7 +205,7 @@ def test_what_was_left_to_us_is_said_with_the_reason(bench: Bench) -> None:
 # --- Interrupted -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_job_that_is_killed_and_goes_on_computes_the_same_losses(method: str, bench: Bench) -> None:
-    options = {"method": method, "max_steps": 9, "lora": {"dropout": 0.2}}
+    options: dict[str, Any] = {"method": method, "max_steps": 9, "lora": {"dropout": 0.2}}
     whole = bench.run("whole", **options)
     process = bench.start("cut", **options)
     _wait_for_step(bench.folder / "cut", 5)
