@@ -47,6 +47,8 @@ class _State(msgspec.Struct):
     world: int
     threads: int
     torch: str
+    precision: str
+    microbatch_tokens: int  # "auto" goes by the memory that is free, and another number sums in another order
     seed: int  # all randomness is a function of it and of the step
     best_step: int = 0
     best_loss: float | None = None
@@ -73,8 +75,8 @@ class Job:
         """Raises Stopped and TrainingFailure."""
         spec, record = self._spec, self.record
         record.state("loading")
-        precision = self._choices.precision(spec, self._device)
-        self._learner = Learner(spec, precision, self._device)
+        self._precision = self._choices.precision(spec, self._device)
+        self._learner = Learner(spec, self._precision, self._device)
         record.state("reading")
         self._read()
         self._optimizer = Optimizer(self._learner.parameters, spec, self._choices.learning_rate)
@@ -145,6 +147,8 @@ class Job:
             world=self._processes.world,
             threads=torch.get_num_threads(),
             torch=str(torch.__version__),
+            precision=self._precision,
+            microbatch_tokens=self._choices.microbatch_tokens,
             seed=spec.seed,
         )
         folder = self._checkpoints.last()
@@ -159,10 +163,11 @@ class Job:
             )
         self._learner.restore(folder)
         self._optimizer.restore(load((folder / "optimizer.safetensors").read_bytes()))
-        exact = (state.world, state.threads, state.torch) == (fresh.world, fresh.threads, fresh.torch)
+        here = {name: getattr(fresh, name) for name in ("world", "threads", "torch", "precision")}
+        exact = all(getattr(state, name) == value for name, value in here.items())
         self.record.line("resumed", step=state.step, exact=exact)
-        state.world, state.threads, state.torch = fresh.world, fresh.threads, fresh.torch
-        return state
+        self._choices.microbatch_tokens = state.microbatch_tokens
+        return msgspec.structs.replace(state, **here)
 
     def _identity(self) -> str:
         """SHA-256 of what decides the numbers: not of how they are shown or kept."""

@@ -8,7 +8,7 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig, PretrainedConfig
 
 from tests.inference.tiny_models import save_model, tiny_config
 from training.datasets.examples import DocumentExample, TranslationExample
@@ -49,12 +49,6 @@ def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
 
 
 # --- Against others ----------------------------------------------------------------------------------------
-_KINDS = {
-    "llama": {},
-    "windows": {"model_type": "mistral", "sliding_window": 5},
-}
-
-
 @pytest.mark.parametrize("rslora", [False, True])
 def test_loss_and_gradients_of_an_adapter_are_those_of_peft(
     tiny_base: Path, chats: Path, tmp_path: Path, rslora: bool
@@ -96,12 +90,12 @@ def test_loss_and_gradients_of_all_weights_are_those_of_transformers(
     kind: str, chats: Path, tmp_path: Path
 ) -> None:
     # transformers takes no gradient of the embedding of a padding token, and this vocabulary pads with its end token.
-    config = tiny_config(num_hidden_layers=2, tie_word_embeddings=kind == "tied", pad_token_id=None)
+    config: PretrainedConfig = tiny_config(
+        num_hidden_layers=2, tie_word_embeddings=kind == "tied", pad_token_id=None
+    )
     if kind == "untied with biases":
         config.attention_bias = config.mlp_bias = True
     if kind == "window":
-        from transformers import MistralConfig
-
         config = MistralConfig(**(config.to_dict() | {"sliding_window": 6, "head_dim": 8}))
     save_model(tmp_path, config)
     learner = learner_of(tmp_path, method="full")
@@ -161,6 +155,29 @@ def test_packing_and_accumulation_change_no_gradient(method: str, tiny_base: Pat
     ):
         assert sorted(s.line for spans in passes for s in spans) == sorted(s.line for s in spans)
         assert_close(gradients(learner, split, passes), alone)
+
+
+@pytest.mark.parametrize("lengths", [[7], [5, 5], [3, 9, 1, 12, 11, 8], [400, 390, 2]])
+@pytest.mark.parametrize("window", [None, 4])
+def test_every_sequence_attends_to_itself_alone(lengths: list[int], window: int | None) -> None:
+    torch.manual_seed(0)
+    tokens = sum(lengths)
+    qkv = [torch.randn(tokens, heads, 8, requires_grad=True) for heads in (6, 2, 2)]
+    gradient = torch.randn(tokens, 6, 8)
+    wanted = []
+    for q, k, v in zip(*(x.split(lengths) for x in qkv), strict=True):
+        keys, values = (x.repeat_interleave(3, dim=1).transpose(0, 1) for x in (k, v))
+        seen = torch.ones(len(q), len(q), dtype=torch.bool).tril()
+        seen = seen if window is None else seen.triu(1 - window)
+        alone = F.scaled_dot_product_attention(q.transpose(0, 1), keys, values, attn_mask=seen)
+        wanted.append(alone.transpose(0, 1))
+    ours, theirs = PackedAttention(lengths, (window,), CPU)(0, *qkv), torch.cat(wanted)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    pairs = zip(
+        torch.autograd.grad(ours, qkv, gradient), torch.autograd.grad(theirs, qkv, gradient), strict=True
+    )
+    for mine, other in pairs:
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
 def test_recomputing_layers_changes_no_gradient(tiny_base: Path, chats: Path) -> None:

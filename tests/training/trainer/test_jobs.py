@@ -22,7 +22,7 @@ from inference.parameters import SamplingParams
 from tests.inference.tiny_models import save_gguf
 from tests.training.trainer.conftest import freeze
 from training.datasets.examples import ChatExample, DocumentExample, Example, Message, TranslationExample
-from training.trainer import checkpoints, learner
+from training.trainer import checkpoints, choices, learner
 from training.trainer.__main__ import main
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.failures import EXIT_STATUS
@@ -205,7 +205,7 @@ def test_what_was_left_to_us_is_said_with_the_reason(bench: Bench) -> None:
 # --- Interrupted -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_job_that_is_killed_and_goes_on_computes_the_same_losses(method: str, bench: Bench) -> None:
-    options = {"method": method, "max_steps": 9, "lora": {"dropout": 0.2}}
+    options: dict[str, Any] = {"method": method, "max_steps": 9, "lora": {"dropout": 0.2}}
     whole = bench.run("whole", **options)
     process = bench.start("cut", **options)
     _wait_for_step(bench.folder / "cut", 5)
@@ -220,6 +220,18 @@ def test_a_job_that_is_killed_and_goes_on_computes_the_same_losses(method: str, 
     (result,) = {"adapter", "model"} & {folder.name for folder in cut.output.iterdir()}
     for file in (whole.output / result).iterdir():
         assert file.read_bytes() == (cut.output / result / file.name).read_bytes()
+
+
+def test_memory_that_is_free_meanwhile_does_not_change_how_it_goes_on(bench: Bench) -> None:
+    whole = bench.run("whole", microbatch_tokens="auto")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choices, "_memory", lambda _: 2**20)  # a pass for nearly every example
+        bench.run("cut", microbatch_tokens="auto", max_steps=6)
+        small = Trained(bench.folder / "cut", 0).losses
+    assert small.keys() == whole.losses.keys()
+    for last in sorted((bench.folder / "cut" / "checkpoints").iterdir())[1:]:
+        (last / "manifest.json").unlink()
+    assert bench.run("cut", microbatch_tokens="auto").losses == small
 
 
 def _wait_for_step(output: Path, step: int) -> None:
