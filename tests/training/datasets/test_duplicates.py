@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.datasets.records import chat, sentence
@@ -58,6 +58,7 @@ def test_short_and_empty_texts_have_fingerprints_too() -> None:
     assert find_duplicates(fingerprints_of(examples)).cluster.tolist() == [0, 1, 1, 3]
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 40).flatmap(
         lambda n: st.tuples(st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2)))

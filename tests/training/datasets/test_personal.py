@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.datasets.personal import KINDS, find_personal, is_card, is_iban, redact
@@ -67,6 +67,7 @@ def test_the_checks_of_cards_and_ibans_fail_for_every_other_last_digit() -> None
     ]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.one_of(

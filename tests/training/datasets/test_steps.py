@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.datasets.steps import even_whitespace, repair
@@ -42,6 +42,7 @@ def test_white_space_is_made_even_outside_code(before: str, after: str) -> None:
     assert even_whitespace(before) == after
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("ab \t\n`~\u00a0")))
 def test_white_space_that_is_even_stays(text: str) -> None:
     assert even_whitespace(even_whitespace(text)) == even_whitespace(text)
