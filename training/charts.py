@@ -21,8 +21,8 @@ def histogram(found: Histogram) -> SafeString:
     highest = max(found.counts, default=0)
     chart = pygal.Bar(
         width=720, height=220, margin=8, margin_left=64, margin_bottom=32, spacing=0, show_legend=False,
-        show_minor_x_labels=False, y_labels=sorted({0, highest // 2, highest}), explicit_size=False, js=[],
-        value_formatter=whole,
+        show_minor_x_labels=False, truncate_label=-1,
+        y_labels=sorted({0, highest // 2, highest}), explicit_size=False, js=[], value_formatter=whole,
     )  # fmt: skip
     starts = [whole(edge) for edge in found.edges[: len(found.counts)]]
     step = max(1, -(-len(starts) // _MOST_LABELS))
@@ -45,5 +45,5 @@ def histogram(found: Histogram) -> SafeString:
 
 def whole(value: float) -> str:
     """Small numbers keep what tells them apart."""
-    digits = 0 if value == int(value) or abs(value) >= 100 else 2
+    digits = 0 if value == int(value) or abs(value) >= 10 else 2
     return number_format(round(value, digits), digits, force_grouping=True)

@@ -49,7 +49,7 @@ REPORT_GONE = gettext_noop("What the check left behind is no longer there. Check
 
 
 class Keeper:
-    """Called with progress as often as the work likes; a thread of its own tells the database, and hears of a cancel."""
+    """Called with progress as often as the work likes; a thread of its own tells the database and hears of a cancel."""
 
     def __init__(self, work: DataWork) -> None:
         self._work = work

@@ -24,6 +24,7 @@ from webapp.accounts.requests import person, posted
 from webapp.core.errors import NotFound
 
 PAGE_SIZE = 10
+PREVIEWS = 3
 _TONES = {"error": "danger", "warning": "warning", "notice": ""}
 
 
@@ -76,6 +77,8 @@ def _found(request: HttpRequest, made: DataWork) -> dict[str, Any]:
         "code": code,
         "problems": problems,
         "number": number,
+        "first_previews": report.previews[:PREVIEWS],
+        "more_previews": report.previews[PREVIEWS:],
         "more": more,
         "chart": charts.histogram(report.tokens) if report.tokens else "",
         "bins": _bins(report.tokens) if report.tokens else [],

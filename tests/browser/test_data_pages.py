@@ -101,13 +101,22 @@ def test_an_upload_goes_on_where_it_was_after_the_connection_was_lost(
     assert path.read_bytes() == large.read_bytes()
 
 
+def chat(question: str, *answer: str) -> dict[str, object]:
+    said = [("user", question), *(("assistant", text) for text in answer)]
+    return {"messages": [{"role": role, "content": text} for role, text in said]}
+
+
+def order(n: int) -> dict[str, object]:
+    return chat(f"Where is order {n}?", f"Order {n} is on its way, and you will have it on day {n % 9}.")
+
+
 FAULTY = [
-    *({"messages": [{"role": "user", "content": f"Where is order {n}?"}, {"role": "assistant", "content": f"Order {n} is on its way, and you will have it on day {n % 9}."}]} for n in range(60)),
-    {"messages": [{"role": "user", "content": "Where is order 3?"}, {"role": "assistant", "content": "Order 3 is on its way, and you will have it on day 3."}]},
-    {"messages": [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "Write to ada@example.org, at the cafÃ©."}]},
-    {"messages": [{"role": "user", "content": "Hello?"}]},
+    *map(order, range(60)),
+    order(3),
+    chat("Who are you?", "Write to ada@example.org, at the cafÃ©."),
+    chat("Hello?"),
     {"prompt": "not a conversation"},
-]  # fmt: skip
+]
 
 
 def test_from_a_file_with_faults_to_a_frozen_version(page: Page, data_site: Site, tmp_path: Path) -> None:

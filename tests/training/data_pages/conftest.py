@@ -60,7 +60,7 @@ def source(dataset: Dataset) -> SourceFile:
         received=len(content),
         sha256="0" * 64,
         state=SourceFile.State.READY,
-        detected={"reading": None, "reason": "", "columns": ["text", "label"], "rows": [{"text": "hello", "label": "greeting"}]},
+        detected={"reason": "", "columns": ["text", "label"], "rows": [{"text": "hello", "label": "greeting"}]},
         reading={"layout": "jsonl", "shape": "labelled"},
         received_at=timezone.now(),
     )  # fmt: skip

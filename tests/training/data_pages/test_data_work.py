@@ -160,13 +160,16 @@ def test_what_is_cancelled_while_it_runs_stops_and_leaves_nothing_behind(
 def test_progress_reaches_the_page_and_a_cancel_the_worker(waiting: DataWork) -> None:
     claimed = work.claim_work(work_id=waiting.pk)
     assert claimed is not None
-    told = threading.Event()
-    with data_worker.Keeper(claimed) as progress, pytest.raises(Cancelled):
-        while not told.wait(0.01):
+
+    def go_on(progress: data_worker.Keeper) -> None:
+        while not threading.Event().wait(0.02):
             progress("reading", 21, 50)
             row = DataWork.objects.get(pk=waiting.pk)
             if row.percent == 42 and not row.cancel_requested:
                 work.cancel_work(work=row)
+
+    with data_worker.Keeper(claimed) as progress, pytest.raises(Cancelled):
+        go_on(progress)
 
 
 @pytest.mark.parametrize(
