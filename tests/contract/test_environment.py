@@ -9,6 +9,8 @@ from pathlib import Path
 from tests.services import ROOT
 from webapp.ops.variables import VARIABLES
 
+# What Python and torchrun tell processes; nobody sets them for us.
+THEIRS = {"PYTHONPATH", "RANK", "WORLD_SIZE"}
 READERS = {"raw", "str", "choice", "bool", "int", "list", "url", "path"}
 # Names that are read in a loop over a tuple rather than one by one.
 NAME = re.compile(r"[A-Z][A-Z0-9_]{2,}")
@@ -23,7 +25,7 @@ def read_by_code() -> set[str]:
         *ROOT.glob("training/**/*.py"),
     ]:
         found |= _read_by(path)
-    return found
+    return found - THEIRS
 
 
 def _read_by(path: Path) -> set[str]:

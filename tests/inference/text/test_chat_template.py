@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -255,30 +255,39 @@ def test_a_template_of_absurd_length_is_refused(folder: Path) -> None:
         ChatTemplate("x" * 300_000, tokenizer_from_folder(folder))
 
 
-def test_a_template_sees_no_environment_variables(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def started() -> Callable[[], list[psutil.Process]]:
+    """The template processes that the test has started."""
+    before = {child.pid for child in psutil.Process().children()}
+
+    def those() -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                if child.pid not in before and any("template_process" in part for part in child.cmdline()):
+                    found.append(child)
+        return found
+
+    return those
+
+
+def test_a_template_sees_no_environment_variables(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, started: Callable[[], list[psutil.Process]]
+) -> None:
     monkeypatch.setenv("FLYWHEEL_SECRET_FOR_TEST", "hush")
     template = ChatTemplate("x", tokenizer_from_folder(folder))
     template.encode(user("hi"))
-    (child,) = template_processes()
+    (child,) = started()
     assert "hush" not in Path(f"/proc/{child.pid}/environ").read_text()
     template.close()
 
 
-def template_processes() -> list[psutil.Process]:
-    """Those started by the running test."""
-    shared = {t._host._process.pid for t in _OPEN.values() if t._host._process is not None}
-    found = []
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):
-            if child.pid not in shared and any("template_process" in part for part in child.cmdline()):
-                found.append(child)
-    return found
-
-
-def test_no_process_is_left_when_the_template_is_dropped(folder: Path) -> None:
+def test_no_process_is_left_when_the_template_is_dropped(
+    folder: Path, started: Callable[[], list[psutil.Process]]
+) -> None:
     template = ChatTemplate("x", tokenizer_from_folder(folder))
     template.encode(user("hi"))
-    (child,) = template_processes()
+    (child,) = started()
     del template
     assert not psutil.pid_exists(child.pid)
 
