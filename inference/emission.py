@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 # More generations than this in one script call would hold up the broker's other clients.
 _MAX_APPENDS = 256
 # The rest between two rounds, in seconds. The least is little over a screen's frame: a fast model's tokens go out by
-# twos and threes, and their way to the page takes less from the model that makes the next.
-_LEAST_REST, _MAX_REST = 0.020, 0.05
+# twos and threes, and their way to the page takes less from the model that makes the next. Each generation's own way
+# takes as much again, so the more of them there are, the longer it is.
+_LEAST_REST, _REST_FOR_EACH, _MAX_REST = 0.020, 0.003, 0.05
 # How long stop() waits for a broker that is away.
 _FLUSH_SECONDS = 5.0
 
@@ -146,7 +147,8 @@ class Publisher:
                 pause = min(max(pause * 2, 0.05), 1.0)
                 known = isinstance(error, RedisError)
                 logger.warning("token log not reachable, trying again: %s", error, exc_info=not known)
-            time.sleep(pause or min(max(time.monotonic() - started, _LEAST_REST), _MAX_REST))
+            took = time.monotonic() - started
+            time.sleep(pause or min(max(took, _LEAST_REST, _REST_FOR_EACH * len(round_)), _MAX_REST))
 
     def _append(self, batch: list[Emission]) -> None:
         with self._work:

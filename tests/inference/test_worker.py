@@ -12,13 +12,12 @@ from django.db import InterfaceError, OperationalError, connections
 from django.utils import timezone
 
 from inference import services
-from inference.emission import _MAX_APPENDS, Emission, Publisher
 from inference.engine.interface import Admission, InvalidGrammar, Request, StepOutput
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import JsonSchema, SamplingParams
 from inference.running import Slots
 from inference.signals import generation_ended
-from inference.stream import STEPS_CHANNEL, Append, Event, TokenLog, decode_step, encode_event, text_of
+from inference.stream import Event, text_of
 from inference.worker import WorkerHost
 from tests.services import wait_until
 from webapp.accounts.models import Workspace
@@ -409,106 +408,6 @@ def _in_thread(call: Callable[..., Any], *arguments: Any) -> None:
         call(*arguments)
     finally:
         connections.close_all()
-
-
-class SlowLog(TokenLog):
-    """While it appends, everything else grows: a busy engine beside a busy broker."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.grow: Callable[[], None] = lambda: None
-        self.calls = 0
-
-    def append(self, appends: Any) -> list[int]:
-        answers = super().append(appends)
-        self.calls += 1
-        if self.calls < 6:
-            self.grow()
-        return answers
-
-
-def test_of_many_replies_none_waits_for_others_that_keep_growing() -> None:
-    log = SlowLog()
-    publisher = Publisher(log)
-    emissions = [Emission(f"generation-{n}", 1, []) for n in range(_MAX_APPENDS + 50)]
-    calls_when_logged: dict[str, int] = {}
-
-    def grow() -> None:
-        for emission in emissions:
-            if emission.logged or log.read(emission.generation_id):
-                calls_when_logged.setdefault(emission.generation_id, log.calls)
-        publisher.emit_texts([(emission, "x", [1]) for emission in emissions])
-
-    log.grow = grow
-    publisher.emit_texts([(emission, "x", [1]) for emission in emissions])
-    publisher.start()
-    publisher.flush()
-    publisher.stop()
-    assert max(calls_when_logged.values()) <= 2
-    assert len(calls_when_logged) == len(emissions)
-    assert all(text_of(log.read(emission.generation_id)) == "x" * 6 for emission in emissions)
-
-
-def test_what_comes_while_the_broker_is_busy_is_one_entry_and_nothing_is_lost() -> None:
-    log = TokenLog()
-    publisher, emission = Publisher(log), Emission("generation", 1, [])
-    publisher.emit(emission, "admitted", {"prompt_tokens": 1})
-    for n in range(5):
-        publisher.emit_texts([(emission, f"{n} ", [n])])
-    publisher.emit(emission, "done", {"state": "complete"}, finished=True)
-    publisher.start()
-    publisher.flush()
-    publisher.stop()
-    events = log.read("generation")
-    assert [(event.seq, event.type) for event in events] == [(1, "admitted"), (2, "text"), (3, "done")]
-    assert events[1].data == {"text": "0 1 2 3 4 ", "ids": [0, 1, 2, 3, 4]}
-
-
-def test_what_the_broker_lost_is_logged_again() -> None:
-    log = TokenLog()
-    publisher, emission = Publisher(log), Emission("generation", 1, [])
-    publisher.start()
-    publisher.emit_texts([(emission, "before ", [1])])
-    publisher.flush()
-    log.connection.flushall()
-    publisher.emit_texts([(emission, "after", [2])])
-    publisher.flush()
-    publisher.stop()
-    assert text_of(log.read("generation")) == "before after"
-
-
-def test_a_step_of_which_a_part_is_in_the_log_already_is_published_without_it() -> None:
-    log = TokenLog()
-    entries = [(n + 1, encode_event(1, "text", {"text": str(n), "ids": [n]})) for n in range(3)]
-    log.append([Append("generation", 1, entries[:1])])
-    with log.connection.pubsub(ignore_subscribe_messages=True) as pubsub:
-        pubsub.subscribe(STEPS_CHANNEL)
-        wait_until(lambda: pubsub.get_message() is None and pubsub.subscribed, "the subscription", 5)
-        log.append([Append("generation", 1, entries)])
-        message = wait_until(lambda: pubsub.get_message(timeout=1), "the step", 5)
-    [(_, events)] = decode_step(message["data"], {"generation"})
-    assert [event.seq for event in events] == [2, 3]
-
-
-def test_the_publisher_outlives_an_error_nobody_thought_of() -> None:
-    class Surprising(TokenLog):
-        surprised = False
-
-        def append(self, appends: Any) -> list[int]:
-            if not self.surprised:
-                self.surprised = True
-                raise ValueError("nobody thought of this")
-            return super().append(appends)
-
-    log = Surprising()
-    publisher = Publisher(log)
-    publisher.start()
-    emission = Emission("generation", 1, [])
-    publisher.emit_texts([(emission, "x", [1])])
-    publisher.flush()
-    publisher.stop()
-    assert text_of(log.read("generation")) == "x"
-    assert log.append([Append("generation", 1, [])]) == [1]
 
 
 class HoldingEngine(OneWordEngine):

@@ -42,7 +42,11 @@ def rate(folder: Path, count: int, prompt: str) -> float:
     def run(length: int) -> float:
         for n in range(count):
             request = Request(
-                id=str(n), messages=[{"role": "user", "content": prompt}], sampling=sampling, seed=n
+                id=str(n),
+                messages=[{"role": "user", "content": prompt}],
+                sampling=sampling,
+                seed=n,
+                cache_salt=str(n),  # as people of different workspaces, who share no prompt
             )
             engine.submit(fixed_length(request, length))
         first: dict[str, float] = {}

@@ -82,8 +82,8 @@ def rate(count: int, target: float) -> Iterator[Row]:
         people = cookies(site, count)
         _site_rate(site, people[:1])  # warms up
         alone, through = [], []
-        # One reply's turn is short, and the machine's noise is then more than what is looked for.
-        for _ in range(9 if count == 1 else 3):
+        # From one turn to the next the machine's noise is more than what is looked for.
+        for _ in range(9):
             alone.append(_engine_rate(site, count))
             through.append(_site_rate(site, people))
         yield Row.at_least(
