@@ -8,10 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -27,12 +26,8 @@ from training.datasets.frozen import Manifest
 from training.datasets.problems import DataError
 from training.datasets.progress import Cancelled
 from training.datasets.recipe import Recipe
-from training.datasets.report import Count, Report
 from training.datasets.sources import Reading, Source
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
-
-if TYPE_CHECKING:
-    from training.datasets.reading import ReadSummary
 
 logger = logging.getLogger(__name__)
 Kind, State = DataWork.Kind, DataWork.State
@@ -156,27 +151,15 @@ def _report(work: DataWork, progress: Keeper) -> bool:
         max_tokens=wanted["max_tokens"],
         evaluation=_evaluation(work.dataset, wanted["evaluation"]),
         files=[source.name for source in sources],
+        read=read,
         progress=progress,
         processes=processes(),
     )
-    result = msgspec.to_builtins(_with_reading(report, read))
+    result = msgspec.to_builtins(report)
     if not life.end_work(work=work, expected=State.RUNNING, state=State.READY, result=result):
         return False
     storage.remove_other_work(work)
     return True
-
-
-def _with_reading(report: Report, read: ReadSummary) -> Report:
-    """What was wrong with examples that could not be read is as much a part of the report as what could."""
-    counts = Counter(read.problems) + Counter({count.name: count.count for count in report.problems})
-    return msgspec.structs.replace(
-        report,
-        kind=report.kind or read.kind,
-        read=read.read,
-        usable=read.usable,
-        problems=[Count(code, number) for code, number in counts.most_common()],
-        severities=read.severities | report.severities,
-    )
 
 
 def _preview(work: DataWork, progress: Keeper) -> bool:

@@ -214,7 +214,9 @@ class RecipeForm(forms.Form):
         choices=[("", _("none")), ("exact", _("exact ones")), ("near", _("exact and near ones"))],
     )
     drop_outliers = forms.BooleanField(
-        label=_("Leave out outliers"), required=False, help_text=_("Far longer or shorter than the others.")
+        label=_("Leave out outliers"),
+        required=False,
+        help_text=_("Far from the others in length or make-up."),
     )
     drop_overlap = forms.BooleanField(label=_("Leave out what is in the evaluation data"), required=False)
     max_tokens = forms.IntegerField(

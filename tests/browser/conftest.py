@@ -41,3 +41,11 @@ def browser() -> Iterator[Browser]:
         browser = launch(playwright)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def rows_beside_playwrights_loop() -> Iterator[None]:
+    """Playwright's own event loop runs in this thread, and Django would refuse to use a database beside one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+        yield

@@ -17,16 +17,8 @@ from tests.services import REAL, Site, wait_until
 from training.datasets.frozen import read_manifest, read_split
 from training.models import DatasetVersion, SourceFile
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("rows_beside_playwrights_loop")]
 expect.set_options(timeout=60_000)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _rows_beside_playwrights_loop() -> Iterator[None]:
-    """Playwright's own event loop runs in this thread, and Django would refuse to use a database beside one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,20 +16,12 @@ from tests.conftest import new_site
 from tests.scripted_engine import text_of
 from tests.services import Site
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("rows_beside_playwrights_loop")]
 
 expect.set_options(timeout=20_000)
 PASSWORD = "a quiet harbour 7"
 REPLY = "article.message-assistant"
 DONE = f"{REPLY}[data-state=complete]"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _rows_beside_playwrights_loop() -> Iterator[None]:
-    """Playwright's own event loop runs in this thread, and Django would refuse to use a database beside one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-        yield
 
 
 @pytest.fixture(scope="module")

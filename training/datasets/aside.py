@@ -11,7 +11,7 @@ from pathlib import Path
 
 from training.datasets.problems import DataError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or a quota
 
 
 def disk_full(error: OSError) -> DataError | None:

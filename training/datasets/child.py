@@ -1,23 +1,19 @@
 """A process that reads parts for another: `python -m training.datasets.child`, asked on stdin, answering on stdout.
 
-What a broken file does to a library, it does to this process alone: its memory is limited, whoever asked watches how
-long it is silent, and it ends when they do. Knows no Django and no torch.
+What a broken file does to a library, it does to this process alone. Knows no Django and no torch.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from pathlib import Path
-from queue import SimpleQueue
 
 import msgspec
 
-from training.datasets.limits import CHILD_MEMORY
+from training.datasets.aside import disk_full
 from training.datasets.looking import look_into
-from training.datasets.part import DISK_FULL, Part, PartResult, read_part
+from training.datasets.part import Part, PartResult, read_part
 from training.datasets.problems import DataError
+from training.datasets.process import Say, serve
 from training.datasets.sources import Detected
 
 
@@ -45,51 +41,21 @@ class Answer(msgspec.Struct, omit_defaults=True):
 Ask = ReadPart | Detect
 
 
-def main() -> None:
-    _limit_memory()
-    # Whatever a library prints goes to the log, not among the answers.
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    asked: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_listen, args=(asked,), daemon=True).start()
-
-    def say(answer: Answer) -> None:
-        answers.write(msgspec.json.encode(answer) + b"\n")
-
-    say(Answer(ready=True))
-    while line := asked.get():
-        try:
-            say(_answer(msgspec.json.decode(line, type=Ask), say))
-        except DataError as error:
-            say(Answer(code=error.code, message=error.message))
-        except OSError as error:
-            full = error.errno in DISK_FULL
-            say(Answer(code="disk_full" if full else "cannot_write", message=error.strerror or str(error)))
-
-
-def _listen(asked: SimpleQueue[bytes]) -> None:
-    """Ends the process when whoever asks is gone, in the midst of whatever it does."""
-    for line in sys.stdin.buffer:
-        asked.put(line)
-    os._exit(0)
-
-
-def _answer(ask: Ask, say: object) -> Answer:
-    assert callable(say)
-    if isinstance(ask, Detect):
-        return Answer(detected=look_into(Path(ask.path), ask.name))
-    return Answer(result=read_part(ask.part, Path(ask.folder), lambda done: say(Answer(done=done))))
-
-
-def _limit_memory() -> None:
+def _answer(line: bytes, say: Say) -> None:
     try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = CHILD_MEMORY if hard == resource.RLIM_INFINITY else min(CHILD_MEMORY, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+        ask = msgspec.json.decode(line, type=Ask)
+        if isinstance(ask, Detect):
+            say(Answer(detected=look_into(Path(ask.path), ask.name)))
+        else:
+            result = read_part(ask.part, Path(ask.folder), lambda done: say(Answer(done=done)))
+            say(Answer(result=result))
+    except DataError as error:
+        say(Answer(code=error.code, message=error.message))
+    except OSError as error:
+        full = disk_full(error)
+        message = full.message if full else error.strerror or str(error)
+        say(Answer(code="disk_full" if full else "cannot_write", message=message))
 
 
 if __name__ == "__main__":
-    main()
+    serve(_answer, greeting=Answer(ready=True))

@@ -5,10 +5,7 @@ Knows nothing of what a part holds.
 
 from __future__ import annotations
 
-import os
 import selectors
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,16 +13,15 @@ from typing import NamedTuple
 
 import msgspec
 
-import training
 from training.datasets.child import Answer, Detect, ReadPart
 from training.datasets.limits import STALL
 from training.datasets.part import PartResult
 from training.datasets.problems import DataError
+from training.datasets.process import Process
 from training.datasets.sources import Detected
 
 _DETECTION = 60.0  # seconds
 _TRIES = 2
-_KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "TEMP")
 _answer = msgspec.json.Decoder(Answer)
 
 
@@ -37,56 +33,23 @@ class Asked(NamedTuple):
 
 class _Child:
     def __init__(self) -> None:
-        # Not the site's secrets: this process reads what strangers wrote.
-        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        paths = (str(Path(training.__file__).parents[1]), os.environ.get("PYTHONPATH", ""))
-        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "training.datasets.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            bufsize=0,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._stdin, self.stdout = self.process.stdin, self.process.stdout
-        self.ready, self.asked, self.heard = False, None, time.monotonic()
-        self._rest = b""
-
-    asked: Asked | None
-
-    def ask(self, ask: ReadPart | Detect) -> None:
-        self.heard = time.monotonic()
-        try:
-            self._stdin.write(msgspec.json.encode(ask) + b"\n")
-        except BrokenPipeError:
-            pass  # it has died, which its answers' end tells
+        self.process = Process("training.datasets.child")
+        self.ready = False
+        self.asked: Asked | None = None
 
     def answers(self) -> list[Answer] | None:
         """What it has said by now, waiting for something; None when it has died."""
-        data = os.read(self.stdout.fileno(), 2**16)
-        if not data:
-            return None
-        self.heard = time.monotonic()
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return [_answer.decode(line) for line in lines]
-
-    def end(self) -> int:
-        self.process.kill()
-        code = self.process.wait()
-        self._stdin.close()
-        self.stdout.close()
-        return code
+        lines = self.process.answers()
+        return None if lines is None else [_answer.decode(line) for line in lines]
 
 
 def detect(path: Path, name: str) -> Detected:
     """Raises DataError `file_too_complex`."""
     child, deadline = _Child(), time.monotonic() + _DETECTION
     try:
-        child.ask(Detect(str(path), name))
+        child.process.ask(Detect(str(path), name))
         with selectors.DefaultSelector() as selector:
-            selector.register(child.stdout, selectors.EVENT_READ)
+            selector.register(child.process.stdout, selectors.EVENT_READ)
             while selector.select(max(0.0, deadline - time.monotonic())):
                 answers = child.answers()
                 if answers is None:
@@ -96,7 +59,7 @@ def detect(path: Path, name: str) -> Detected:
                         return answer.detected
         raise DataError("file_too_complex", "The file is too large or too broken to be looked into.")
     finally:
-        child.end()
+        child.process.end()
 
 
 def read_parts(
@@ -118,17 +81,17 @@ def read_parts(
         def start(asked: Asked) -> None:
             child = _Child()
             children.append(child)
-            selector.register(child.stdout, selectors.EVENT_READ, child)
+            selector.register(child.process.stdout, selectors.EVENT_READ, child)
             give(child, asked)
 
         def give(child: _Child, asked: Asked) -> None:
             child.asked = asked
-            child.ask(asked.ask)
+            child.process.ask(asked.ask)
 
         def lose(child: _Child) -> int:
-            selector.unregister(child.stdout)
+            selector.unregister(child.process.stdout)
             children.remove(child)
-            return child.end()
+            return child.process.end()
 
         def died(child: _Child) -> None:
             code, asked = lose(child), child.asked
@@ -160,7 +123,7 @@ def read_parts(
                             give(child, asked)
                         else:
                             lose(child)
-                for child in [each for each in children if time.monotonic() - each.heard > STALL]:
+                for child in [each for each in children if time.monotonic() - each.process.heard > STALL]:
                     lose(child)
                     if child.asked is not None:
                         on_result(child.asked, "Reading it takes too long.")
@@ -168,7 +131,7 @@ def read_parts(
                 on_progress(-1, 0)
         finally:
             for child in children:
-                child.end()
+                child.process.end()
 
 
 def _heard(
@@ -181,7 +144,7 @@ def _heard(
     if child.asked is None:
         return
     if answer.code == "disk_full":
-        raise DataError("disk_full", "The disk is full: make room and try again.")
+        raise DataError(answer.code, answer.message)
     if answer.code:
         raise OSError(answer.message)
     if answer.done is not None:

@@ -12,10 +12,6 @@ from training.datasets.texts import texts_of
 
 _FAR = 6.0  # robust standard deviations
 _LEAST_DEVIATION = (0.1, 0.02)  # so that data of one length or make-up does not make the least difference far
-RULE = (
-    "An example is an outlier where the logarithm of its length, or the share of digits and punctuation in it, is more "
-    f"than {_FAR:g} robust standard deviations (1.4826 times the median absolute deviation) from the median."
-)
 _LETTERS = bytes(set(range(256)) - set(range(0x21, 0x41)) - set(range(0x5B, 0x61)) - set(range(0x7B, 0x7F)))
 
 Features = npt.NDArray[np.float32]  # [n, 2]
@@ -30,7 +26,9 @@ def features_of(examples: Sequence[Example]) -> Features:
 
 
 def find_outliers(features: Features) -> npt.NDArray[np.bool_]:
-    """Of each row whether it is one."""
+    """Of each row whether it is one: where the logarithm of its length, or the share of digits and punctuation in it,
+    is more than _FAR robust standard deviations (1.4826 times the median absolute deviation) from the median.
+    """
     if not len(features):
         return np.zeros(0, bool)
     distance = np.abs(features - np.median(features, axis=0))

@@ -5,7 +5,6 @@ Knows nothing of processes, nor of how a file was cut into parts.
 
 from __future__ import annotations
 
-import errno
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from training.datasets.readers.archive import unpack_each
 from training.datasets.readers.rows import Row
 from training.datasets.sources import Reading, kind_of
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, or a quota
 _BEAT = 0.2  # seconds between two words of how far it is
 _ROW_COST = 16  # bytes that a row counts at least, so that rows of nothing end, too
 

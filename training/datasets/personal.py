@@ -1,6 +1,8 @@
 """Finds personal data that has a form of its own, and puts a word in its place. Knows nothing of where texts are from.
 
 Numbers are believed only where their own rules hold: Luhn's for cards (ISO/IEC 7812), modulo 97 for IBANs (ISO 13616).
+Names, postal addresses, dates of birth, health and other facts about people have no form that a rule could know, and
+are not found.
 """
 
 from __future__ import annotations
@@ -12,11 +14,6 @@ from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 KINDS = ("key", "email", "iban", "card", "ip", "phone")  # where two find the same, the first has it
-UNSEEN = (
-    "Found are email addresses, telephone numbers with a country or area code, payment cards, IBANs, IP addresses and "
-    "secret keys of known forms. Names, postal addresses, dates of birth, health and other facts about people have no "
-    "form that a rule could know, and are not found."
-)
 
 
 class Found(NamedTuple):

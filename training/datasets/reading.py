@@ -14,13 +14,14 @@ from pathlib import Path
 import msgspec
 
 from training.datasets import children
+from training.datasets.aside import disk_full
 from training.datasets.child import ReadPart
 from training.datasets.children import Asked
 from training.datasets.codes import CODES, problem
 from training.datasets.encodings import known
 from training.datasets.examples import Kind
 from training.datasets.limits import PROBLEMS_KEPT, SMALL
-from training.datasets.part import DISK_FULL, Part, PartResult, read_part
+from training.datasets.part import Part, PartResult, read_part
 from training.datasets.plan import plan
 from training.datasets.problems import DataError, Problem
 from training.datasets.progress import Progress, silent
@@ -62,9 +63,7 @@ def read_sources(
         (work / "problems.jsonl").replace(folder / "problems.jsonl")
         return summary
     except OSError as error:
-        if error.errno in DISK_FULL:
-            raise DataError("disk_full", "The disk is full: make room and try again.") from error
-        raise
+        raise disk_full(error) or error from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

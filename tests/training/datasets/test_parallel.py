@@ -13,6 +13,7 @@ import msgspec
 import psutil
 import pytest
 
+from training.datasets.limits import CHILD_MEMORY
 from training.datasets.parallel import Done, run_all
 from training.datasets.problems import DataError
 from training.datasets.progress import Cancelled, silent
@@ -41,6 +42,10 @@ def work(piece: Piece, done: Done) -> Result:
             return Result(piece.number, os.environ.get("SECRET_KEY", "") + os.environ.get("DATABASE_URL", ""))
         case "noise":
             print("a library's greeting")
+        case "greedy":
+            bytearray(2 * CHILD_MEMORY)
+        case "silent":
+            signal.pause()
         case "forever":
             while True:
                 time.sleep(0.01)
@@ -98,6 +103,25 @@ def test_cancelling_stops_work_in_the_midst_of_it() -> None:
     with pytest.raises(Cancelled):
         run_all(work, [Piece(1, "forever")] * 2, stage="working", total=1, processes=2, progress=cancel)
     assert not workers()
+
+
+def test_cancelling_is_heard_although_the_processes_are_silent() -> None:
+    heard: list[int] = []
+
+    def cancel(stage: str, done: int, total: int) -> None:
+        heard.append(done)
+        if len(heard) > 3:  # at the beginning, and what each says before it falls silent
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run_all(work, [Piece(0, "silent")] * 2, stage="working", total=1, processes=2, progress=cancel)
+    assert not workers()
+
+
+def test_a_process_that_takes_too_much_memory_ends_alone() -> None:
+    with pytest.raises(DataError) as caught:
+        run(Piece(1), Piece(2, "greedy"))
+    assert caught.value.code == "worker_lost"
 
 
 def test_children_end_when_their_parent_is_killed() -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from inference.engine.interface import Request
 from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
 from tests.inference.tiny_models import save_gguf
+from tests.services import wait_until
 from tests.training.trainer.conftest import freeze
 from training.datasets.examples import ChatExample, DocumentExample, Example, Message, TranslationExample
 from training.trainer import checkpoints, choices, learner
@@ -235,10 +235,7 @@ def test_memory_that_is_free_meanwhile_does_not_change_how_it_goes_on(bench: Ben
 
 
 def _wait_for_step(output: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
-    while max(Trained(output, 0).losses, default=0) < step:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: max(Trained(output, 0).losses, default=0) >= step, f"step {step}", 120)
 
 
 def test_told_to_stop_it_saves_what_it_learnt_and_says_so(bench: Bench) -> None:
