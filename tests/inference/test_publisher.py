@@ -132,3 +132,15 @@ def test_what_comes_within_a_frame_of_the_screen_goes_out_together(monkeypatch: 
     publisher.stop()
     assert [event.data["text"] for event in log.read("generation")] == ["one ", "two three"]
     assert min(rests) >= _LEAST_REST >= 1 / 60
+
+
+def test_the_more_replies_there_are_the_longer_it_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = TokenLog()
+    publisher = Publisher(log)
+    rests: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", rests.append)
+    publisher.emit_texts([(Emission(f"generation-{n}", 1, []), "word", [1]) for n in range(12)])
+    publisher.start()
+    publisher.flush()
+    publisher.stop()
+    assert 0.03 < rests[0] <= 0.05

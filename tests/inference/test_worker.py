@@ -233,6 +233,47 @@ def test_who_comes_later_need_not_wait_behind_all_that_another_workspace_sent(
     assert ended(waiting).state == "complete"
 
 
+def test_who_was_claimed_in_anothers_place_keeps_it(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], elsewhere: Workspace, model: ServedModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Else what looks for claims that broke off halfway gives it back while it runs."""
+    monkeypatch.setattr(OneWordEngine, "step", lambda engine: [])
+    first, waiting = ask(), ask()
+    host = start()
+    host.run(str(first.id))
+    late = services.start_generation(
+        workspace=elsewhere, model=model, messages=[{"role": "user", "content": "Hello"}]
+    )
+    host.run(str(waiting.id))
+    looked, claimed = threading.Semaphore(0), host.lease.claimed
+
+    def looking() -> list[Generation]:
+        looked.release()
+        return claimed()
+
+    monkeypatch.setattr(host.lease, "claimed", looking)
+    assert looked.acquire(timeout=10)
+    assert looked.acquire(timeout=10)  # the first look is over
+    late.refresh_from_db()
+    assert (late.state, late.attempt) == ("running", 1)
+
+
+def test_a_place_is_not_given_up_because_another_worker_was_faster(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, mine = ask(), ask()
+    busy = Worker.objects.create(
+        hostname="elsewhere", pid=1, lease_expires_at=timezone.now() + timedelta(minutes=1)
+    )
+    services.claim_generation(generation_id=gone.id, worker_id=busy.id)
+    turns = iter([gone.id])
+    look = services.next_queued
+    monkeypatch.setattr(services, "next_queued", lambda: next(turns, None) or look())
+    start().run(str(gone.id))
+    assert ended(mine).state == "complete"
+
+
 def test_a_reply_does_not_wait_for_a_title(
     start: Callable[[], WorkerHost], ask: Callable[[], Generation], workspace: Workspace, model: ServedModel
 ) -> None:
