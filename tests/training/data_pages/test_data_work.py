@@ -12,11 +12,13 @@ from django.test import Client
 from django.utils import timezone
 
 from training import data_worker, services, storage, tasks, uploads, work
+from training.datasets.frozen import SPLITS, Manifest, SplitInfo, content_hash
 from training.datasets.problems import DataError
 from training.datasets.progress import Cancelled
 from training.datasets.recipe import Recipe
+from training.datasets.report import Report
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
-from webapp.accounts.models import User
+from webapp.accounts.models import User, Workspace
 from webapp.core.errors import UserError
 
 pytestmark = pytest.mark.django_db
@@ -92,6 +94,61 @@ def test_work_of_a_silent_worker_goes_to_another_and_the_first_changes_nothing_m
     assert (waiting.state, waiting.attempt) == (State.READY, 2)
     assert not work.keep_work(work=first, stage="reading", done=1, total=2)
     assert not work.end_work(work=first, expected=State.RUNNING, state=State.FAILED)
+
+
+def test_a_worker_that_was_thought_dead_cannot_end_what_another_does(waiting: DataWork) -> None:
+    first = work.claim_work(work_id=waiting.pk)
+    assert first is not None
+    silent(first)
+    tasks.reap()
+    second = work.claim_work(work_id=waiting.pk)
+    assert second is not None
+    assert not work.end_work(
+        work=first, expected=State.RUNNING, state=State.READY, result={"of": "the first"}
+    )
+    assert work.end_work(work=second, expected=State.RUNNING, state=State.READY, result={"of": "the second"})
+    waiting.refresh_from_db()
+    assert waiting.result == {"of": "the second"}
+
+
+def test_a_version_that_another_worker_is_making_is_not_put_in_its_place(
+    report: DataWork, dataset: Dataset, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice)
+    assert version.work is not None
+
+    def taken_over(folder: Path, recipe: Recipe, out: Path, **_: object) -> Manifest:
+        DataWork.objects.filter(pk=version.work_id).update(attempt=2)
+        out.mkdir(parents=True)
+        splits = {name: SplitInfo(1, "0" * 64) for name in SPLITS}
+        return Manifest(1, "labelled", content_hash("labelled", splits), "", recipe, splits, [])
+
+    monkeypatch.setattr("training.datasets.clean.freeze", taken_over)
+    tasks.run(str(version.work_id))
+    version.refresh_from_db()
+    assert version.state == DatasetVersion.State.BUILDING
+    assert not storage.version_folder(version).exists()
+
+
+def test_data_is_never_compared_with_that_of_another_workspace(
+    dataset: Dataset, source: SourceFile, elsewhere: Workspace, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[list[Path]] = []
+
+    def noting(folder: Path, *, evaluation: list[Path], **_: object) -> Report:
+        compared.append(evaluation)
+        raise DataError("noted", "Noted.")
+
+    monkeypatch.setattr("training.datasets.profile.profile", noting)
+    for workspace in (elsewhere, dataset.workspace):
+        other = Dataset.objects.create(workspace=workspace, name="Other", created_by=None)
+        version = DatasetVersion.objects.create(
+            dataset=other, number=1, state=DatasetVersion.State.READY, recipe={}, parent="", content_hash="1"
+        )
+        made = services.start_report(dataset=dataset, evaluation=str(version.pk))
+        tasks.run(str(made.pk))
+    assert compared[0] == []
+    assert len(compared[1]) == 2
 
 
 def test_work_whose_workers_die_again_and_again_fails_and_says_why(

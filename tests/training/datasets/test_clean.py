@@ -136,6 +136,32 @@ def test_no_near_duplicates_and_no_group_lie_across_splits(tmp_path: Path) -> No
         assert len(theirs) == 1
 
 
+def test_what_nearly_repeats_a_member_of_a_group_goes_where_the_group_goes(tmp_path: Path) -> None:
+    records: list[Record] = []
+    for n in range(40):
+        texts = sentence(f"a{n}", 20), sentence(f"c{n}", 20)
+        records += [Record(chat(text, "yes"), 0, len(records) + 1, "", f"person {n}") for text in texts]
+        records.append(Record(chat(texts[0] + " so", "yes"), 0, len(records) + 1))
+    folder = write_records(tmp_path / "work", records)
+    freeze(folder, Recipe(deduplicate="", split=Split(0.3, 0.3)), tmp_path / "version", parent="")
+    contents = frozen(tmp_path / "version")
+    split_of = {ex.messages[0].content: name for name, some in contents.items() for ex in some}  # type: ignore[union-attr]
+    placed = [split_of[r.example.messages[0].content] for r in records]  # type: ignore[union-attr]
+    assert set(placed) == {*SPLITS}
+    assert all(len({*placed[n : n + 3]}) == 1 for n in range(0, len(placed), 3))
+
+
+def test_another_salt_puts_other_examples_to_the_test(tmp_path: Path) -> None:
+    folder = write_records(tmp_path / "work", SIXTY)
+    tests = []
+    for salt in ("one", "two"):
+        freeze(folder, Recipe(split=Split(0, 0.4, salt)), tmp_path / salt, parent="")
+        tests.append(frozen(tmp_path / salt)["test"])
+    assert tests[0]
+    assert tests[1]
+    assert tests[0] != tests[1]
+
+
 def test_what_is_cut_to_the_same_text_is_in_one_split(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "tiny")
     shared = [sentence(n, 40) for n in range(20)]
