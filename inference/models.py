@@ -10,9 +10,20 @@ from webapp.accounts.models import Workspace
 
 
 class ServedModel(models.Model):
-    """A base model this site can answer with: a GGUF file or a Hugging Face folder on this machine."""
+    """A model this site can answer with: a GGUF file or a Hugging Face folder on this machine, or an adapter to one.
 
-    name = models.CharField(max_length=120, unique=True)  # "smollm2-135m-instruct"
+    What came of a workspace's own training is that workspace's; everything else is everybody's.
+    """
+
+    name = models.CharField(
+        max_length=200, unique=True
+    )  # "smollm2-135m-instruct", "ft:BASE:WORKSPACE:SUFFIX:ID"
+    workspace = models.ForeignKey(
+        Workspace, on_delete=models.CASCADE, null=True, related_name="served_models"
+    )  # None: everybody's
+    base = models.ForeignKey(
+        "self", on_delete=models.PROTECT, null=True, related_name="adapters"
+    )  # of an adapter: the model it changes; everything below but the digest is that model's, too
     path = models.CharField(max_length=500)  # absolute, or relative to $FLYWHEEL_HOME/models
     digest = models.CharField(max_length=64)  # SHA-256 of the content: what "exactly this model" means
     architecture = models.CharField(max_length=40)
@@ -70,7 +81,8 @@ class Generation(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="generations")
     purpose = models.CharField(max_length=20, default="reply")  # "reply", "title"
-    model = models.ForeignKey(ServedModel, on_delete=models.PROTECT, related_name="+")
+    # RESTRICT, not PROTECT: a workspace goes with both its models and what they said.
+    model = models.ForeignKey(ServedModel, on_delete=models.RESTRICT, related_name="+")
     messages = models.JSONField()  # [{"role": "system"|"user"|"assistant", "content": str}]
     params = models.JSONField(
         default=dict

@@ -6,7 +6,7 @@ import uuid
 
 from django.db import models
 
-from inference.models import Generation
+from inference.models import Generation, ServedModel
 from webapp.accounts.models import User, Workspace
 
 
@@ -22,6 +22,9 @@ class Conversation(models.Model):
     title_generation = models.OneToOneField(
         Generation, on_delete=models.SET_NULL, null=True, related_name="titled_conversation"
     )
+    model = models.ForeignKey(
+        ServedModel, on_delete=models.SET_NULL, null=True, related_name="+"
+    )  # None: the site's default
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField()  # of the last message: the list is ordered by it
 
