@@ -19,6 +19,7 @@ from django.utils.module_loading import import_string
 
 from inference import services
 from inference.emission import Emission, Publisher
+from inference.engine import allocator
 from inference.engine.interface import Engine, EngineBusy, EngineError, StepOutput
 from inference.finisher import BROKE, Finisher
 from inference.lease import Lease, database_work
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _RELOAD_SECONDS = 5.0
 _DEADLINES_EVERY = 0.5
+# So long after the last reply, the memory that steps used goes back to the machine.
+_REST_AFTER = 5.0
 # A step of a thousand replies makes ten thousand objects, and drops them all again without the collector's help.
 _COLLECT_AFTER = (20_000, 20, 50)
 _OTHER_MODEL = "No worker serves the model of this reply right now. Try again."
@@ -61,6 +64,7 @@ class EngineThread:
         self._wake = threading.Event()
         self._running: dict[str, Running] = {}
         self._deadlines_checked = 0.0
+        self._rest_at: float | None = None  # once, after work
         self._thread = threading.Thread(target=self._drive_or_give_up, name="engine", daemon=True)
 
     # --- other threads --------------------------------------------------------------------------------------
@@ -119,8 +123,10 @@ class EngineThread:
             self._check_deadlines()
             if self._engine is not None and self._engine.has_work:
                 self._put_out(self._engine.step())
+                self._rest_at = time.monotonic() + _REST_AFTER
             else:
                 self._wait()
+                self._rest()
         # What we emitted is in the log before another worker can read it.
         self._publisher.flush()
         for running in self._running.values():
@@ -131,6 +137,11 @@ class EngineThread:
         # Woken by a new generation or a stop; the timeout is for deadlines only.
         self._wake.wait(_DEADLINES_EVERY)
         self._wake.clear()
+
+    def _rest(self) -> None:
+        if self._rest_at is not None and time.monotonic() > self._rest_at:
+            self._rest_at = None
+            allocator.give_back()
 
     def _drain(self) -> list[Running | str]:
         items: list[Running | str] = []

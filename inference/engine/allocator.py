@@ -23,6 +23,6 @@ def keep_what_steps_use() -> None:
 
 
 def give_back() -> None:
-    """What loading used and freed."""
+    """What loading or steps used and freed. Takes some milliseconds, and the next steps some more."""
     if glibc := _glibc():
         glibc.malloc_trim(0)

@@ -19,6 +19,8 @@ from inference.engine.kv_cache import KVCache
 # A chunk of more tokens than this, in bf16, is attended to by plain batched products: on two cores about twice as fast
 # as the fused kernel, and as exact (perplexity of 17,000 tokens in chunks of 128: 11.931, fused 11.939, fp32 11.926).
 _FUSED_TOKENS = 16
+# So are sequences from their first token on, several together; longer ones gain more by never looking ahead.
+_PRODUCTS_TOKENS = 128
 # Scores it may hold at once [numbers]; where there are more, writing them down costs what it saves.
 _MOST_SCORES = 2**22
 
@@ -54,6 +56,15 @@ class _Chunk:
     masks: Masks  # [count, keys]; none where the chunk starts the sequence and no window hides any of it
 
 
+@dataclass(frozen=True)
+class _Beginnings:
+    """The first tokens of several sequences of similar length, attended to as one batch."""
+
+    rows: slice | torch.Tensor  # of the step's tokens, [sequences * longest]; shorter ones repeat their last
+    own: torch.Tensor | None  # which of them are not repeated; None is all
+    mask: torch.Tensor  # [longest, longest]
+
+
 class PagedAttention:
     """An `Attend` for one step. What depends on the sequences alone is computed once, not once a layer."""
 
@@ -64,17 +75,21 @@ class PagedAttention:
         together &= 2 * sum(lengths) > len(lengths) * max(lengths)
         self.positions, self.slots = positions_and_slots(spans, cache.device)
         self._chunks: list[_Chunk] = []
+        beginnings: dict[int, list[tuple[int, int]]] = defaultdict(list)
         groups: dict[int, list[tuple[int, Span]]] = defaultdict(list)
         row = 0
         for span in spans:
             if span.count == 1:
                 # At most half of a group's keys are padding, however different the sequences are.
                 groups[0 if together else (span.start // BLOCK_SIZE).bit_length()].append((row, span))
+            elif _is_beginning(cache, span):
+                beginnings[(span.count - 1).bit_length()].append((row, span.count))
             else:
                 self._chunks.append(_chunk(cache, row, span))
             row += span.count
+        self._beginnings = [_beginnings(cache, members) for members in beginnings.values()]
         # Whether the step is one group of single tokens and nothing else.
-        self.uniform = len(groups) == 1 and not self._chunks
+        self.uniform = len(groups) == 1 and not (self._chunks or self._beginnings)
         self.singles = [_single_tokens(cache, members, self.uniform) for members in groups.values()]
 
     def __call__(
@@ -87,6 +102,13 @@ class PagedAttention:
         for single in self.singles:
             assert single.rows is not None
             out[single.rows] = attend_single_tokens(self.cache, layer, single, query[single.rows])
+        for group in self._beginnings:
+            attended = _attend_beginnings(group, query[group.rows], key[group.rows], value[group.rows])
+            if group.own is None:
+                out[group.rows] = attended
+            else:
+                assert isinstance(group.rows, torch.Tensor)
+                out[group.rows[group.own]] = attended[group.own]
         for chunk in self._chunks:
             rows = slice(chunk.first_row, chunk.first_row + chunk.span.count)
             out[rows] = self._attend_chunk(layer, chunk, query[rows], key[rows], value[rows])
@@ -129,6 +151,26 @@ def attend_single_tokens(
     return out.reshape(query.shape)
 
 
+def _attend_beginnings(
+    group: _Beginnings, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+) -> torch.Tensor:
+    """query [sequences * longest, heads, head_dim]; key, value [sequences * longest, kv_heads, head_dim]."""
+    longest, (_, kv_heads, dim) = len(group.mask), key.shape
+    folded = query.view(-1, longest, kv_heads, query.shape[1] // kv_heads, dim).transpose(1, 2)
+    keys, values = (both.view(-1, longest, kv_heads, dim).transpose(1, 2) for both in (key, value))
+    out = _products(folded.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), group.mask)
+    return out.view(folded.shape).transpose(1, 2).reshape(query.shape)
+
+
+def _is_beginning(cache: KVCache, span: Span) -> bool:
+    return (
+        span.start == 0
+        and _FUSED_TOKENS < span.count <= _PRODUCTS_TOKENS
+        and cache.dtype == torch.bfloat16
+        and not any(window is not None and window < span.count for window in cache.layer_windows)
+    )
+
+
 def _is_for_products(mask: torch.Tensor, query: torch.Tensor) -> bool:
     count, heads, _ = query.shape
     return query.dtype == torch.bfloat16 and count > _FUSED_TOKENS and mask.numel() * heads <= _MOST_SCORES
@@ -137,10 +179,11 @@ def _is_for_products(mask: torch.Tensor, query: torch.Tensor) -> bool:
 def _products(
     folded: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
-    """folded [kv_heads, count, group, head_dim]; keys, values [kv_heads, keys, head_dim] -> as folded."""
-    kv_heads, count, group, dim = folded.shape
-    masks = mask.repeat_interleave(group, dim=0).expand(kv_heads, -1, -1)
-    queries = folded.reshape(kv_heads, count * group, dim)
+    """folded [batch, count, group, head_dim]; keys, values [batch, keys, head_dim] -> as folded. `batch`: key-value
+    heads, of one sequence or several."""
+    batch, count, group, dim = folded.shape
+    masks = mask.repeat_interleave(group, dim=0).expand(batch, -1, -1)
+    queries = folded.reshape(batch, count * group, dim)
     scores = torch.baddbmm(masks, queries, keys.transpose(1, 2), alpha=dim**-0.5)
     return torch.bmm(scores.softmax(dim=-1), values).view(folded.shape)
 
@@ -179,6 +222,19 @@ def _chunk(cache: KVCache, row: int, span: Span) -> _Chunk:
         windows = {window for window in windows if window is not None and window < end}
     positions = torch.arange(span.start, end, device=cache.device)
     return _Chunk(row, span, table, _masks(positions, end, windows, cache.dtype))
+
+
+def _beginnings(cache: KVCache, members: list[tuple[int, int]]) -> _Beginnings:
+    """`members`: their first rows and how many they have, in the order of rows."""
+    longest = max(count for _, count in members)
+    mask = _masks(torch.arange(longest, device=cache.device), longest, {None}, cache.dtype)[None]
+    first, end = members[0][0], members[0][0] + longest * len(members)
+    if members == [(row, longest) for row in range(first, end, longest)]:
+        return _Beginnings(slice(first, end), None, mask)
+    places = [(row + min(at, count - 1), at < count) for row, count in members for at in range(longest)]
+    rows = to_device([row for row, _ in places], cache.device)
+    own = to_device([at for at, (_, is_own) in enumerate(places) if is_own], cache.device)
+    return _Beginnings(rows, own, mask)
 
 
 def _masks(positions: torch.Tensor, keys: int, windows: set[int | None], dtype: torch.dtype) -> Masks:

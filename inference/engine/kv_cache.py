@@ -6,6 +6,10 @@ the blocks of many sequences are gathered by one index_select that copies long r
 
 from __future__ import annotations
 
+import contextlib
+import math
+import mmap
+
 import numpy as np
 import torch
 
@@ -31,8 +35,10 @@ class KVCache:
         self.layer_windows = config.layer_windows
         self.num_blocks = blocks_for(capacity) + 1
         self.capacity = (self.num_blocks - 1) * BLOCK_SIZE
-        shape = (self.num_blocks, BLOCK_SIZE, 2 * self.kv_heads, self.head_dim)
-        self.layers = [_zeros(shape, dtype, device) for _ in range(layers or config.num_layers)]
+        shape = (
+            layers or config.num_layers, self.num_blocks, BLOCK_SIZE, 2 * self.kv_heads, self.head_dim
+        )  # fmt: skip
+        self.layers = [*_zeros(shape, dtype, device)]
         self._rows = [layer.view(-1, 2 * self.kv_heads, self.head_dim) for layer in self.layers]
 
     @property
@@ -68,6 +74,10 @@ class KVCache:
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    # numpy asks the system for zeroed pages, which cost nothing until written; torch.zeros would write them all.
-    count = int(np.prod(shape)) * dtype.itemsize
-    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(dtype).view(shape)
+    # Zeroed pages cost nothing until they are used; torch.zeros would write them all. Large ones, where there are such:
+    # taking small ones as prompts come in was a fortieth of reading them.
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.from_numpy(np.frombuffer(pages, dtype=np.uint8)).view(dtype).view(shape)
