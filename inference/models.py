@@ -54,6 +54,17 @@ class ServedModel(models.Model):
         """Where its files are."""
         return (settings.FLYWHEEL_HOME if self.workspace_id else settings.MODELS_DIR) / self.path
 
+    @property
+    def label(self) -> str:
+        """What people call it: of "ft:BASE:WORKSPACE:SUFFIX:ID" the suffix."""
+        parts = self.name.split(":")
+        return ":".join(parts[3:-1]) if parts[0] == "ft" and len(parts) > 4 else self.name
+
+    @property
+    def is_served(self) -> bool:
+        """Whether workers answer with it: they load the default model, and take its adapters as they are asked for."""
+        return self.removed_at is None and (self.base or self).is_default
+
 
 class Worker(models.Model):
     """An inference worker process and its lease. Its generations are its own while the lease runs."""
