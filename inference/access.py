@@ -22,12 +22,11 @@ def models_for(workspace: Workspace) -> QuerySet[ServedModel]:
     )
 
 
-def get_model(workspace: Workspace, model_id: object) -> ServedModel:
+def get_model(workspace: Workspace, model_id: str) -> ServedModel:
     """One of `models_for`. Raises NotFound for all others, and for what is no id."""
-    try:
-        found = models_for(workspace).filter(pk=int(str(model_id))).first()
-    except (ValueError, OverflowError):
-        found = None
+    found = None
+    if model_id.isascii() and model_id.isdigit() and len(model_id) < 19:
+        found = models_for(workspace).filter(pk=int(model_id)).first()
     if found is None:
         raise NotFound(_("That model"))
     return found

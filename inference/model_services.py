@@ -161,18 +161,18 @@ def _add_trained(
     return model
 
 
-def remove_model(*, model: ServedModel) -> None:
+def remove_model(*, name: str) -> ServedModel:
     """Takes a workspace's model out of service and deletes its files. The replies it gave keep its name.
 
-    Raises UserError `model_in_use` where replies are still being written with it, or adapters are made for it, and
-    `not_removable` for a model that is everybody's.
+    Raises UserError `unknown_model`, `not_removable` for a model that is everybody's, and `model_in_use` where replies
+    are still being written with it, or adapters are made for it.
     """
-    if model.workspace_id is None:
-        raise UserError(
-            "not_removable", f"{model.name} is everybody's; only what came of training is removed."
-        )
     with transaction.atomic():
-        model = ServedModel.objects.select_for_update().get(pk=model.pk)
+        model = ServedModel.objects.select_for_update().filter(name=name, removed_at=None).first()
+        if model is None:
+            raise UserError("unknown_model", f"No model is called {name!r}; see: manage.py models list")
+        if model.workspace_id is None:
+            raise UserError("not_removable", f"{name} is everybody's; only what came of training is removed.")
         writing = Generation.objects.filter(model=model).exclude(state__in=Generation.TERMINAL)
         if count := writing.count():
             raise UserError(
@@ -182,10 +182,10 @@ def remove_model(*, model: ServedModel) -> None:
             )
         if adapter := model.adapters.filter(removed_at=None).first():
             raise UserError("model_in_use", f"{adapter.name} is made for it. Remove that first.", status=409)
-        if model.removed_at is None:
-            model.removed_at = timezone.now()
-            model.save(update_fields=["removed_at"])
+        model.removed_at = timezone.now()
+        model.save(update_fields=["removed_at"])
         transaction.on_commit(partial(model_storage.remove, model.location))
+    return model
 
 
 def remove_orphans() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from django.conf import LazySettings
+from django.core.management import CommandError, call_command
 from django.db import transaction
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
@@ -192,7 +194,7 @@ def test_a_model_that_is_writing_is_not_removed(
     model = model_services.add_adapter(workspace=workspace, base=base, name=NAME, source=source)
     start_generation(workspace=workspace, model=model, messages=[{"role": "user", "content": "Hi"}])
     with pytest.raises(UserError, match="is writing 1 replies") as caught:
-        model_services.remove_model(model=model)
+        model_services.remove_model(name=model.name)
     assert caught.value.code == "model_in_use"
     assert len(kept(home)) == 1
 
@@ -208,13 +210,13 @@ def test_a_removed_model_loses_its_files_and_keeps_its_name_on_replies(
     said = start_generation(workspace=workspace, model=model, messages=[{"role": "user", "content": "Hi"}])
     Generation.objects.update(state="complete")
     with django_capture_on_commit_callbacks(execute=True):
-        model_services.remove_model(model=model)
+        model_services.remove_model(name=model.name)
     assert kept(home) == []
     said.refresh_from_db()
     assert said.model.name == NAME
     assert said.model.removed_at is not None
     with pytest.raises(UserError, match="everybody's"):
-        model_services.remove_model(model=base)
+        model_services.remove_model(name=base.name)
 
 
 def test_a_model_with_adapters_is_not_removed(source: Path, workspace: Workspace, tmp_path: Path) -> None:
@@ -224,4 +226,29 @@ def test_a_model_with_adapters_is_not_removed(source: Path, workspace: Workspace
     )
     model_services.add_adapter(workspace=workspace, base=whole, name=NAME, source=source)
     with pytest.raises(UserError, match="is made for it"):
-        model_services.remove_model(model=whole)
+        model_services.remove_model(name=whole.name)
+
+
+def test_the_models_command_lists_them_apart_and_removes_them(
+    base: ServedModel, source: Path, workspace: Workspace, tmp_path: Path, home: Path
+) -> None:
+    def models(*arguments: str) -> str:
+        output = io.StringIO()
+        call_command("models", *arguments, stdout=output)
+        return output.getvalue()
+
+    save_model(tmp_path / "whole")
+    model_services.add_workspace_model(workspace=workspace, name="ft:whole", source=tmp_path / "whole")
+    model_services.add_adapter(workspace=workspace, base=base, name=NAME, source=source)
+    installed, of_workspaces = models("list").split("\nCatalog")[0].split("Of workspaces:")
+    assert "tiny" in installed
+    assert NAME not in installed
+    assert f"{NAME}  " in of_workspaces
+    assert "adapter to tiny, of Acme" in of_workspaces
+    assert "a whole model, served by no worker" in of_workspaces
+    assert "is removed" in models("remove", NAME)
+    assert NAME not in models("list")
+    with pytest.raises(CommandError, match="No model is called"):
+        models("remove", NAME)
+    with pytest.raises(CommandError, match="everybody's"):
+        models("remove", "tiny")

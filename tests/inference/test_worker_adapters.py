@@ -240,7 +240,7 @@ def test_an_adapter_that_was_removed_says_so(
     adapter: Callable[..., ServedModel], start: Callable[[], WorkerHost], ask: Any
 ) -> None:
     model = adapter("gone")
-    model_services.remove_model(model=model)
+    model_services.remove_model(name=model.name)
     generation = ask(model)
     start().run(str(generation.id))
     assert (ended(generation).error_code, generation.error_message) == (
