@@ -107,9 +107,12 @@ def _values(examples: Examples, beat: Callable[[], None]) -> Survey:
             "data", f"Every example to learn from has the number {value:g}, so there is nothing to predict."
         )
     total = counted.total()
-    mean = math.fsum(value * number for value, number in counted.items()) / total
-    variance = math.fsum((value - mean) ** 2 * number for value, number in counted.items()) / total
-    if not math.isfinite(variance) or not variance:
+    try:
+        mean = math.fsum(value * number for value, number in counted.items()) / total
+        variance = math.fsum((value - mean) ** 2 * number for value, number in counted.items()) / total
+    except OverflowError:
+        variance = 0.0
+    if not variance:
         raise TrainingFailure("data", "The numbers are too large or too close together to be learnt.")
     return Survey("regression", examples=total, mean=mean, std=math.sqrt(variance))
 
