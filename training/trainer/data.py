@@ -10,7 +10,7 @@ import random
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate, islice, pairwise
 from typing import Self
 
 import torch
@@ -66,7 +66,7 @@ class TokenizedSplit:
     @property
     def lengths(self) -> list[int]:
         starts = [start for start, _, _ in self._examples]
-        return [end - start for start, end in zip(starts, [*starts[1:], len(self._ids)], strict=True)]
+        return [end - start for start, end in pairwise([*starts, len(self._ids)])]
 
     def spans(self, max_length: int) -> list[Span]:
         """Longer examples are cut, documents divided; those without a trained token are left out."""
