@@ -20,7 +20,7 @@ from training.datasets.examples import LabelledExample
 from training.encoding import Encoder
 from training.trainer.attention import PackedAttention
 from training.trainer.data import chunks
-from training.trainer.evaluation import Kind
+from training.trainer.evaluation import THRESHOLD, Kind
 from training.trainer.failures import TrainingFailure
 from training.trainer.labelled_split import LabelledSplit, Target
 from training.trainer.lora import LoraAdapter
@@ -39,7 +39,7 @@ class Card(msgspec.Struct, kw_only=True):
     kind: Kind
     labels: list[str]  # of the outputs, in order; regression has one output and no label
     pooling: Literal["last"] = "last"  # the head reads the last token's final state, normed
-    threshold: float = 0.5  # of multi-label: from which probability on a text has a label
+    threshold: float = THRESHOLD  # of multi-label: from which probability on a text has a label
     mean: float  # of regression: the output times `std` plus `mean` is in the unit of the data
     std: float
     max_length: int  # tokens; what is beyond is cut off

@@ -16,6 +16,7 @@ from training.trainer.evaluation import (
     MOST_DRAWN,
     ROC_POINTS,
     SCATTER_POINTS,
+    THRESHOLD,
     Averages,
     Classification,
     ClassScore,
@@ -28,7 +29,6 @@ from training.trainer.survey import Survey
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-_THRESHOLD = 0.5
 
 
 def score(
@@ -46,7 +46,7 @@ def score(
 
 def _classification(survey: Survey, outputs: Floats, truth: Flags, about: dict[str, Any]) -> Classification:
     several = survey.kind == "multilabel"
-    answers = outputs >= _THRESHOLD if several else np.zeros_like(truth)
+    answers = outputs >= THRESHOLD if several else np.zeros_like(truth)
     if not several:
         answers[np.arange(len(answers)), outputs.argmax(axis=1)] = True
     reasons: dict[str, str] = {}
