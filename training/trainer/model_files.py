@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from inference.engine.adapters import PRODUCTS, module_shapes
+from inference.engine.adapter_file import PRODUCTS, module_shapes
 from inference.engine.config import ModelConfig
 from inference.engine.model import Layer, LlamaModel, QKNorm
 from inference.formats.model_files import find_model
