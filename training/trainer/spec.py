@@ -38,6 +38,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "lora.r": (1, 256),
     "lora.alpha": (0.01, 4096),
     "lora.dropout": (0.0, 0.9),
+    "folds": (0, 20),
+    "fold": (0, 20),
 }
 _MOST_PROMPTS = 16
 
@@ -56,6 +58,8 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     base: str  # the model: a GGUF or a folder
     dataset: str  # the folder of a frozen dataset
     output: str  # a folder: what is learnt, checkpoints, metrics.jsonl, status.json
+    # "language" learns to write: conversations, documents, translations; the others judge a labelled text.
+    task: Literal["language", "classification", "regression"] = "language"
     method: Literal["lora", "full"] = "lora"
     lora: Lora = msgspec.field(default_factory=Lora)
 
@@ -91,6 +95,13 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     prompts: list[str] = []  # asked at each checkpoint
     sample_tokens: int = 64  # of each answer
 
+    # Of classification and regression.
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: as if all labels were equally common
+    folds: int = (
+        0  # cross-validation: parts that train and validation are divided into; 0: as they were frozen
+    )
+    fold: int = 0  # which part is held back, from 1
+
 
 def read_spec(path: Path) -> Spec:
     """Raises TrainingFailure `spec`, which names every knob that is out of its range."""
@@ -119,5 +130,28 @@ def check(spec: Spec) -> None:
         )
     if len(spec.prompts) > _MOST_PROMPTS:
         wrong.append(f"prompts are {len(spec.prompts)} and may be at most {_MOST_PROMPTS}")
+    wrong += _wrong_for_task(spec)
     if wrong:
         raise TrainingFailure("spec", f"{'; '.join(wrong)}.")
+
+
+def _wrong_for_task(spec: Spec) -> list[str]:
+    wrong = []
+    if spec.task == "language":
+        for name, unset in (("folds", 0), ("fold", 0), ("class_weights", "none")):
+            if getattr(spec, name) != unset:
+                wrong.append(f"{name} is only for classification and regression")
+    elif spec.prompts:
+        wrong.append(f"prompts are only for language, and what learns {spec.task} answers none")
+    if spec.task == "regression":
+        if spec.label_smoothing:
+            wrong.append("label_smoothing is only for labels, and regression has none")
+        if spec.class_weights != "none":
+            wrong.append("class_weights is only for labels, and regression has none")
+    if spec.folds == 1:
+        wrong.append("folds is 1 and may be 0 or from 2 to 20")
+    elif spec.folds and not 1 <= spec.fold <= spec.folds:
+        wrong.append(f"fold is {spec.fold} and may be from 1 to {spec.folds}, the folds")
+    elif spec.fold and not spec.folds:
+        wrong.append("fold is only for where there are folds")
+    return wrong
