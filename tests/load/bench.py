@@ -64,6 +64,7 @@ def benchmarks() -> dict[str, Benchmark]:
         sockets,
         streaming,
         throughput,
+        trainer,
         turns,
     )
 
@@ -90,6 +91,10 @@ def benchmarks() -> dict[str, Benchmark]:
         "engine.adapters.load": adapters.loading,
         "data.million": datasets.million_rows,
         "data.fifty": datasets.fifty_rows,
+        "trainer.speed": trainer.speed,
+        "trainer.loss": trainer.loss,
+        "trainer.memory": trainer.memory,
+        "trainer.chatterbot": trainer.small_corpus,
     }
 
 
