@@ -61,6 +61,7 @@ def benchmarks() -> dict[str, Benchmark]:
         lookup,
         memory,
         precision,
+        scratch,
         sockets,
         streaming,
         throughput,
@@ -95,6 +96,7 @@ def benchmarks() -> dict[str, Benchmark]:
         "trainer.loss": trainer.loss,
         "trainer.memory": trainer.memory,
         "trainer.chatterbot": trainer.small_corpus,
+        "trainer.scratch": scratch.from_scratch,
     }
 
 

@@ -42,7 +42,12 @@ def _learn(folder: Path) -> tuple[float, float, float]:
     spec = folder / "spec.json"
     spec.write_text(
         json.dumps(
-            {"task": "scratch", "size": _LAYERS, "dataset": str(folder / "frozen"), "output": str(folder / "job")}
+            {
+                "task": "scratch",
+                "size": _LAYERS,
+                "dataset": str(folder / "frozen"),
+                "output": str(folder / "job"),
+            }
         )
     )
     began = time.time()

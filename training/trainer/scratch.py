@@ -22,7 +22,7 @@ from training.datasets.frozen import read_manifest, read_split
 from training.trainer.checkpoints import is_whole, write_folder
 from training.trainer.failures import TrainingFailure
 from training.trainer.spec import Spec
-from training.trainer.vocabulary import BOS, EOS, TURNS, train_vocabulary
+from training.trainer.vocabulary import BOS, EOS, TURNS, tokenizer_json, train_vocabulary
 
 INITIAL = "initial"  # the folder's name
 _KEY = "begun.json"  # of what the folder is the beginning
@@ -69,7 +69,11 @@ def initial_model(spec: Spec, beat: Callable[[], None]) -> None:
     size = None if spec.vocabulary == "auto" else spec.vocabulary
     vocabulary = train_vocabulary(_texts(Path(spec.dataset), beat), size, turns=is_chat)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=vocabulary).GetPieceSize()
-    files = {"tokenizer.model": vocabulary, _KEY: key}
+    files = {
+        "tokenizer.model": vocabulary,
+        "tokenizer.json": tokenizer_json(vocabulary),
+        _KEY: key,
+    }
     files |= {
         name: json.dumps(values, indent=1).encode() for name, values in _described(spec, pieces, is_chat)
     }
@@ -126,11 +130,7 @@ def _described(spec: Spec, pieces: int, is_chat: bool) -> list[tuple[str, dict[s
         "eos_token_id": ends,
     }
     tokenizer = {
-        "tokenizer_class": "LlamaTokenizer",
-        "legacy": False,
-        "add_prefix_space": False,
-        "add_bos_token": True,
-        "add_eos_token": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "bos_token": BOS,
         "eos_token": EOS,

@@ -11,6 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import sentencepiece
+import tokenizers
+from tokenizers import decoders, normalizers
+from tokenizers.models import BPE
+from tokenizers.processors import TemplateProcessing
 
 from training.trainer.failures import TrainingFailure
 
@@ -73,6 +77,41 @@ def train_vocabulary(texts: Iterable[str], size: int | None, *, turns: bool) -> 
     if size is not None and found < size:
         raise TrainingFailure("spec", f"vocabulary is {size}, and this text has room for {found} at most.")
     return model.getvalue()
+
+
+def tokenizer_json(model: bytes) -> bytes:
+    """The same vocabulary for the `tokenizers` library, so that whoever has that one needs no other.
+
+    sentencepiece keeps no merges: two pieces merge into a third, and the one with the better score comes first.
+    """
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+    names: list[str] = [pieces.IdToPiece(id) for id in range(pieces.GetPieceSize())]
+    ids = {name: id for id, name in enumerate(names)}
+    plain = [
+        id
+        for id in range(len(names))
+        if not (pieces.IsControl(id) or pieces.IsByte(id) or pieces.IsUnknown(id))
+    ]
+    known = {names[id] for id in plain}
+    merges = [
+        (name[:cut], name[cut:])
+        for name in sorted((names[id] for id in plain), key=lambda name: -pieces.GetScore(ids[name]))
+        for cut in range(1, len(name))
+        if name[:cut] in known and name[cut:] in known
+    ]
+    backend = tokenizers.Tokenizer(
+        BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True, ignore_merges=False)  # noqa: S106
+    )
+    backend.normalizer = normalizers.Replace(" ", "\u2581")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    control = [names[id] for id in range(len(names)) if pieces.IsControl(id)]
+    backend.add_special_tokens(
+        [tokenizers.AddedToken(name, special=True, normalized=False) for name in control]
+    )
+    backend.post_processor = TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, ids[BOS])])
+    return backend.to_str().encode()
 
 
 def _sample(texts: Iterable[str]) -> tuple[list[str], int]:

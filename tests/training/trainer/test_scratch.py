@@ -9,6 +9,8 @@ from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
+import sentencepiece
+import tokenizers
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -16,9 +18,10 @@ from inference.engine.loaded_model import load_model
 from tests.training.trainer.conftest import freeze
 from tests.training.trainer.test_jobs import Bench
 from training.datasets.examples import ChatExample, DocumentExample, Example, Message
+from training.trainer.attention import PackedAttention
 from training.trainer.checkpoints import is_whole
 from training.trainer.failures import EXIT_STATUS
-from training.trainer.vocabulary import train_vocabulary
+from training.trainer.vocabulary import tokenizer_json, train_vocabulary
 
 _TEXTS = [topics[name][:3000] for name in sorted(topics)[:12]]
 _QUICK: dict[str, Any] = {"base": "", "task": "scratch", "size": 1, "max_length": 64, "batch_size": 8}
@@ -47,7 +50,9 @@ def test_a_new_model_learns_more_than_how_common_words_are_and_transformers_read
     assert trained.exit_status == 0
     (data,) = trained.lines("data")
     first, last = (line["loss"] for line in trained.lines("validation"))
-    assert first == pytest.approx(math.log(load_model(trained.output / "initial").config.vocab_size), rel=0.05)
+    assert first == pytest.approx(
+        math.log(load_model(trained.output / "initial").config.vocab_size), rel=0.05
+    )
     assert last < data["unigram_entropy"] < first
 
     ours = load_model(trained.output / "model", dtype="fp32", trainable=True)
@@ -58,8 +63,6 @@ def test_a_new_model_learns_more_than_how_common_words_are_and_transformers_read
     assert b"".join(map(ours.tokenizer.token_bytes, ids)).decode() == text
     plain = text.replace("<s>", "s")  # what a person typed is a special token to transformers
     assert [*ours.tokenizer.prompt_prefix, *ours.tokenizer.encode(plain)] == tokenizer(plain).input_ids
-    from training.trainer.attention import PackedAttention
-
     attend = PackedAttention([len(ids)], ours.config.layer_windows, torch.device("cpu"))
     with torch.no_grad():
         hidden = ours.model(torch.tensor(ids), torch.arange(len(ids)), attend)
@@ -106,7 +109,6 @@ def test_a_new_model_goes_on_as_if_it_had_not_been_interrupted(
 
 
 def test_what_another_spec_began_in_the_folder_is_not_taken_for_the_beginning(documents: Bench) -> None:
-    documents.run(**_QUICK, max_steps=1, batch_size=0)  # refused before anything is written
     assert documents.run(**_QUICK | {"learning_rate": 1e-8}, max_steps=1).exit_status == 0
     initial = documents.folder / "out" / "initial" / "model.safetensors"
     before = initial.read_bytes()
@@ -118,6 +120,16 @@ def test_what_another_spec_began_in_the_folder_is_not_taken_for_the_beginning(do
 
 def test_the_same_texts_give_the_same_vocabulary() -> None:
     assert train_vocabulary(_TEXTS, None, turns=False) == train_vocabulary(iter(_TEXTS), None, turns=False)
+
+
+def test_sentencepiece_and_tokenizers_make_the_same_tokens_of_a_text() -> None:
+    model = train_vocabulary(_TEXTS, None, turns=True)
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=model)
+    ours = tokenizers.Tokenizer.from_str(tokenizer_json(model).decode())
+    for text in [topics[name] for name in sorted(topics)[12:40]] + [
+        "  a\n\n\t  naïve 日本 \U0001f642 12345   "
+    ]:
+        assert ours.encode(text, add_special_tokens=False).ids == theirs.EncodeAsIds(text)
 
 
 def test_texts_that_are_too_little_for_a_vocabulary_are_refused_in_a_sentence(tmp_path: Path) -> None:
