@@ -44,7 +44,7 @@ def test_an_adapter_that_begins_otherwise_still_answers_as_its_base_and_peft_rea
         (tmp_path / name).write_bytes(data)
     base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path)
-    found = theirs.base_model.model.model.layers[1].mlp.down_proj.lora_A["default"].weight
+    found = theirs.state_dict()["base_model.model.model.layers.1.mlp.down_proj.lora_A.default.weight"]
     assert torch.equal(found, learner.adapter.a["1_down_proj"])
 
 
