@@ -107,6 +107,9 @@ class Batch:
     rows: torch.Tensor  # int64 [trained]: the token before each that is learnt
     targets: torch.Tensor  # int64 [trained]: the ids that are learnt
     lines: list[int]
+    prefix: int = (
+        0  # tokens before the first sequence that all of them go on from (prefix.py); not in `lengths`
+    )
 
 
 class Order:

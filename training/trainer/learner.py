@@ -19,6 +19,7 @@ from training.trainer.lora import LoraAdapter
 from training.trainer.loss import summed_cross_entropy
 from training.trainer.model_files import model_files
 from training.trainer.peft_files import adapter_files, restore_adapter
+from training.trainer.prefix import sharing_prefix
 from training.trainer.spec import Spec
 
 
@@ -52,7 +53,9 @@ class Learner:
         if self.adapter is not None:
             self.adapter.train(training)
         config = self.loaded.config
-        attend = PackedAttention(batch.lengths, config.layer_windows, self._device)
+        if self._device.type == "cpu":  # a GPU's kernels are faster where every sequence is a whole
+            batch = sharing_prefix(batch)
+        attend = PackedAttention(batch.lengths, config.layer_windows, self._device, batch.prefix)
 
         def again(layer: Layer, x: torch.Tensor, turns: Turns) -> torch.Tensor:
             out: torch.Tensor = checkpoint(layer, x, turns, attend, self.adapter, use_reentrant=False)
