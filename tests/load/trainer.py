@@ -27,7 +27,7 @@ from training.datasets.frozen import read_split
 from training.datasets.recipe import Split
 from training.trainer.spec import MODULES
 
-_CONVERSATIONS = int(os.environ.get("LESSONS", "240"))
+_CONVERSATIONS = 150
 _RANK, _ALPHA, _BATCH, _RATE, _WARMUP = 16, 32, 8, 5e-4, 0.03
 _PROMPTS = ["Are you a robot?", "What is your favorite food?", "Tell me a joke."]
 

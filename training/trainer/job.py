@@ -220,7 +220,10 @@ class Job:
         began = time.monotonic()
         spans = self._order.step(state.step)
         trained = sum(span.trained for span in spans)
-        passes = packed(spans, choices.microbatch_tokens, spec.accumulation, packing=spec.packing)
+        alike = self._train_split.alike(spans) if self._learner.shares_prefixes else 0
+        passes = packed(
+            spans, choices.microbatch_tokens, spec.accumulation, packing=spec.packing, alike=alike
+        )
         shares = shared(passes, self._processes.world)
         mine = shares[self._processes.rank]
         loss = 0.0

@@ -29,6 +29,7 @@ class Learner:
     def __init__(self, spec: Spec, precision: str, device: torch.device) -> None:
         """Raises TrainingFailure `model`."""
         self._spec, self._precision, self._device = spec, precision, device
+        self.shares_prefixes = device.type == "cpu"  # a GPU's kernels are faster where sequences are whole
         # All weights are learnt in fp32, where small steps add up; an adapter's base does not change.
         kind = "fp32" if spec.method == "full" else precision
         try:
@@ -53,7 +54,7 @@ class Learner:
         if self.adapter is not None:
             self.adapter.train(training)
         config = self.loaded.config
-        if self._device.type == "cpu":  # a GPU's kernels are faster where every sequence is a whole
+        if self.shares_prefixes:
             batch = sharing_prefix(batch)
         attend = PackedAttention(batch.lengths, config.layer_windows, self._device, batch.prefix)
 

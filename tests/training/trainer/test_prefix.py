@@ -13,6 +13,7 @@ from tests.training.trainer.conftest import conversation, freeze
 from tests.training.trainer.test_arithmetic import CPU, assert_close, gradients, learner_of, split_of
 from training.datasets.examples import ChatExample, DocumentExample, Message
 from training.trainer.attention import PackedAttention
+from training.trainer.data import packed
 from training.trainer.prefix import sharing_prefix
 
 SYSTEM = Message("system", "the quick brown fox jumps over the lazy dog")
@@ -38,7 +39,7 @@ def test_gradients_are_those_of_each_example_alone(
     split = split_of(learner, alike)
     spans = split.spans(1024)
     together = sharing_prefix(split.batch(spans, CPU))
-    assert together.prefix > 20
+    assert together.prefix == split.alike(spans) > 20
     assert len(together.ids) == sum(span.length for span in spans) - 7 * together.prefix
     assert_close(gradients(learner, split, [spans]), gradients(learner, split, [[span] for span in spans]))
 
@@ -51,6 +52,20 @@ def test_every_row_that_is_learnt_from_is_its_own_example_s(tiny_base: Path, ali
     assert together.rows.unique().numel() == batch.rows.numel()
     assert torch.equal(together.ids[together.rows], batch.ids[batch.rows])
     assert torch.equal(together.positions[together.rows], batch.positions[batch.rows])
+
+
+def test_a_pass_holds_as_many_tokens_as_asked_for_with_the_prefix_once(tiny_base: Path, alike: Path) -> None:
+    learner = learner_of(tiny_base)
+    split = split_of(learner, alike)
+    spans = split.spans(1024)
+    prefix = split.alike(spans)
+    assert prefix == sharing_prefix(split.batch(spans, CPU)).prefix
+    most = prefix + 60
+    passes = packed(spans, most, 1, alike=prefix)
+    assert sorted(span.line for some in passes for span in some) == list(range(1, 9))
+    computed = [len(sharing_prefix(split.batch(some, CPU)).ids) for some in passes]
+    assert len(passes) < len(packed(spans, most, 1))
+    assert all(tokens <= most for tokens, some in zip(computed, passes, strict=True) if len(some) > 1)
 
 
 def test_documents_and_an_example_alone_share_nothing(tiny_base: Path, alike: Path, tmp_path: Path) -> None:
