@@ -39,7 +39,7 @@ class Trained:
     tokens: int  # that are learnt in one epoch
     seconds: float  # of its steps
     base: float  # nats a token of the validation split, before
-    loss: float  # and after
+    loss: float  # and of what is left behind, the best
     bytes: int  # resident at most
 
 
@@ -61,7 +61,7 @@ def _train(folder: Path, dataset: Path, **spec: Any) -> tuple[Trained, list[dict
         tokens=data["trained_tokens"],
         seconds=sum(line["seconds"] for line in lines if line["type"] == "step"),
         base=losses[0],
-        loss=losses[-1],
+        loss=min(losses[1:]),
         bytes=used.ru_maxrss * 1024,
     ), lines
 
@@ -151,9 +151,9 @@ def small_corpus() -> Iterator[Row]:
         dataset = frozen(conversations, folder, Split())
         trained, lines = _train(folder, dataset, prompts=_PROMPTS)
         seconds = time.monotonic() - started
-        for line in lines:
-            if line["type"] == "sample" and line["step"] in (0, lines[-1].get("step")):
-                print(f"    {line['prompt']} {line['answer']!r}", flush=True)
+        samples = [line for line in lines if line["type"] == "sample"]
+        for line in samples[: len(_PROMPTS)] + samples[-len(_PROMPTS) :]:
+            print(f"    after {line['step']:3} steps, {line['prompt']} {line['answer']!r}", flush=True)
     _say("ours", trained)
     yield Row.at_most("trainer.chatterbot.seconds", seconds, 600, "s")
     before, after = math.exp(trained.base), math.exp(trained.loss)
