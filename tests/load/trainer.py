@@ -27,7 +27,7 @@ from training.datasets.frozen import read_split
 from training.datasets.recipe import Split
 from training.trainer.spec import MODULES
 
-_CONVERSATIONS = int(os.environ.get("LESSONS", "240"))
+_CONVERSATIONS = 150
 _RANK, _ALPHA, _BATCH, _RATE, _WARMUP = 16, 32, 8, 5e-4, 0.03
 _PROMPTS = ["Are you a robot?", "What is your favorite food?", "Tell me a joke."]
 
@@ -39,7 +39,7 @@ class Trained:
     tokens: int  # that are learnt in one epoch
     seconds: float  # of its steps
     base: float  # nats a token of the validation split, before
-    loss: float  # and after
+    loss: float  # and of what is left behind, the best
     bytes: int  # resident at most
 
 
@@ -61,7 +61,7 @@ def _train(folder: Path, dataset: Path, **spec: Any) -> tuple[Trained, list[dict
         tokens=data["trained_tokens"],
         seconds=sum(line["seconds"] for line in lines if line["type"] == "step"),
         base=losses[0],
-        loss=losses[-1],
+        loss=min(losses[1:]),
         bytes=used.ru_maxrss * 1024,
     ), lines
 
@@ -151,9 +151,9 @@ def small_corpus() -> Iterator[Row]:
         dataset = frozen(conversations, folder, Split())
         trained, lines = _train(folder, dataset, prompts=_PROMPTS)
         seconds = time.monotonic() - started
-        for line in lines:
-            if line["type"] == "sample" and line["step"] in (0, lines[-1].get("step")):
-                print(f"    {line['prompt']} {line['answer']!r}", flush=True)
+        samples = [line for line in lines if line["type"] == "sample"]
+        for line in samples[: len(_PROMPTS)] + samples[-len(_PROMPTS) :]:
+            print(f"    after {line['step']:3} steps, {line['prompt']} {line['answer']!r}", flush=True)
     _say("ours", trained)
     yield Row.at_most("trainer.chatterbot.seconds", seconds, 600, "s")
     before, after = math.exp(trained.base), math.exp(trained.loss)

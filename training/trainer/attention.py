@@ -1,5 +1,6 @@
 """Attention for training: sequences one after the other in a row, each causal within itself. Knows nothing of layers.
 
+They may all go on from the same prefix, which is there once, at the beginning, and which each of them sees.
 Sequences of similar length are attended to as one padded batch: what is padded comes after what is real, so nothing
 real sees it, and attention is a few percent of a short sequence's arithmetic. Query heads that share a key-value head
 are folded together, as in `inference.engine.attention`, so that no key is repeated.
@@ -38,14 +39,18 @@ class _Take(torch.autograd.Function):
 
 
 class PackedAttention:
-    """An `Attend` for one forward pass over sequences of these lengths, in this order."""
+    """An `Attend` for one forward pass over a prefix and sequences of these lengths, in this order."""
 
     def __init__(
-        self, lengths: list[int], layer_windows: tuple[int | None, ...], device: torch.device
+        self,
+        lengths: list[int],
+        layer_windows: tuple[int | None, ...],
+        device: torch.device,
+        prefix: int = 0,
     ) -> None:
-        self._windows = layer_windows
-        self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
-        starts = [0]
+        self._windows, self._prefix = layer_windows, prefix
+        self._masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
+        starts = [prefix]
         for length in lengths:
             starts.append(starts[-1] + length)
         groups: dict[int, list[int]] = defaultdict(list)
@@ -53,10 +58,10 @@ class PackedAttention:
             # At most half of a batch's rows are padding, however different the sequences are.
             groups[(length - 1).bit_length()].append(index)
         self._groups: list[tuple[int, int]] = []  # sequences, and the longest
-        pad: list[torch.Tensor] = []
+        pad = [torch.arange(prefix)] if prefix else []
         blank: list[torch.Tensor] = []
-        unpad = torch.empty(starts[-1], dtype=torch.long)
-        row = 0
+        unpad = torch.arange(starts[-1])
+        row = prefix
         for members in groups.values():
             longest = max(lengths[index] for index in members)
             self._groups.append((len(members), longest))
@@ -79,10 +84,14 @@ class PackedAttention:
         if self._pad is not None:
             query, key, value = (_Take.apply(x, self._pad, self._unpad, None) for x in (query, key, value))
         window = self._windows[layer]
-        outs, row = [], 0
+        outs, row = [], self._prefix
+        shared: tuple[torch.Tensor, torch.Tensor] | None = None
+        if row:
+            shared = key[:row], value[:row]
+            outs.append(self._attend(query[:row], *shared, 1, window, None))
         for count, length in self._groups:
             rows = slice(row, row + count * length)
-            outs.append(self._attend(query[rows], key[rows], value[rows], count, window))
+            outs.append(self._attend(query[rows], key[rows], value[rows], count, window, shared))
             row += count * length
         out = outs[0] if len(outs) == 1 else torch.cat(outs)
         if self._pad is None:
@@ -91,20 +100,35 @@ class PackedAttention:
         return taken
 
     def _attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, count: int, window: int | None
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        count: int,
+        window: int | None,
+        shared: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> torch.Tensor:
-        """`count` sequences of one length: query [count * length, heads, dim], key and value with fewer heads."""
+        """`count` sequences of one length: query [count * length, heads, dim], key and value with fewer heads.
+
+        `shared`: keys and values of the prefix, which all of them see.
+        """
         rows, heads, dim = query.shape
         kv_heads = key.shape[1]
         length = rows // count
 
-        def folded(x: torch.Tensor) -> torch.Tensor:
+        def folded(x: torch.Tensor, before: torch.Tensor | None = None) -> torch.Tensor:
             """[count * kv_heads, heads of a key-value head, length, dim]"""
-            x = x.reshape(count, length, kv_heads, -1, dim).permute(0, 2, 3, 1, 4)
-            return x.reshape(count * kv_heads, -1, length, dim)
+            x = x.view(count, length, kv_heads, -1, dim)
+            if before is not None:
+                x = torch.cat([before.view(1, -1, kv_heads, 1, dim).expand(count, -1, -1, -1, -1), x], dim=1)
+            x = x.permute(0, 2, 3, 1, 4)
+            return x.reshape(count * kv_heads, -1, x.shape[3], dim)
 
-        queries, keys, values = folded(query), folded(key), folded(value)
-        mask = self._mask(length, window, query)
+        queries = folded(query)
+        keys, values = (
+            folded(x, before) for x, before in zip((key, value), shared or (None, None), strict=True)
+        )
+        mask = self._mask(length, keys.shape[2], window, query)
         if query.is_cuda or length > _PRODUCTS_LENGTH:
             shape = (-1, heads // kv_heads, -1, -1)
             out = F.scaled_dot_product_attention(
@@ -118,15 +142,20 @@ class PackedAttention:
         out = out.view(count, kv_heads, -1, length, dim)
         return out.permute(0, 3, 1, 2, 4).reshape(rows, heads, dim)
 
-    def _mask(self, length: int, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-        """[length, length]: 0 where a query sees a key, -inf where not; None where the fused kernel knows by itself."""
-        if window is not None and window >= length:
+    def _mask(self, length: int, seen: int, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+        """[length, seen]: 0 where a query sees a key, -inf where not; None where the fused kernel knows by itself.
+
+        The keys are those of the queries' own tokens, the last of `seen`, and of what is before them.
+        """
+        if window is not None and window >= seen:
             window = None
-        if window is None and (like.is_cuda or length > _PRODUCTS_LENGTH):
+        if window is None and length == seen and (like.is_cuda or length > _PRODUCTS_LENGTH):
             return None
-        if (length, window) not in self._masks:
-            ahead = torch.arange(length, device=like.device)
-            ahead = ahead - ahead.unsqueeze(1)
+        if (length, seen, window) not in self._masks:
+            place = torch.arange(seen, device=like.device)
+            ahead = place - place[seen - length :].unsqueeze(1)
             hidden = ahead > 0 if window is None else (ahead > 0) | (ahead <= -window)
-            self._masks[length, window] = like.new_zeros(length, length).masked_fill_(hidden, float("-inf"))
-        return self._masks[length, window]
+            self._masks[length, seen, window] = like.new_zeros(length, seen).masked_fill_(
+                hidden, float("-inf")
+            )
+        return self._masks[length, seen, window]

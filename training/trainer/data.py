@@ -80,6 +80,17 @@ class TokenizedSplit:
                     spans.append(Span(piece, stop, trained, line))
         return spans
 
+    def alike(self, spans: list[Span]) -> int:
+        """How many tokens all of them begin with, before the first that is learnt."""
+        begins = []
+        for span in spans:
+            learnt = self._trained.find(1, span.start + 1, span.end)
+            end = learnt if learnt >= 0 else span.end
+            begins.append(self._ids[span.start : end - 1].tolist())
+        first, last = min(begins), max(begins)  # what these two share, all between them do
+        differing = (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+        return next(differing, min(len(first), len(last)))
+
     def batch(self, spans: list[Span], device: torch.device) -> Batch:
         """The tokens of several spans as one row."""
         ids, positions, lengths = self._row(spans)
@@ -111,6 +122,9 @@ class Batch:
     rows: torch.Tensor  # int64 [trained]: the token before each that is learnt; of a labelled text its last
     targets: torch.Tensor  # int64 [trained]: the ids that are learnt; of labelled texts see LabelledSplit
     lines: list[int]
+    prefix: int = (
+        0  # tokens before the first sequence that all of them go on from (prefix.py); not in `lengths`
+    )
 
 
 class Order:
@@ -133,22 +147,26 @@ class Order:
 
 
 def packed(
-    spans: list[Span], microbatch_tokens: int, least: int, *, packing: bool = True
+    spans: list[Span], microbatch_tokens: int, least: int, *, packing: bool = True, alike: int = 0
 ) -> list[list[Span]]:
-    """Forward passes of at most so many tokens (best fit, the longest first), `least` of them where there is enough."""
+    """Forward passes of at most so many tokens (best fit, the longest first), `least` of them where there is enough.
+
+    `alike`: tokens that all begin with, which a pass has once.
+    """
     if not packing:
         return [[span] for span in spans]
     passes: list[list[Span]] = []
     room: list[int] = []
     for span in sorted(spans, key=lambda span: (-span.length, span.start)):
-        fitting = [n for n, left in enumerate(room) if left >= span.length]
+        needed = span.length - alike
+        fitting = [n for n, left in enumerate(room) if left >= needed]
         if fitting:
             best = min(fitting, key=lambda n: room[n])
             passes[best].append(span)
-            room[best] -= span.length
+            room[best] -= needed
         else:
             passes.append([span])
-            room.append(microbatch_tokens - span.length)
+            room.append(microbatch_tokens - alike - needed)
     while len(passes) < least and (largest := max(passes, key=len)) and len(largest) > 1:
         passes.remove(largest)
         passes += [largest[::2], largest[1::2]]

@@ -23,6 +23,7 @@ from training.trainer.lora import LoraAdapter
 from training.trainer.model_files import model_files
 from training.trainer.objective import Objective
 from training.trainer.peft_files import SCORE, adapter_files, restore_adapter
+from training.trainer.prefix import sharing_prefix
 from training.trainer.spec import Spec
 
 
@@ -32,6 +33,7 @@ class Learner:
     def __init__(self, spec: Spec, objective: Objective, precision: str, device: torch.device) -> None:
         """Raises TrainingFailure `model`."""
         self._spec, self._objective, self._precision, self._device = spec, objective, precision, device
+        self.shares_prefixes = device.type == "cpu"  # a GPU's kernels are faster where sequences are whole
         # All weights are learnt in fp32, where small steps add up; an adapter's base does not change.
         kind = "fp32" if spec.method == "full" else precision
         try:
@@ -66,7 +68,9 @@ class Learner:
         adapt: Adapt | None = self.adapter
         if training and self._spec.dropout:
             adapt = ResidualDropout(self._spec.dropout)
-        attend = PackedAttention(batch.lengths, config.layer_windows, self._device)
+        if self.shares_prefixes:
+            batch = sharing_prefix(batch)
+        attend = PackedAttention(batch.lengths, config.layer_windows, self._device, batch.prefix)
 
         def again(layer: Layer, x: torch.Tensor, turns: Turns) -> torch.Tensor:
             out: torch.Tensor = checkpoint(layer, x, turns, attend, adapt, use_reentrant=False)
