@@ -1,6 +1,6 @@
-"""Permission-checked reads of datasets: the only way pages fetch them.
+"""Permission-checked reads of datasets and jobs: the only way pages fetch them.
 
-Data is the business of a workspace's owners and admins; for everybody else, its members too, it does not exist.
+Both are the business of a workspace's owners and admins; for everybody else, its members too, it does not exist.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.db.models import Model, OuterRef, Prefetch, QuerySet, Subquery
 from django.utils.translation import gettext as _
 
-from training.models import Dataset, DatasetVersion, DataWork, SourceFile
+from training.models import Dataset, DatasetVersion, DataWork, Job, SourceFile
 from webapp.accounts.models import Membership, Role, User, Workspace
 from webapp.core.errors import NotFound
 
@@ -20,17 +20,19 @@ M = TypeVar("M", bound=Model)
 Person = User | AnonymousUser
 
 
-def _mine(user: Person) -> QuerySet[Dataset]:
+def _administered(user: Person) -> QuerySet[Membership]:
     if not user.is_authenticated:
-        return Dataset.objects.none()
-    administered = Membership.objects.filter(user_id=user.pk, role__in=(Role.OWNER, Role.ADMIN))
-    return Dataset.objects.filter(workspace__in=administered.values("workspace"))
+        return Membership.objects.none()
+    return Membership.objects.filter(user_id=user.pk, role__in=(Role.OWNER, Role.ADMIN))
+
+
+def _mine(user: Person) -> QuerySet[Dataset]:
+    return Dataset.objects.filter(workspace__in=_administered(user).values("workspace"))
 
 
 def require_data_admin(user: Person, workspace: Workspace) -> None:
     """Raises NotFound for whoever is no owner or admin of the workspace."""
-    admins = Membership.objects.filter(workspace=workspace, role__in=(Role.OWNER, Role.ADMIN))
-    if not user.is_authenticated or not admins.filter(user_id=user.pk).exists():
+    if not _administered(user).filter(workspace=workspace).exists():
         raise NotFound(_("That page"))
 
 
@@ -78,6 +80,22 @@ def get_work(user: Person, work_id: uuid.UUID) -> DataWork:
 def get_version(user: Person, version_id: uuid.UUID) -> DatasetVersion:
     versions = DatasetVersion.objects.select_related("dataset__workspace").filter(dataset__in=_mine(user))
     return _found(versions, version_id, _("That version"))
+
+
+def list_jobs(user: Person, workspace: Workspace) -> QuerySet[Job]:
+    """A workspace's jobs, the newest first, each with its base, its owner and what came of it.
+
+    Raises NotFound.
+    """
+    require_data_admin(user, workspace)
+    return Job.objects.filter(workspace=workspace).select_related("base", "model", "created_by", "version")
+
+
+def get_job(user: Person, job_id: uuid.UUID) -> Job:
+    """With its workspace and what the list has loaded. Raises NotFound."""
+    jobs = Job.objects.filter(workspace__in=_administered(user).values("workspace"))
+    related = jobs.select_related("workspace", "base", "model", "created_by", "version__dataset")
+    return _found(related, job_id, _("That fine-tune"))
 
 
 def _found(rows: QuerySet[M], key: uuid.UUID, what: str) -> M:

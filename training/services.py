@@ -17,6 +17,7 @@ from inference.models import ServedModel
 from training import work
 from training.datasets.recipe import Recipe
 from training.datasets.sources import Reading
+from training.job_services import require_unused
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
 from webapp.accounts.audit import record_audit
 from webapp.accounts.models import User, Workspace
@@ -62,7 +63,8 @@ def rename_dataset(*, dataset: Dataset, name: str) -> Dataset:
 
 @transaction.atomic
 def delete_dataset(*, dataset: Dataset, user: User, request: HttpRequest | None = None) -> None:
-    """With its files, reports and versions. What a worker does with it ends."""
+    """With its files, reports and versions. What a worker does with it ends. Raises UserError `version_in_use`."""
+    require_unused(dataset.versions.all(), dataset.workspace)
     _record("dataset_deleted", dataset, user, request)
     dataset.delete()  # signals.py sees to the files
 
@@ -151,8 +153,9 @@ def start_freeze(
 
 @transaction.atomic
 def delete_version(*, version: DatasetVersion, user: User, request: HttpRequest | None = None) -> None:
-    """Raises UserError `dataset_busy`."""
+    """Raises UserError `dataset_busy`, `version_in_use`."""
     _require_idle(version.dataset)
+    require_unused([version], version.dataset.workspace)
     _record("dataset_version_deleted", version.dataset, user, request, version=version.number)
     version.delete()
 

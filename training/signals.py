@@ -10,7 +10,7 @@ from django.db.models.signals import post_delete
 from django.dispatch import receiver
 
 from training import storage
-from training.models import Dataset, DatasetVersion, SourceFile
+from training.models import Dataset, DatasetVersion, Job, SourceFile
 
 
 @receiver(post_delete, sender=Dataset)
@@ -26,3 +26,9 @@ def on_file_deleted(sender: object, instance: SourceFile, **kwargs: Any) -> None
 @receiver(post_delete, sender=DatasetVersion)
 def on_version_deleted(sender: object, instance: DatasetVersion, **kwargs: Any) -> None:
     transaction.on_commit(partial(storage.remove_folder, storage.version_folder(instance)))
+
+
+@receiver(post_delete, sender=Job)
+def on_job_deleted(sender: object, instance: Job, **kwargs: Any) -> None:
+    # Where it runs, its worker hears of it with its next heartbeat, and removes what was written since.
+    transaction.on_commit(partial(storage.remove_folder, storage.job_folder(instance)))

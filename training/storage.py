@@ -1,4 +1,4 @@
-"""Where a dataset's files lie, and how they go. Every name below $FLYWHEEL_HOME/datasets is an id of ours.
+"""Where files of datasets and jobs lie, and how they go. Every name below datasets/ and jobs/ is an id of ours.
 
 Knows nothing of what the files hold.
 """
@@ -48,6 +48,11 @@ def work_folder(work: Claimed) -> Path:
 
 def version_folder(version: OfDataset) -> Path:
     return dataset_folder(version.dataset_id) / "versions" / str(version.id)
+
+
+def job_folder(job: HasId) -> Path:
+    """spec.json, what the trainer says and saves, and its log: all attempts share it, one after the other."""
+    return Path(settings.FLYWHEEL_HOME) / "jobs" / str(job.id)
 
 
 def free_bytes() -> int:

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 
 from training.trainer.choices import Choices
-from training.trainer.failures import EXIT_STATUS, Stopped, TrainingFailure, classified
+from training.trainer.classified import classified
+from training.trainer.failures import EXIT_STATUS, Stopped, TrainingFailure
 from training.trainer.job import Job
 from training.trainer.processes import Processes
 from training.trainer.spec import read_spec

@@ -38,6 +38,11 @@ ACTIONS = {
     "dataset_frozen": _("Froze a version of a dataset"),
     "dataset_version_deleted": _("Deleted a version of a dataset"),
     "dataset_deleted": _("Deleted a dataset"),
+    "job_started": _("Started a fine-tune"),
+    "job_paused": _("Paused a fine-tune"),
+    "job_resumed": _("Resumed a fine-tune"),
+    "job_cancelled": _("Cancelled a fine-tune"),
+    "job_deleted": _("Deleted a fine-tune"),
 }
 
 

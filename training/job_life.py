@@ -1,0 +1,212 @@
+"""The life of a job: sent, claimed in turn, kept alive, ended once, recovered. Knows nothing of how a job is done.
+
+    queued -> validating_files -> running -> succeeded | failed | cancelled | paused | queued again
+
+Every change of state is a compare-and-set on state and attempt, so that of two who want it only one can win. A task
+says that a job waits, and not which: whose turn it is decides the row that is claimed. So a task delivered twice finds
+nothing to do, and one that was lost is sent again by the reaper.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from celery import current_app
+from django.db import transaction
+from django.db.models import Count, F, Max
+from django.utils import timezone
+from django.utils.translation import gettext_noop
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+
+from training.job_notify import job_changed
+from training.models import Job, JobEvent
+
+logger = logging.getLogger(__name__)
+State, Wish, Level = Job.State, Job.Wish, JobEvent.Level
+
+QUEUE = "training"
+# States in which an attempt holds the job.
+HELD = (State.VALIDATING_FILES, State.RUNNING)
+# A worker renews this about every half second; when it runs out the job goes to another.
+LEASE = timedelta(seconds=15)
+MAX_CRASHES = 3
+# How long a task may be on its way before it is taken for lost.
+_LOST_AFTER = timedelta(seconds=10)
+# Rows keep sentences in English; pages translate them.
+WORKER_LOST = gettext_noop(
+    "The training ended three times without getting any further; it may have run out of memory. Lower the batch size "
+    "or the length of examples, or turn gradient checkpointing on."
+)
+
+
+def send_task() -> None:
+    """Tells the workers, once this commits, that a job waits."""
+    transaction.on_commit(_send)
+
+
+def _send() -> None:
+    try:
+        current_app.send_task("training.run", queue=QUEUE, retry=False)
+    except (OperationalError, RedisError, OSError) as error:
+        logger.warning("task of a training job not sent, the reaper will: %s", error)
+
+
+def change(job: Job, *, expected: tuple[str, ...], state: str, **fields: Any) -> bool:
+    """`expected` -> `state`, in the attempt that `job` is of. False where it is not so any more: nothing happened."""
+    fields |= {"state": state, "finished_at": timezone.now() if state in Job.TERMINAL else None}
+    rows = Job.objects.filter(id=job.id, state__in=expected, attempt=job.attempt)
+    if not rows.update(**fields):
+        return False
+    for name, value in fields.items():
+        setattr(job, name, value)
+    job_changed(job, state=True)
+    return True
+
+
+def add_event(
+    job: Job, code: str, message: str, *, level: str = Level.INFO, data: dict[str, Any] | None = None
+) -> None:
+    """Inside a transaction that has changed or locked the job's row, so that numbers are given one at a time."""
+    last = JobEvent.objects.filter(job=job).aggregate(last=Max("number"))["last"] or 0
+    JobEvent.objects.create(
+        job=job, number=last + 1, level=level, code=code, message=message, data=data or {}
+    )
+    job_changed(job)
+
+
+# --- what workers call -----------------------------------------------------------------------------------------
+
+
+def claim_next() -> Job | None:
+    """The job whose turn it is, under a new attempt, in state validating_files; None where none waits.
+
+    It is the oldest of the workspace with the fewest jobs in hand, and of those the one that was served longest ago.
+    """
+    while (job := _next()) is not None:
+        waiting = Job.objects.filter(id=job.id, state=State.QUEUED, attempt=job.attempt)
+        now = timezone.now()
+        with transaction.atomic():
+            claimed = waiting.update(
+                state=State.VALIDATING_FILES,
+                attempt=F("attempt") + 1,
+                heartbeat_at=now,
+                started_at=job.started_at or now,
+                stage="",
+                wish=Wish.NONE,
+            )
+            if not claimed:
+                continue  # another worker was faster, or a person paused it
+            job = Job.objects.select_related("workspace", "base", "version").get(id=job.id)
+            add_event(job, "validating", "Its data is being checked.", data={"attempt": job.attempt})
+            job_changed(job, state=True)
+        return job
+    return None
+
+
+def _next() -> Job | None:
+    waiting = Job.objects.filter(state=State.QUEUED)
+    oldest: dict[UUID, Job] = {}
+    for job in waiting.only("id", "workspace", "attempt", "started_at").order_by("created_at", "id"):
+        oldest.setdefault(job.workspace_id, job)
+    theirs = Job.objects.filter(workspace__in=oldest).order_by().values("workspace")
+    in_hand = dict(theirs.filter(state__in=HELD).values_list("workspace", Count("id")))
+    served = dict(theirs.values_list("workspace", Max("heartbeat_at")))
+    never = datetime.min.replace(tzinfo=UTC)
+    turns = sorted(oldest, key=lambda w: (in_hand.get(w, 0), served.get(w) or never))
+    return oldest[turns[0]] if turns else None
+
+
+def keep(job: Job, **fields: Any) -> str | None:
+    """Says the attempt lives, and what else is new. Answers what a person wishes of it; None where it is lost."""
+    mine = Job.objects.filter(id=job.id, state__in=HELD, attempt=job.attempt)
+    if not mine.update(heartbeat_at=timezone.now(), **fields):
+        return None
+    return mine.values_list("wish", flat=True).first()
+
+
+def lock(job: Job) -> bool:
+    """Inside a transaction: whether the job is still this attempt's; until the commit it stays so."""
+    rows = Job.objects.select_for_update(of=("self",))
+    return rows.filter(id=job.id, state__in=HELD, attempt=job.attempt).exists()
+
+
+@transaction.atomic
+def begin(job: Job) -> bool:
+    """validating_files -> running."""
+    if not change(job, expected=(State.VALIDATING_FILES,), state=State.RUNNING):
+        return False
+    first = job.attempt == 1
+    add_event(job, "started", "It begins." if first else "It goes on.", data={"attempt": job.attempt})
+    return True
+
+
+@transaction.atomic
+def end(job: Job, state: str, **fields: Any) -> bool:
+    """The attempt is over. False where it is no longer ours to end."""
+    if not change(job, expected=HELD, state=state, wish=Wish.NONE, **fields):
+        return False
+    message = fields.get("error_message") or _ENDINGS.get(State(state), "")
+    level = Level.ERROR if state == State.FAILED else Level.INFO
+    add_event(job, str(state), message, level=level, data={"code": fields.get("error_code", "")})
+    return True
+
+
+_ENDINGS = {
+    State.SUCCEEDED: "It is done, and what it learnt can be used.",
+    State.PAUSED: "It is paused; what it had learnt is saved.",
+    State.CANCELLED: "It was cancelled.",
+}
+
+
+@transaction.atomic
+def release(job: Job) -> bool:
+    """Back to the queue from a worker that stops; it goes on from what was saved."""
+    return _give_back(job, "released", "Its worker was stopped; it goes on with the next one.")
+
+
+@transaction.atomic
+def crashed(job: Job) -> bool:
+    """The attempt ended by no wish of anybody's: again, unless it has got no further for too long."""
+    crashes = Job.objects.values_list("crashes", flat=True).get(id=job.id) + 1
+    logger.warning("job %s lost its trainer (%s of %s)", job.id, crashes, MAX_CRASHES)
+    if crashes >= MAX_CRASHES:
+        return end(job, State.FAILED, crashes=crashes, error_code="worker_lost", error_message=WORKER_LOST)
+    message = "It ended unexpectedly, and is begun again from the last checkpoint."
+    return _give_back(job, "crashed", message, level=Level.WARNING, crashes=crashes)
+
+
+def _give_back(job: Job, code: str, message: str, *, level: str = Level.INFO, **fields: Any) -> bool:
+    """To the queue, or to where a person wished it to go and its worker had not heard."""
+    wish = Job.objects.select_for_update().values_list("wish", flat=True).get(id=job.id)
+    if wish:
+        return end(job, State.CANCELLED if wish == Wish.CANCEL else State.PAUSED, **fields)
+    if not change(job, expected=HELD, state=State.QUEUED, sent_at=timezone.now(), **fields):
+        return False
+    add_event(job, code, message, level=level)
+    send_task()
+    return True
+
+
+# --- the reaper ------------------------------------------------------------------------------------------------
+
+
+def reap() -> None:
+    """Hands over what silent workers held, and sends tasks again where fewer are on their way than jobs wait."""
+    now = timezone.now()
+    for job in Job.objects.filter(state__in=HELD, heartbeat_at__lt=now - LEASE):
+        crashed(job)
+    waiting = Job.objects.filter(state=State.QUEUED, sent_at__lt=now - _LOST_AFTER).count()
+    if waiting:
+        # Jobs may wait for hours behind others: a task each time this runs would make thousands of them.
+        try:
+            with current_app.connection_for_write() as connection:
+                on_their_way = connection.default_channel.queue_declare(QUEUE).message_count
+        except (OperationalError, RedisError, OSError) as error:
+            logger.warning("tasks of training jobs were not counted: %s", error)
+            return
+        for _ in range(waiting - on_their_way):
+            _send()

@@ -1,0 +1,249 @@
+"""Every write to training jobs that a person asks for: started, paused, resumed, cancelled, deleted.
+
+What these return is committed; tasks are sent on commit. What a running job is told, its worker hears within about a
+second. The rest of a job's life is in job_life.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from inference.models import ServedModel
+from training import job_life
+from training.job_life import HELD
+from training.job_notify import job_changed
+from training.knobs import check_knobs, tasks_for
+from training.models import DatasetVersion, Job
+from webapp.accounts.audit import record_audit
+from webapp.accounts.models import User, Workspace
+from webapp.core.errors import NotFound, UserError
+from webapp.core.locks import lock_until_commit
+
+__all__ = [
+    "cancel_job",
+    "check_knobs",
+    "delete_job",
+    "pause_job",
+    "resume_job",
+    "start_job",
+    "tasks_for",
+]
+State, Wish = Job.State, Job.Wish
+# Whoever starts more has made a mistake; each holds room on the disk.
+MAX_UNFINISHED = 50
+
+
+def clean_name(name: str) -> str:
+    """Raises UserError `bad_name`."""
+    name = " ".join("".join(letter for letter in name if letter.isprintable()).split())
+    if not name or len(name) > 64:
+        raise UserError("bad_name", _("A fine-tune needs a name of 1 to 64 letters."))
+    return name
+
+
+@transaction.atomic
+def start_job(
+    *,
+    user: User,
+    workspace: Workspace,
+    version: DatasetVersion,
+    base: ServedModel | None,
+    task: str,
+    name: str,
+    spec: dict[str, Any],
+    request: HttpRequest | None = None,
+) -> Job:
+    """`spec`: the knobs that are not left as they are.
+
+    Raises UserError `bad_name`, `bad_knobs`, `bad_task`, `bad_base`, `base_missing`, `version_not_ready`,
+    `nothing_to_learn`, `too_many`.
+    """
+    name = clean_name(name)
+    # Under the lock a version goes only before, or is found in use afterwards.
+    lock_until_commit(f"training.jobs.{workspace.pk}")
+    found = DatasetVersion.objects.select_related("dataset").filter(
+        pk=version.pk, dataset__workspace=workspace, state=DatasetVersion.State.READY
+    )
+    ready = found.first()
+    if ready is None:
+        raise UserError("version_not_ready", _("That version of the data cannot be used yet, or no more."))
+    _check_task(ready, task)
+    base = _check_base(base, task)
+    check_knobs(task, spec)
+    longest = spec.get("max_length", "auto")
+    if base is not None and longest != "auto" and longest > base.context_length:
+        raise UserError(
+            "bad_knobs",
+            _("max_length may be at most %(limit)s, what the model can read.")
+            % {"limit": base.context_length},
+        )
+    _check_room(workspace)
+    job = Job.objects.create(
+        workspace=workspace,
+        created_by=user,
+        name=name,
+        task=task,
+        version=ready,
+        data_label=f"{ready.dataset.name}, {ready.number}",
+        data_hash=ready.content_hash,
+        base=base,
+        spec=spec,
+        sent_at=timezone.now(),
+    )
+    job_life.add_event(job, "created", "It waits for a worker.")
+    job_changed(job, state=True)
+    job_life.send_task()
+    _record("job_started", job, user, request)
+    return job
+
+
+@transaction.atomic
+def cancel_job(*, job: Job, user: User, request: HttpRequest | None = None) -> Job:
+    """At once where it waits; where it runs it is saved first, and ends within 15 seconds.
+
+    Raises UserError `job_finished`.
+    """
+    job = _locked(job)
+    if job.is_finished:
+        raise _finished()
+    if job.state in HELD:
+        _wish(job, Wish.CANCEL)
+    elif job_life.change(job, expected=(State.QUEUED, State.PAUSED), state=State.CANCELLED):
+        job_life.add_event(job, "cancelled", "It was cancelled.")
+    _record("job_cancelled", job, user, request)
+    return job
+
+
+@transaction.atomic
+def pause_job(*, job: Job, user: User, request: HttpRequest | None = None) -> Job:
+    """As `cancel_job`, and it can be resumed. Raises UserError `job_finished`, `job_cancelling`."""
+    job = _locked(job)
+    if job.is_finished:
+        raise _finished()
+    if job.wish == Wish.CANCEL:
+        raise UserError("job_cancelling", _("This fine-tune is being cancelled."), status=409)
+    if job.state in HELD:
+        _wish(job, Wish.PAUSE)
+    elif job_life.change(job, expected=(State.QUEUED,), state=State.PAUSED):
+        job_life.add_event(job, "paused", "It is paused.")
+    _record("job_paused", job, user, request)
+    return job
+
+
+@transaction.atomic
+def resume_job(*, job: Job, user: User, request: HttpRequest | None = None) -> Job:
+    """Goes on from the last checkpoint; also one that failed, once the reason is gone.
+
+    Raises UserError `job_not_paused`, `job_pausing`, `version_gone`, `too_many`.
+    """
+    lock_until_commit(f"training.jobs.{job.workspace_id}")
+    job = _locked(job)
+    if job.state in HELD and job.wish == Wish.PAUSE:
+        raise UserError("job_pausing", _("This fine-tune is still being saved. Wait a moment."), status=409)
+    if job.state not in (State.PAUSED, State.FAILED):
+        raise UserError("job_not_paused", _("This fine-tune is not paused."), status=409)
+    if job.version is None:
+        raise UserError("version_gone", _("The data of this fine-tune was deleted."), status=409)
+    if job.is_finished:
+        _check_room(job.workspace)
+    again = {"crashes": 0, "error_code": "", "error_message": "", "sent_at": timezone.now()}
+    if job_life.change(job, expected=(job.state,), state=State.QUEUED, **again):
+        job_life.add_event(job, "requeued", "It waits for a worker, to go on from the last checkpoint.")
+        job_life.send_task()
+    _record("job_resumed", job, user, request)
+    return job
+
+
+@transaction.atomic
+def delete_job(*, job: Job, user: User, request: HttpRequest | None = None) -> None:
+    """With its files. What came of it stays, where it is served. Raises UserError `job_unfinished`."""
+    job = _locked(job)
+    if not job.is_finished:
+        raise UserError("job_unfinished", _("Cancel this fine-tune before you delete it."), status=409)
+    _record("job_deleted", job, user, request)
+    job_changed(job, state=True)
+    job.delete()  # signals.py sees to the files
+
+
+def require_unused(versions: Any, workspace: Workspace) -> None:
+    """Inside the transaction that deletes versions. Raises UserError `version_in_use`."""
+    lock_until_commit(f"training.jobs.{workspace.pk}")
+    using = Job.objects.filter(version__in=versions).exclude(state__in=Job.TERMINAL).first()
+    if using is not None:
+        raise UserError(
+            "version_in_use",
+            _("The fine-tune “%(name)s” still needs this data. Cancel it first, or wait for its end.")
+            % {"name": using.name},
+            status=409,
+        )
+
+
+def _locked(job: Job) -> Job:
+    """As it is now, and until the commit. Raises UserError `not_found`."""
+    rows = Job.objects.select_for_update(of=("self",)).select_related("workspace", "version", "base")
+    found = rows.filter(pk=job.pk).first()
+    if found is None:
+        raise NotFound(_("That fine-tune"))
+    return found
+
+
+def _wish(job: Job, wish: str) -> None:
+    if job.wish == wish:
+        return
+    job.wish = wish
+    job.save(update_fields=["wish"])
+    message = "Its cancelling was asked for." if wish == Wish.CANCEL else "A pause was asked for."
+    job_life.add_event(job, "wish", message, data={"wish": str(wish)})
+
+
+def _finished() -> UserError:
+    return UserError("job_finished", _("This fine-tune has ended already."), status=409)
+
+
+def _check_task(version: DatasetVersion, task: str) -> None:
+    allowed = tasks_for(version)
+    if not allowed:
+        raise UserError("bad_task", _("There is no training yet for data of this kind."))
+    if task not in allowed:
+        raise UserError(
+            "bad_task",
+            _("This data cannot be used for that. It is for: %(tasks)s.")
+            % {"tasks": ", ".join(str(each.label) for each in allowed)},
+        )
+    if not version.train:
+        raise UserError("nothing_to_learn", _("There is nothing to learn from: no example is for training."))
+
+
+def _check_base(base: ServedModel | None, task: str) -> ServedModel | None:
+    if task == Job.Task.SCRATCH:
+        if base is not None:
+            raise UserError("bad_base", _("A model that is made from scratch has no model to begin with."))
+        return None
+    if base is None:
+        raise UserError("base_missing", _("Choose a model to begin with."))
+    if base.base_id is not None or base.workspace_id is not None:
+        raise UserError("bad_base", _("Begin with one of the installed models, not with a fine-tuned one."))
+    return base
+
+
+def _check_room(workspace: Workspace) -> None:
+    """The workspace's jobs are locked. Raises UserError `too_many`."""
+    unfinished = Job.objects.filter(workspace=workspace).exclude(state__in=Job.TERMINAL).count()
+    if unfinished >= MAX_UNFINISHED:
+        raise UserError(
+            "too_many",
+            _("This workspace has %(limit)s fine-tunes that are not finished, which is the most.")
+            % {"limit": MAX_UNFINISHED},
+            status=409,
+        )
+
+
+def _record(action: str, job: Job, user: User, request: HttpRequest | None) -> None:
+    record_audit(
+        action=action, actor=user, workspace=job.workspace, request=request, detail={"job": str(job.pk)}
+    )
