@@ -24,6 +24,14 @@ MOST_PROMPTS = 8  # each is answered at every checkpoint, twenty tokens a second
 _MOST_PROMPT = 2000  # characters
 _SHOWN_PROMPTS, _LOOKED_AT, _GLANCE = 3, 20, 200
 PROMPTLESS = (Job.Task.CLASSIFICATION, Job.Task.REGRESSION)  # what they learn answers nothing
+# Knobs that mean nothing for the other tasks; the trainer refuses most of them there.
+_ONLY_FOR: dict[str, tuple[Job.Task, ...]] = {
+    "sample_tokens": tuple(task for task in Job.Task if task not in PROMPTLESS),
+    "label_smoothing": tuple(task for task in Job.Task if task != Job.Task.REGRESSION),
+    "class_weights": (Job.Task.CLASSIFICATION,),
+    "folds": PROMPTLESS,
+    "fold": PROMPTLESS,
+}
 METHODS: dict[str, Any] = {
     "lora": _("An adapter (LoRA): little memory, and the base model stays as it is"),
     "full": _("All weights: more can change, for several times the memory"),
@@ -40,7 +48,7 @@ class Offer(NamedTuple):
 def offers(workspace: Workspace) -> list[Offer]:
     """The workspace's frozen versions, the newest first; what nothing can be learnt from is left out."""
     versions = DatasetVersion.objects.filter(
-        dataset__workspace=workspace, state=DatasetVersion.State.READY
+        dataset__workspace=workspace, state=DatasetVersion.State.READY, train__gt=0
     ).select_related("dataset")
     found = []
     for version in versions.defer("recipe").order_by("-created_at", "-number")[:MOST_VERSIONS]:
@@ -123,7 +131,7 @@ class KnobsForm(forms.Form):
     def _means_something(self, name: str) -> bool:
         if name.startswith("lora."):
             return self.method == "lora"
-        return name != "sample_tokens" or self.task not in PROMPTLESS
+        return self.task in _ONLY_FOR.get(name, Job.Task)
 
     @property
     def front(self) -> list[forms.BoundField]:

@@ -39,6 +39,8 @@ def job_status(job: Job) -> Status:
 
 
 _KNOB = re.compile(rf"\b({'|'.join(re.escape(name) for name in KNOBS if not name.isalpha())})\b")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_PLACE = re.compile(r"\{(\d)\}")
 # The same again would end the same way: what helps is another job with other settings.
 _HOPELESS = ("spec", "data", "nan", "oom", "checkpoint", "model", "bad_knobs")
 
@@ -65,7 +67,18 @@ def what_was_kept(job: Job, last_kept: int | None) -> str:
 
 def failure(job: Job) -> str:
     """Why it failed, with knobs called as the form calls them."""
-    return in_labels(_(job.error_message)) if job.error_message else ""
+    return in_labels(in_reader_language(job.error_message))
+
+
+def in_reader_language(sentence: str) -> str:
+    """A row's sentence, which may hold numbers: "Step 40 is saved." is known as "Step {0} is saved."."""
+    if not sentence:
+        return ""
+    numbers = _NUMBER.findall(sentence)
+    places = iter(range(len(numbers)))
+    known = _NUMBER.sub(lambda _found: f"{{{next(places)}}}", sentence)
+    translated = _(known)
+    return _(sentence) if translated == known else _PLACE.sub(lambda found: numbers[int(found[1])], translated)
 
 
 def in_labels(sentence: str) -> str:
@@ -75,11 +88,10 @@ def in_labels(sentence: str) -> str:
 
 def spoken_time(seconds: float) -> str:
     """ "40 seconds", "12 minutes", "3 hours 20 minutes", "2 days 4 hours"."""
-    seconds = max(seconds, 0)
-    if seconds < 60:
-        whole = round(seconds)
+    whole = max(round(seconds), 0)
+    if whole < 60:
         return ngettext("%(n)s second", "%(n)s seconds", whole) % {"n": whole}
-    minutes = round(seconds / 60)
+    minutes = round(whole / 60)
     parts = [(minutes // 1440, _days), (minutes // 60 % 24, _hours), (minutes % 60, _minutes)]
     first = next(i for i, (count, _said) in enumerate(parts) if count)
     return " ".join(said(count) for count, said in parts[first : first + 2] if count)
@@ -123,7 +135,7 @@ def settings(job: Job) -> list[Setting]:
     for made in job.chosen:
         why = str(made.get("why", ""))
         label = label_of(str(made.get("knob", "")))
-        rows.append(Setting(label, _value(made.get("value")), _(why) if why else ""))
+        rows.append(Setting(label, _value(made.get("value")), in_reader_language(why)))
     return rows
 
 

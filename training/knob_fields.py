@@ -30,6 +30,7 @@ GROUPS: list[tuple[Words, tuple[str, ...]]] = [
     (_("Against learning by heart"), ("weight_decay", "l1", "label_smoothing", "max_grad_norm")),
     (_("The adapter"), ("lora.r", "lora.alpha", "lora.dropout", "lora.rslora", "lora.targets")),
     (_("Time and memory"), ("max_length", "microbatch_tokens", "accumulation", "precision", "packing", "gradient_checkpointing")),
+    (_("Labels"), ("class_weights", "folds", "fold")),
     (_("Checkpoints and samples"), ("checkpoint_every", "keep_checkpoints", "sample_tokens", "seed")),
 ]  # fmt: skip
 WORDS: dict[str, tuple[Words, Words]] = {
@@ -49,13 +50,16 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "l1": (_("L1 penalty"), _("Pushes weights that do little to zero.")),
     "label_smoothing": (_("Label smoothing"), _("Leaves some room for other answers than the right one.")),
     "max_grad_norm": (_("Gradient clipping"), _("Longer gradients are shortened to this. 0: none are.")),
-    "precision": (_("Precision"), _("bf16 takes less memory, and is faster where the machine has it.")),
+    "precision": (_("Number format"), _("bf16 takes less memory, and is faster where the machine has it.")),
     "gradient_checkpointing": (_("Compute activations twice"), _("Less memory for about a third more time.")),
     "seed": (_("Seed"), _("The same seed on the same data learns the same.")),
     "checkpoint_every": (_("Checkpoint every"), _("So many steps. It is evaluated and asked the prompts then, too.")),
     "keep_checkpoints": (_("Checkpoints kept"), _("Beside the best one.")),
     "patience": (_("Patience"), _("Evaluations without a better one before it stops early. 0: it never does.")),
     "sample_tokens": (_("Length of sample answers"), _("In tokens.")),
+    "class_weights": (_("Weights of labels"), _("Balanced: as if all labels were equally common.")),
+    "folds": (_("Cross-validation"), _("Parts the data is divided into. 0: none, it is as it was frozen.")),
+    "fold": (_("Part held back"), _("From 1: it is judged by this part, and learns from the others.")),
     "lora.r": (_("Rank"), _("How much the adapter can hold.")),
     "lora.alpha": (_("Alpha"), _("How much weight the adapter has: alpha / rank.")),
     "lora.dropout": (_("Dropout"), _("The share of its input that it does without, by chance.")),
@@ -69,6 +73,8 @@ _CHOICES: dict[str, Words] = {
     "cosine": _("cosine"),
     "adamw": "AdamW",
     "adam": "Adam",
+    "none": _("none"),
+    "balanced": _("balanced"),
     "sgd": _("SGD with momentum"),
 }
 
