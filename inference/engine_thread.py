@@ -18,6 +18,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from inference import services
+from inference.adapters import Adapters
 from inference.emission import Emission, Publisher
 from inference.engine.interface import Engine, EngineBusy, EngineError, StepOutput
 from inference.finisher import BROKE, Finisher
@@ -32,7 +33,6 @@ _RELOAD_SECONDS = 5.0
 _DEADLINES_EVERY = 0.5
 # A step of a thousand replies makes ten thousand objects, and drops them all again without the collector's help.
 _COLLECT_AFTER = (20_000, 20, 50)
-_OTHER_MODEL = "No worker serves the model of this reply right now. Try again."
 _TOO_SLOW = "This reply took too long and was stopped. What was written so far is kept."
 
 
@@ -57,6 +57,7 @@ class EngineThread:
         self._broken = False
         self._engine: Engine | None = None
         self._model: ServedModel | None = None
+        self._adapters = Adapters()
         self._inbox: queue.SimpleQueue[Running | str] = queue.SimpleQueue()  # to start; ids to stop
         self._wake = threading.Event()
         self._running: dict[str, Running] = {}
@@ -67,11 +68,15 @@ class EngineThread:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, running: Running) -> None:
+    def prepare(self, running: Running) -> None:
+        """What may take long is done here and not by the thread everybody waits for. Call it before `put`."""
         if self._engine is not None:
-            # What may take long is done here and not by the thread everybody waits for. What is wrong, `submit` says.
-            with contextlib.suppress(Exception):
+            assert self._model is not None
+            self._adapters.fit_out(running, self._engine, self._model)
+            with contextlib.suppress(Exception):  # what is wrong, `submit` says
                 self._engine.prepare(running.request)
+
+    def put(self, running: Running) -> None:
         self._inbox.put(running)
         self._wake.set()
 
@@ -200,10 +205,15 @@ class EngineThread:
             self._end(before, "handed_over")
             self._finisher.hand_over(running)
             return
-        if generation.model_id != self._model.id:
-            self._finish(running, "failed", error_code="model_unavailable", error_message=_OTHER_MODEL)
+        if running.unavailable:
+            self._finish(running, "failed", error_code="model_unavailable", error_message=running.unavailable)
+            return
+        if generation.model_id != self._model.id and running.adapter is None:
+            self._finisher.hand_over(running)  # it was prepared before there was an engine
             return
         try:
+            if running.adapter is not None:
+                self._engine.add_adapter(running.request.adapter, running.adapter)
             admission = self._engine.submit(running.request)
         except EngineBusy:
             self._finisher.hand_over(running)
@@ -220,7 +230,7 @@ class EngineThread:
                 data = {
                     "prompt_tokens": admission.prompt_tokens,
                     "max_tokens": admission.max_tokens,
-                    "model": self._model.name,
+                    "model": running.model_name or self._model.name,
                     "dropped_messages": admission.dropped_messages,
                 }
                 self._publisher.emit(running.emission, "admitted", data)
@@ -285,5 +295,5 @@ class EngineThread:
             self._finish(running, "complete", finish_reason=reason)
 
     def _finish(self, running: Running, state: str, **fields: Any) -> None:
-        digest = self._engine.model_digest if self._engine else ""
+        digest = running.model_digest or (self._engine.model_digest if self._engine else "")
         self._finisher.finish(running, state, model_digest=digest, **fields)

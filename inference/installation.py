@@ -17,11 +17,15 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inference.catalog import CatalogModel, HubSource, WheelSource, is_valid_name
 from inference.formats.digest import content_digest
 from inference.formats.errors import ModelFileError
-from inference.formats.model_files import find_model
+from inference.formats.model_files import ModelFiles, find_model
+
+if TYPE_CHECKING:
+    from inference.engine.config import ModelConfig
 
 Progress = Callable[[str], None]
 
@@ -45,22 +49,45 @@ class ModelFacts:
     digest: str
 
 
-def inspect_model(path: Path, *, digest_cache: Path | None = None) -> ModelFacts:
-    """Reads headers, configuration and vocabulary, but no weights. Raises ModelFileError."""
+@dataclass(frozen=True)
+class AdapterFacts:
+    """What an adapter's files say."""
+
+    size_bytes: int
+    digest: str  # as the engine names it
+
+
+def inspect_adapter(folder: Path, base: Path) -> AdapterFacts:
+    """Looks a PEFT LoRA folder through for the model at `base`: everything but its numbers. Raises ModelFileError."""
+    from inference.engine.adapter_file import open_adapter
+
+    file = open_adapter(folder, _config(find_model(base)))
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    return AdapterFacts(size, file.digest())
+
+
+def _config(files: ModelFiles) -> ModelConfig:
     from inference.engine.config_folder import config_from_folder
     from inference.engine.config_gguf import config_from_gguf
+    from inference.formats.gguf_file import read_gguf
+
+    return config_from_gguf(read_gguf(files.gguf)) if files.gguf else config_from_folder(files.folder)
+
+
+def inspect_model(path: Path, *, digest_cache: Path | None = None) -> ModelFacts:
+    """Reads headers, configuration and vocabulary, but no weights. Raises ModelFileError."""
     from inference.formats.gguf_file import read_gguf
     from inference.formats.safetensors_file import read_headers
     from inference.text.gguf_vocabulary import tokenizer_from_gguf
     from inference.text.open_tokenizer import tokenizer_from_folder
 
     files = find_model(path)
+    config = _config(files)
     if files.gguf is not None:
         header = read_gguf(files.gguf)
-        config, parameters = config_from_gguf(header), header.parameters
+        parameters = header.parameters
         tokenizer_from_gguf(header)
     else:
-        config = config_from_folder(files.folder)
         parameters = sum(tensor.elements for tensor in read_headers(files.weights).values())
         tokenizer_from_folder(files.folder)
     digest = content_digest(files.content, digest_cache)

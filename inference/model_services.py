@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
 from django.db import transaction
+from django.utils import timezone
 
-from inference import catalog
+from inference import catalog, model_storage
 from inference.formats.errors import ModelFileError
-from inference.installation import InstallError, Progress, inspect_model, install
-from inference.models import ServedModel
+from inference.formats.model_files import find_model
+from inference.installation import InstallError, Progress, inspect_adapter, inspect_model, install
+from inference.models import Generation, ServedModel
+from webapp.accounts.models import Workspace
 from webapp.core.errors import UserError
+
+# "ft:BASE:WORKSPACE:SUFFIX:ID", or what an operator calls one.
+_TRAINED_NAME = re.compile(r"[^\s\x00-\x1f\x7f/](?:[^\x00-\x1f\x7f/]{0,198}[^\s\x00-\x1f\x7f/])?")
 
 
 def pull_model(*, name: str, progress: Progress, verify: bool = False) -> ServedModel:
@@ -73,10 +81,117 @@ def set_default_model(*, name: str) -> ServedModel:
         model = ServedModel.objects.select_for_update().filter(name=name).first()
         if model is None:
             raise UserError("unknown_model", f"No model is called {name!r}; see: manage.py models list")
+        if model.workspace_id is not None:
+            raise UserError("model_unusable", f"{name} is a workspace's own, and the default is everybody's.")
         ServedModel.objects.filter(is_default=True).exclude(pk=model.pk).update(is_default=False)
         model.is_default = True
         model.save(update_fields=["is_default"])
     return model
+
+
+def add_adapter(*, workspace: Workspace, base: ServedModel, name: str, source: Path) -> ServedModel:
+    """Keeps a copy of a PEFT LoRA folder and makes it answerable in this workspace, on workers that serve `base`.
+
+    Belongs into the transaction that says where it came from. Raises UserError `bad_model_name`, `model_unusable`
+    (says what is wrong with the files) and `model_not_stored`; then nothing is left behind.
+    """
+    if base.workspace_id not in (None, workspace.pk) or base.base_id is not None or base.removed_at:
+        raise UserError("model_unusable", f"{base.name} is no model that an adapter could be for.")
+
+    def row(folder: Path) -> ServedModel:
+        facts = inspect_adapter(folder, base.location)
+        return ServedModel(
+            base=base,
+            architecture=base.architecture,
+            context_length=base.context_length,
+            parameters=base.parameters,
+            size_bytes=facts.size_bytes,
+            digest=facts.digest,
+        )
+
+    files = [source / "adapter_config.json", source / "adapter_model.safetensors"]
+    return _add_trained(workspace, name, model_storage.ADAPTERS, files, row)
+
+
+def add_workspace_model(*, workspace: Workspace, name: str, source: Path) -> ServedModel:
+    """The same for a whole model: a Hugging Face folder or a GGUF. Raises as `add_adapter` does."""
+
+    def row(folder: Path) -> ServedModel:
+        facts = inspect_model(folder)
+        return ServedModel(
+            architecture=facts.architecture,
+            context_length=facts.context_length,
+            parameters=facts.parameters,
+            size_bytes=facts.size_bytes,
+            digest=facts.digest,
+        )
+
+    try:
+        files = find_model(source).content
+    except ModelFileError as error:
+        raise UserError("model_unusable", str(error)) from error
+    return _add_trained(workspace, name, model_storage.WHOLE_MODELS, files, row)
+
+
+def _add_trained(
+    workspace: Workspace, name: str, kind: str, files: list[Path], row: Callable[[Path], ServedModel]
+) -> ServedModel:
+    """`row` looks at the copy, and makes of it what the row says of its content."""
+    if not _TRAINED_NAME.fullmatch(name):
+        raise UserError("bad_model_name", f"{name!r} cannot be a model's name.")
+    if ServedModel.objects.filter(name=name).exists():
+        raise UserError("bad_model_name", f"There is a model called {name!r} already.")
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise UserError("model_unusable", f"{', '.join(missing)} is missing.")
+    rows: list[ServedModel] = []
+    try:
+        stored = model_storage.keep(kind, files, lambda folder: rows.append(row(folder)))
+    except ModelFileError as error:
+        raise UserError("model_unusable", str(error)) from error
+    except OSError as error:
+        raise UserError("model_not_stored", f"The model could not be stored: {error.strerror}.") from error
+    [model] = rows
+    model.workspace, model.name, model.path = workspace, name, stored
+    try:
+        with transaction.atomic():
+            model.save()
+    except BaseException:
+        model_storage.remove(model.location)
+        raise
+    return model
+
+
+def remove_model(*, name: str) -> ServedModel:
+    """Takes a workspace's model out of service and deletes its files. The replies it gave keep its name.
+
+    Raises UserError `unknown_model`, `not_removable` for a model that is everybody's, and `model_in_use` where replies
+    are still being written with it, or adapters are made for it.
+    """
+    with transaction.atomic():
+        model = ServedModel.objects.select_for_update().filter(name=name, removed_at=None).first()
+        if model is None:
+            raise UserError("unknown_model", f"No model is called {name!r}; see: manage.py models list")
+        if model.workspace_id is None:
+            raise UserError("not_removable", f"{name} is everybody's; only what came of training is removed.")
+        writing = Generation.objects.filter(model=model).exclude(state__in=Generation.TERMINAL)
+        if count := writing.count():
+            raise UserError(
+                "model_in_use",
+                f"{model.name} is writing {count} replies. Wait for them, or stop them.",
+                status=409,
+            )
+        if adapter := model.adapters.filter(removed_at=None).first():
+            raise UserError("model_in_use", f"{adapter.name} is made for it. Remove that first.", status=409)
+        model.removed_at = timezone.now()
+        model.save(update_fields=["removed_at"])
+        transaction.on_commit(partial(model_storage.remove, model.location))
+    return model
+
+
+def remove_orphans() -> None:
+    """Removes files of models whose adding was rolled back."""
+    rows = ServedModel.objects.filter(workspace__isnull=False, removed_at=None)
+    model_storage.remove_orphans(set(rows.values_list("path", flat=True)))
 
 
 def suggested_name(path: Path) -> str:

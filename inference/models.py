@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
+from django.conf import settings
 from django.db import models
 
 from webapp.accounts.models import Workspace
@@ -21,10 +23,11 @@ class ServedModel(models.Model):
     workspace = models.ForeignKey(
         Workspace, on_delete=models.CASCADE, null=True, related_name="served_models"
     )  # None: everybody's
-    base = models.ForeignKey(
-        "self", on_delete=models.PROTECT, null=True, related_name="adapters"
-    )  # of an adapter: the model it changes; everything below but the digest is that model's, too
-    path = models.CharField(max_length=500)  # absolute, or relative to $FLYWHEEL_HOME/models
+    # Of an adapter: the model it changes, whose architecture, context length and parameters are named here, too.
+    # RESTRICT, not PROTECT: a workspace goes with both its models and the adapters made for them.
+    base = models.ForeignKey("self", on_delete=models.RESTRICT, null=True, related_name="adapters")
+    # Absolute, or relative to $FLYWHEEL_HOME/models; of a workspace's own: relative to $FLYWHEEL_HOME.
+    path = models.CharField(max_length=500)
     digest = models.CharField(max_length=64)  # SHA-256 of the content: what "exactly this model" means
     architecture = models.CharField(max_length=40)
     context_length = models.PositiveIntegerField()  # tokens, prompt and answer together
@@ -32,6 +35,8 @@ class ServedModel(models.Model):
     size_bytes = models.PositiveBigIntegerField()
     is_default = models.BooleanField(default=False)  # what conversations use
     created_at = models.DateTimeField(auto_now_add=True)
+    # Its files are gone; the row stays for the replies it gave, which name it.
+    removed_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ["-is_default", "created_at", "id"]
@@ -43,6 +48,22 @@ class ServedModel(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def location(self) -> Path:
+        """Where its files are."""
+        return (settings.FLYWHEEL_HOME if self.workspace_id else settings.MODELS_DIR) / self.path
+
+    @property
+    def label(self) -> str:
+        """What people call it: of "ft:BASE:WORKSPACE:SUFFIX:ID" the suffix."""
+        parts = self.name.split(":")
+        return ":".join(parts[3:-1]) if parts[0] == "ft" and len(parts) > 4 else self.name
+
+    @property
+    def is_served(self) -> bool:
+        """Whether workers answer with it: they load the default model, and take its adapters as they are asked for."""
+        return self.removed_at is None and (self.base or self).is_default
 
 
 class Worker(models.Model):

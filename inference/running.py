@@ -14,7 +14,7 @@ import msgspec
 from django.utils import timezone
 
 from inference.emission import Emission
-from inference.engine.interface import Request
+from inference.engine.interface import Adapter, Request
 from inference.models import Generation
 from inference.parameters import SamplingParams
 from inference.stream import Event, encode_event
@@ -35,6 +35,11 @@ class Running:
     fields: dict[str, Any] = field(default_factory=dict)  # of the final row
     last_text: str = ""  # came free at the end and is not in the log yet
     ending: str = ""  # why it was cancelled: "cancelled", "deadline_exceeded", "handed_over"
+    # Where it is not the base model that answers, but an adapter to it; `unavailable` is why nothing does.
+    adapter: Adapter | None = None
+    model_name: str = ""
+    model_digest: str = ""
+    unavailable: str = ""
 
     @classmethod
     def resumed(cls, generation: Generation, prior: list[Event]) -> Running:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery import shared_task
 from celery.signals import celeryd_after_setup, worker_shutdown, worker_shutting_down
 
-from inference import services
+from inference import model_services, services
 
 if TYPE_CHECKING:
     from inference.worker import WorkerHost
@@ -56,3 +56,8 @@ def generate(generation_id: str) -> None:
 @shared_task(name="inference.reap")
 def reap() -> None:
     services.reap()
+
+
+@shared_task(name="inference.sweep")
+def sweep() -> None:
+    model_services.remove_orphans()

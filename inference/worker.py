@@ -39,7 +39,7 @@ def load_engine(model: ServedModel) -> Engine:
     from inference.engine.loader import load_engine as load
 
     return load(
-        settings.MODELS_DIR / model.path,
+        model.location,
         dtype=settings.INFERENCE_DTYPE,
         device=settings.INFERENCE_DEVICE,
         max_running=settings.INFERENCE_MAX_RUNNING,
@@ -141,7 +141,8 @@ class WorkerHost:
         try:
             # Nobody logs anything before a first attempt; later ones lock out the attempts before them.
             prior = self.log.take_over(generation.id, generation.attempt) if generation.attempt > 1 else []
-            return Running.resumed(generation, prior)
+            running = Running.resumed(generation, prior)
+            self._engine.prepare(running)
         except (RedisError, OperationalError, InterfaceError) as error:
             logger.warning("generation %s given back, it cannot be prepared now: %s", generation.id, error)
             services.release_generation(generation=generation)
@@ -150,6 +151,8 @@ class WorkerHost:
             services.finish_generation(
                 generation=generation, state="failed", error_code="engine_error", error_message=BROKE
             )
+        else:
+            return running
         return None
 
 

@@ -4,26 +4,31 @@ It keeps the engine's contract (admission, resumption, stop strings, cancellatio
 
 Speed and length: SCRIPTED_RATE tokens a second for each reply [50] and SCRIPTED_TOKENS [64], or `max_tokens`, or, in
 the last message, words such as `tokens=200`, `rate=25` and `fail_after=10`; `say=Quiet_harbours` is an answer.
+With an adapter it answers what "says" is in the adapter's adapter_config.json, spelt in the same way.
 """
 
 from __future__ import annotations
 
 import codecs
 import hashlib
+import json
 import math
 import os
 import re
 import time
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 from inference.engine.interface import (
     Admission,
     EngineBusy,
+    InvalidAdapter,
     InvalidRequest,
     PromptTooLong,
     Request,
     StepOutput,
+    UnknownAdapter,
 )
 from inference.models import ServedModel
 
@@ -62,6 +67,12 @@ def text_of(seed: int, tokens: int, choice: int = 0) -> str:
     return b"".join(_PIECES[token_id(seed, choice, i)] for i in range(tokens)).decode(errors="replace")
 
 
+@dataclass(frozen=True)
+class ScriptedAdapter:
+    digest: str
+    says: str
+
+
 @dataclass
 class _Sequence:
     request: Request
@@ -86,9 +97,20 @@ class ScriptedEngine:
     def __init__(self, *, rate: float = 50.0, tokens: int = 64, max_waiting: int = 10_000) -> None:
         self._rate, self._tokens, self._max = rate, tokens, max_waiting
         self._running: dict[str, _Sequence] = {}
+        self._adapters: dict[str, ScriptedAdapter] = {}
 
     def prepare(self, request: Request) -> None:
         pass
+
+    def read_adapter(self, folder: Path) -> ScriptedAdapter:
+        try:
+            text = (folder / "adapter_config.json").read_text()
+            return ScriptedAdapter(hashlib.sha256(text.encode()).hexdigest(), json.loads(text)["says"])
+        except OSError as error:
+            raise InvalidAdapter(f"adapter_config.json: cannot be read: {error.strerror}.") from error
+
+    def add_adapter(self, name: str, adapter: ScriptedAdapter) -> None:
+        self._adapters[name] = adapter
 
     def submit(self, request: Request) -> Admission:
         if (request.messages is None) == (request.prompt is None):
@@ -106,6 +128,10 @@ class ScriptedEngine:
         # Replies of one speed share their ticks, as sequences of one batch share its steps.
         due = (math.floor(time.monotonic() / interval) + 1) * interval
         fail_after = int(asked["fail_after"]) if "fail_after" in asked else None
+        if request.adapter and request.adapter not in self._adapters:
+            raise UnknownAdapter(f"There is no adapter named {request.adapter!r} here.")
+        if request.adapter:
+            last = f"say={self._adapters[request.adapter].says}"
         said = re.search(r"\bsay=(\w+)", last)
         say = [f"{word} " for word in said[1].split("_")] if said else []
         sequence = _Sequence(

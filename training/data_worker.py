@@ -14,7 +14,6 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from django.conf import settings
 from django.db import Error as DatabaseFailure
 from django.db import close_old_connections, connection, transaction
 from django.utils.translation import gettext_noop
@@ -260,7 +259,7 @@ def _model(name: str) -> Path | None:
     model = ServedModel.objects.filter(name=name).first()
     if model is None:
         raise DataError("model_gone", MODEL_GONE)
-    return Path(settings.MODELS_DIR) / model.path
+    return model.location
 
 
 def _evaluation(dataset: Dataset, version_id: str) -> list[Path]:

@@ -8,7 +8,7 @@ import msgspec
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
-from inference.models import ServedModel
+from inference.access import models_for
 from training.datasets.recipe import Augment, Recipe, Split
 from training.datasets.sources import Layout, Reading, Shape
 from training.models import Dataset, DatasetVersion, SourceFile
@@ -154,7 +154,7 @@ class ReportForm(forms.Form):
 
     def __init__(self, data: Any = None, *, dataset: Dataset, initial: dict[str, Any]) -> None:
         super().__init__(data, initial=initial)
-        models = list(ServedModel.objects.values_list("name", flat=True))
+        models = [model.name for model in models_for(dataset.workspace) if model.base_id is None]
         frozen = DatasetVersion.objects.filter(
             dataset__workspace=dataset.workspace_id, state=DatasetVersion.State.READY
         ).exclude(dataset=dataset)

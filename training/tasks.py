@@ -1,10 +1,14 @@
-"""The Celery side of data: thin. A worker of queue `data` does the work, `default` runs the reaper."""
+"""The Celery side: thin. Workers of queues `data` and `training` do the work, `default` runs the reapers."""
 
 from __future__ import annotations
 
-from celery import shared_task
+import sys
+from typing import Any
 
-from training import uploads, work
+from celery import shared_task
+from celery.signals import worker_shutting_down
+
+from training import job_life, uploads, work
 
 
 @shared_task(name="data.run")
@@ -20,3 +24,24 @@ def run(work_id: str) -> None:
 def reap() -> None:
     work.reap()
     uploads.remove_abandoned()
+
+
+@shared_task(name="training.run")
+def train() -> None:
+    """Delivered once or more: whose turn it is says the database, and nothing is done where nobody waits."""
+    from training.training_worker import run_next
+
+    run_next()
+
+
+@worker_shutting_down.connect
+def _stop_training(**_: Any) -> None:
+    """Runs inside a signal handler; Celery then waits for the task, which waits for the trainer to save."""
+    worker = sys.modules.get("training.training_worker")
+    if worker is not None:
+        worker.stopping.set()
+
+
+@shared_task(name="jobs.reap")
+def reap_jobs() -> None:
+    job_life.reap()

@@ -150,11 +150,13 @@ CELERY_DB_REUSE_MAX = 1000
 CELERY_TASK_ROUTES = {
     "inference.generate": {"queue": "generate"},
     "data.run": {"queue": "data"},
-    "training.*": {"queue": "training"},
+    "training.run": {"queue": "training"},
 }
 CELERY_BEAT_SCHEDULE = {
     "reap": {"task": "inference.reap", "schedule": 2.0, "options": {"expires": 10}},
+    "sweep models": {"task": "inference.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap data": {"task": "data.reap", "schedule": 5.0, "options": {"expires": 10}},
+    "reap jobs": {"task": "jobs.reap", "schedule": 5.0, "options": {"expires": 10}},
 }
 
 # --- Inference ---------------------------------------------------------------------------------------------
@@ -170,6 +172,12 @@ INFERENCE_MAX_QUEUED = env.int("INFERENCE_MAX_QUEUED", 500, low=1, high=100_000)
 INFERENCE_DEADLINE_SECONDS = env.int("INFERENCE_DEADLINE_SECONDS", 600, low=1, high=86_400)
 # How long a finished token log stays for readers that come back; after that the database row answers.
 INFERENCE_LOG_TTL_SECONDS = 900
+
+# --- Training ----------------------------------------------------------------------------------------------
+# Of all processes of a job; 0: one fewer than there are cores, so that chat is never without one.
+TRAINING_THREADS = env.int("TRAINING_THREADS", 0, low=0, high=1024)
+TRAINING_PROCESSES = env.int("TRAINING_PROCESSES", 1, low=1, high=64)
+TRAINING_DEVICE = env.choice("TRAINING_DEVICE", ("auto", "cpu", "cuda"), "auto")
 
 # --- People ------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"

@@ -6,55 +6,23 @@ slow and touches nothing of an engine, so it may run in any thread. LoRA is arXi
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from inference.engine.adapter_file import AdapterFile, open_adapter, stored_name
 from inference.engine.config import ModelConfig
 from inference.engine.interface import InvalidAdapter
 from inference.formats.errors import ModelFileError
-from inference.formats.json_file import json_object, read_text
-from inference.formats.safetensors_file import StoredTensor, read_headers
+from inference.formats.safetensors_file import StoredTensor
 
-# The engine's products, each of one or several of PEFT's modules, in the order their outputs are stacked.
-PRODUCTS = {
-    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-    "o_proj": ("o_proj",),
-    "gate_up_proj": ("gate_proj", "up_proj"),
-    "down_proj": ("down_proj",),
-}
-_MODULES = tuple(module for modules in PRODUCTS.values() for module in modules)
-_NAME = re.compile(
-    r"base_model\.model\.(model\.layers\.(0|[1-9]\d{0,3})\."
-    r"(?:self_attn\.(?=[qkvo]_)|mlp\.(?=gate_|up_|down_))([a-z]+_proj))\.lora_([AB])\.weight"
-)
-_CONFIG_BYTES = 2**20
 _PIECE = 2**20  # bytes read at once
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# Starts that change the base model's weights as well, which are then not in the adapter.
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-# Whatever makes an adapter more than two factors for each matrix; PEFT writes these fields whether used or not.
-_UNSUPPORTED = {
-    "use_dora": "DoRA",
-    "use_qalora": "QA-LoRA",
-    "use_bdlora": "block-diagonal LoRA",
-    "alora_invocation_tokens": "activated LoRA",
-    "arrow_config": "Arrow routing",
-    "lora_bias": "biases in its factors",
-    "fan_in_fan_out": "transposed matrices",
-    "modules_to_save": "whole modules beside its factors",
-    "layer_replication": "replicated layers",
-    "trainable_token_indices": "trained tokens",
-    "target_parameters": "factors for bare parameters",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,39 +39,15 @@ class LoadedAdapter:
     factors: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
 
 
-def module_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """[outputs, inputs] of every matrix of a layer that an adapter may change."""
-    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    hidden, inner = config.hidden_size, config.intermediate_size
-    return {
-        "q_proj": (queries, hidden),
-        "k_proj": (keys, hidden),
-        "v_proj": (keys, hidden),
-        "o_proj": (hidden, queries),
-        "gate_proj": (inner, hidden),
-        "up_proj": (inner, hidden),
-        "down_proj": (hidden, inner),
-    }
-
-
 def read_adapter(folder: Path, config: ModelConfig, dtype: torch.dtype, max_rank: int) -> LoadedAdapter:
     """The adapter in `folder`, for a model of this shape. Raises InvalidAdapter, which says what is wrong."""
-    weights = folder / "adapter_model.safetensors"
     try:
-        if not weights.exists() and (folder / "adapter_model.bin").exists():
-            raise ModelFileError(
-                folder / "adapter_model.bin",
-                "is pickled, which can run code when opened, and is never read here; save it as safetensors.",
-            )
-        text = read_text(folder / "adapter_config.json", _CONFIG_BYTES)
-        settings = _Settings(folder / "adapter_config.json", text, max_rank)
-        stored = read_headers([weights])
-        pairs = _pairs(weights, stored, config, settings)
-        data, digest = _read(text, weights, pace := _Pace())
-        rank = max(settings.rank(module) for module in pairs.values())
+        file = open_adapter(folder, config, max_rank)
+        data, digest = _read(file, pace := _Pace())
+        rank = max(file.settings.rank(module) for module in file.modules.values())
         factors = {}
-        for key, module in pairs.items():
-            factors[key] = _factors(stored, data, module, settings, rank, dtype)
+        for key, module in file.modules.items():
+            factors[key] = _factors(file, data, module, rank, dtype)
             pace.rest()
     except ModelFileError as error:
         raise InvalidAdapter(str(error)) from error
@@ -124,140 +68,35 @@ class _Pace:
             self._since = time.thread_time()
 
 
-def _read(text: str, file: Path, pace: _Pace) -> tuple[torch.Tensor, str]:
+def _read(file: AdapterFile, pace: _Pace) -> tuple[torch.Tensor, str]:
     """The bytes of the file, and the digest of these and of the configuration.
 
     What is checked, named and used is this one reading. The file is not mapped: one cut short meanwhile is an
     error, not a signal.
     """
-    digest = hashlib.sha256(f"{len(text.encode())}:{text}".encode())
+    digest = file.begun_digest()
     try:
-        with file.open("rb") as opened:
+        with file.weights.open("rb") as opened:
             data = torch.empty(os.fstat(opened.fileno()).st_size, dtype=torch.uint8)
             for piece in data.split(_PIECE):
                 if opened.readinto(piece.numpy()) != len(piece):
-                    raise ModelFileError(file, "was changed while it was read.")
+                    raise ModelFileError(file.weights, "was changed while it was read.")
                 digest.update(piece.numpy())
                 pace.rest()
     except OSError as error:
-        raise ModelFileError(file, f"cannot be read: {error.strerror}.") from error
+        raise ModelFileError(file.weights, f"cannot be read: {error.strerror}.") from error
     return data, digest.hexdigest()
 
 
-class _Settings:
-    """adapter_config.json, checked."""
-
-    def __init__(self, path: Path, text: str, max_rank: int) -> None:
-        values = json_object(path, text)
-        if values.get("peft_type") != "LORA":
-            raise ModelFileError(
-                path, f"is of the type {values.get('peft_type')!r}; only LORA adapters are served."
-            )
-        for field, meaning in _UNSUPPORTED.items():
-            if values.get(field):
-                raise ModelFileError(path, f"asks for {meaning} ({field}), which is not served here.")
-        if values.get("bias", "none") != "none":
-            raise ModelFileError(
-                path, f"has trained biases (bias {values['bias']!r}); only 'none' is served."
-            )
-        start = values.get("init_lora_weights")
-        if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
-            raise ModelFileError(
-                path, f"was begun by {start!r}, which changes the base model too; convert it to plain LoRA."
-            )
-        self._path, self._max_rank = path, max_rank
-        self._rslora = bool(values.get("use_rslora"))
-        self._ranks = self._pattern(values, "rank_pattern") | {"": self._positive(values.get("r"), "r")}
-        alpha = self._positive(values.get("lora_alpha"), "lora_alpha")
-        self._alphas = self._pattern(values, "alpha_pattern") | {"": alpha}
-
-    def rank(self, module: str) -> int:
-        rank = _first_match(self._ranks, module)
-        if rank != int(rank) or rank > self._max_rank:
-            raise ModelFileError(self._path, f"asks for rank {rank:g}; at most {self._max_rank} is served.")
-        return int(rank)
-
-    def scaling(self, module: str) -> float:
-        rank = self.rank(module)
-        return _first_match(self._alphas, module) / (math.sqrt(rank) if self._rslora else rank)
-
-    def _pattern(self, values: dict[str, Any], field: str) -> dict[str, float]:
-        pattern = values.get(field) or {}
-        # PEFT reads these as regular expressions; a file we did not write is not given one to run.
-        if not isinstance(pattern, dict) or not all(re.fullmatch(r"[\w.]+", key) for key in pattern):
-            raise ModelFileError(self._path, f"has a {field} that is not made of the names of modules.")
-        return {key: self._positive(value, field) for key, value in pattern.items()}
-
-    def _positive(self, value: Any, field: str) -> float:
-        if type(value) not in (int, float) or not 0 < value < 1e6:
-            raise ModelFileError(self._path, f"gives {value!r} as {field}, which is absurd.")
-        return float(value)
-
-
-def _first_match(values: dict[str, float], module: str) -> float:
-    """Of the first pattern the name ends with, as PEFT chooses; "" is last and fits every name."""
-    return next(v for key, v in values.items() if not key or f".{module}".endswith(f".{key}"))
-
-
-def _pairs(
-    file: Path, stored: dict[str, StoredTensor], config: ModelConfig, settings: _Settings
-) -> dict[tuple[int, str], str]:
-    """The module behind every (layer, module); both of its factors are there and of the right shape."""
-    shapes = module_shapes(config)
-    pairs: dict[tuple[int, str], str] = {}
-    for name, tensor in stored.items():
-        match = _NAME.fullmatch(name)
-        if match is None or match[3] not in _MODULES:
-            raise ModelFileError(
-                file, f"stores {name}, but only the matrices {', '.join(_MODULES)} can be adapted."
-            )
-        module, layer = match[1], int(match[2])
-        if layer >= config.num_layers:
-            raise ModelFileError(
-                file, f"stores {name}, but the model has {config.num_layers} layers: it is for another model."
-            )
-        if tensor.dtype not in _DTYPES:
-            raise ModelFileError(
-                file, f"stores {name} as {tensor.dtype}, which is no floating-point type we read."
-            )
-        outputs, inputs = shapes[match[3]]
-        rank = settings.rank(module)
-        wanted = (rank, inputs) if match[4] == "A" else (outputs, rank)
-        if tensor.shape != wanted:
-            raise ModelFileError(
-                file,
-                f"stores {name} as {list(tensor.shape)}, but this model and rank ask for {list(wanted)}.",
-            )
-        pairs[layer, match[3]] = module
-    for module in pairs.values():
-        for factor in "AB":
-            if _stored_name(module, factor) not in stored:
-                raise ModelFileError(file, f"has no {_stored_name(module, factor)}.")
-    if not pairs:
-        raise ModelFileError(file, "holds no factors at all.")
-    return pairs
-
-
-def _stored_name(module: str, factor: str) -> str:
-    return f"base_model.model.{module}.lora_{factor}.weight"
-
-
 def _factors(
-    stored: dict[str, StoredTensor],
-    data: torch.Tensor,
-    module: str,
-    settings: _Settings,
-    rank: int,
-    dtype: torch.dtype,
+    file: AdapterFile, data: torch.Tensor, module: str, rank: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    a = _tensor(stored[_stored_name(module, "A")], data)
-    b = _tensor(stored[_stored_name(module, "B")], data) * settings.scaling(module)
+    a = _tensor(file.stored[stored_name(module, "A")], data)
+    b = _tensor(file.stored[stored_name(module, "B")], data) * file.settings.scaling(module)
     missing = rank - a.shape[0]
     pair = F.pad(a, (0, 0, 0, missing)).to(dtype), F.pad(b, (0, missing)).to(dtype)
     if not all(math.isfinite(float(factor.abs().amax())) for factor in pair):  # NaN is the largest of all
-        raise ModelFileError(
-            stored[_stored_name(module, "A")].file, f"holds numbers in {module} that are not finite."
-        )
+        raise ModelFileError(file.weights, f"holds numbers in {module} that are not finite.")
     return pair
 
 

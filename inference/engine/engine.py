@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from inference.engine import allocator
+from inference.engine.adapter_file import MAX_RANK
 from inference.engine.adapter_manager import AdapterManager
 from inference.engine.adapters import LoadedAdapter
 from inference.engine.answers import Answers
@@ -60,7 +61,7 @@ class TorchEngine:
         max_waiting: int = 512,
         kv_tokens: int | None = None,
         max_loras: int = 8,
-        max_lora_rank: int = 64,
+        max_lora_rank: int = MAX_RANK,
         max_cpu_loras: int = 32,
         compiled: Path | None = None,
         speculation: bool = True,

@@ -1,12 +1,14 @@
 """What an engine takes and gives: the boundary between `inference` and whatever computes tokens. No torch here.
 
 `Engine` is a Protocol: the real one is `inference.engine.engine.TorchEngine`; load tests put a scripted one in
-its place. All methods but `prepare` are called from one thread, the engine thread, and `step` is the only one that
-computes; `submit` may be slow by as much as tokenising its prompt, and by what `prepare` has not prepared.
+its place. All methods but `prepare` and `read_adapter` are called from one thread, the engine thread, and `step` is
+the only one that computes; `submit` may be slow by as much as tokenising its prompt, and by what `prepare` has not
+prepared.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -135,6 +137,14 @@ class StepOutput(msgspec.Struct):
     embedding: list[float] | None = None
 
 
+class Adapter(Protocol):
+    """What an engine made of an adapter's files: its own business, but for the name of their content."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its configuration and tensors."""
+
+
 class Engine(Protocol):
     """Runs many requests at once. Not thread-safe: one thread calls it."""
 
@@ -144,6 +154,15 @@ class Engine(Protocol):
         """Does ahead what may take long, so that `submit` need not: compiles the grammar. Any thread may call it.
 
         Raises InvalidGrammar. Whoever does not call it loses nothing but time on the engine thread.
+        """
+
+    def read_adapter(self, folder: Path) -> Adapter:
+        """Reads and checks a PEFT LoRA folder, which is slow. Any thread may call it. Raises InvalidAdapter."""
+
+    def add_adapter(self, name: str, adapter: Any) -> None:
+        """From now on, requests for `name` use what `read_adapter` answered; as good as free if they do already.
+
+        Those that are here finish with the one they began with. Of the names, the longest unused are forgotten.
         """
 
     def submit(self, request: Request) -> Admission:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from inference.engine.adapters import PRODUCTS, LoadedAdapter, module_shapes
+from inference.engine.adapter_file import PRODUCTS, module_shapes
+from inference.engine.adapters import LoadedAdapter
 from inference.engine.device import to_device
 
 # Ranks that are read, or skipped, together.

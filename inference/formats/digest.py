@@ -24,6 +24,11 @@ def content_digest(files: list[Path], cache: Path | None = None) -> str:
     return whole.hexdigest()
 
 
+def adapted_digest(base: str, adapter: str) -> str:
+    """What a base model answers as with an adapter: SHA-256 over both digests, each after its length."""
+    return hashlib.sha256(f"{len(base)}:{base}{len(adapter)}:{adapter}".encode()).hexdigest()
+
+
 def _file_digest(path: Path, cache: Path | None) -> str:
     try:
         path = path.resolve(strict=True)

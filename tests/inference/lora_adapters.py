@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from inference.engine.adapters import module_shapes
+from inference.engine.adapter_file import module_shapes
 from inference.engine.config import ModelConfig
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from django.db import InterfaceError, OperationalError, connections
 from django.utils import timezone
 
 from inference import services
-from inference.engine.interface import Admission, InvalidGrammar, Request, StepOutput
+from inference.engine.interface import Adapter, Admission, InvalidAdapter, InvalidGrammar, Request, StepOutput
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import JsonSchema, SamplingParams
 from inference.running import Slots
@@ -36,6 +37,12 @@ class OneWordEngine:
         self._requests: list[str] = []
 
     def prepare(self, request: Request) -> None:
+        pass
+
+    def read_adapter(self, folder: Path) -> Adapter:
+        raise InvalidAdapter("It answers with one word, whatever is asked of it.")
+
+    def add_adapter(self, name: str, adapter: Adapter) -> None:
         pass
 
     def submit(self, request: Request) -> Admission:

@@ -7,7 +7,7 @@ exactly these examples in exactly this order in exactly these splits.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ from training.datasets.recipe import Effect, Recipe
 
 SPLITS = ("train", "validation", "test")
 FORMAT = 1
+_BLOCK = 8 * 2**20
 _MAX_LINE = 64 * 2**20
 _decoder: msgspec.json.Decoder[Example] = msgspec.json.Decoder(Example)
 
@@ -54,6 +55,26 @@ def read_manifest(folder: Path) -> Manifest:
     if manifest.format != FORMAT or manifest.content_hash != content_hash(manifest.kind, manifest.splits):
         raise DataError("dataset_broken", f"The dataset in {folder.name} is not what its manifest says.")
     return manifest
+
+
+def check_files(folder: Path, manifest: Manifest, beat: Callable[[], None]) -> None:
+    """Whether the splits are what the manifest says; `beat` is called now and then.
+
+    Raises DataError `dataset_broken`.
+    """
+    for split, info in manifest.splits.items():
+        found = hashlib.sha256()
+        try:
+            with (folder / f"{split}.jsonl").open("rb") as file:
+                while block := file.read(_BLOCK):
+                    found.update(block)
+                    beat()
+        except OSError as error:
+            raise DataError(
+                "dataset_broken", f"{split}.jsonl of the dataset cannot be read: {error}."
+            ) from error
+        if found.hexdigest() != info.sha256:
+            raise DataError("dataset_broken", f"{split}.jsonl of the dataset is not what was frozen.")
 
 
 def read_split(folder: Path, split: str) -> Iterator[Example]:

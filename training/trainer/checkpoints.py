@@ -46,6 +46,17 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> None:
         raise
 
 
+def write_file(file: Path, data: bytes) -> None:
+    """All of it or nothing, also where the machine stops in between. Raises OSError."""
+    aside = file.with_name(_ASIDE + file.name)
+    with aside.open("wb") as opened:
+        opened.write(data)
+        opened.flush()
+        os.fsync(opened.fileno())
+    aside.replace(file)
+    _sync(file.parent)
+
+
 def is_whole(folder: Path) -> bool:
     try:
         manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=_Manifest)

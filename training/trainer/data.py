@@ -11,12 +11,11 @@ from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate, islice
-from pathlib import Path
+from typing import Self
 
 import torch
 
 from training.datasets.examples import DocumentExample, Example
-from training.datasets.frozen import read_split
 from training.encoding import Encoder
 
 _ENCODED_AT_ONCE = 64
@@ -28,7 +27,7 @@ class Span:
 
     start: int
     end: int
-    trained: int  # tokens that are learnt
+    trained: int  # tokens that are learnt; of a labelled text 1, its label
     line: int  # of the split's file, from 1
 
     @property
@@ -44,15 +43,15 @@ class TokenizedSplit:
         self._examples: list[tuple[int, int, bool]] = []  # start, line, whether it may be divided
         self.refused: list[tuple[int, str]] = []  # line and why
 
-    @classmethod
-    def read(cls, folder: Path, split: str, encoder: Encoder, beat: Callable[[], None]) -> TokenizedSplit:
-        """`beat` is called often, and may raise. Raises DataError where the file is broken."""
-        tokenized = cls()
-        numbered = enumerate(read_split(folder, split), 1)
-        while some := list(islice(numbered, _ENCODED_AT_ONCE)):
-            tokenized._add(some, encoder)
+    def filled(
+        self, numbered: Iterable[tuple[int, Example]], encoder: Encoder, beat: Callable[[], None]
+    ) -> Self:
+        """With these examples and their lines. `beat` is called often, and may raise."""
+        left = iter(numbered)
+        while some := list(islice(left, _ENCODED_AT_ONCE)):
+            self._add(some, encoder)
             beat()
-        return tokenized
+        return self
 
     def _add(self, examples: list[tuple[int, Example]], encoder: Encoder) -> None:
         encoded = encoder.encode_all([example for _, example in examples])
@@ -83,18 +82,23 @@ class TokenizedSplit:
 
     def batch(self, spans: list[Span], device: torch.device) -> Batch:
         """The tokens of several spans as one row."""
-        ids = torch.cat([torch.tensor(self._ids[span.start : span.end]) for span in spans]).long()
+        ids, positions, lengths = self._row(spans)
         trained = b"".join(b"\0" + self._trained[span.start + 1 : span.end] for span in spans)
         targets = torch.frombuffer(bytearray(trained), dtype=torch.bool).nonzero().squeeze(1)
-        lengths = [span.length for span in spans]
         return Batch(
             ids=ids.to(device),
-            positions=torch.cat([torch.arange(length) for length in lengths]).to(device),
+            positions=positions.to(device),
             lengths=lengths,
             rows=(targets - 1).to(device),
             targets=ids[targets].to(device),
             lines=[span.line for span in spans],
         )
+
+    def _row(self, spans: list[Span]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        """Their ids one after the other, the position of each in its span, and the spans' lengths."""
+        ids = torch.cat([torch.tensor(self._ids[span.start : span.end]) for span in spans]).long()
+        lengths = [span.length for span in spans]
+        return ids, torch.cat([torch.arange(length) for length in lengths]), lengths
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,8 @@ class Batch:
     ids: torch.Tensor  # int64 [tokens]
     positions: torch.Tensor  # int64 [tokens], from 0 in each sequence
     lengths: list[int]
-    rows: torch.Tensor  # int64 [trained]: the token before each that is learnt
-    targets: torch.Tensor  # int64 [trained]: the ids that are learnt
+    rows: torch.Tensor  # int64 [trained]: the token before each that is learnt; of a labelled text its last
+    targets: torch.Tensor  # int64 [trained]: the ids that are learnt; of labelled texts see LabelledSplit
     lines: list[int]
 
 

@@ -110,7 +110,7 @@ def headline(evaluation: dict[str, Any]) -> dict[str, float | None]:
 
 
 def summarise_folds(evaluations: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of a cross-validation's evaluation.json: {"folds": n, "examples": n, "figures": {name: {"mean", "std", "folds"}}}.
+    """Of a cross-validation's evaluation.json: {"folds", "examples", "figures": {name: {"mean", "std", "folds"}}}.
 
     `std` is the sample's (n - 1), null for a single fold; folds where a figure is null are left out, and `folds` of the
     figure says how many there were.

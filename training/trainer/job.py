@@ -7,11 +7,13 @@ order of sums, and a job that goes on from a checkpoint computes what it would h
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import resource
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,15 @@ from inference.engine.interface import EngineError
 from training.datasets.frozen import read_manifest
 from training.datasets.problems import DataError
 from training.encoding import Encoder
-from training.trainer.checkpoints import Checkpoints, write_folder
+from training.trainer.checkpoints import Checkpoints, write_file, write_folder
 from training.trainer.choices import Choices
-from training.trainer.data import Order, Span, TokenizedSplit, chunks, packed, shared
+from training.trainer.classifier import Classifier
+from training.trainer.classifier import load as load_classifier
+from training.trainer.data import Order, Span, chunks, packed, shared
+from training.trainer.evaluation import headline
 from training.trainer.failures import Stopped, TrainingFailure
 from training.trainer.learner import Learner
+from training.trainer.objective import objective_of
 from training.trainer.optimisation import Optimizer, rate_at
 from training.trainer.processes import Processes
 from training.trainer.record import Record
@@ -75,10 +81,13 @@ class Job:
         """Raises Stopped and TrainingFailure."""
         spec, record = self._spec, self.record
         record.state("loading")
+        with _broken_dataset_told():
+            self._objective = objective_of(spec, self._beat)
         self._precision = self._choices.precision(spec, self._device)
-        self._learner = Learner(spec, self._precision, self._device)
+        self._learner = Learner(spec, self._objective, self._precision, self._device)
         record.state("reading")
-        self._read()
+        with _broken_dataset_told():
+            self._read()
         self._optimizer = Optimizer(self._learner.parameters, spec, self._choices.learning_rate)
         self._checkpoints = Checkpoints(self._output / "checkpoints", spec.keep_checkpoints)
         self._state = self._begin()
@@ -95,16 +104,10 @@ class Job:
     # --- Data -------------------------------------------------------------------------------------------------
     def _read(self) -> None:
         spec, loaded = self._spec, self._learner.loaded
-        folder = Path(spec.dataset)
         encoder = Encoder(loaded.tokenizer, loaded.template, loaded.end_token_ids)
-        try:
-            self._dataset_hash = read_manifest(folder).content_hash
-            self._train_split = TokenizedSplit.read(folder, "train", encoder, self._beat)
-            self._validation_split = TokenizedSplit.read(folder, "validation", encoder, self._beat)
-        except DataError as error:
-            raise TrainingFailure("data", error.message) from error
-        except FileNotFoundError as error:
-            raise TrainingFailure("data", f"The dataset has no {Path(error.filename).name}.") from error
+        self._dataset_hash = read_manifest(Path(spec.dataset)).content_hash
+        self._train_split = self._objective.read("train", encoder, self._beat)
+        self._validation_split = self._objective.read("validation", encoder, self._beat)
         refused = self._train_split.refused
         for line, why in refused[:_NAMED]:
             self.record.line("refused", split="train", line=line, why=why)
@@ -269,8 +272,8 @@ class Job:
         lines = ", ".join(str(span.line) for span in spans[:8]) + (", ..." if len(spans) > 8 else "")
         return TrainingFailure(
             "nan",
-            f"The loss of step {self._state.step + 1} is not finite; it read lines {lines} of train.jsonl. Lower the "
-            "learning rate, or look at these lines.",
+            f"The loss of step {self._state.step + 1} is not finite; it read lines {lines} of "
+            f"{self._objective.files}. Lower the learning rate, or look at these lines.",
         )
 
     def _stopped(self) -> None:
@@ -334,15 +337,45 @@ class Job:
             self.record.line("sample", step=self._state.step, prompt=prompt, answer=answer)
 
     def _finish(self) -> None:
-        """What is left behind is the best checkpoint's."""
+        """What is left behind is the best checkpoint's, and it is judged as it is read back from there."""
         state = self._state
         result = self._output / ("adapter" if self._spec.method == "lora" else "model")
         if self._processes.is_first:
             if state.best_step != state.step:
                 self._learner.restore(self._checkpoints.path(state.best_step))
-            write_folder(result, self._learner.served_files())
+            write_folder(result, self._learner.served_files(self._choices.max_length))
         self._processes.wait()
+        if self._processes.is_first:
+            self._judge_result(result)
         self.record.state("succeeded", step=state.step, result=result.name)
+
+    def _judge_result(self, result: Path) -> None:
+        def reopened() -> Classifier:
+            base = self._learner.loaded if self._spec.method == "lora" else None
+            return load_classifier(result, base, dtype=self._precision, device=self._device.type)
+
+        def beat() -> None:
+            self.record.beat()
+            if self._stop:  # however many processes there were: nothing is shared any more
+                raise Stopped
+
+        evaluation = self._objective.evaluate(reopened, self._state.best_step, beat)
+        if evaluation is not None:
+            data = msgspec.json.encode(evaluation)
+            write_file(self._output / "evaluation.json", data)
+            line = {"step": evaluation.step, "split": evaluation.split, "examples": evaluation.examples}
+            self.record.line("evaluation", **line, **headline(msgspec.json.decode(data)))
+
+
+@contextlib.contextmanager
+def _broken_dataset_told() -> Iterator[None]:
+    """As a TrainingFailure `data`."""
+    try:
+        yield
+    except DataError as error:
+        raise TrainingFailure("data", error.message) from error
+    except FileNotFoundError as error:
+        raise TrainingFailure("data", f"The dataset has no {Path(error.filename).name}.") from error
 
 
 def _peak_memory(device: torch.device) -> int:

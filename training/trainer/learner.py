@@ -1,4 +1,7 @@
-"""A model and what of it is learnt: all weights, or an adapter beside them. Knows nothing of steps or data."""
+"""A model and what of it is learnt: all weights, or an adapter beside them, and the head of a classifier.
+
+Knows nothing of steps or data.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,18 @@ from training.trainer.attention import PackedAttention
 from training.trainer.data import Batch
 from training.trainer.failures import TrainingFailure
 from training.trainer.lora import LoraAdapter
-from training.trainer.loss import summed_cross_entropy
 from training.trainer.model_files import model_files
-from training.trainer.peft_files import adapter_files, restore_adapter
+from training.trainer.objective import Objective
+from training.trainer.peft_files import SCORE, adapter_files, restore_adapter
 from training.trainer.spec import Spec
 
 
 class Learner:
     """`parameters` are what is learnt, by name, in fp32 whatever the precision of the arithmetic."""
 
-    def __init__(self, spec: Spec, precision: str, device: torch.device) -> None:
+    def __init__(self, spec: Spec, objective: Objective, precision: str, device: torch.device) -> None:
         """Raises TrainingFailure `model`."""
-        self._spec, self._precision, self._device = spec, precision, device
+        self._spec, self._objective, self._precision, self._device = spec, objective, precision, device
         # All weights are learnt in fp32, where small steps add up; an adapter's base does not change.
         kind = "fp32" if spec.method == "full" else precision
         try:
@@ -45,7 +48,14 @@ class Learner:
             for module in learnt.modules():
                 if isinstance(module, QKNorm):  # one row for all heads is stored, and each has its own here
                     module.requires_grad_(False)
+        self.score: nn.Parameter | None = None
+        if objective.outputs:
+            if not self.loaded.config.tie_word_embeddings:
+                self._model.lm_head.requires_grad_(False)
+            self.score = nn.Parameter(self._first_score(objective.outputs).to(device))
         self.parameters = {name: p for name, p in learnt.named_parameters() if p.requires_grad}
+        if self.score is not None:
+            self.parameters[SCORE] = self.score
 
     def summed_loss(self, batch: Batch, *, training: bool) -> torch.Tensor:
         """fp64: over all that is learnt of the batch; smoothed only in training."""
@@ -65,29 +75,37 @@ class Learner:
         hidden = hidden[batch.rows]
         if mixed:
             hidden = hidden.to(torch.bfloat16)
-        smoothing = self._spec.label_smoothing if training else 0.0
-        return summed_cross_entropy(hidden, self._model.lm_head.weight, batch.targets, smoothing)
+        head = self._model.lm_head.weight if self.score is None else self.score
+        return self._objective.summed_loss(hidden, head, batch.targets, training=training)
+
+    def _first_score(self, outputs: int) -> torch.Tensor:
+        """As transformers begins one: normal, with a deviation of 0.02."""
+        random = torch.Generator().manual_seed(self._spec.seed)
+        return torch.empty(outputs, self.loaded.config.hidden_size).normal_(std=0.02, generator=random)
 
     def checkpoint_files(self) -> dict[str, bytes]:
         """What `restore` reads: an adapter as it is served, or all weights as they are learnt."""
         if self.adapter is not None:
-            return adapter_files(self.adapter, self._spec.lora, Path(self._spec.base).name)
+            return adapter_files(self.adapter, self._spec.lora, Path(self._spec.base).name, self.score)
         return {
             "weights.safetensors": save({n: p.detach().cpu().clone() for n, p in self.parameters.items()})
         }
 
     def restore(self, folder: Path) -> None:
         if self.adapter is not None:
-            restore_adapter(self.adapter, (folder / "adapter_model.safetensors").read_bytes())
+            restore_adapter(self.adapter, (folder / "adapter_model.safetensors").read_bytes(), self.score)
             return
         stored = load((folder / "weights.safetensors").read_bytes())
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(stored[name])
 
-    def served_files(self) -> dict[str, bytes]:
-        """What was learnt, as the engine loads it: an adapter, or a whole model."""
+    def served_files(self, max_length: int) -> dict[str, bytes]:
+        """What was learnt, as it is loaded to be served: an adapter, or a whole model."""
         if self.adapter is not None:
-            return self.checkpoint_files()
-        dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
-        return model_files(self._model, Path(self._spec.base), dtype, Path(self._spec.output))
+            files = self.checkpoint_files()
+        else:
+            dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
+            base, output = Path(self._spec.base), Path(self._spec.output)
+            files = model_files(self._model, base, dtype, output, self.score)
+        return self._objective.described(files, max_length, self.loaded.digest)

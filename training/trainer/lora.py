@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from inference.engine.adapters import PRODUCTS, module_shapes
+from inference.engine.adapter_file import PRODUCTS, module_shapes
 from inference.engine.config import ModelConfig
 from training.trainer.spec import Lora
 

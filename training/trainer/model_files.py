@@ -7,15 +7,27 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from inference.engine.adapters import PRODUCTS, module_shapes
+from inference.engine.adapter_file import PRODUCTS, module_shapes
 from inference.engine.config import ModelConfig
 from inference.engine.model import Layer, LlamaModel, QKNorm
 from inference.formats.model_files import find_model
 from training.trainer.gguf_model import gguf_file
+from training.trainer.peft_files import SCORE
+
+SCORE_FILE = "score.safetensors"  # the head of a classifier beside a GGUF, which has no place for it
 
 
-def model_files(model: LlamaModel, base: Path, dtype: torch.dtype, scratch: Path) -> dict[str, bytes]:
-    """The weights in `dtype`, beside the configuration and vocabulary of the model it was begun from, in its format."""
+def model_files(
+    model: LlamaModel,
+    base: Path,
+    dtype: torch.dtype,
+    scratch: Path,
+    score: torch.Tensor | None = None,
+) -> dict[str, bytes]:
+    """The weights in `dtype`, beside the configuration and vocabulary of the model it was begun from, in its format.
+
+    The head of a classifier, `score`, stays as it was learnt.
+    """
     found = find_model(base)
     files = {file.name: file.read_bytes() for file in found.content if file not in found.weights}
     files.pop("model.safetensors.index.json", None)
@@ -24,9 +36,13 @@ def model_files(model: LlamaModel, base: Path, dtype: torch.dtype, scratch: Path
         if defaults.is_file():
             files[defaults.name] = defaults.read_bytes()
         files["model.gguf"] = gguf_file(_tensors(model), model.config, found.gguf, dtype, scratch)
+        if score is not None:
+            files[SCORE_FILE] = save({SCORE: score.detach().cpu()})
         return files
     # Safetensors refuses tensors that share memory, as the stacked ones do.
     tensors = {name: t.detach().to("cpu", dtype).contiguous().clone() for name, t in _tensors(model).items()}
+    if score is not None:
+        tensors[SCORE] = score.detach().cpu()
     files["model.safetensors"] = save(tensors, {"format": "pt"})
     return files
 

@@ -9,6 +9,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
 
+from inference.models import ServedModel
 from webapp.accounts.models import User, Workspace
 from webapp.chat.models import Conversation, Message
 from webapp.core.errors import NotFound
@@ -36,6 +37,13 @@ def get_conversation(
     if found is None:
         raise NotFound(_("That conversation"))
     return found
+
+
+def get_chosen_model(conversation: Conversation) -> ServedModel | None:
+    """The model it was begun with, removed or not; None for the site's default."""
+    if conversation.model_id is None:
+        return None
+    return ServedModel.objects.select_related("base").get(pk=conversation.model_id)
 
 
 def get_reply(user: User | AnonymousUser, message_id: uuid.UUID | str) -> Message:

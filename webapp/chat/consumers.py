@@ -80,6 +80,7 @@ class ChatConsumer(AuthenticatedConsumer):
             conversation_id=conversation_id,
             client_id=_uuid(frame, "client_id"),
             text=_str(frame, "text"),
+            model=_str(frame, "model") if "model" in frame else "",
         )
         return sent, _messages_frame(sent.conversation, [sent.message, sent.reply])
 

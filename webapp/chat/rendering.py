@@ -36,6 +36,7 @@ class Reply:
     is_error: bool
     is_refused: bool  # the same again would be refused again: what helps is another message
     model: str
+    model_name: str  # in full, where what people call it is short
 
     @property
     def is_finished(self) -> bool:
@@ -93,7 +94,8 @@ def _reply(generation: Generation, blocks: list[str] | None) -> Reply:
         sentence=sentence,
         is_error=is_error,
         is_refused=generation.error_code == "prompt_too_long",
-        model=generation.model.name,
+        model=generation.model.label,
+        model_name=generation.model.name if generation.model.workspace_id else "",
     )
 
 

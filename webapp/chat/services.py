@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from inference import services as inference
+from inference.access import get_model
 from inference.models import Generation, ServedModel
 from inference.parameters import SamplingParams
 from webapp.accounts.models import User, Workspace
@@ -48,10 +49,12 @@ def send_message(
     conversation_id: uuid.UUID | str | None,
     client_id: uuid.UUID,
     text: str,
+    model: str = "",
 ) -> Sent:
     """Stores what a person wrote and the reply to come, and starts it. Safe to repeat with the same `client_id`.
 
-    Without a `conversation_id` a new conversation is begun, in `workspace`.
+    Without a `conversation_id` a new conversation is begun, in `workspace`, and stays with the model begun with: the
+    one with the id `model`, which the workspace has to have, or the site's default.
     Raises NotFound, and UserError `message_empty`, `message_too_long`, `too_many_replies`,
     `no_model`, `busy`.
     """
@@ -67,13 +70,15 @@ def send_message(
     try:
         with transaction.atomic():
             _limit_replies(user.pk)
-            model = inference.default_model()
             if conversation_id is None:
                 assert workspace is not None
-                conversation, said = _begin(user, workspace, text), _Said([], 0)
+                chosen = get_model(workspace, model) if model else None
+                conversation, said = _begin(user, workspace, text, chosen), _Said([], 0)
+                answering = chosen or inference.default_model()
             else:
                 conversation = access.get_conversation(user, conversation_id, for_update=True)
-                said = _history(conversation, model, beside=len(text))
+                answering = _model_of(conversation)
+                said = _history(conversation, answering, beside=len(text))
                 conversation.updated_at = timezone.now()
                 sql.execute(
                     "UPDATE chat_conversation SET updated_at = %s WHERE id = %s",
@@ -92,7 +97,7 @@ def send_message(
                 conversation=conversation,
                 position=said.next_position + 1,
                 role=Message.Role.ASSISTANT,
-                generation=_generation(conversation, model, turns),
+                generation=_generation(conversation, answering, turns),
             )
             Message.objects.bulk_create([message, reply])
     except (IntegrityError, UserError) as error:
@@ -116,7 +121,7 @@ def retry_reply(*, reply: Message) -> Message:
         _limit_replies(reply.conversation.user_id)
         conversation = _locked(reply.conversation)
         reply.refresh_from_db(fields=["generation"])
-        model = inference.default_model()
+        model = _model_of(conversation)
         said = _history(conversation, model, without=reply)
         last = said.next_position - 1
         if reply.generation is None or not reply.generation.is_finished or reply.position != last:
@@ -180,10 +185,19 @@ def first_words(text: str) -> str:
     return (cut.rsplit(" ", 1)[0] if " " in cut else cut) + "…"
 
 
-def _begin(user: User, workspace: Workspace, text: str) -> Conversation:
+def _begin(user: User, workspace: Workspace, text: str, model: ServedModel | None) -> Conversation:
     return Conversation.objects.create(
-        user=user, workspace=workspace, title=first_words(text), updated_at=timezone.now()
+        user=user, workspace=workspace, title=first_words(text), model=model, updated_at=timezone.now()
     )
+
+
+def _model_of(conversation: Conversation) -> ServedModel:
+    """The one it was begun with; the default where that has been removed."""
+    if conversation.model_id is not None:
+        model = ServedModel.objects.filter(pk=conversation.model_id, removed_at=None).first()
+        if model is not None:
+            return model
+    return inference.default_model()
 
 
 def _locked(conversation: Conversation) -> Conversation:

@@ -8,6 +8,19 @@ from django.utils.translation import gettext as _
 from inference.models import ServedModel, Worker
 
 
+def trouble_with(model: ServedModel | None) -> str:
+    """Why the model a conversation is to be with will not be what answers; "" where it will, and for the default."""
+    if model is None or model.is_served:
+        return ""
+    if model.removed_at is not None:
+        return _("%(model)s has been removed. The model of this site answers from here on.") % {
+            "model": model.label
+        }
+    return _(
+        "%(model)s is not being served: this site answers with its own model and what was fine-tuned from that."
+    ) % {"model": model.label}
+
+
 def obstacle() -> str:
     """Why a message sent now would have to wait, and what to do; "" where a worker is ready."""
     if not ServedModel.objects.filter(is_default=True).exists():

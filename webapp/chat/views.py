@@ -14,13 +14,15 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
+from inference.access import models_for
 from webapp.accounts import access as accounts
 from webapp.accounts.models import User
 from webapp.chat import access
 from webapp.chat.context import list_page
 from webapp.chat.models import Conversation, Message
+from webapp.chat.picker import picker
 from webapp.chat.rendering import render_message
-from webapp.chat.serving import obstacle
+from webapp.chat.serving import obstacle, trouble_with
 from webapp.core.errors import UserError
 
 PAGE_SIZE = 50
@@ -35,9 +37,9 @@ def person(request: HttpRequest) -> User:
 @never_cache
 @login_required
 def home(request: HttpRequest) -> HttpResponse:
-    """A new conversation, not yet begun."""
+    """A new conversation, not yet begun; `model` in the address chooses who it will be with."""
     try:
-        accounts.current_workspace(person(request), request.session)
+        workspace, _membership = accounts.current_workspace(person(request), request.session)
     except accounts.NoWorkspace:
         return redirect("workspace_new")
     examples = [
@@ -46,9 +48,9 @@ def home(request: HttpRequest) -> HttpResponse:
         (_("Plan"), _("Give me three ideas for a quick vegetarian dinner.")),
         (_("Code"), _("Write a Python function that reverses a string.")),
     ]
-    return render(
-        request, "chat/page.html", {"conversation": None, "examples": examples, "obstacle": obstacle()}
-    )
+    models = picker(list(models_for(workspace)), request.GET.get("model", ""))
+    context = {"conversation": None, "examples": examples, "picker": models, "obstacle": obstacle()}
+    return render(request, "chat/page.html", context | {"trouble": trouble_with(models.chosen)})
 
 
 @require_GET
@@ -56,8 +58,9 @@ def home(request: HttpRequest) -> HttpResponse:
 @login_required
 def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     found = access.get_conversation(person(request), conversation_id)
-    context = {"conversation": found, "obstacle": obstacle(), **_messages(found, None)}
-    return render(request, "chat/page.html", context)
+    model = access.get_chosen_model(found)
+    context = {"conversation": found, "model": model, "obstacle": obstacle(), **_messages(found, None)}
+    return render(request, "chat/page.html", context | {"trouble": trouble_with(model)})
 
 
 @require_GET

@@ -53,10 +53,14 @@ def inference(name: str = "inference") -> Process:
 
 
 def training() -> Process:
+    """One job at a time. A thread of its own for it leaves the main one to the broker and to SIGTERM, for hours.
+
+    The trainer it starts is the nice one; whoever watches it must be heard of. It gets time to be saved.
+    """
     return Process(
         "training",
-        (*_CELERY, "worker", "-n", "training@%h", "-Q", "training", "-P", "solo", *_QUIET),
-        nice=10,
+        (*_CELERY, "worker", "-n", "training@%h", "-Q", "training", "-P", "threads", "-c", "1", *_QUIET),
+        stop_seconds=20,
     )
 
 

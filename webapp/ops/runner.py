@@ -27,6 +27,7 @@ import redis
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, connection
 
+from webapp.core.tether import tether
 from webapp.ops import broker, processes, schema, supervision
 from webapp.ops.progress import Progress
 
@@ -163,7 +164,7 @@ class Runner:
         connection.close()
         with self.progress.step(f"Getting the model {DEMO_MODEL}"):
             child = subprocess.Popen(
-                [*supervision.tether(), sys.executable, "manage.py", "models", "pull", DEMO_MODEL],
+                [*tether(), sys.executable, "manage.py", "models", "pull", DEMO_MODEL],
                 cwd=settings.ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

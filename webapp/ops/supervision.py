@@ -11,7 +11,6 @@ import ctypes
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from webapp.core.tether import tether
 from webapp.ops.processes import Process
 
 BROKER = "broker"
@@ -96,11 +96,6 @@ def _program(home: Path, directory: Path, process: Process) -> list[str]:
 
 def _escape(value: object) -> str:
     return str(value).replace("%", "%%")
-
-
-def tether() -> list[str]:
-    """A command prefix with which a process gets SIGTERM when its parent dies, however that dies."""
-    return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
 
 
 class Supervisor:

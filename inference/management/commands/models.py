@@ -1,4 +1,4 @@
-"""models: list, pull, add and choose the base models this site answers with."""
+"""models: list, pull, add and choose the base models this site answers with; remove what came of training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from webapp.core.errors import UserError
 
 
 class Command(BaseCommand):
-    help = "List, fetch, add and choose base models."
+    help = "List, fetch, add and choose base models; list and remove what came of training."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        actions = parser.add_subparsers(dest="action", required=True, metavar="list | pull | add | default")
+        actions = parser.add_subparsers(
+            dest="action", required=True, metavar="list | pull | add | default | remove"
+        )
         actions.add_parser("list", help="what is installed, and what the catalog has for this machine")
         pull = actions.add_parser("pull", help="fetch a model of the catalog, or of the hub by its id")
         pull.add_argument("name", help="smollm2-135m-instruct, or OWNER/MODEL on the Hugging Face hub")
@@ -28,6 +30,8 @@ class Command(BaseCommand):
         add.add_argument("--name", help="what to call it; by default like its file or folder")
         default = actions.add_parser("default", help="what conversations use")
         default.add_argument("name")
+        remove = actions.add_parser("remove", help="delete a model that came of a workspace's training")
+        remove.add_argument("name")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
         try:
@@ -42,6 +46,9 @@ class Command(BaseCommand):
                         name=options["name"] or model_services.suggested_name(path), path=path
                     )
                 )
+            elif action == "remove":
+                model = model_services.remove_model(name=options["name"])
+                self.stdout.write(f"{model.name} is removed. The replies it gave stay.")
             else:
                 model = model_services.set_default_model(name=options["name"])
                 self.stdout.write(f"{model.name} is what conversations use now.")
@@ -61,13 +68,21 @@ class Command(BaseCommand):
 
     def _list(self) -> None:
         memory, cores = catalog.this_machine()
-        installed = {model.name: model for model in ServedModel.objects.all()}
+        installed = {model.name: model for model in ServedModel.objects.filter(workspace=None)}
         self.stdout.write("Installed:" if installed else "Nothing is installed yet.")
         for model in installed.values():
             mark = "*" if model.is_default else " "
             self.stdout.write(
                 f" {mark} {model.name:<26} {_size(model.size_bytes):>8}  {model.architecture}, "
                 f"{model.parameters / 1e6:,.0f}M parameters, {model.context_length:,} tokens  {model.digest[:12]}"
+            )
+        trained = ServedModel.objects.exclude(workspace=None).filter(removed_at=None)
+        if trained:
+            self.stdout.write("\nOf workspaces:")
+        for model in trained.select_related("base", "workspace"):
+            about = f"adapter to {model.base.name}" if model.base else "a whole model, served by no worker"
+            self.stdout.write(
+                f"   {model.name}  {_size(model.size_bytes)}, {about}, of {model.workspace}  {model.digest[:12]}"
             )
         self.stdout.write(f"\nCatalog, for {_size(memory)} of memory and {cores} cores:")
         for entry in catalog.CATALOG:

@@ -12,24 +12,27 @@ from transformers import AutoModelForCausalLM, MistralConfig, PretrainedConfig
 
 from tests.inference.tiny_models import save_model, tiny_config
 from training.datasets.examples import DocumentExample, TranslationExample
+from training.datasets.frozen import read_split
 from training.encoding import Encoder
 from training.trainer.attention import PackedAttention
 from training.trainer.data import Order, Span, TokenizedSplit, chunks, packed, shared
 from training.trainer.learner import Learner
 from training.trainer.loss import summed_cross_entropy
+from training.trainer.objective import objective_of
 from training.trainer.spec import Lora, Spec
 
 CPU = torch.device("cpu")
 
 
-def learner_of(base: Path, **changes: object) -> Learner:
-    values = {"base": str(base), "dataset": "", "output": "", "precision": "fp32"} | changes
-    return Learner(Spec(**values), str(values["precision"]), CPU)  # type: ignore[arg-type]
+def learner_of(base: Path, chats: Path, **changes: object) -> Learner:
+    values = {"base": str(base), "dataset": str(chats), "output": "", "precision": "fp32"} | changes
+    spec = Spec(**values)  # type: ignore[arg-type]
+    return Learner(spec, objective_of(spec, lambda: None), str(values["precision"]), CPU)
 
 
-def split_of(learner: Learner, folder: Path, split: str = "train") -> TokenizedSplit:
+def split_of(learner: Learner, folder: Path) -> TokenizedSplit:
     encoder = Encoder(learner.loaded.tokenizer, learner.loaded.template)
-    return TokenizedSplit.read(folder, split, encoder, lambda: None)
+    return TokenizedSplit().filled(enumerate(read_split(folder, "train"), 1), encoder, lambda: None)
 
 
 def gradients(learner: Learner, split: TokenizedSplit, passes: list[list[Span]]) -> dict[str, torch.Tensor]:
@@ -53,12 +56,12 @@ def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
 def test_loss_and_gradients_of_an_adapter_are_those_of_peft(
     tiny_base: Path, chats: Path, tmp_path: Path, rslora: bool
 ) -> None:
-    learner = learner_of(tiny_base, lora=Lora(r=4, alpha=8, rslora=rslora))
+    learner = learner_of(tiny_base, chats, lora=Lora(r=4, alpha=8, rslora=rslora))
     assert learner.adapter is not None
     with torch.no_grad():
         for parameter in learner.adapter.b.values():
             torch.nn.init.normal_(parameter, std=0.05)
-    for name, data in learner.served_files().items():
+    for name, data in learner.served_files(1024).items():
         (tmp_path / name).write_bytes(data)
     model = AutoModelForCausalLM.from_pretrained(tiny_base)
     theirs = peft.PeftModel.from_pretrained(model, tmp_path, is_trainable=True)
@@ -98,7 +101,7 @@ def test_loss_and_gradients_of_all_weights_are_those_of_transformers(
     if kind == "window":
         config = MistralConfig(**(config.to_dict() | {"sliding_window": 6, "head_dim": 8}))
     save_model(tmp_path, config)
-    learner = learner_of(tmp_path, method="full")
+    learner = learner_of(tmp_path, chats, method="full")
     split = split_of(learner, chats)
     spans = split.spans(1024)[:4]
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").float()
@@ -143,7 +146,7 @@ def test_label_smoothing_is_that_of_torch_and_chunks_change_nothing() -> None:
 # --- However they are put together ------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_packing_and_accumulation_change_no_gradient(method: str, tiny_base: Path, chats: Path) -> None:
-    learner = learner_of(tiny_base, method=method)
+    learner = learner_of(tiny_base, chats, method=method)
     split = split_of(learner, chats)
     spans = split.spans(1024)[:8]
     alone = gradients(learner, split, packed(spans, 1024, 1, packing=False))
@@ -181,8 +184,8 @@ def test_every_sequence_attends_to_itself_alone(lengths: list[int], window: int 
 
 
 def test_recomputing_layers_changes_no_gradient(tiny_base: Path, chats: Path) -> None:
-    kept = learner_of(tiny_base, lora=Lora(dropout=0.3))
-    again = learner_of(tiny_base, lora=Lora(dropout=0.3), gradient_checkpointing=True)
+    kept = learner_of(tiny_base, chats, lora=Lora(dropout=0.3))
+    again = learner_of(tiny_base, chats, lora=Lora(dropout=0.3), gradient_checkpointing=True)
     split = split_of(kept, chats)
     found = []
     for learner in (kept, again):
@@ -195,7 +198,7 @@ def test_the_loss_of_bf16_is_nearly_that_of_fp32(tiny_base: Path, chats: Path) -
     for method in ("lora", "full"):
         losses = []
         for precision in ("fp32", "bf16"):
-            learner = learner_of(tiny_base, method=method, precision=precision)
+            learner = learner_of(tiny_base, chats, method=method, precision=precision)
             split = split_of(learner, chats)
             losses.append(float(learner.summed_loss(split.batch(split.spans(1024)[:8], CPU), training=True)))
             assert all(p.dtype == torch.float32 for p in learner.parameters.values())
@@ -241,7 +244,7 @@ def test_documents_are_divided_and_longer_conversations_cut(
 ) -> None:
     from tests.training.trainer.conftest import freeze
 
-    learner = learner_of(tiny_base)
+    learner = learner_of(tiny_base, chats)
     text = "the quick brown fox jumps over the lazy dog " * 9
     documents = split_of(learner, freeze(tmp_path / "d", "document", train=[DocumentExample(text)]))
     (length,) = documents.lengths

@@ -22,7 +22,7 @@ from tests.inference.tiny_models import save_gguf
 from tests.services import wait_until
 from tests.training.trainer.conftest import freeze
 from training.datasets.examples import ChatExample, DocumentExample, Example, Message, TranslationExample
-from training.trainer import checkpoints, choices, learner
+from training.trainer import checkpoints, choices, objective
 from training.trainer.__main__ import main
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.failures import EXIT_STATUS
@@ -316,7 +316,7 @@ def test_a_dataset_with_nothing_to_learn_fails_as_data(bench: Bench) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_job_and_names_the_lines(bench: Bench) -> None:
-    before = learner.summed_cross_entropy
+    before = objective.summed_cross_entropy
     calls = iter(range(1000))
 
     def broken(*arguments: Any) -> torch.Tensor:
@@ -324,7 +324,7 @@ def test_a_loss_that_is_not_finite_stops_the_job_and_names_the_lines(bench: Benc
         return loss * float("nan") if next(calls) == 4 else loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner, "summed_cross_entropy", broken)
+        patch.setattr(objective, "summed_cross_entropy", broken)
         done = bench.run(checkpoint_every=100)
     assert done.exit_status == EXIT_STATUS["nan"]
     assert done.status["error"] == "nan"
@@ -354,7 +354,7 @@ def test_memory_that_runs_out_is_said_to_be_that(bench: Bench, monkeypatch: pyte
     def greedy(*_: Any) -> torch.Tensor:
         return torch.empty(2**60)
 
-    monkeypatch.setattr(learner, "summed_cross_entropy", greedy)
+    monkeypatch.setattr(objective, "summed_cross_entropy", greedy)
     assert bench.run().status["error"] == "oom"
 
 

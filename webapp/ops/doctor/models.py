@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from django.conf import settings
 from django.db import DatabaseError
 
 from inference.engine.config_folder import config_from_folder
@@ -14,13 +13,14 @@ from inference.formats.errors import ModelFileError
 from inference.formats.gguf_file import read_gguf
 from inference.formats.model_files import find_model
 from inference.formats.safetensors_file import read_headers
+from inference.installation import inspect_adapter
 from inference.models import ServedModel
 from webapp.ops.doctor.finding import Finding, ok, problem, warning
 
 
 def check() -> Iterator[Finding]:
     try:
-        models = list(ServedModel.objects.all())
+        models = list(ServedModel.objects.filter(removed_at=None).select_related("base"))
     except DatabaseError:
         return  # the database's own finding says why
     if not models:
@@ -34,9 +34,15 @@ def check() -> Iterator[Finding]:
 
 
 def look_at(model: ServedModel) -> Finding:
-    advice = f"Run: python manage.py models pull {model.name}, or models add with a good copy."
+    if model.workspace_id is None:
+        advice = f"Run: python manage.py models pull {model.name}, or models add with a good copy."
+    else:
+        advice = f"Restore {model.location} from a backup, or train it again."
     try:
-        size = read_header(settings.MODELS_DIR / model.path)
+        if model.base is None:
+            size = read_header(model.location)
+        else:
+            size = inspect_adapter(model.location, model.base.location).size_bytes
     except ModelFileError as error:
         return problem("models", f"{model.name}: {error}", advice)
     except OSError as error:

@@ -6,6 +6,7 @@ import { showConnection } from "./connection.js";
 import "./copy.js";
 import { Follow } from "./follow.js";
 import { loadEarlier } from "./history.js";
+import { ModelPicker } from "./models.js";
 import { outbox } from "./outbox.js";
 import { Pending } from "./pending.js";
 import { socket } from "./socket.js";
@@ -19,6 +20,7 @@ const streams = new Streams(messages);
 const composer = new Composer(document.getElementById("composer"), document.getElementById("composer-note"));
 const follow = new Follow(scroller, messages, document.getElementById("jump"));
 const pending = new Pending(messages, composer);
+const models = new ModelPicker(document.getElementById("composer-model"));
 
 const conversation = () => scroller.dataset.conversation || null;
 const growing = () => messages.querySelector('[data-state="queued"], [data-state="running"]');
@@ -35,6 +37,7 @@ function become(frame) {
   setTitle(frame.title);
   document.dispatchEvent(new Event("flywheel:conversation"));
   composer.useDraft(frame.conversation);
+  models.settle();
 }
 
 function setTitle(title) {
@@ -60,7 +63,7 @@ function lastPosition() {
 // --- What the reader does ------------------------------------------------------------------------------------
 
 composer.addEventListener("message", (event) => {
-  pending.show(outbox.add(conversation(), event.detail));
+  pending.show(outbox.add(conversation(), event.detail, models.chosen));
   refresh();
   follow.toEnd();
 });

@@ -20,8 +20,9 @@ class Outbox extends EventTarget {
     return this.#entries.filter((entry) => entry.conversation === conversation);
   }
 
-  add(conversation, text) {
-    const entry = { client_id: uuid(), conversation, text };
+  /** `model`: who a conversation that has not begun is to be with; "" for the site's default. */
+  add(conversation, text, model) {
+    const entry = { client_id: uuid(), conversation, text, model };
     this.#entries.push(entry);
     this.#save();
     transmit(entry);
@@ -64,7 +65,8 @@ class Outbox extends EventTarget {
 }
 
 function transmit(entry) {
-  socket.send({ type: "send", conversation: entry.conversation, client_id: entry.client_id, text: entry.text });
+  const { conversation, client_id, text, model } = entry;
+  socket.send({ type: "send", conversation, client_id, text, ...(model && { model }) });
 }
 
 function read() {

@@ -1,0 +1,366 @@
+"""A workspace's adapters answer on workers that run: the real engine, a tiny model, and nothing restarted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from inference import model_services, services
+from inference.adapters import OTHER_MODEL, Adapters
+from inference.engine.config_folder import config_from_folder
+from inference.engine.engine import TorchEngine
+from inference.engine.interface import Request, StepOutput
+from inference.engine.loader import load_engine
+from inference.formats.digest import adapted_digest
+from inference.models import Generation, ServedModel
+from inference.parameters import SamplingParams
+from inference.running import Running
+from inference.worker import WorkerHost
+from tests.inference.engine.running import Answer, collect
+from tests.inference.lora_adapters import save_adapter
+from tests.inference.tiny_models import save_model
+from tests.services import wait_until
+from webapp.accounts.models import Workspace
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ENGINES: list[TorchEngine] = []  # of the workers of a test
+PAUSE = {"seconds": 0.0}  # between steps
+MESSAGES = [{"role": "user", "content": "What does the fox do until the morning comes?"}]
+PARAMS = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+LONG = SamplingParams(temperature=0, max_tokens=900, ignore_eos=True)
+
+
+class PacedEngine(TorchEngine):
+    def step(self) -> list[StepOutput]:
+        time.sleep(PAUSE["seconds"])
+        return super().step()
+
+
+def load(model: ServedModel) -> TorchEngine:
+    engine = load_engine(model.location, dtype="fp32", max_running=8)
+    engine.__class__ = PacedEngine
+    ENGINES.append(engine)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served") / "tiny"
+    save_model(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _site(settings: Any, tmp_path: Path) -> Iterator[None]:
+    settings.INFERENCE_ENGINE = f"{__name__}.load"
+    settings.INFERENCE_LEASE_SECONDS = 5
+    settings.FLYWHEEL_HOME = tmp_path
+    PAUSE["seconds"] = 0.0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    while ENGINES:
+        ENGINES.pop().close()
+
+
+@pytest.fixture
+def base(tiny_folder: Path, db: None) -> ServedModel:
+    return model_services.register_model(name="tiny", path=tiny_folder)
+
+
+@pytest.fixture
+def adapter(base: ServedModel, workspace: Workspace, tmp_path: Path) -> Callable[..., ServedModel]:
+    """Adds one with its own random weights, as a job that has succeeded would.
+
+    Of these seeds' answers no token is nearly as likely as another, so that rounding chooses none.
+    """
+
+    def add(name: str, seed: int = 7) -> ServedModel:
+        source = save_adapter(tmp_path / "jobs" / name, config_from_folder(base.location), seed=seed)
+        return model_services.add_adapter(
+            workspace=workspace, base=base, name=f"ft:tiny:acme:{name}:01234567", source=source
+        )
+
+    return add
+
+
+@pytest.fixture
+def start(base: ServedModel) -> Iterator[Callable[[], WorkerHost]]:
+    hosts: list[WorkerHost] = []
+
+    def start_host() -> WorkerHost:
+        host = WorkerHost(give_up=lambda: None)
+        hosts.append(host)
+        host.start()
+        assert host.loaded.wait(20)
+        return host
+
+    yield start_host
+    for host in hosts:
+        host.stop()
+
+
+@pytest.fixture
+def ask(workspace: Workspace) -> Callable[..., Generation]:
+    def asking(model: ServedModel, params: SamplingParams = PARAMS) -> Generation:
+        return services.start_generation(workspace=workspace, model=model, messages=MESSAGES, params=params)
+
+    return asking
+
+
+def ended(generation: Generation) -> Generation:
+    def row() -> Generation | None:
+        generation.refresh_from_db()
+        return generation if generation.is_finished else None
+
+    return wait_until(row, "the generation to end", 30)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_folder: Path) -> Iterator[TorchEngine]:
+    engine = load_engine(tiny_folder, dtype="fp32")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def alone(reference: TorchEngine) -> Callable[..., str]:
+    """What an engine by itself answers with a model."""
+
+    def answering(model: ServedModel, params: SamplingParams = PARAMS) -> str:
+        name = model.name if model.base is not None else ""
+        if name:
+            reference.load_adapter(name, model.location)
+        answer = Answer()
+        reference.submit(Request(id="one", messages=MESSAGES, sampling=params, adapter=name))
+        collect(reference, {"one": answer})
+        return answer.text.replace("\x00", "\ufffd")  # no row holds a NUL
+
+    return answering
+
+
+def test_an_adapter_answers_as_the_engine_does_with_it_and_not_as_its_base(
+    base: ServedModel, adapter: Any, start: Callable[[], WorkerHost], ask: Any, alone: Callable[..., str]
+) -> None:
+    model, host = adapter("support"), start()
+    plain, adapted = ask(base), ask(model)
+    for generation in (plain, adapted):
+        host.run(str(generation.id))
+        assert ended(generation).state == "complete"
+    assert adapted.text == alone(model) != plain.text == alone(base)
+    assert plain.model_digest == base.digest
+    assert adapted.model_digest == adapted_digest(base.digest, model.digest)
+    admitted = services.token_log().read(adapted.id)[0]
+    assert (admitted.type, admitted.data["model"]) == ("admitted", model.name)
+
+
+def test_two_adapters_and_their_base_answer_in_one_batch(
+    base: ServedModel,
+    adapter: Callable[..., ServedModel],
+    start: Callable[[], WorkerHost],
+    ask: Any,
+    alone: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = [base, adapter("first", seed=7), adapter("second", seed=8)]
+    together = 0
+    step = TorchEngine.step
+
+    def counting(engine: TorchEngine) -> list[StepOutput]:
+        nonlocal together
+        outputs = step(engine)
+        together = max(together, len(outputs))
+        return outputs
+
+    monkeypatch.setattr(TorchEngine, "step", counting)
+    PAUSE["seconds"] = 0.01
+    host = start()
+    asked = [ask(model) for model in models]
+    for generation in asked:
+        host.run(str(generation.id))
+    assert [ended(generation).text for generation in asked] == [alone(model) for model in models]
+    assert len({generation.text for generation in asked}) == 3
+    assert together == 3
+
+
+def test_an_adapter_that_is_new_answers_while_another_reply_is_being_written(
+    base: ServedModel, adapter: Callable[..., ServedModel], start: Callable[[], WorkerHost], ask: Any
+) -> None:
+    host = start()
+    PAUSE["seconds"] = 0.01
+    streaming = ask(base, LONG)
+    host.run(str(streaming.id))
+    wait_until(lambda: len(services.token_log().read(streaming.id)) > 5, "the first words", 10)
+    new = ask(adapter("new"))
+    host.run(str(new.id))
+    assert ended(new).state == "complete"
+    streaming.refresh_from_db()
+    assert streaming.state == "running"
+    services.cancel_generation(generation_id=streaming.id)
+    assert 5 < ended(streaming).completion_tokens < 900
+
+
+def test_an_adapter_that_cannot_be_read_fails_its_reply_and_nothing_else(
+    base: ServedModel, adapter: Callable[..., ServedModel], start: Callable[[], WorkerHost], ask: Any
+) -> None:
+    broken, whole = adapter("broken", seed=1), adapter("whole", seed=2)
+    weights = broken.location / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    host = start()
+    failed, other = ask(broken), ask(whole)
+    for generation in (failed, other):
+        host.run(str(generation.id))
+    assert (ended(failed).state, failed.error_code) == ("failed", "model_unavailable")
+    assert failed.error_message.startswith(
+        f"{broken.name} cannot be used. adapter_model.safetensors: is trunc"
+    )
+    assert ended(other).state == "complete"
+
+
+def test_what_lies_where_an_adapter_lay_does_not_answer_for_it(
+    adapter: Callable[..., ServedModel], start: Callable[[], WorkerHost], ask: Any
+) -> None:
+    model, other = adapter("one", seed=1), adapter("other", seed=2)
+    for file in other.location.iterdir():
+        (model.location / file.name).write_bytes(file.read_bytes())
+    generation = ask(model)
+    start().run(str(generation.id))
+    assert ended(generation).error_message.endswith("Its files are not the ones that were registered.")
+
+
+def test_an_adapter_that_was_removed_says_so(
+    adapter: Callable[..., ServedModel], start: Callable[[], WorkerHost], ask: Any
+) -> None:
+    model = adapter("gone")
+    model_services.remove_model(name=model.name)
+    generation = ask(model)
+    start().run(str(generation.id))
+    assert (ended(generation).error_code, generation.error_message) == (
+        "model_unavailable",
+        f"{model.name} has been removed. Choose another model.",
+    )
+
+
+def test_a_model_that_no_worker_serves_fails_its_reply_at_once(
+    workspace: Workspace, base: ServedModel, start: Callable[[], WorkerHost], ask: Any
+) -> None:
+    whole = model_services.add_workspace_model(workspace=workspace, name="ft:whole", source=base.location)
+    generation = ask(whole)
+    start().run(str(generation.id))
+    assert (ended(generation).error_code, generation.error_message) == ("model_unavailable", OTHER_MODEL)
+
+
+def test_another_worker_continues_a_reply_with_the_same_adapter(
+    adapter: Any, start: Callable[[], WorkerHost], ask: Any, alone: Callable[..., str]
+) -> None:
+    model, first = adapter("support"), start()
+    PAUSE["seconds"] = 0.02
+    params = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
+    generation = ask(model, params)
+    first.run(str(generation.id))
+    wait_until(lambda: len(services.token_log().read(generation.id)) > 10, "the first words", 10)
+    first.stop()
+    generation.refresh_from_db()
+    assert generation.state == "queued"
+    PAUSE["seconds"] = 0.0
+    start().run(str(generation.id))
+    assert (ended(generation).state, generation.attempt) == ("complete", 2)
+    assert generation.text == alone(model, params)
+
+
+def test_what_one_model_has_computed_of_a_prompt_is_nothing_to_another(
+    base: ServedModel, adapter: Callable[..., ServedModel], start: Callable[[], WorkerHost], ask: Any
+) -> None:
+    host = start()
+    [engine] = ENGINES
+
+    def reused(model: ServedModel) -> int:
+        before = engine.prefix_use.reused
+        generation = ask(model)
+        host.run(str(generation.id))
+        assert ended(generation).state == "complete"
+        return engine.prefix_use.reused - before
+
+    first, retrained = adapter("support", seed=1), adapter("support-2", seed=2)
+    assert reused(base) == 0
+    assert reused(first) == 0
+    assert reused(retrained) == 0
+    for model in (base, first, retrained):
+        assert reused(model) > 0
+
+
+def test_a_stop_that_comes_while_the_adapter_is_read_is_heard(
+    adapter: Callable[..., ServedModel],
+    start: Callable[[], WorkerHost],
+    ask: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, host = adapter("support"), start()
+    generation = ask(model, LONG)
+    read = TorchEngine.read_adapter
+
+    def stopped_meanwhile(engine: TorchEngine, folder: Path) -> Any:
+        services.cancel_generation(generation_id=generation.id)
+        return read(engine, folder)
+
+    monkeypatch.setattr(TorchEngine, "read_adapter", stopped_meanwhile)
+    PAUSE["seconds"] = 0.05  # all of it would take most of a minute
+    host.run(str(generation.id))
+    assert ended(generation).state == "cancelled"
+    assert generation.completion_tokens < 10
+
+
+def test_adapters_are_read_once_and_the_longest_unused_is_forgotten(
+    base: ServedModel, adapter: Callable[..., ServedModel], ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load(base)
+    reads: list[str] = []
+    read = TorchEngine.read_adapter
+
+    def noting(engine: TorchEngine, folder: Path) -> Any:
+        reads.append(folder.name)
+        return read(engine, folder)
+
+    monkeypatch.setattr(TorchEngine, "read_adapter", noting)
+    adapters = Adapters(kept=2)
+    models = {seed: adapter(f"number-{seed}", seed=seed) for seed in (1, 2, 3)}
+    for seed in (1, 2, 1, 3, 1, 2):
+        running = Running.resumed(ask(models[seed]), [])
+        adapters.fit_out(running, engine, base)
+        assert running.request.adapter == models[seed].digest
+    assert reads == [models[seed].location.name for seed in (1, 2, 3, 2)]
+
+
+def test_an_adapter_many_ask_for_at_once_is_read_once(
+    base: ServedModel, adapter: Callable[..., ServedModel], ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, model, adapters = load(base), adapter("support"), Adapters()
+    all_there, reads = threading.Barrier(3), []
+    read = TorchEngine.read_adapter
+
+    def noting(engine: TorchEngine, folder: Path) -> Any:
+        reads.append(folder)
+        return read(engine, folder)
+
+    monkeypatch.setattr(TorchEngine, "read_adapter", noting)
+    asked = [Running.resumed(ask(model), []) for _ in range(3)]
+
+    def fit_out(running: Running) -> None:
+        all_there.wait(10)
+        adapters.fit_out(running, engine, base)
+
+    threads = [threading.Thread(target=fit_out, args=(running,)) for running in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(reads) == 1
+    assert len({id(running.adapter) for running in asked}) == 1

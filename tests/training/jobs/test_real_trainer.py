@@ -1,0 +1,79 @@
+"""The real trainer under its worker, on a tiny model: killed with its worker, it goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from inference.models import ServedModel
+from tests.services import ROOT, wait_until
+from tests.training.jobs.conftest import Start
+from training import job_life, storage
+from training.models import DatasetVersion, Job
+from training.trainer.__main__ import main
+from training.trainer_process import marked
+from training.training_worker import Supervision, run_next
+
+pytestmark = pytest.mark.django_db
+KNOBS: dict[str, Any] = {
+    "batch_size": 4, "learning_rate": 0.005, "precision": "fp32", "max_steps": 30, "checkpoint_every": 10,
+    "prompts": ["fox?"], "sample_tokens": 4,
+}  # fmt: skip
+# What a worker does to start a trainer, and then waits.
+WORKER = """
+import sys, time
+from pathlib import Path
+from training.trainer_process import TrainerProcess
+TrainerProcess(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[1]) / "spec.json", processes=1, threads=1)
+time.sleep(600)
+"""
+
+
+def test_a_job_whose_worker_is_killed_goes_on_with_the_losses_of_an_uninterrupted_one(
+    start: Start, base: ServedModel, version: DatasetVersion, tiny_base: Path, home: Path
+) -> None:
+    base.path = str(tiny_base)
+    base.save()
+    whole = home / "whole"
+    spec = {"base": str(tiny_base), "dataset": str(storage.version_folder(version)), "output": str(whole)}
+    (home / "spec.json").write_text(json.dumps({**KNOBS, **spec, "threads": 1, "device": "cpu"}))
+    assert main([str(home / "spec.json")]) == 0
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    expected = [(line["step"], line["loss"]) for line in lines if line["type"] == "step"]
+
+    start(spec=KNOBS)
+    job = job_life.claim_next()
+    assert job is not None
+    folder = storage.job_folder(job)
+    folder.mkdir(parents=True)
+    Supervision(job)._write_spec(storage.version_folder(version))
+    assert job_life.begin(job)
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, str(folder), str(job.id)], cwd=ROOT)
+    written = folder / "metrics.jsonl"
+    try:
+        wait_until(lambda: written.exists() and '"step":12' in written.read_text(), "step 12", seconds=120)
+    finally:
+        worker.kill()
+        worker.wait()
+    wait_until(lambda: not marked(str(job.id)), "the end of its trainers", seconds=60)
+    assert len([line for line in written.read_text().splitlines() if '"type":"step"' in line]) < 30
+    Job.objects.update(heartbeat_at=timezone.now() - job_life.LEASE * 1.1)
+    job_life.reap()
+
+    run_next()
+    job = Job.objects.get()
+    assert (job.state, job.error_message) == (Job.State.SUCCEEDED, "")
+    assert list(job.measurements.filter(kind="train").values_list("step", "loss")) == expected
+    assert job.events.filter(code="resumed", data__exact=True).exists()
+    assert job.samples.count() == 4
+    assert job.model is not None
+    assert (job.model.workspace, job.model.base) == (job.workspace, base)
+    assert job.model.name == f"ft:tiny:acme:support:{job.id.hex[:8]}"
+    assert (job.model.location / "adapter_model.safetensors").exists()
+    assert not marked(str(job.id))

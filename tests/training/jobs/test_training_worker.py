@@ -1,0 +1,369 @@
+"""A job under its worker, with a scripted trainer: watched, killed, stopped, taken over; nothing is left running."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from celery import current_app
+from django.utils import timezone
+from pytest_django.fixtures import Settings
+
+from inference.models import ServedModel
+from tests.services import wait_until
+from tests.training.jobs import scripted_trainer
+from tests.training.jobs.conftest import Start, make_version
+from tests.training.jobs.scripted_trainer import STEPS, loss
+from training import job_life, job_services, storage, tail, tasks, trainer_process, training_worker
+from training.models import Job
+from training.trainer_process import TrainerProcess, marked
+from training.training_worker import run_next
+from webapp.accounts.models import User, Workspace
+
+pytestmark = pytest.mark.django_db
+State = Job.State
+Trainer = Callable[..., None]
+SPEC = {"prompts": ["Hi?"]}
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch, base: ServedModel) -> Iterator[Trainer]:
+    """Says what trainers do, and what happens each time that their worker looks."""
+    watch: list[Callable[[Job], None]] = []
+    take_in = tail.take_in
+
+    def looking(job: Job, folder: Path) -> str | None:
+        for look in watch:
+            look(job)
+        return take_in(job, folder)
+
+    def trainer(does: str = "", *, meanwhile: Callable[[Job], None] | None = None) -> None:
+        watch[:] = [meanwhile] if meanwhile else []
+        program = [sys.executable, scripted_trainer.__file__, does or "works"]
+        monkeypatch.setattr(trainer_process, "command", lambda spec, processes: [*program, str(spec)])
+
+    monkeypatch.setattr(training_worker, "publish", lambda job, folder: None)
+    monkeypatch.setattr(training_worker, "_TICK", 0.02)
+    monkeypatch.setattr(tail, "take_in", looking)
+    yield trainer
+    training_worker.stopping.clear()
+
+
+def now(job: Job) -> Job:
+    return Job.objects.get(id=job.id)
+
+
+def at_step(step: int, do: Callable[[Job], object]) -> Callable[[Job], None]:
+    """`do`, once the job has come that far."""
+    done: list[bool] = []
+
+    def look(job: Job) -> None:
+        if job.step >= step and not done:
+            done.append(True)
+            do(job)
+
+    return look
+
+
+def rows(job: Job) -> dict[str, Any]:
+    """What pages show of how a job went."""
+    return {
+        "losses": list(job.measurements.filter(kind="train").values_list("step", "loss")),
+        "validation": list(job.measurements.filter(kind="validation").values_list("step", "loss")),
+        "samples": list(job.samples.values_list("step", "prompt", "answer")),
+        "refused": job.events.filter(code="refused").count(),
+        "chosen": job.chosen,
+        "data": job.data,
+    }
+
+
+WHOLE = {
+    "losses": [(step, loss(step)) for step in range(1, STEPS + 1)],
+    "validation": [(0, 5.0), (4, loss(4) + 0.1), (8, loss(8) + 0.1)],
+    "samples": [(0, "Hi?", "(base)"), (4, "Hi?", "(step 4)"), (8, "Hi?", "(step 8)")],
+    "refused": 1,
+    "chosen": [{"knob": "batch_size", "value": 4, "why": "24 examples."}],
+    "data": {"examples": 24, "trained_tokens": 100},
+}
+
+
+def test_what_a_trainer_writes_is_in_rows_when_it_has_succeeded(start: Start, trainer: Trainer) -> None:
+    job = start(spec=SPEC)
+    trainer()
+    run_next()
+    job = now(job)
+    assert (job.state, job.step, job.steps, job.percent) == (State.SUCCEEDED, STEPS, STEPS, 100)
+    assert (job.best_step, job.base_validation_loss, job.seconds, job.memory) == (8, 5.0, STEPS * 0.5, 1000)
+    assert rows(job) == WHOLE
+    assert list(job.checkpoints.values_list("step", "validation_loss", "is_kept")) == [
+        (4, loss(4) + 0.1, False), (8, loss(8) + 0.1, False),
+    ]  # fmt: skip
+    assert not (storage.job_folder(job) / "checkpoints").exists()
+    codes = list(job.events.values_list("code", flat=True))
+    assert codes == ["created", "validating", "started", "refused", "checkpoint", "checkpoint", "succeeded"]
+
+
+def test_a_trainer_that_is_killed_goes_on_from_its_last_checkpoint(start: Start, trainer: Trainer) -> None:
+    job = start(spec=SPEC)
+    trainer("dies")
+    run_next()
+    assert (now(job).state, now(job).crashes, now(job).step) == (State.QUEUED, 1, 5)
+    run_next()
+    job = now(job)
+    assert (job.state, job.attempt, job.crashes) == (State.SUCCEEDED, 2, 0)
+    assert rows(job) == WHOLE
+
+
+def test_a_trainer_that_always_dies_before_it_got_on_is_given_up(start: Start, trainer: Trainer) -> None:
+    job = start(spec=SPEC)
+    trainer("dies-always")
+    for _ in range(5):
+        run_next()
+    job = now(job)
+    assert (job.state, job.attempt, job.error_code) == (State.FAILED, 3, "worker_lost")
+
+
+def test_a_job_is_paused_saved_and_resumed(start: Start, trainer: Trainer, alice: User) -> None:
+    job = start(spec=SPEC)
+    trainer("slow", meanwhile=at_step(5, lambda job: job_services.pause_job(job=job, user=alice)))
+    run_next()
+    assert (now(job).state, now(job).wish, now(job).step) == (State.PAUSED, "", 5)
+    assert now(job).checkpoints.filter(step=5, is_kept=True).exists()
+    run_next()
+    assert now(job).state == State.PAUSED
+    job_services.resume_job(job=job, user=alice)
+    trainer()
+    run_next()
+    assert now(job).state == State.SUCCEEDED
+    assert rows(now(job)) == WHOLE
+
+
+def test_a_cancelled_trainer_that_does_not_hear_is_gone_in_time_with_all_it_started(
+    start: Start, trainer: Trainer, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert training_worker.PATIENCE + 2 < 15
+    monkeypatch.setattr(training_worker, "PATIENCE", 0.2)
+    seen: list[int] = []
+
+    def cancel(job: Job) -> None:
+        seen.extend(process.pid for process in marked(str(job.id)))
+        job_services.cancel_job(job=job, user=alice)
+
+    job = start(spec=SPEC)
+    trainer("deaf", meanwhile=at_step(5, cancel))
+    run_next()
+    assert now(job).state == State.CANCELLED
+    assert len(seen) == 2
+    assert not marked(str(job.id))
+    assert not (storage.job_folder(job) / "checkpoints").exists()
+
+
+def test_a_worker_that_is_stopped_has_the_job_saved_and_gives_it_back(start: Start, trainer: Trainer) -> None:
+    job = start(spec=SPEC)
+    trainer("slow", meanwhile=at_step(5, lambda _: tasks._stop_training()))
+    run_next()
+    assert (now(job).state, now(job).crashes, now(job).step) == (State.QUEUED, 0, 5)
+    run_next()  # takes no other any more
+    assert now(job).state == State.QUEUED
+    training_worker.stopping.clear()
+    trainer()
+    run_next()
+    assert rows(now(job)) == WHOLE
+
+
+def test_a_task_delivered_twice_does_nothing_more(start: Start, trainer: Trainer) -> None:
+    job = start(spec=SPEC)
+    trainer(meanwhile=at_step(1, lambda _: tasks.train()))
+    tasks.train()
+    tasks.train()
+    assert (now(job).state, now(job).attempt) == (State.SUCCEEDED, 1)
+
+
+def test_a_job_whose_worker_fell_silent_goes_to_another_and_the_first_writes_nothing_more(
+    start: Start, trainer: Trainer
+) -> None:
+    job = start(spec=SPEC)
+    taken: list[Job | None] = []
+
+    def taken_over(job: Job) -> None:
+        job_life.reap()
+        assert now(job).state == State.RUNNING  # it is alive
+        Job.objects.update(heartbeat_at=timezone.now() - job_life.LEASE * 1.1)
+        job_life.reap()
+        assert now(job).crashes == 1
+        taken.append(job_life.claim_next())
+        with (storage.job_folder(job) / "metrics.jsonl").open("a") as file:
+            file.write('{"type": "step", "step": 6, "loss": 99.0}\n')
+
+    trainer("slow", meanwhile=at_step(5, taken_over))
+    run_next()
+    assert not marked(str(job.id))
+    [second] = taken
+    assert second is not None
+    job = now(job)
+    assert (job.state, job.attempt, job.step) == (State.VALIDATING_FILES, 2, 5)
+    assert not job.measurements.filter(step=6).exists()
+    stale = Job(id=job.id, attempt=1, workspace_id=job.workspace_id)
+    assert job_life.keep(stale) is None
+    assert not job_life.begin(stale)
+    assert not job_life.end(stale, State.FAILED)
+    assert not job_life.release(stale)
+    assert not job_life.crashed(stale)
+    assert job_life.keep(second) == ""
+
+
+def test_what_a_killed_worker_left_running_is_ended_first(start: Start, trainer: Trainer) -> None:
+    job = start(spec=SPEC)
+    folder = storage.job_folder(job)
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_text(json.dumps({"output": str(folder)}))
+    trainer("deaf")
+    TrainerProcess(folder, str(job.id), folder / "spec.json", processes=1, threads=1)
+    left = wait_until(lambda: found if len(found := set(marked(str(job.id)))) == 2 else None, "the trainer")
+    beside: set[psutil.Process] = set()
+    trainer(meanwhile=lambda _: beside.update(left & set(marked(str(job.id)))))
+    run_next()
+    assert not beside
+    assert now(job).state == State.SUCCEEDED
+
+
+@pytest.mark.parametrize("code", ["oom", "internal"])
+def test_what_a_trainer_fails_of_is_said(start: Start, trainer: Trainer, code: str) -> None:
+    job = start(spec=SPEC)
+    trainer(f"fails-{code}")
+    run_next()
+    job = now(job)
+    assert (job.state, job.error_code, job.error_message) == (State.FAILED, code, "It wrote so.")
+    assert job.events.filter(code="failed", level="error", message="It wrote so.").exists()
+
+
+def test_what_it_can_only_say_on_stderr_is_heard_too(start: Start, trainer: Trainer) -> None:
+    job = start(spec=SPEC)
+    trainer("mute-spec")
+    run_next()
+    assert (now(job).state, now(job).error_code, now(job).error_message) == (
+        State.FAILED,
+        "spec",
+        "It said so.",
+    )
+
+
+def test_data_that_is_not_what_was_frozen_is_not_trained_on(start: Start, trainer: Trainer) -> None:
+    job = start(spec=SPEC)
+    assert job.version is not None
+    with (storage.version_folder(job.version) / "train.jsonl").open("ab") as file:
+        file.write(b"{}\n")
+    trainer()
+    run_next()
+    assert (now(job).state, now(job).error_code) == (State.FAILED, "dataset_broken")
+
+
+def test_a_job_that_is_deleted_with_its_workspace_ends_and_leaves_nothing(
+    start: Start, trainer: Trainer
+) -> None:
+    job = start(spec=SPEC)
+    trainer("slow", meanwhile=at_step(5, lambda job: Job.objects.filter(id=job.id).delete()))
+    run_next()
+    assert not marked(str(job.id))
+    assert not storage.job_folder(job).exists()
+
+
+def test_a_trainer_knows_no_secret_of_the_site(
+    start: Start, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    settings.TRAINING_THREADS = 3
+    secrets = (
+        "SECRET_KEY",
+        "DATABASE_URL",
+        "REDIS_URL",
+        "EMAIL_URL",
+        "OIDC_CLIENT_SECRET",
+        "METRICS_TOKEN",
+        "MINE",
+    )
+    for name in secrets:
+        monkeypatch.setenv(name, "hush")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    job = start(spec=SPEC)
+    trainer("env")
+    run_next()
+    found = json.loads((storage.job_folder(job) / "env.json").read_text())
+    assert not {name for name, value in found.items() if "hush" in value}
+    assert (found["CUDA_VISIBLE_DEVICES"], found["OMP_NUM_THREADS"]) == ("1", "3")
+
+
+def test_workspaces_take_turns_and_the_one_with_fewest_jobs_in_hand_comes_first(
+    start: Start, elsewhere: Workspace, charlie: User
+) -> None:
+    first, second, third = start(), start(), start()
+    theirs = {"user": charlie, "workspace": elsewhere, "version": make_version(elsewhere)}
+    late, later = start(**theirs), start(**theirs)
+    turns = [job_life.claim_next() for _ in range(3)]
+    assert turns == [first, late, second]
+    # Alice's workspace was served last, and has as few in hand as Charlie's again.
+    for job in turns:
+        assert job is not None
+        assert job_life.end(job, State.CANCELLED)
+    assert [job_life.claim_next() for _ in range(3)] == [later, third, None]
+
+
+def test_lost_tasks_are_sent_again_as_many_as_jobs_wait(
+    start: Start, broker: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_their_way() -> int:
+        with current_app.connection_for_write() as connection:
+            return int(connection.default_channel.queue_declare(job_life.QUEUE).message_count)
+
+    start(), start()
+    job_life.reap()
+    assert on_their_way() == 0  # not lost yet
+    Job.objects.update(sent_at=timezone.now() - job_life._LOST_AFTER * 2)
+    job_life.reap()
+    job_life.reap()
+    assert on_their_way() == 2
+
+
+def test_a_line_counts_once_and_when_it_is_whole(start: Start, home: Path) -> None:
+    start(spec=SPEC)
+    job = job_life.claim_next()
+    assert job is not None
+    folder = storage.job_folder(job)
+    folder.mkdir(parents=True)
+    written = folder / "metrics.jsonl"
+    line = '{"type": "step", "step": %d, "loss": 1.5, "seconds": 1.0}\n'
+    written.write_text(line % 1 + (line % 2)[:20])
+    for _ in range(2):
+        tail.take_in(job, folder)
+        assert (job.step, job.seconds, now(job).metrics_read) == (1, 1.0, len(line % 1))
+    written.write_text(line % 1 + line % 2)
+    tail.take_in(job, folder)
+    assert (now(job).step, now(job).seconds) == (2, 2.0)
+    written.write_text(line % 1)  # a machine that stopped has lost the second one
+    tail.begin(job, folder)
+    with written.open("a") as file:
+        file.write(line % 2)
+    tail.take_in(job, folder)
+    assert list(job.measurements.values_list("step", flat=True)) == [1, 2]
+
+
+def test_a_job_is_heard_of_while_it_is_silent(start: Start, trainer: Trainer, alice: User) -> None:
+    job = start(spec=SPEC)
+    beats: list[object] = []
+
+    def look(job: Job) -> None:
+        if job.step == 5 and len(set(beats)) < 4:
+            beats.append(now(job).heartbeat_at)
+        elif job.step == 5 and not now(job).wish:
+            job_services.cancel_job(job=job, user=alice)
+
+    trainer("slow", meanwhile=look)
+    began = time.monotonic()
+    run_next()
+    assert now(job).state == State.CANCELLED
+    assert time.monotonic() - began < 15

@@ -1,0 +1,36 @@
+"""What a job learnt becomes a model that its workspace can chat with. Knows nothing of how it was learnt."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from django.utils.text import slugify
+
+from inference.model_services import add_adapter, add_workspace_model
+from inference.models import ServedModel
+from training.models import Job
+
+_LONGEST_PART = 64
+
+
+def publish(job: Job, folder: Path) -> ServedModel | None:
+    """Inside the transaction that ends the job. None where nobody can chat with it: it judges texts.
+
+    Raises UserError `model_unusable`, `model_not_stored`; then nothing is left behind.
+    """
+    if job.task in (Job.Task.CLASSIFICATION, Job.Task.REGRESSION):
+        return None
+    name, workspace = model_name(job), job.workspace
+    if (folder / "adapter").is_dir():
+        assert job.base is not None
+        return add_adapter(workspace=workspace, base=job.base, name=name, source=folder / "adapter")
+    return add_workspace_model(workspace=workspace, name=name, source=folder / "model")
+
+
+def model_name(job: Job) -> str:
+    """ "ft:BASE:WORKSPACE:SUFFIX:ID", as OpenAI names them; nobody else can have it."""
+    base = job.base.name if job.base is not None else "scratch"
+    suffix = re.sub(r"[^\w.-]+", "-", job.name).strip("-") or "model"
+    workspace = slugify(job.workspace.name) or job.workspace_id.hex[:8]
+    return ":".join(["ft", base[:_LONGEST_PART], workspace[:40], suffix[:20], job.id.hex[:8]])

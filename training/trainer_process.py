@@ -1,0 +1,123 @@
+"""A trainer as processes of its own: started without our secrets, told to stop, ended whole. Knows no database.
+
+`torchrun` starts one or several of them, each in a session of its own, so no process group holds them all. What belongs
+to a job is known by a mark in its environment, which whatever it starts inherits: also what a killed worker left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from webapp.core.tether import tether
+
+logger = logging.getLogger(__name__)
+
+MARK = "FLYWHEEL_JOB"
+# Chat gets nine tenths of a core that both want.
+NICE = 10
+# Where memory runs out it is the trainer that the kernel ends, and not the broker or the engine: a job resumes. Limits
+# of its address space would not do, since GPUs and threads reserve far more of it than they ever use.
+_OUT_OF_MEMORY_FIRST = 800
+_LOG_BYTES = 10 * 2**20
+# Of the environment, what finding programs, GPUs and other processes needs; settings of the site may be secret.
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+_KEPT_BEGIN = ("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "HIP_", "ROCR_")
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(spec: Path, processes: int) -> list[str]:
+    """A worker that dies takes torchrun with it, and torchrun its trainers: each saves first, on SIGTERM."""
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone"]
+    trainer = [*tether(), sys.executable, "-P", "-m", "training.trainer", str(spec)]
+    return [*tether(), *torchrun, "--nproc-per-node", str(processes), "--no-python", *trainer]
+
+
+def environment(job: str, threads: int) -> dict[str, str]:
+    kept = {
+        name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_BEGIN)
+    }
+    return kept | {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": str(threads), MARK: job}
+
+
+class TrainerProcess:
+    """Of one attempt at a job."""
+
+    def __init__(self, folder: Path, job: str, spec: Path, *, processes: int, threads: int) -> None:
+        """Raises OSError."""
+        self._job, self._log = job, folder / "trainer.log"
+        with self._log.open("ab") as log:
+            if log.tell() > _LOG_BYTES:
+                log.truncate(0)
+            self._log_from = log.seek(0, os.SEEK_END)
+            self._process = subprocess.Popen(
+                command(spec, processes),
+                cwd=folder,
+                env=environment(job, threads),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        # What it starts inherits both.
+        with contextlib.suppress(OSError):
+            nice = max(NICE, os.getpriority(os.PRIO_PROCESS, 0))
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, nice)
+        with contextlib.suppress(OSError):  # only Linux has it
+            Path(f"/proc/{self._process.pid}/oom_score_adj").write_text(str(_OUT_OF_MEMORY_FIRST))
+
+    def ended(self, seconds: float) -> bool:
+        """Whether it has, waiting up to `seconds` for it."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Asks it to save and end; torchrun passes it on."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """All of it is gone afterwards."""
+        end_left(self._job)
+        self._process.kill()
+        self._process.wait()
+
+    def last_words(self) -> str:
+        """The end of what this attempt wrote into its log."""
+        with self._log.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_from, size - 2**16))
+            return log.read().decode(errors="replace")
+
+
+def marked(job: str) -> list[psutil.Process]:
+    """The processes of a job that are on this machine."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == job:
+                found.append(process)
+    return found
+
+
+def end_left(job: str, seconds: float = 5.0) -> None:
+    """kill -9 for whatever is left of a job, until nothing is. Raises OSError where something does not go."""
+    deadline = time.monotonic() + seconds
+    while left := marked(job):
+        if time.monotonic() > deadline:
+            raise OSError(f"processes of job {job} cannot be ended: {[process.pid for process in left]}")
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=0.5)

@@ -1,0 +1,242 @@
+"""A worker's side of a training job: claims one, starts its trainer, watches it, writes down what came of it.
+
+The trainer is processes of their own, so a job is ended whatever it does, and nothing it does ends the worker. It has
+ended, with all of it gone, before the row says so: whoever claims the job next is alone with its folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from django.conf import settings
+from django.db import Error as DatabaseFailure
+from django.db import close_old_connections, transaction
+from django.utils.translation import gettext_noop
+
+from training import job_life, storage, tail
+from training.datasets.frozen import check_files, read_manifest
+from training.datasets.problems import DataError
+from training.knobs import trainer_task
+from training.models import Checkpoint, Job
+from training.publishing import publish
+from training.trainer.failures import TrainingFailure
+from training.trainer_process import TrainerProcess, end_left
+from webapp.core.errors import UserError
+
+logger = logging.getLogger(__name__)
+State, Wish = Job.State, Job.Wish
+
+# Set when this worker is told to end.
+stopping = threading.Event()
+# What the worker wishes itself, beside what people do: that another goes on.
+RELEASE = "release"
+_TICK = 0.5  # seconds
+# A person who cancels sees it within 15 seconds: so long a trainer has to save, and the rest is for hearing of it.
+PATIENCE = 12.0
+# Rows keep sentences in English; pages translate them.
+INTERNAL = gettext_noop("The training ended by an error on our side. The log of its worker says more.")
+DATA_GONE = gettext_noop("The data of this fine-tune was deleted.")
+DISK = gettext_noop(
+    "The disk is full, or cannot be written. Make room, and resume it: the last checkpoint is kept."
+)
+
+
+class Lost(Exception):
+    """The job is another attempt's by now, or gone."""
+
+
+class Asked(Exception):
+    """It was to end before there was a trainer."""
+
+
+def run_next() -> None:
+    """Does the job whose turn it is, if one waits."""
+    if stopping.is_set():
+        return  # the reaper sends the task again
+    job = job_life.claim_next()
+    if job is not None:
+        Supervision(job).run()
+
+
+def threads() -> int:
+    """Of each process. At least one core is left to chat, where there are two."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max((settings.TRAINING_THREADS or cores - 1) // settings.TRAINING_PROCESSES, 1)
+
+
+class Supervision:
+    """Of one attempt at a job."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._folder = job, storage.job_folder(job)
+        self._asked = ""  # the Wish or RELEASE that the trainer was stopped for
+        self._kept = time.monotonic()  # when the lease was last renewed
+
+    def run(self) -> None:
+        job = self._job
+        try:
+            self._conclude(self._train())
+        except Asked:
+            self._end_as_asked()
+        except (TrainingFailure, DataError, UserError) as failure:
+            self._fail(failure.code, failure.message)
+        except Lost:
+            logger.info("job %s is no longer ours", job.id)
+            if not Job.objects.filter(id=job.id).exists():
+                # It was deleted meanwhile, and what we wrote since then lies there alone.
+                storage.remove_folder(self._folder)
+        except DatabaseFailure:
+            logger.exception("job %s is left to the reaper", job.id)
+            close_old_connections()
+        except OSError:
+            logger.exception("job %s met a broken disk", job.id)
+            self._fail("disk", DISK)
+        except Exception:
+            logger.exception("job %s failed", job.id)
+            self._fail("internal", INTERNAL)
+
+    # --- Training -------------------------------------------------------------------------------------------
+    def _train(self) -> str:
+        """Starts the trainer and watches it to its end; answers its last words. Nothing of it is left then."""
+        job, folder = self._job, self._folder
+        end_left(str(job.id))
+        folder.mkdir(parents=True, exist_ok=True)
+        spec = self._write_spec(self._checked_data())
+        if not job_life.begin(job):
+            raise Lost
+        tail.begin(job, folder)
+        trainer = TrainerProcess(
+            folder, str(job.id), spec, processes=settings.TRAINING_PROCESSES, threads=threads()
+        )
+        try:
+            give_up_at = float("inf")
+            while not trainer.ended(_TICK):
+                asked = self._asked
+                self._look()
+                if self._asked and not asked:
+                    trainer.stop()
+                    give_up_at = time.monotonic() + PATIENCE
+                if time.monotonic() > give_up_at:
+                    logger.warning("job %s is ended: it has not saved within %g s", job.id, PATIENCE)
+                    trainer.kill()
+        finally:
+            trainer.kill()
+        if tail.drain(job, folder) is None:
+            raise Lost
+        return trainer.last_words()
+
+    def _checked_data(self) -> Path:
+        """The folder of the data, which is what was frozen. Raises TrainingFailure and DataError."""
+        if self._job.version is None:
+            raise TrainingFailure("data", DATA_GONE)
+        folder = storage.version_folder(self._job.version)
+        manifest = read_manifest(folder)
+        if manifest.content_hash != self._job.data_hash:
+            raise TrainingFailure("data", "The dataset is not the one this fine-tune was started with.")
+        looked = 0.0
+
+        def beat() -> None:
+            nonlocal looked
+            if time.monotonic() - looked > _TICK:
+                looked = time.monotonic()
+                self._look()
+                if self._asked:
+                    raise Asked
+
+        check_files(folder, manifest, beat)
+        return folder
+
+    def _write_spec(self, dataset: Path) -> Path:
+        job = self._job
+        spec: dict[str, Any] = {**job.spec, **trainer_task(job.task)}
+        spec |= {
+            "base": str(job.base.location) if job.base is not None else "",
+            "dataset": str(dataset),
+            "output": str(self._folder),
+            "device": settings.TRAINING_DEVICE,
+            "threads": threads(),
+        }
+        path = self._folder / "spec.json"
+        path.write_bytes(msgspec.json.encode(spec))
+        return path
+
+    def _look(self) -> None:
+        """Renews the lease, takes in what is new, and hears what is wished. Raises Lost."""
+        try:
+            wish = tail.take_in(self._job, self._folder)
+        except DatabaseFailure as error:
+            logger.warning("what job %s does is not written down: %s", self._job.id, error)
+            close_old_connections()
+            if time.monotonic() - self._kept > job_life.LEASE.total_seconds():
+                self._asked = self._asked or RELEASE  # another may hold it by now
+            return
+        if wish is None:
+            raise Lost
+        self._kept = time.monotonic()
+        self._asked = wish or self._asked or (RELEASE if stopping.is_set() else "")
+
+    # --- The end --------------------------------------------------------------------------------------------
+    def _conclude(self, last_words: str) -> None:
+        status = tail.read_status(self._folder)
+        failure = _failure(status, last_words)
+        if failure is not None and failure.code == "internal" and settings.TRAINING_PROCESSES > 1:
+            failure = None  # of what another of them did: it was killed, or had stopped already
+        if status.get("state") == "succeeded":
+            self._succeed()
+        elif self._asked == Wish.CANCEL or (self._asked and failure is None):
+            self._end_as_asked()
+        elif failure is not None:
+            self._fail(failure.code, failure.message)
+        else:
+            job_life.crashed(self._job)
+
+    def _succeed(self) -> None:
+        job = self._job
+        evaluation = self._folder / "evaluation.json"
+        judged = json.loads(evaluation.read_bytes()) if evaluation.exists() else None
+        with transaction.atomic():
+            if not job_life.lock(job):
+                raise Lost
+            model = publish(job, self._folder)
+            job_life.end(job, State.SUCCEEDED, model=model, evaluation=judged, eta=None)
+            Checkpoint.objects.filter(job=job).update(is_kept=False)
+        self._forget_checkpoints()
+
+    def _end_as_asked(self) -> None:
+        job = self._job
+        if self._asked == RELEASE:
+            job_life.release(job)
+        elif self._asked == Wish.PAUSE:
+            job_life.end(job, State.PAUSED)
+        elif job_life.end(job, State.CANCELLED):
+            Checkpoint.objects.filter(job=job).update(is_kept=False)
+            self._forget_checkpoints()
+
+    def _fail(self, code: str, message: str) -> None:
+        job_life.end(self._job, State.FAILED, error_code=code, error_message=message)
+
+    def _forget_checkpoints(self) -> None:
+        """Nobody goes on from them, and those of all weights are several times the model."""
+        storage.remove_folder(self._folder / "checkpoints")
+
+
+def _failure(status: dict[str, Any], last_words: str) -> TrainingFailure | None:
+    """What the trainer says it ended of; None where it could not say anything."""
+    if status.get("state") == "failed":
+        return TrainingFailure(status["error"], status["message"])
+    # Before it knows where to write, it says it on stderr alone.
+    for line in reversed(last_words.splitlines()):
+        if line.startswith('{"error"'):
+            try:
+                said = json.loads(line)
+                return TrainingFailure(said["error"], said["message"])
+            except (ValueError, KeyError):
+                continue
+    return None
