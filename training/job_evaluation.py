@@ -56,7 +56,7 @@ def judged_on(split: str) -> str:
     return {
         "test": _("On the test split, which it never saw."),
         "validation": _(
-            "On the validation split, for want of a test split: the best checkpoint was chosen by it, so expect a little less."
+            "On the validation split, for want of a test split: the best checkpoint was chosen by it, so expect less."
         ),
         "fold": _("On the part that the cross-validation held back."),
     }[split]

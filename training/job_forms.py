@@ -84,21 +84,50 @@ class DataForm(forms.Form):
 
 
 class MethodForm(forms.Form):
-    """By which model, and how much of it changes."""
+    """By which model, and how much of it changes. What is learnt from scratch has a SizeForm."""
 
     base = forms.ModelChoiceField(
         ServedModel.objects.none(), label=_("Base model"), empty_label=None, to_field_name="pk"
     )
     method = forms.ChoiceField(label=_("Method"), widget=forms.RadioSelect, choices=[*METHODS.items()])
 
-    def __init__(self, data: Any = None, *, workspace: Workspace, initial: dict[str, Any]) -> None:
+    def __init__(self, data: Any = None, *, initial: dict[str, Any]) -> None:
         super().__init__(data, initial={"method": "lora"} | initial)
         field = self.fields["base"]
         assert isinstance(field, forms.ModelChoiceField)
-        field.queryset = bases(workspace)
+        field.queryset = bases()
+
+    def spec(self) -> dict[str, Any]:
+        method = self.cleaned_data["method"]
+        return {} if method == "lora" else {"method": method}
 
 
-def bases(workspace: Workspace) -> Any:
+class Dial(forms.NumberInput):
+    """A slider; the page says the number beside it."""
+
+    input_type = "range"
+
+
+class SizeForm(forms.Form):
+    """What stands there instead for a model from scratch."""
+
+    def __init__(self, data: Any = None, *, initial: dict[str, Any]) -> None:
+        super().__init__(data, initial=initial)
+        for name in knob_fields.OF_SCRATCH:
+            self.fields[name] = knob_fields.field_of(knob_fields.KNOBS[name])
+        size = self.fields["size"]
+        limits = size.widget.attrs  # min, max
+        size.widget = Dial(limits)
+
+    def spec(self) -> dict[str, Any]:
+        return knob_fields.given(self.cleaned_data)
+
+
+def second_form(task: str, data: Any, *, initial: dict[str, Any]) -> MethodForm | SizeForm:
+    return (SizeForm if task == Job.Task.SCRATCH else MethodForm)(data, initial=initial)
+
+
+def bases() -> Any:
     """The installed models: `job_services` begins with no other."""
     return ServedModel.objects.filter(workspace=None, base=None)
 
@@ -131,6 +160,10 @@ class KnobsForm(forms.Form):
     def _means_something(self, name: str) -> bool:
         if name.startswith("lora."):
             return self.method == "lora"
+        if name in knob_fields.OF_SCRATCH:
+            return False  # asked before
+        if name == "dropout":
+            return self.method != "lora"  # an adapter has its own
         return self.task in _ONLY_FOR.get(name, Job.Task)
 
     @property
@@ -162,8 +195,6 @@ class KnobsForm(forms.Form):
         """What of the trainer's spec is not its default."""
         clean = self.cleaned_data
         spec = knob_fields.given({name: clean[name] for name in self.knobs})
-        if self.method != "lora":
-            spec["method"] = self.method
         if clean.get("prompts"):
             spec["prompts"] = clean["prompts"]
         return spec

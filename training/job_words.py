@@ -78,7 +78,9 @@ def in_reader_language(sentence: str) -> str:
     places = iter(range(len(numbers)))
     known = _NUMBER.sub(lambda _found: f"{{{next(places)}}}", sentence)
     translated = _(known)
-    return _(sentence) if translated == known else _PLACE.sub(lambda found: numbers[int(found[1])], translated)
+    return (
+        _(sentence) if translated == known else _PLACE.sub(lambda found: numbers[int(found[1])], translated)
+    )
 
 
 def in_labels(sentence: str) -> str:

@@ -25,11 +25,16 @@ Words = Any  # a string, or one in the reader's language
 # Not asked for as knobs: what the site itself says (`knobs.OURS`), and what the wizard's other fields do.
 ELSEWHERE = {*OURS, "method", "lora", "prompts"}
 FRONT = ("epochs", "learning_rate", "batch_size")
+OF_SCRATCH = ("size", "vocabulary")
 GROUPS: list[tuple[Words, tuple[str, ...]]] = [
     (_("How it learns"), ("optimizer", "momentum", "schedule", "warmup", "max_steps", "patience")),
-    (_("Against learning by heart"), ("weight_decay", "l1", "label_smoothing", "max_grad_norm")),
-    (_("The adapter"), ("lora.r", "lora.alpha", "lora.dropout", "lora.rslora", "lora.targets")),
-    (_("Time and memory"), ("max_length", "microbatch_tokens", "accumulation", "precision", "packing", "gradient_checkpointing")),
+    (_("Against learning by heart"), ("weight_decay", "l1", "label_smoothing", "dropout", "max_grad_norm")),
+    (_("The new model"), OF_SCRATCH),
+    (_("The adapter"), ("lora.r", "lora.alpha", "lora.dropout", "lora.initialisation", "lora.rslora", "lora.targets")),
+    (
+        _("Time and memory"),
+        ("max_length", "microbatch_tokens", "accumulation", "precision", "packing", "gradient_checkpointing"),
+    ),
     (_("Labels"), ("class_weights", "folds", "fold")),
     (_("Checkpoints and samples"), ("checkpoint_every", "keep_checkpoints", "sample_tokens", "seed")),
 ]  # fmt: skip
@@ -57,12 +62,16 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "keep_checkpoints": (_("Checkpoints kept"), _("Beside the best one.")),
     "patience": (_("Patience"), _("Evaluations without a better one before it stops early. 0: it never does.")),
     "sample_tokens": (_("Length of sample answers"), _("In tokens.")),
+    "dropout": (_("Dropout"), _("The share of what each block adds that is left out, by chance.")),
+    "size": (_("Size"), _("Layers. Each makes the model 64 wider, too: twice the size is eight times the weights.")),
+    "vocabulary": (_("Vocabulary"), _("How many different tokens it knows.")),
     "class_weights": (_("Weights of labels"), _("Balanced: as if all labels were equally common.")),
     "folds": (_("Cross-validation"), _("Parts the data is divided into. 0: none, it is as it was frozen.")),
     "fold": (_("Part held back"), _("From 1: it is judged by this part, and learns from the others.")),
     "lora.r": (_("Rank"), _("How much the adapter can hold.")),
     "lora.alpha": (_("Alpha"), _("How much weight the adapter has: alpha / rank.")),
     "lora.dropout": (_("Dropout"), _("The share of its input that it does without, by chance.")),
+    "lora.initialisation": (_("How it begins"), _("Either way the model answers as before until it has learnt.")),
     "lora.rslora": (_("Divide by the rank's root (rsLoRA)"), _("For ranks above 64.")),
     "lora.targets": (_("Layers it changes"), ""),
 }  # fmt: skip
@@ -73,6 +82,9 @@ _CHOICES: dict[str, Words] = {
     "cosine": _("cosine"),
     "adamw": "AdamW",
     "adam": "Adam",
+    "default": _("as usual"),
+    "gaussian": _("Gaussian"),
+    "orthogonal": _("orthogonal"),
     "none": _("none"),
     "balanced": _("balanced"),
     "sgd": _("SGD with momentum"),

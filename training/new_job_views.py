@@ -15,17 +15,26 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
-from inference.models import ServedModel
 from training import access, job_services, knob_fields
-from training.job_forms import DataForm, KnobsForm, MethodForm, Offer, first_prompts, offers, written
-from training.job_words import in_labels
+from training.job_forms import (
+    DataForm,
+    KnobsForm,
+    MethodForm,
+    SizeForm,
+    first_prompts,
+    offers,
+    second_form,
+    written,
+)
 from training.job_views import admin_of
+from training.job_words import in_labels
 from training.models import DatasetVersion, Job
 from webapp.accounts.models import User, Workspace
 from webapp.accounts.requests import posted
 from webapp.core.errors import NotFound, UserError
 
 _KEPT = "fine_tune"
+_SECOND = ("base", "method", *knob_fields.OF_SCRATCH)  # the second page's fields, of whichever task
 Draft = dict[str, Any]
 
 
@@ -47,8 +56,9 @@ def _sent_or_kept(request: HttpRequest, draft: Draft, name: str) -> str:
     return str(request.POST.get(name, draft.get(name, "")))
 
 
-def _chosen(source: str, offered: list[Offer]) -> Chosen | None:
-    for offer in offered:
+def _chosen(request: HttpRequest, draft: Draft, workspace: Workspace) -> Chosen | None:
+    source = _sent_or_kept(request, draft, "source")
+    for offer in offers(workspace):
         if any(source == value for value, _label in offer.choices):
             return Chosen(source, offer.version, Job.Task(source.partition(":")[2]))
     return None
@@ -80,12 +90,14 @@ def _again(request: HttpRequest, user: User, workspace: Workspace) -> HttpRespon
         job = access.get_job(user, UUID(request.GET["job"]))
     except (ValueError, NotFound):
         return redirect("job_new")
-    settings = knob_fields.values_of(job.spec) | {"name": job.name}
+    values = knob_fields.values_of(job.spec)
+    settings = values | {"name": job.name}
     settings["prompts"] = "\n".join(" ".join(prompt.split()) for prompt in job.spec.get("prompts", []))
     request.session[_KEPT] = _draft(request, workspace) | {
         "source": f"{job.version_id}:{job.task}",
         "base": str(job.base_id or ""),
         "method": job.spec.get("method", "lora"),
+        **{name: values.get(name, "") for name in knob_fields.OF_SCRATCH},
         "settings": settings,
     }
     return redirect("job_new_settings")
@@ -97,12 +109,11 @@ def _again(request: HttpRequest, user: User, workspace: Workspace) -> HttpRespon
 def method(request: HttpRequest) -> HttpResponse:
     _user, workspace = admin_of(request)
     draft = _draft(request, workspace)
-    chosen = _chosen(_sent_or_kept(request, draft, "source"), offers(workspace))
-    if chosen is None or chosen.task == Job.Task.SCRATCH:
-        # A model from scratch has no other to begin with.
-        return redirect("job_new" if chosen is None else "job_new_settings")
-    kept = {name: draft[name] for name in ("base", "method") if draft.get(name)}
-    form = MethodForm(posted(request), workspace=workspace, initial=kept)
+    chosen = _chosen(request, draft, workspace)
+    if chosen is None:
+        return redirect("job_new")
+    kept = {name: draft[name] for name in _SECOND if draft.get(name)}
+    form = second_form(chosen.task, posted(request), initial=kept)
     if request.method == "POST":
         request.session[_KEPT] = draft | {"source": chosen.source} | written(form)
         if "back" in request.POST:
@@ -118,35 +129,33 @@ def method(request: HttpRequest) -> HttpResponse:
 def settings(request: HttpRequest) -> HttpResponse:
     user, workspace = admin_of(request)
     draft = _draft(request, workspace)
-    chosen = _chosen(_sent_or_kept(request, draft, "source"), offers(workspace))
+    chosen = _chosen(request, draft, workspace)
     if chosen is None:
         return redirect("job_new")
-    base: ServedModel | None = None
-    method = "full"
-    if chosen.task != Job.Task.SCRATCH:
-        asked = {name: _sent_or_kept(request, draft, name) for name in ("base", "method")}
-        by = MethodForm(asked, workspace=workspace, initial={})
-        if not by.is_valid():
-            return redirect("job_new_method")
-        base, method = by.cleaned_data["base"], by.cleaned_data["method"]
+    second = second_form(
+        chosen.task, {name: _sent_or_kept(request, draft, name) for name in _SECOND}, initial={}
+    )
+    if not second.is_valid():
+        return redirect("job_new_method")
+    method = second.cleaned_data.get("method", "full")
     kept = draft.get("settings") or {
         "name": chosen.version.dataset.name[:64],
         "prompts": "\n".join(first_prompts(chosen.version)),
     }
     form = KnobsForm(posted(request), task=chosen.task, method=method, initial=kept)
     if request.method == "POST":
-        before = {"source": chosen.source, "base": str(base.pk) if base else "", "method": method}
+        before = {"source": chosen.source} | written(second)
         request.session[_KEPT] = draft | before | {"settings": written(form)}
         if "back" in request.POST:
-            return redirect("job_new" if base is None else "job_new_method")
-        if form.is_valid() and (job := _start(request, user, workspace, chosen, base, form)) is not None:
+            return redirect("job_new_method")
+        if form.is_valid() and (job := _start(request, user, workspace, chosen, second, form)) is not None:
             del request.session[_KEPT]
             return redirect("job", job.pk)
     context = {
         "form": form,
         "chosen": chosen,
-        "base": base,
-        "method": method,
+        "second": second.cleaned_data,
+        "carried": written(second).items(),
     }
     return _page(request, "settings", context)
 
@@ -156,7 +165,7 @@ def _start(
     user: User,
     workspace: Workspace,
     chosen: Chosen,
-    base: ServedModel | None,
+    second: MethodForm | SizeForm,
     form: KnobsForm,
 ) -> Job | None:
     """None where it cannot be: the form then says why, and nothing that was entered is lost."""
@@ -165,10 +174,10 @@ def _start(
             user=user,
             workspace=workspace,
             version=chosen.version,
-            base=base,
+            base=second.cleaned_data.get("base"),
             task=chosen.task,
             name=form.cleaned_data["name"],
-            spec=form.spec(),
+            spec=second.spec() | form.spec(),
             request=request,
         )
     except UserError as error:

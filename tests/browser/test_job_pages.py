@@ -50,7 +50,13 @@ def server() -> Server:
 
 @pytest.fixture
 def page(
-    live_server: Any, browser: Browser, server: Server, alice: User, workspace: Workspace, settings: Any, tmp_path: Path
+    live_server: Any,
+    browser: Browser,
+    server: Server,
+    alice: User,
+    workspace: Workspace,
+    settings: Any,
+    tmp_path: Path,
 ) -> Iterator[Page]:
     """Alice; whatever her browser complains about fails the test."""
     settings.FLYWHEEL_HOME = tmp_path
@@ -176,7 +182,13 @@ def test_no_page_is_wider_than_the_screen_and_everything_has_a_name(width: int, 
     Job.objects.update(state="failed", evaluation=evaluation, **said)
     ServedModel.objects.update(name="w" * 120)
     page.set_viewport_size({"width": width, "height": 800})
-    for path in ("/fine-tunes/", "/fine-tunes/new/", f"/fine-tunes/{job.pk}/", f"/fine-tunes/new/?job={job.pk}", "/fine-tunes/new/method/"):
+    for path in (
+        "/fine-tunes/",
+        "/fine-tunes/new/",
+        f"/fine-tunes/{job.pk}/",
+        f"/fine-tunes/new/?job={job.pk}",
+        "/fine-tunes/new/method/",
+    ):
         page.goto(path)
         for details in page.locator(".page details:not([open])").all():
             details.evaluate("d => d.open = true")

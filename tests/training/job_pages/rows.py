@@ -60,7 +60,8 @@ def make_job(
 
 RUNNING: dict[str, Any] = {
     "state": "running", "stage": "training", "step": 168, "steps": 400, "epoch": 0.84, "eta": 754.0, "rate": 431.0,
-    "memory": 2_340_000_000, "seconds": 612.0, "base_validation_loss": 2.4321, "best_validation_loss": 1.7, "best_step": 160,
+    "memory": 2_340_000_000, "seconds": 612.0, "base_validation_loss": 2.4321,
+    "best_validation_loss": 1.7, "best_step": 160,
     "data": {"examples": 1200, "refused": 3, "tokens": 90_000, "trained_tokens": 41_000},
     "chosen": [
         {"knob": "learning_rate", "value": 0.0005, "why": "For an adapter of a small model."},
@@ -72,7 +73,9 @@ RUNNING: dict[str, Any] = {
 def learn(job: Job, steps: int, every: int = 40) -> None:
     """Measurements of so many steps, with a checkpoint, an evaluation and samples now and then."""
     Measurement.objects.bulk_create(
-        Measurement(job=job, kind="train", step=n, loss=0.9 + 2 / n**0.4, values={"learning_rate": 0.0005, "epoch": n / 200})
+        Measurement(
+            job=job, kind="train", step=n, loss=0.9 + 2 / n**0.4, values={"learning_rate": 0.0005, "epoch": n / 200}
+        )
         for n in range(1, steps + 1)
     )  # fmt: skip
     questions = ["Where is my order?", "Who are you?"]
@@ -80,12 +83,17 @@ def learn(job: Job, steps: int, every: int = 40) -> None:
         loss = 1.2 + 2 / (step + 3) ** 0.4
         Measurement.objects.create(job=job, kind="validation", step=step, loss=loss)
         if step:
-            Checkpoint.objects.create(job=job, step=step, validation_loss=loss, is_kept=step > steps - 3 * every)
+            Checkpoint.objects.create(
+                job=job, step=step, validation_loss=loss, is_kept=step > steps - 3 * every
+            )
         for number, question in enumerate(questions):
             said = f"At step {step}: your order is on its way, and you will have it on Friday."
-            Sample.objects.create(job=job, step=step, number=number, prompt=question, answer=said if step else "I am a model.")
+            Sample.objects.create(
+                job=job, step=step, number=number, prompt=question, answer=said if step else "I am a model."
+            )
     for number, (level, message) in enumerate(
-        [("info", "It waits for a worker."), ("info", "It begins."), ("warn", "The learning rate is high.")], 1
+        [("info", "It waits for a worker."), ("info", "It begins."), ("warn", "The learning rate is high.")],
+        1,
     ):
         JobEvent.objects.create(job=job, number=number, level=level, code="x", message=message)
 
@@ -100,8 +108,8 @@ def classified(kind: str = "multiclass") -> dict[str, Any]:
         "macro": {"precision": 0.85, "recall": 0.84, "f1": 0.845, "roc_auc": 0.951},
         "majority": {"labels": [labels[0]], "accuracy": 0.31},
         "classes": [
-            {"label": label, "support": 60, "precision": 0.9 - i / 50, "recall": 0.8 + i / 50, "f1": 0.85, "reasons": {},
-             "roc_auc": 0.95 - i / 60, "confusion": [[170, 10], [8, 52]],
+            {"label": label, "support": 60, "precision": 0.9 - i / 50, "recall": 0.8 + i / 50, "f1": 0.85,
+             "reasons": {}, "roc_auc": 0.95 - i / 60, "confusion": [[170, 10], [8, 52]],
              "roc": [[x / 20, (x / 20) ** (0.15 + i / 9)] for x in range(21)]}
             for i, label in enumerate(labels)
         ],

@@ -1,4 +1,4 @@
-"""Every address of the pages of fine-tunes, asked by each of the cast: owner and admin may, everybody else finds nothing."""
+"""Every address of the pages of fine-tunes, asked by each of the cast: owners and admins may, nobody else does."""
 
 from __future__ import annotations
 
@@ -108,7 +108,9 @@ def test_strangers_are_asked_to_log_in(paths: dict[str, str]) -> None:
         assert answer.headers["Location"].startswith("/accounts/login/"), name
 
 
-def test_what_does_not_exist_answers_like_what_is_not_yours(alice: User, workspace: Workspace, logged_in: LogIn) -> None:
+def test_what_does_not_exist_answers_like_what_is_not_yours(
+    alice: User, workspace: Workspace, logged_in: LogIn
+) -> None:
     client = logged_in(alice)
     for name in OF_ONE:
         assert client.get(reverse(name, args=[uuid.uuid4()])).status_code == 404
@@ -116,6 +118,8 @@ def test_what_does_not_exist_answers_like_what_is_not_yours(alice: User, workspa
         assert client.post(reverse(name, args=[uuid.uuid4()])).status_code == 404
 
 
-def test_pages_that_do_something_are_only_posted_to(paths: dict[str, str], alice: User, logged_in: LogIn) -> None:
+def test_pages_that_do_something_are_only_posted_to(
+    paths: dict[str, str], alice: User, logged_in: LogIn
+) -> None:
     client = logged_in(alice)
     assert {client.get(paths[name]).status_code for name in ACTS} == {405}

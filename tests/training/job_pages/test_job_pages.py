@@ -19,6 +19,10 @@ from training.models import Dataset, Job, JobEvent, Measurement, Sample
 from webapp.accounts.models import User, Workspace
 
 pytestmark = pytest.mark.django_db
+# As training.trainer.classified says it.
+NO_MEMORY = (
+    "There is not enough memory; lower microbatch_tokens or max_length, or turn gradient_checkpointing on."
+)
 
 
 @pytest.fixture
@@ -106,7 +110,7 @@ def test_a_page_is_complete_because_it_is_made_from_rows(client: Client, running
         "replaced by later ones", "the best",
     ):  # fmt: skip
         assert said in page, said
-    assert page.count("<svg class=\"pygal-chart\"") == 1
+    assert page.count('<svg class="pygal-chart"') == 1
     parts = re.findall(r'data-part="(\w+)"', page)
     assert parts == list(job_page.TEMPLATES)
 
@@ -142,15 +146,18 @@ def test_the_one_next_step_is_the_one_filled_button(
 
 
 def test_a_failure_says_what_happened_what_was_kept_and_what_to_do(client: Client, job: Job) -> None:
-    message = "There is not enough memory; lower microbatch_tokens or max_length, or turn gradient_checkpointing on."
-    changed(job, state="failed", error_code="oom", error_message=message)
+    changed(job, state="failed", error_code="oom", error_message=NO_MEMORY)
     page = shown(client, job)
     # A knob is called what the form calls it.
     assert "lower “Tokens of a pass” or “Longest example”, or turn “Compute activations twice” on." in page
     assert "It ended before its first checkpoint: nothing of it was kept" in page
     assert "change them and begin anew" in page
     learn(job, 80)
-    changed(job, error_code="disk", error_message="There is no room left on the disk; the last checkpoint is kept.")
+    changed(
+        job,
+        error_code="disk",
+        error_message="There is no room left on the disk; the last checkpoint is kept.",
+    )
     page = shown(client, job)
     assert "The checkpoint of step 80 is kept" in page
     assert "Once the reason is gone, it goes on from there." in page
@@ -212,7 +219,7 @@ def test_thousands_of_steps_are_a_few_hundred_points_and_the_last_one_is_among_t
 
 def test_both_curves_and_the_base_model_are_in_one_picture_without_code_or_colours_of_its_own() -> None:
     drawn = job_charts.losses([(n, 3 / n) for n in range(1, 40)], [(0, 2.5), (20, 1.5)], 2.5)
-    assert re.findall(r'series serie-(\d)', drawn.split("overlay")[0]) == ["0", "1", "2"]
+    assert re.findall(r"series serie-(\d)", drawn.split("overlay")[0]) == ["0", "1", "2"]
     assert drawn.count('class="line reactive nofill"') == 3
     assert drawn.count("<circle") == 2
     assert not INLINE.search(drawn)
@@ -221,7 +228,8 @@ def test_both_curves_and_the_base_model_are_in_one_picture_without_code_or_colou
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(0, 0), (1, 1), (0.3, 3.2), (-4, -1), (0, 1e9), (1e-7, 2e-7), (12.5, 12.500001), (3, 10_000)]
+    ("low", "high"),
+    [(0, 0), (1, 1), (0.3, 3.2), (-4, -1), (0, 1e9), (1e-7, 2e-7), (12.5, 12.500001), (3, 10_000)],
 )
 def test_axes_have_a_few_round_ticks_that_hold_everything(low: float, high: float) -> None:
     ticks = job_charts.ticks(low, high)
@@ -231,7 +239,9 @@ def test_axes_have_a_few_round_ticks_that_hold_everything(low: float, high: floa
     assert ticks == sorted(set(ticks))
 
 
-@pytest.mark.parametrize("numbers", [([], [], None), ([(1, 2.0)], [], None), ([], [(0, 2.0)], 2.0), ([(1, 0.0)], [(1, 0.0)], 0.0)])
+@pytest.mark.parametrize(
+    "numbers", [([], [], None), ([(1, 2.0)], [], None), ([], [(0, 2.0)], 2.0), ([(1, 0.0)], [(1, 0.0)], 0.0)]
+)
 def test_a_curve_that_has_hardly_begun_is_drawn_too(numbers: Any) -> None:
     assert job_charts.losses(*numbers).startswith("<svg")
 
@@ -250,7 +260,13 @@ def test_every_measurement_can_be_downloaded(client: Client, running: Job) -> No
 def test_a_classifiers_scores_are_tables_and_pictures(client: Client, running: Job) -> None:
     changed(running, task="classification", evaluation=classified())
     page = shown(client, running)
-    for said in ("On the test split", "0.863", "0.310 by always guessing the commonest", "0.951", "ROC curve"):
+    for said in (
+        "On the test split",
+        "0.863",
+        "0.310 by always guessing the commonest",
+        "0.951",
+        "ROC curve",
+    ):
         assert said in page, said
     assert len(re.findall(r'<td class="shade-\d+', page)) == 16
     assert len(re.findall(r'<td class="shade-\d+ right"', page)) == 4
@@ -296,13 +312,23 @@ def test_a_matrix_too_large_for_a_screen_is_not_drawn(client: Client, running: J
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.4, "0 seconds"), (1, "1 second"), (59.6, "1 minute"), (3600, "1 hour"), (12_000, "3 hours 20 minutes"), (187_200, "2 days 4 hours"), (-5, "0 seconds")],
+    [
+        (0.4, "0 seconds"),
+        (1, "1 second"),
+        (59.6, "1 minute"),
+        (3600, "1 hour"),
+        (12_000, "3 hours 20 minutes"),
+        (187_200, "2 days 4 hours"),
+        (-5, "0 seconds"),
+    ],
 )
 def test_times_are_said_as_people_say_them(seconds: float, said: str) -> None:
     assert job_words.spoken_time(seconds) == said
 
 
-def test_no_page_runs_what_it_shows(client: Client, alice: User, workspace: Workspace, dataset: Dataset, running: Job) -> None:
+def test_no_page_runs_what_it_shows(
+    client: Client, alice: User, workspace: Workspace, dataset: Dataset, running: Job
+) -> None:
     learn(running, 40)
     User.objects.update(name=EVIL)
     Dataset.objects.update(name=EVIL)
@@ -337,12 +363,16 @@ def test_a_job_without_anything_has_a_page(client: Client, workspace: Workspace,
 def test_rows_in_english_are_said_in_the_readers_language(client: Client, running: Job) -> None:
     learn(running, 40)
     JobEvent.objects.filter(number=1).update(message="Step 40 is saved.")
-    changed(running, state="failed", error_message="There is not enough memory; lower microbatch_tokens or max_length, or turn gradient_checkpointing on.")  # fmt: skip
+    changed(running, state="failed", error_message=NO_MEMORY)
     page = client.get(f"/fine-tunes/{running.pk}/", headers={"Accept-Language": "zh-Hans"}).content.decode()
     assert "第 40 步已保存。" in page
     assert "请减小 “每遍的词元数” 或 “最长样本”" in page
     assert "1200 个样本。" in page
-    english = [said for said in ("Settings", "Sample answers", "Loss", "Resume", "Delete", "failed") if f">{said}<" in page]
+    english = [
+        said
+        for said in ("Settings", "Sample answers", "Loss", "Resume", "Delete", "failed")
+        if f">{said}<" in page
+    ]
     assert english == []
 
 

@@ -55,7 +55,9 @@ async def watch(socket: Websocket, job: Job) -> dict[str, Any]:
     return await socket.ask({"type": "watch", "job": str(job.pk)})
 
 
-async def test_who_watches_gets_the_page_as_it_is_and_then_what_changes(opened: Open, alice: User, job: Job) -> None:
+async def test_who_watches_gets_the_page_as_it_is_and_then_what_changes(
+    opened: Open, alice: User, job: Job
+) -> None:
     socket = await opened(alice)
     first = await watch(socket, job)
     assert (first["type"], first["job"]) == ("job", str(job.pk))
@@ -120,7 +122,10 @@ async def test_members_and_outsiders_watch_nothing(
     assert await socket.ask({"type": "ping"}) == {"type": "pong"}
 
 
-@pytest.mark.parametrize("wrong", [{}, {"job": "x"}, {"job": 7}, {"job": None}, {"job": ["a"]}, {"job": "\x00"}, {"job": "9" * 5000}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"job": "x"}, {"job": 7}, {"job": None}, {"job": ["a"]}, {"job": "\x00"}, {"job": "9" * 5000}],
+)
 async def test_nonsense_is_answered_with_a_sentence_and_the_socket_lives(
     wrong: dict[str, Any], opened: Open, alice: User, workspace: object
 ) -> None:

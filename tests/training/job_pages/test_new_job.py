@@ -26,7 +26,9 @@ def client(alice: User, logged_in: LogIn) -> Client:
     return logged_in(alice)
 
 
-def choose(client: Client, version: DatasetVersion, base: ServedModel, task: str = "chat", method: str = "lora") -> None:
+def choose(
+    client: Client, version: DatasetVersion, base: ServedModel, task: str = "chat", method: str = "lora"
+) -> None:
     """The first two steps."""
     answer = client.post(DATA, {"source": f"{version.pk}:{task}"})
     assert answer.headers["Location"] == METHOD
@@ -42,7 +44,7 @@ def untouched(page: str) -> dict[str, Any]:
         found = dict(re.findall(r'(\w+)="([^"]*)"', tag))
         if found.get("type") == "checkbox":
             if " checked" in tag:
-                sent.setdefault(found["name"], []).append(found["value"] if "value" in found else "on")
+                sent.setdefault(found["name"], []).append(found.get("value", "on"))
         elif "name" in found:
             sent[found["name"]] = found.get("value", "")
     for name, options in re.findall(r'<select name="([^"]+)".*?>(.*?)</select>', form, re.S):
@@ -64,11 +66,22 @@ def test_three_pages_start_a_job_with_only_what_is_not_the_default(
     assert f'value="{version.pk}:chat"' in client.get(DATA).content.decode()
     choose(client, version, base)
     page = client.get(SETTINGS).content.decode()
-    sent = untouched(page) | {"name": " In our tone ", "epochs": "2.5", "lora.r": "8", "prompts": "Who are you?\n\n Why? "}
+    sent = untouched(page) | {
+        "name": " In our tone ",
+        "epochs": "2.5",
+        "lora.r": "8",
+        "prompts": "Who are you?\n\n Why? ",
+    }
     answer = client.post(SETTINGS, sent)
     job = Job.objects.get()
     assert answer.headers["Location"] == f"/fine-tunes/{job.pk}/"
-    assert (job.name, job.task, job.version, job.base, job.created_by) == ("In our tone", "chat", version, base, alice)
+    assert (job.name, job.task, job.version, job.base, job.created_by) == (
+        "In our tone",
+        "chat",
+        version,
+        base,
+        alice,
+    )
     assert job.spec == {"epochs": 2.5, "lora": {"r": 8}, "prompts": ["Who are you?", "Why?"]}
     # What was entered is not there any more for the next one.
     assert client.get(SETTINGS).headers["Location"] == DATA
@@ -85,7 +98,9 @@ def test_settings_left_alone_are_no_settings(
 
 def test_every_knob_of_the_trainer_is_offered_with_words_of_its_own_or_asked_for_elsewhere() -> None:
     of_spec = {field.name for field in msgspec.structs.fields(Spec)}
-    assert of_spec == {name for name in knob_fields.KNOBS if "." not in name} | (knob_fields.ELSEWHERE & of_spec)
+    assert of_spec == {name for name in knob_fields.KNOBS if "." not in name} | (
+        knob_fields.ELSEWHERE & of_spec
+    )
     assert set(knob_fields.KNOBS) <= set(knob_fields.WORDS)
     grouped = [name for _label, names in knob_fields.groups(set(knob_fields.KNOBS)) for name in names]
     assert sorted([*grouped, *knob_fields.FRONT]) == sorted(knob_fields.KNOBS)
@@ -115,7 +130,13 @@ def test_what_was_entered_survives_going_back_right_or_wrong(
     choose(client, version, base, method="full")
     sent = untouched(client.get(SETTINGS).content.decode())
     del sent["packing"]
-    sent |= {"name": "half", "epochs": "a few", "optimizer": "sgd", "gradient_checkpointing": "on", "back": "1"}
+    sent |= {
+        "name": "half",
+        "epochs": "a few",
+        "optimizer": "sgd",
+        "gradient_checkpointing": "on",
+        "back": "1",
+    }
     assert client.post(SETTINGS, sent).headers["Location"] == METHOD
     page = client.get(METHOD).content.decode()
     assert re.search(r'value="full"[^>]*checked', page)
@@ -182,7 +203,13 @@ def test_what_only_the_service_can_refuse_is_said_on_the_page_and_nothing_is_los
     ],
 )
 def test_only_what_means_something_for_the_task_is_asked(
-    kind: str, task: str, has: list[str], lacks: list[str], client: Client, dataset: Dataset, base: ServedModel
+    kind: str,
+    task: str,
+    has: list[str],
+    lacks: list[str],
+    client: Client,
+    dataset: Dataset,
+    base: ServedModel,
 ) -> None:
     choose(client, make_version(dataset, kind), base, task)
     sent = untouched(client.get(SETTINGS).content.decode())
@@ -190,6 +217,31 @@ def test_only_what_means_something_for_the_task_is_asked(
     assert not {*lacks} & {*sent}
     assert client.post(SETTINGS, sent).headers["Location"].startswith("/fine-tunes/")
     assert Job.objects.get().task == task
+
+
+def test_a_model_from_scratch_has_a_size_instead_of_a_base(
+    client: Client, dataset: Dataset, base: ServedModel
+) -> None:
+    version = make_version(dataset, "document")
+    assert client.post(DATA, {"source": f"{version.pk}:scratch"}).headers["Location"] == METHOD
+    page = client.get(METHOD).content.decode()
+    assert re.search(r'type="range" name="size" value="4" min="1" max="32"', page)
+    assert "tiny-instruct" not in page
+    assert client.post(METHOD, {"size": "99"}).status_code == 400
+    assert client.post(METHOD, {"size": "6", "vocabulary": "2000"}).headers["Location"] == SETTINGS
+    page = client.get(SETTINGS).content.decode()
+    assert "6 layers" in page
+    sent = untouched(page)
+    assert "dropout" in sent
+    assert not [name for name in sent if name.startswith("lora.")]
+    client.post(SETTINGS, sent | {"back": "1"})
+    assert 'name="size" value="6"' in client.get(METHOD).content.decode()
+    client.post(SETTINGS, sent | {"prompts": ""})
+    job = Job.objects.get()
+    assert (job.task, job.base, job.spec) == ("scratch", None, {"size": 6, "vocabulary": 2000})
+    # Another like it is asked the same.
+    client.get(f"{DATA}?job={job.pk}")
+    assert "6 layers" in client.get(SETTINGS).content.decode()
 
 
 def test_an_adapters_knobs_are_asked_only_where_there_is_an_adapter(
@@ -280,5 +332,3 @@ def test_a_draft_of_another_workspace_is_not_gone_on_with(
     session["fine_tune"] = session["fine_tune"] | {"workspace": str(elsewhere.pk)}
     session.save()
     assert client.get(SETTINGS).headers["Location"] == DATA
-
-
