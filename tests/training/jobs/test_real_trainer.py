@@ -70,7 +70,7 @@ def test_a_job_whose_worker_is_killed_goes_on_with_the_losses_of_an_uninterrupte
     job = Job.objects.get()
     assert (job.state, job.error_message) == (Job.State.SUCCEEDED, "")
     assert list(job.measurements.filter(kind="train").values_list("step", "loss")) == expected
-    assert job.events.filter(code="resumed", data__exact=True).exists()
+    assert job.events.get(code="resumed").data["exact"]
     assert job.samples.count() == 4
     assert job.model is not None
     assert (job.model.workspace, job.model.base) == (job.workspace, base)
