@@ -28,15 +28,21 @@ def histogram(found: Histogram) -> SafeString:
     step = max(1, -(-len(starts) // _MOST_LABELS))
     chart.x_labels, chart.x_labels_major = starts, starts[::step]
     chart.add("", found.counts)
+    return bare(chart)
+
+
+def bare(chart: pygal.graph.graph.Graph) -> SafeString:
+    """The chart as the page's style sheet draws it. The same numbers give the same text."""
     root = chart.render_tree()
     for parent in list(root.iter()):
         for child in list(parent):
             if (
                 not isinstance(child.tag, str)
                 or child.tag in _UNWANTED
-                or "overlay" in child.get("class", "")
+                or "-overlay" in child.get("class", "")
             ):
                 parent.remove(child)
+    del root.attrib["id"]  # made by chance, for the script
     # What is drawn is said in words beside it.
     root.set("aria-hidden", "true")
     root.set("focusable", "false")

@@ -1,8 +1,8 @@
-"""Addresses of the data pages and of what their scripts fetch."""
+"""Addresses of the pages of data and of fine-tunes, and of what their scripts fetch."""
 
 from django.urls import path
 
-from training import clean_views, report_views, upload_views, views
+from training import clean_views, job_views, new_job_views, report_views, upload_views, views
 
 urlpatterns = [
     path("data/", views.datasets, name="datasets"),
@@ -22,4 +22,15 @@ urlpatterns = [
     path("data/versions/<uuid:version_id>/<slug:split>.jsonl", clean_views.download, name="version_split"),
     path("data/work/<uuid:work_id>/", views.work, name="data_work"),
     path("data/work/<uuid:work_id>/cancel/", views.cancel, name="data_work_cancel"),
+    path("fine-tunes/", job_views.jobs, name="jobs"),
+    path("fine-tunes/list", job_views.jobs_list, name="jobs_list"),
+    path("fine-tunes/new/", new_job_views.data, name="job_new"),
+    path("fine-tunes/new/method/", new_job_views.method, name="job_new_method"),
+    path("fine-tunes/new/settings/", new_job_views.settings, name="job_new_settings"),
+    path("fine-tunes/<uuid:job_id>/", job_views.job, name="job"),
+    path("fine-tunes/<uuid:job_id>/losses.csv", job_views.losses, name="job_losses"),
+    path("fine-tunes/<uuid:job_id>/pause/", job_views.pause, name="job_pause"),
+    path("fine-tunes/<uuid:job_id>/resume/", job_views.resume, name="job_resume"),
+    path("fine-tunes/<uuid:job_id>/cancel/", job_views.cancel, name="job_cancel"),
+    path("fine-tunes/<uuid:job_id>/delete/", job_views.delete, name="job_delete"),
 ]

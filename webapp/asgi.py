@@ -1,4 +1,4 @@
-"""The web process: Django's pages and the chat's websocket behind one ASGI application."""
+"""The web process: Django's pages, the chat's websocket and that of jobs behind one ASGI application."""
 
 import os
 import sys
@@ -19,6 +19,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import WebsocketDenier
 from django.urls import path, re_path
 
+from training.consumers import JobConsumer
 from webapp.chat.consumers import ChatConsumer
 from webapp.core.body_limit import limit_bodies
 from webapp.core.origin import SameOriginValidator
@@ -33,7 +34,11 @@ application = ProtocolTypeRouter(
                 AuthMiddlewareStack(
                     # Where there is nothing, a socket is turned away, not an error.
                     URLRouter(
-                        [path("ws/chat/", ChatConsumer.as_asgi()), re_path("", WebsocketDenier.as_asgi())]
+                        [
+                            path("ws/chat/", ChatConsumer.as_asgi()),
+                            path("ws/jobs/", JobConsumer.as_asgi()),
+                            re_path("", WebsocketDenier.as_asgi()),
+                        ]
                     )
                 )
             )

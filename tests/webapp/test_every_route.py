@@ -53,7 +53,7 @@ OF_THE_PERSON = {
     *("mfa_list_webauthn", "mfa_edit_webauthn", "mfa_remove_webauthn", "mfa_reauthenticate"),
     "mfa_reauthenticate_webauthn",
 }
-# Of a workspace's data, which training/data_pages/test_data_access.py asks as everybody.
+# Of a workspace's data and fine-tunes, which test_data_access.py and test_job_access.py ask as everybody.
 OF_DATA = {pattern.name for pattern in training_urls.urlpatterns}
 OF_THE_PERSON |= OF_DATA
 # For anybody: they show nothing of anybody.

@@ -60,6 +60,11 @@ def shape_name(reading: dict[str, Any] | None) -> str:
 
 
 @register.filter
+def kind_name(kind: str) -> str:
+    return str(SHAPES.get(kind, kind))
+
+
+@register.filter
 def step_name(step: str) -> str:
     """A recipe's field, as its switch is called."""
     field = RecipeForm.base_fields.get(step)

@@ -243,7 +243,7 @@ def test_a_histogram_is_drawn_without_code_and_without_colours_of_its_own() -> N
     assert drawn.startswith("<svg")
     assert drawn.count('class="rect') == 3
     assert not INLINE.search(drawn)
-    assert "#" not in drawn.replace('id="chart', "")
+    assert "#" not in drawn
     assert charts.histogram(Histogram([0, 1], [0], 0, 0, 0, 0, 0)).startswith("<svg")
 
 

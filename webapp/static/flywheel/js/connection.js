@@ -1,11 +1,11 @@
 // The slim line that says the connection is being restored. It shows only if that takes a moment.
 
-import { socket } from "./socket.js";
+import { socket as chat } from "./socket.js";
 import { strings } from "./strings.js";
 
 const PATIENCE = 1_500;
 
-export function showConnection(line) {
+export function showConnection(line, socket = chat) {
   let timer = 0;
   socket.addEventListener("down", () => {
     if (timer) return;

@@ -1,8 +1,8 @@
-// Keeps parts of a page current while a worker is busy with what they show: asks for them once a second.
-// `data-refresh` names where from; the part is busy as long as the server marks something in it with `data-busy`.
+// Keeps parts of a page current while a worker is busy with what they show: asks for them once a second,
+// or every `data-every` milliseconds. `data-refresh` names where from; the part is busy as long as the server marks something in it with `data-busy`.
 
 import { announce } from "./announce.js";
-import { parse } from "./stream.js";
+import { put } from "./replace.js";
 
 const EVERY = 1_000;
 const SAID = "flywheel.said";
@@ -19,7 +19,7 @@ async function ask(element) {
     // Logged out, or deleted in another tab: the page, loaded again, says so.
     if (response.redirected || response.status === 404) return location.reload();
     if (!response.ok) throw new Error(response.statusText);
-    put(element, parse(await response.text()));
+    put(element, await response.text());
   } catch {
     return later(element);
   }
@@ -31,14 +31,7 @@ async function ask(element) {
 }
 
 function later(element) {
-  element.refreshTimer = setTimeout(() => ask(element), EVERY);
-}
-
-/** What has the keyboard's focus keeps it. */
-function put(element, content) {
-  const focused = element.contains(document.activeElement) ? document.activeElement.id : "";
-  element.replaceChildren(content);
-  if (focused) document.getElementById(focused)?.focus();
+  element.refreshTimer = setTimeout(() => ask(element), Number(element.dataset.every) || EVERY);
 }
 
 for (const element of document.querySelectorAll("[data-refresh]")) {

@@ -8,7 +8,8 @@ const LOGGED_OUT = 4401;
 // Commands a person gave while the line was down, at most; older ones are dropped first.
 const MOST_WAITING = 20;
 
-class Socket extends EventTarget {
+export class Socket extends EventTarget {
+  #path;
   #socket = null;
   #failures = 0;
   #retryTimer = 0;
@@ -16,6 +17,11 @@ class Socket extends EventTarget {
   #deadTimer = 0;
   #waiting = [];
   isUp = false;
+
+  constructor(path) {
+    super();
+    this.#path = path;
+  }
 
   start() {
     if (this.#socket) return;
@@ -51,7 +57,7 @@ class Socket extends EventTarget {
   #connect() {
     clearTimeout(this.#retryTimer);
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = new WebSocket(`${scheme}://${location.host}/ws/chat/`);
+    const socket = new WebSocket(`${scheme}://${location.host}${this.#path}`);
     this.#socket = socket;
     this.#deadTimer = setTimeout(() => this.#lost(socket), ANSWER_WITHIN);
     socket.onopen = () => {
@@ -113,4 +119,5 @@ class Socket extends EventTarget {
   }
 }
 
-export const socket = new Socket();
+// The one every page of a logged-in person has.
+export const socket = new Socket("/ws/chat/");

@@ -1,0 +1,386 @@
+"""The list of fine-tunes and the page of one: everything is made from rows, in words, numbers and pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from inference.models import ServedModel
+from tests.training.data_pages.conftest import LogIn
+from tests.training.data_pages.test_data_pages import EVIL, INLINE
+from tests.training.job_pages.rows import REGRESSED, RUNNING, classified, learn, make_job
+from training import job_charts, job_page, job_words
+from training.models import Dataset, Job, JobEvent, Measurement, Sample
+from webapp.accounts.models import User, Workspace
+
+pytestmark = pytest.mark.django_db
+# As training.trainer.classified says it.
+NO_MEMORY = (
+    "There is not enough memory; lower microbatch_tokens or max_length, or turn gradient_checkpointing on."
+)
+
+
+@pytest.fixture
+def client(alice: User, logged_in: LogIn) -> Client:
+    return logged_in(alice)
+
+
+@pytest.fixture
+def running(job: Job) -> Job:
+    return changed(job, **RUNNING)
+
+
+def changed(job: Job, **fields: Any) -> Job:
+    Job.objects.filter(pk=job.pk).update(**fields)
+    job.refresh_from_db()
+    return job
+
+
+def shown(client: Client, job: Job) -> str:
+    answer = client.get(f"/fine-tunes/{job.pk}/")
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def served(job: Job) -> ServedModel:
+    return ServedModel.objects.create(
+        name="ft:tiny:acme:support:1", path="x", digest="1", architecture="llama", context_length=1, parameters=1,
+        size_bytes=1, base=job.base, workspace=job.workspace,
+    )  # fmt: skip
+
+
+def words(page: str) -> list[str]:
+    return re.findall(r'<span class="status-word"><span class="dot[^"]*"></span> ([^<]+)<', page)
+
+
+def test_an_empty_page_says_what_it_is_for_and_leads_to_the_first_step(
+    client: Client, workspace: Workspace, request: pytest.FixtureRequest
+) -> None:
+    page = client.get("/fine-tunes/").content.decode()
+    assert "Make a model that answers as you would" in page
+    assert re.search(r'button-primary" href="/data/"', page)
+    request.getfixturevalue("version")
+    page = client.get("/fine-tunes/").content.decode()
+    assert re.search(r'button-primary" href="/fine-tunes/new/"', page)
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({}, "queued"),
+        ({"state": "validating_files"}, "checking the data"),
+        ({"state": "running"}, "training"),
+        (RUNNING, "training 42 %"),
+        (RUNNING | {"wish": "pause"}, "pausing"),
+        (RUNNING | {"wish": "cancel"}, "cancelling"),
+        ({"state": "paused"}, "paused"),
+        ({"state": "succeeded"}, "succeeded"),
+        ({"state": "failed"}, "failed"),
+        ({"state": "cancelled"}, "cancelled"),
+    ],
+)
+def test_the_list_says_in_a_word_how_each_is_and_asks_again_while_one_is_under_way(
+    fields: dict[str, Any], word: str, client: Client, job: Job
+) -> None:
+    changed(job, **fields)
+    page = client.get("/fine-tunes/").content.decode()
+    assert words(page) == [word]
+    for said in ("support", "Conversations", "Support, 1", "tiny-instruct", "Alice", "just now"):
+        assert said in page
+    assert ("data-busy" in page) == (not job.is_finished and job.state != "paused")
+    assert words(client.get("/fine-tunes/list").content.decode()) == [word]
+    assert word in shown(client, job)
+
+
+def test_a_page_is_complete_because_it_is_made_from_rows(client: Client, running: Job) -> None:
+    learn(running, 168)
+    page = shown(client, running)
+    for said in (
+        "step 168 of 400", "about 13 minutes left", "1.700", "30 % below the base model", "431", "2.3 GB", "epoch 0.8",
+        "The base model has 2.432", "The best was 1.700 at step 160", "10 minutes",
+        "It learns from 1,200 examples", "3 could not be used",
+        "Learning rate", "0.0005", "For an adapter of a small model.", "as it was set",
+        "The learning rate is high.", "It waits for a worker.",
+        "Where is my order?", "I am a model.", "At step 160: your order", "At step 40: your order",
+        "replaced by later ones", "the best",
+    ):  # fmt: skip
+        assert said in page, said
+    assert page.count('<svg class="pygal-chart"') == 1
+    parts = re.findall(r'data-part="(\w+)"', page)
+    assert parts == list(job_page.TEMPLATES)
+
+
+@pytest.mark.parametrize(
+    ("fields", "filled", "others"),
+    [
+        ({}, [], ["Pause", "Cancel"]),
+        (RUNNING, [], ["Pause", "Cancel"]),
+        (RUNNING | {"wish": "pause"}, [], ["Cancel"]),
+        (RUNNING | {"wish": "cancel"}, [], []),
+        ({"state": "paused"}, ["Resume"], ["Cancel"]),
+        ({"state": "succeeded", "model": served}, ["Try it"], ["Another like this"]),
+        ({"state": "succeeded", "model": served, "task": "classification"}, [], ["Another like this"]),
+        ({"state": "succeeded"}, [], ["Another like this"]),
+        ({"state": "failed", "error_code": "disk"}, ["Resume"], ["Another like this"]),
+        ({"state": "failed", "error_code": "nan"}, ["Change the settings"], ["Resume"]),
+        ({"state": "failed", "error_code": "disk", "version": None}, ["Change the settings"], []),
+        ({"state": "cancelled"}, [], ["Another like this"]),
+    ],
+)
+def test_the_one_next_step_is_the_one_filled_button(
+    fields: dict[str, Any], filled: list[str], others: list[str], client: Client, job: Job
+) -> None:
+    changed(job, **{name: value(job) if callable(value) else value for name, value in fields.items()})
+    page = shown(client, job)
+    part = page[page.index('data-part="state"') : page.index('data-part="figures"')]
+    buttons = re.findall(r'class="button( button-primary)?"[^>]*>([^<]+)<', part)
+    assert [said for primary, said in buttons if primary] == filled
+    assert [said for primary, said in buttons if not primary] == others
+    if filled == ["Try it"]:
+        assert f'href="/?model={job.model_id}"' in part
+
+
+def test_a_failure_says_what_happened_what_was_kept_and_what_to_do(client: Client, job: Job) -> None:
+    changed(job, state="failed", error_code="oom", error_message=NO_MEMORY)
+    page = shown(client, job)
+    # A knob is called what the form calls it.
+    assert "lower “Tokens of a pass” or “Longest example”, or turn “Compute activations twice” on." in page
+    assert "It ended before its first checkpoint: nothing of it was kept" in page
+    assert "change them and begin anew" in page
+    learn(job, 80)
+    changed(
+        job,
+        error_code="disk",
+        error_message="There is no room left on the disk; the last checkpoint is kept.",
+    )
+    page = shown(client, job)
+    assert "The checkpoint of step 80 is kept" in page
+    assert "Once the reason is gone, it goes on from there." in page
+
+
+@pytest.mark.parametrize(
+    ("act", "before", "state", "wish"),
+    [
+        ("pause", {}, "paused", ""),
+        ("pause", {"state": "running"}, "running", "pause"),
+        ("cancel", {"state": "running"}, "running", "cancel"),
+        ("cancel", {"state": "paused"}, "cancelled", ""),
+        ("resume", {"state": "paused"}, "queued", ""),
+    ],
+)
+def test_buttons_do_what_they_say_and_lead_back(
+    act: str, before: dict[str, str], state: str, wish: str, client: Client, job: Job
+) -> None:
+    changed(job, **before)
+    assert client.post(f"/fine-tunes/{job.pk}/{act}/").headers["Location"] == f"/fine-tunes/{job.pk}/"
+    job.refresh_from_db()
+    assert (job.state, job.wish) == (state, wish)
+
+
+def test_what_cannot_be_done_any_more_is_said_on_the_page(client: Client, job: Job) -> None:
+    changed(job, state="succeeded")
+    page = client.post(f"/fine-tunes/{job.pk}/pause/", follow=True).content.decode()
+    assert "This fine-tune has ended already." in page
+
+
+def test_a_finished_one_can_be_deleted_for_good_and_another_not(client: Client, running: Job) -> None:
+    assert "Delete this fine-tune" not in shown(client, running)
+    assert client.post(f"/fine-tunes/{running.pk}/delete/").status_code == 409
+    changed(running, state="cancelled")
+    assert "Delete this fine-tune" in shown(client, running)
+    assert client.post(f"/fine-tunes/{running.pk}/delete/").headers["Location"] == "/fine-tunes/"
+    assert not Job.objects.exists()
+
+
+def test_buttons_that_come_over_the_socket_belong_to_a_form_of_the_page(client: Client, running: Job) -> None:
+    page = shown(client, running)
+    forms = page[page.index('id="job-act"') :]
+    assert "csrfmiddlewaretoken" in forms.split("</form>")[0]
+    for html in job_page.parts(running).values():
+        assert "<form" not in html
+
+
+def test_thousands_of_steps_are_a_few_hundred_points_and_the_last_one_is_among_them(running: Job) -> None:
+    Measurement.objects.bulk_create(
+        Measurement(job=running, kind="train", step=n, loss=4000 - n) for n in range(1, 4001)
+    )
+    points = job_page.losses(running, "train")
+    assert 200 < len(points) <= job_page.MOST_POINTS
+    assert points[-1][0] == 4000
+    # Each is the mean of what it stands for: nothing is left out.
+    assert abs(sum(loss for _step, loss in points) / len(points) - 2000) < 100
+    assert [step for step, _loss in points] == sorted(step for step, _loss in points)
+
+
+def test_both_curves_and_the_base_model_are_in_one_picture_without_code_or_colours_of_its_own() -> None:
+    drawn = job_charts.losses([(n, 3 / n) for n in range(1, 40)], [(0, 2.5), (20, 1.5)], 2.5)
+    assert re.findall(r"series serie-(\d)", drawn.split("overlay")[0]) == ["0", "1", "2"]
+    assert drawn.count('class="line reactive nofill"') == 3
+    assert drawn.count("<circle") == 2
+    assert not INLINE.search(drawn)
+    assert "#" not in drawn
+    assert drawn == job_charts.losses([(n, 3 / n) for n in range(1, 40)], [(0, 2.5), (20, 1.5)], 2.5)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0, 0), (1, 1), (0.3, 3.2), (-4, -1), (0, 1e9), (1e-7, 2e-7), (12.5, 12.500001), (3, 10_000)],
+)
+def test_axes_have_a_few_round_ticks_that_hold_everything(low: float, high: float) -> None:
+    ticks = job_charts.ticks(low, high)
+    assert ticks[0] <= low
+    assert high <= ticks[-1] + 1e-9
+    assert 2 <= len(ticks) <= 8
+    assert ticks == sorted(set(ticks))
+
+
+@pytest.mark.parametrize(
+    "numbers", [([], [], None), ([(1, 2.0)], [], None), ([], [(0, 2.0)], 2.0), ([(1, 0.0)], [(1, 0.0)], 0.0)]
+)
+def test_a_curve_that_has_hardly_begun_is_drawn_too(numbers: Any) -> None:
+    assert job_charts.losses(*numbers).startswith("<svg")
+
+
+def test_every_measurement_can_be_downloaded(client: Client, running: Job) -> None:
+    learn(running, 80)
+    answer = client.get(f"/fine-tunes/{running.pk}/losses.csv")
+    assert answer.headers["Content-Type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode())))
+    assert [row["step"] for row in rows if row["kind"] == "validation"] == ["0", "40", "80"]
+    first = next(row for row in rows if row["kind"] == "train")
+    assert (first["step"], float(first["loss"]), first["learning_rate"]) == ("1", 2.9, "0.0005")
+    assert len(rows) == 83
+
+
+def test_a_classifiers_scores_are_tables_and_pictures(client: Client, running: Job) -> None:
+    changed(running, task="classification", evaluation=classified())
+    page = shown(client, running)
+    for said in (
+        "On the test split",
+        "0.863",
+        "0.310 by always guessing the commonest",
+        "0.951",
+        "ROC curve",
+    ):
+        assert said in page, said
+    assert len(re.findall(r'<td class="shade-\d+', page)) == 16
+    assert len(re.findall(r'<td class="shade-\d+ right"', page)) == 4
+    drawn = page[page.index('class="chart square roc') :]
+    assert drawn.split("</svg>")[0].split("overlay")[0].count('class="line reactive') == 5  # and chance
+    assert "Examples a second" in page
+
+
+def test_of_two_labels_one_curve_says_it_all(client: Client, running: Job) -> None:
+    changed(running, evaluation=classified("binary"))
+    page = shown(client, running)
+    assert re.findall(r'<li class="legend-\d"><bdi>(\w+)', page) == ["spam"]
+
+
+def test_where_several_labels_are_right_mistakes_are_counted_by_label(client: Client, running: Job) -> None:
+    changed(running, evaluation=classified("multilabel"))
+    page = shown(client, running)
+    assert "Confusion matrix" not in page
+    assert "Wrongly given" in page
+
+
+def test_what_is_not_defined_is_a_dash_and_a_sentence(client: Client, running: Job) -> None:
+    changed(running, task="regression", evaluation=REGRESSED)
+    page = shown(client, running)
+    assert "<dt>R²</dt><dd>—" in page
+    assert "All numbers are the same." in page
+    assert "7.600 by always guessing the mean" in page
+    drawn = page[page.index('class="chart square scatter') :].split("</svg>")[0]
+    assert drawn.count("<circle") == 80
+    nothing = classified() | {"confusion": None, "accuracy": None, "classes": []}
+    nothing["macro"] = dict.fromkeys(nothing["macro"])
+    changed(running, evaluation=nothing)
+    assert "—" in shown(client, running)
+
+
+def test_a_matrix_too_large_for_a_screen_is_not_drawn(client: Client, running: Job) -> None:
+    found = classified()
+    found["labels"] = [str(n) for n in range(40)]
+    found["confusion"] = [[1] * 40 for _ in range(40)]
+    changed(running, evaluation=found)
+    assert "Confusion matrix" not in shown(client, running)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4, "0 seconds"),
+        (1, "1 second"),
+        (59.6, "1 minute"),
+        (3600, "1 hour"),
+        (12_000, "3 hours 20 minutes"),
+        (187_200, "2 days 4 hours"),
+        (-5, "0 seconds"),
+    ],
+)
+def test_times_are_said_as_people_say_them(seconds: float, said: str) -> None:
+    assert job_words.spoken_time(seconds) == said
+
+
+def test_no_page_runs_what_it_shows(
+    client: Client, alice: User, workspace: Workspace, dataset: Dataset, running: Job
+) -> None:
+    learn(running, 40)
+    User.objects.update(name=EVIL)
+    Dataset.objects.update(name=EVIL)
+    ServedModel.objects.update(name=EVIL)
+    Sample.objects.update(prompt=EVIL, answer=EVIL)
+    JobEvent.objects.update(message=EVIL)
+    evil = classified()
+    evil["labels"] = [EVIL] * 4
+    evil["reasons"] = {"accuracy": EVIL}
+    for row in evil["classes"]:
+        row["label"] = EVIL
+    changed(
+        running, name=EVIL[:64], data_label=EVIL, state="failed", error_message=EVIL, evaluation=evil,
+        chosen=[{"knob": EVIL, "value": EVIL, "why": EVIL}], spec={"lora": {"targets": [EVIL]}},
+    )  # fmt: skip
+    pages = ["/fine-tunes/", "/fine-tunes/list", "/fine-tunes/new/", f"/fine-tunes/{running.pk}/"]
+    client.get(f"/fine-tunes/new/?job={running.pk}")
+    pages += ["/fine-tunes/new/method/", "/fine-tunes/new/settings/"]
+    for page in pages:
+        text = client.get(page).content.decode()
+        assert "onerror" in text, page
+        assert "<img src=x" not in text, page
+        assert not INLINE.search(text.replace("onerror=alert", "")), page
+
+
+def test_a_job_without_anything_has_a_page(client: Client, workspace: Workspace, alice: User) -> None:
+    job = make_job(workspace, alice, None, None, task="scratch", spec={})
+    Job.objects.filter(pk=job.pk).update(created_by=None)
+    assert "Everything was left as it is." in shown(client, job)
+
+
+def test_rows_in_english_are_said_in_the_readers_language(client: Client, running: Job) -> None:
+    learn(running, 40)
+    JobEvent.objects.filter(number=1).update(message="Step 40 is saved.")
+    changed(running, state="failed", error_message=NO_MEMORY)
+    page = client.get(f"/fine-tunes/{running.pk}/", headers={"Accept-Language": "zh-Hans"}).content.decode()
+    assert "第 40 步已保存。" in page
+    assert "请减小 “每遍的词元数” 或 “最长样本”" in page
+    assert "1200 个样本。" in page
+    english = [
+        said
+        for said in ("Settings", "Sample answers", "Loss", "Resume", "Delete", "failed")
+        if f">{said}<" in page
+    ]
+    assert english == []
+
+
+def test_a_job_outlives_its_data(client: Client, running: Job) -> None:
+    assert "(deleted)" not in shown(client, running)
+    changed(running, version=None, state="paused")
+    page = shown(client, running)
+    assert "Support, 1" in page
+    assert "(deleted)" in page
+    # There is nothing to go on with.
+    assert 'id="job-resume"' not in page

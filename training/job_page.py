@@ -1,0 +1,100 @@
+"""What the page of a job shows, in parts: the same for the page and for what the websocket puts in their place.
+
+Everything is made from rows, so that a page that is loaded again lacks nothing. Knows nothing of sockets and requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from django.db.models import Avg, F, Max, Min
+from django.template.loader import render_to_string
+
+from training import job_charts, job_words
+from training.job_evaluation import evaluation_context
+from training.job_forms import PROMPTLESS
+from training.models import Checkpoint, Job, JobEvent, Measurement, Sample
+
+# In the order of the page.
+_NAMES = ("state", "figures", "chart", "evaluation", "samples", "checkpoints", "settings", "events")
+TEMPLATES = {name: f"training/job_{name}.html" for name in _NAMES}
+MOST_POINTS = 300
+MOST_EVENTS = 200
+_MOST_SAMPLES = 2000  # rows: prompts times checkpoints
+Points = list[tuple[float, float]]
+
+
+class Answers(NamedTuple):
+    """What was said to one prompt: by the base model (at step 0), last, and in between, newest first."""
+
+    prompt: str
+    base: Sample | None
+    last: Sample | None
+    earlier: list[Sample]
+
+
+def parts(job: Job) -> dict[str, str]:
+    """The HTML of each part, in the active language."""
+    context = job_context(job)
+    return {name: render_to_string(template, context) for name, template in TEMPLATES.items()}
+
+
+def job_context(job: Job) -> dict[str, Any]:
+    checkpoints = list(Checkpoint.objects.filter(job=job).order_by("-step"))
+    kept = [checkpoint.step for checkpoint in checkpoints if checkpoint.is_kept]
+    train, validation = losses(job, Measurement.Kind.TRAIN), losses(job, Measurement.Kind.VALIDATION)
+    last_train = Measurement.objects.filter(job=job, kind=Measurement.Kind.TRAIN).order_by("-step").first()
+    return {
+        "job": job,
+        "status": job_words.job_status(job),
+        "stage": job_words.stage_name(job),
+        "next_step": job_words.next_step(job),
+        "failure": job_words.failure(job),
+        "kept": job_words.what_was_kept(job, max(kept, default=None))
+        if job.state == Job.State.FAILED
+        else "",
+        "chart": job_charts.losses(train, validation, job.base_validation_loss)
+        if train or validation
+        else "",
+        "last_train": last_train,
+        "last_validation": validation[-1] if validation else None,
+        "validations": validation[::-1],
+        "gain": _gain(job),
+        "answers": list(answers(job)),
+        "checkpoints": checkpoints,
+        "settings": job_words.settings(job),
+        "judges": job.task in PROMPTLESS,
+        "events": [
+            (event, job_words.in_reader_language(event.message), job_words.event_tone(event))
+            for event in JobEvent.objects.filter(job=job).order_by("-number")[:MOST_EVENTS]
+        ],
+        **evaluation_context(job.evaluation),
+    }
+
+
+def losses(job: Job, kind: str) -> Points:
+    """The loss by step, as means of as many steps as leave at most MOST_POINTS of them."""
+    measured = Measurement.objects.filter(job=job, kind=kind).order_by()
+    ends = measured.aggregate(first=Min("step"), last=Max("step"))
+    if ends["first"] is None:
+        return []
+    width = (ends["last"] - ends["first"]) // MOST_POINTS + 1
+    grouped = measured.values(place=F("step") / width).annotate(at=Max("step"), mean=Avg("loss"))
+    return [(row["at"], row["mean"]) for row in grouped.order_by("place")]
+
+
+def _gain(job: Job) -> int | None:
+    """By how many per cent the best validation loss is below the base model's; negative where it is above."""
+    base, best = job.base_validation_loss, job.best_validation_loss
+    return round(100 * (base - best) / base) if base and best is not None else None
+
+
+def answers(job: Job) -> Iterator[Answers]:
+    said = Sample.objects.filter(job=job).order_by("number", "-step")[:_MOST_SAMPLES]
+    for _number, group in groupby(said, lambda sample: sample.number):
+        samples = list(group)
+        base = samples[-1] if samples[-1].step == 0 else None
+        learnt = [sample for sample in samples if sample.step > 0]
+        yield Answers(samples[0].prompt, base, learnt[0] if learnt else None, learnt[1:])

@@ -1,0 +1,118 @@
+"""Pages of training jobs: the list, one job as it learns, its losses as CSV, and what a person does with it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_POST
+
+from training import access, job_page, job_services
+from training.models import DatasetVersion, Job, Measurement
+from webapp.accounts.access import current_workspace
+from webapp.accounts.models import User, Workspace
+from webapp.accounts.requests import person
+from webapp.core.errors import NotFound, UserError
+
+# Of a step's line; what a validation's line lacks is left empty.
+_COLUMNS = ("learning_rate", "gradient_norm", "tokens_per_second", "epoch")
+
+
+def admin_of(request: HttpRequest) -> tuple[User, Workspace]:
+    """Who asks, and the workspace they are in. Raises NotFound unless they are an owner or admin of it."""
+    user = person(request)
+    workspace, _mine = current_workspace(user, request.session)
+    access.require_data_admin(user, workspace)
+    return user, workspace
+
+
+@never_cache
+@login_required
+@require_GET
+def jobs(request: HttpRequest) -> HttpResponse:
+    user, workspace = admin_of(request)
+    ready = DatasetVersion.objects.filter(
+        dataset__workspace=workspace, state=DatasetVersion.State.READY
+    ).exists()
+    context = {"section": "jobs", "has_data": ready}
+    return render(request, "training/jobs.html", _table(user, workspace) | context)
+
+
+@never_cache
+@login_required
+@require_GET
+def jobs_list(request: HttpRequest) -> HttpResponse:
+    """The table alone, while something in it is under way."""
+    return render(request, "training/jobs_list.html", _table(*admin_of(request)))
+
+
+def _table(user: User, workspace: Workspace) -> dict[str, object]:
+    found = list(access.list_jobs(user, workspace))
+    waits = (*Job.TERMINAL, Job.State.PAUSED)
+    return {"jobs": found, "is_busy": any(job.state not in waits for job in found)}
+
+
+@never_cache
+@login_required
+@require_GET
+def job(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    found = access.get_job(person(request), job_id)
+    context = {"section": "jobs", "parts": job_page.TEMPLATES.items()}
+    return render(request, "training/job.html", job_page.job_context(found) | context)
+
+
+@never_cache
+@login_required
+@require_GET
+def losses(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    found = access.get_job(person(request), job_id)
+    written = io.StringIO()
+    rows = csv.writer(written)
+    rows.writerow(["kind", "step", "loss", *_COLUMNS])
+    measured = Measurement.objects.filter(job=found).order_by("kind", "step")
+    for kind, step, loss, values in measured.values_list("kind", "step", "loss", "values").iterator():
+        rows.writerow([kind, step, loss, *(values.get(column, "") for column in _COLUMNS)])
+    headers = {"Content-Disposition": f'attachment; filename="losses-{found.pk.hex[:8]}.csv"'}
+    return HttpResponse(written.getvalue(), content_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _act(does: Callable[..., object]) -> Callable[[HttpRequest, UUID], HttpResponse]:
+    """A page that does something with a job and leads back to it; where it cannot be done, that page says why."""
+
+    @login_required
+    @require_POST
+    def view(request: HttpRequest, job_id: UUID) -> HttpResponse:
+        user = person(request)
+        found = access.get_job(user, job_id)
+        try:
+            does(job=found, user=user, request=request)
+        except NotFound:
+            raise
+        except UserError as error:
+            messages.error(request, error.message)
+        return redirect("job", found.pk)
+
+    return view
+
+
+pause = _act(job_services.pause_job)
+resume = _act(job_services.resume_job)
+cancel = _act(job_services.cancel_job)
+
+
+@login_required
+@require_POST
+def delete(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    user = person(request)
+    found = access.get_job(user, job_id)
+    job_services.delete_job(job=found, user=user, request=request)
+    messages.success(request, _("%(name)s is deleted.") % {"name": found.name})
+    return redirect("jobs")

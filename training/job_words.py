@@ -1,0 +1,157 @@
+"""How jobs are said to people: their state in a word and a tone, what happened to them, what "auto" came to.
+
+Rows keep English; what is known here is said in the reader's language. Knows nothing of how it is drawn.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from django.utils.formats import number_format
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
+
+from training import knob_fields
+from training.job_forms import METHODS, PROMPTLESS
+from training.knob_fields import KNOBS, label_of
+from training.models import Job, JobEvent
+from training.overview import Status
+
+_TONES = {
+    Job.State.VALIDATING_FILES: "busy",
+    Job.State.RUNNING: "busy",
+    Job.State.PAUSED: "warning",
+    Job.State.SUCCEEDED: "success",
+    Job.State.FAILED: "danger",
+}
+
+
+def job_status(job: Job) -> Status:
+    """ "training 42 %", "queued", "pausing"."""
+    state = Job.State(job.state)
+    tone = _TONES.get(state, "")
+    if job.wish and not job.is_finished and state != Job.State.PAUSED:
+        return Status(str(job.get_wish_display()), tone)
+    if state == Job.State.RUNNING and job.percent is not None and job.step:
+        return Status(f"{job.get_state_display()} {job.percent} %", tone)
+    return Status(str(job.get_state_display()), tone)
+
+
+_KNOB = re.compile(rf"\b({'|'.join(re.escape(name) for name in KNOBS if not name.isalpha())})\b")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_PLACE = re.compile(r"\{(\d)\}")
+# The same again would end the same way: what helps is another job with other settings.
+_HOPELESS = ("spec", "data", "nan", "oom", "checkpoint", "model", "bad_knobs")
+
+
+def next_step(job: Job) -> str:
+    """The one thing to do next: "try", "resume", "again" (with other settings), or nothing but to wait."""
+    if job.state == Job.State.SUCCEEDED:
+        # A classifier judges texts, and says nothing.
+        return "try" if job.model_id is not None and job.task not in PROMPTLESS else ""
+    if job.state == Job.State.PAUSED:
+        return "resume"
+    if job.state == Job.State.FAILED:
+        return "again" if job.error_code in _HOPELESS or job.version_id is None else "resume"
+    return ""
+
+
+def what_was_kept(job: Job, last_kept: int | None) -> str:
+    """After a failure. `last_kept`: the step of the last checkpoint whose files are there."""
+    if last_kept is None:
+        return _("It ended before its first checkpoint: nothing of it was kept, and your data is as it was.")
+    step = number_format(last_kept, force_grouping=True)
+    return _("The checkpoint of step %(step)s is kept, with everything this page shows.") % {"step": step}
+
+
+def failure(job: Job) -> str:
+    """Why it failed, with knobs called as the form calls them."""
+    return in_labels(in_reader_language(job.error_message))
+
+
+def in_reader_language(sentence: str) -> str:
+    """A row's sentence, which may hold numbers: "Step 40 is saved." is known as "Step {0} is saved."."""
+    if not sentence:
+        return ""
+    numbers = _NUMBER.findall(sentence)
+    places = iter(range(len(numbers)))
+    known = _NUMBER.sub(lambda _found: f"{{{next(places)}}}", sentence)
+    translated = _(known)
+    return (
+        _(sentence) if translated == known else _PLACE.sub(lambda found: numbers[int(found[1])], translated)
+    )
+
+
+def in_labels(sentence: str) -> str:
+    """ "max_length" as the form's “Longest example”: what programs call a knob, nobody else does."""
+    return _KNOB.sub(lambda found: f"“{label_of(found[0])}”", sentence)
+
+
+def spoken_time(seconds: float) -> str:
+    """ "40 seconds", "12 minutes", "3 hours 20 minutes", "2 days 4 hours"."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return ngettext("%(n)s second", "%(n)s seconds", whole) % {"n": whole}
+    minutes = round(whole / 60)
+    parts = [(minutes // 1440, _days), (minutes // 60 % 24, _hours), (minutes % 60, _minutes)]
+    first = next(i for i, (count, _said) in enumerate(parts) if count)
+    return " ".join(said(count) for count, said in parts[first : first + 2] if count)
+
+
+def _days(n: int) -> str:
+    return ngettext("%(n)s day", "%(n)s days", n) % {"n": n}
+
+
+def _hours(n: int) -> str:
+    return ngettext("%(n)s hour", "%(n)s hours", n) % {"n": n}
+
+
+def _minutes(n: int) -> str:
+    return ngettext("%(n)s minute", "%(n)s minutes", n) % {"n": n}
+
+
+def stage_name(job: Job) -> str:
+    """What a job that is under way does right now."""
+    if job.state == Job.State.QUEUED:
+        return _("It waits for a free worker. You can leave this page: it goes on by itself.")
+    return {
+        "loading": _("The model is being loaded."),
+        "reading": _("The data is being read."),
+        "training": "",
+    }.get(job.stage, "")
+
+
+class Setting(NamedTuple):
+    label: Any
+    value: str
+    why: str
+
+
+def settings(job: Job) -> list[Setting]:
+    """What differs from the defaults: set by a person, or what "auto" came to and why. Prompts are shown elsewhere."""
+    given = knob_fields.values_of(job.spec)
+    rows = [Setting(label_of(name), _value(value), _("as it was set")) for name, value in given.items()]
+    if "method" in job.spec:
+        rows.insert(0, Setting(_("Method"), str(METHODS.get(job.spec["method"], "")), _("as it was set")))
+    for made in job.chosen:
+        why = str(made.get("why", ""))
+        label = label_of(str(made.get("knob", "")))
+        rows.append(Setting(label, _value(made.get("value")), in_reader_language(why)))
+    return rows
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return _("yes") if value else _("no")
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, int | float) and value == int(value):
+        return number_format(int(value), force_grouping=True)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def event_tone(event: JobEvent) -> str:
+    return {JobEvent.Level.WARNING: "warning", JobEvent.Level.ERROR: "danger"}.get(
+        JobEvent.Level(event.level), ""
+    )

@@ -1,0 +1,193 @@
+"""The three pages that begin a fine-tune: data, method, settings.
+
+What was entered is kept in the login session until the job is started, so that it survives going back. A page also
+carries what the ones before it said: of two tabs each starts what it showed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods
+
+from training import access, job_services, knob_fields
+from training.job_forms import (
+    DataForm,
+    KnobsForm,
+    MethodForm,
+    SizeForm,
+    first_prompts,
+    offers,
+    second_form,
+    written,
+)
+from training.job_views import admin_of
+from training.job_words import in_labels
+from training.models import DatasetVersion, Job
+from webapp.accounts.models import User, Workspace
+from webapp.accounts.requests import posted
+from webapp.core.errors import NotFound, UserError
+
+_KEPT = "fine_tune"
+_SECOND = ("base", "method", *knob_fields.OF_SCRATCH)  # the second page's fields, of whichever task
+Draft = dict[str, Any]
+
+
+class Chosen(NamedTuple):
+    """What the pages so far came to."""
+
+    source: str  # "VERSION:TASK", as the first form has it
+    version: DatasetVersion
+    task: Job.Task
+
+
+def _draft(request: HttpRequest, workspace: Workspace) -> Draft:
+    draft = request.session.get(_KEPT)
+    here = {"workspace": str(workspace.pk)}
+    return draft if isinstance(draft, dict) and draft.get("workspace") == here["workspace"] else here
+
+
+def _sent_or_kept(request: HttpRequest, draft: Draft, name: str) -> str:
+    return str(request.POST.get(name, draft.get(name, "")))
+
+
+def _chosen(request: HttpRequest, draft: Draft, workspace: Workspace) -> Chosen | None:
+    source = _sent_or_kept(request, draft, "source")
+    for offer in offers(workspace):
+        if any(source == value for value, _label in offer.choices):
+            return Chosen(source, offer.version, Job.Task(source.partition(":")[2]))
+    return None
+
+
+@never_cache
+@login_required
+@require_http_methods(["GET", "POST"])
+def data(request: HttpRequest) -> HttpResponse:
+    user, workspace = admin_of(request)
+    if request.method == "GET" and "job" in request.GET:
+        return _again(request, user, workspace)
+    offered = offers(workspace)
+    draft = _draft(request, workspace)
+    wanted = request.GET.get("version", "")
+    named = [value for offer in offered if str(offer.version.pk) == wanted for value, _label in offer.choices]
+    first = [value for offer in offered[:1] for value, _label in offer.choices]
+    initial = {"source": next(iter([*named[:1], draft.get("source"), *first[:1]]), None)}
+    form = DataForm(posted(request), offers=offered, initial=initial)
+    if request.method == "POST" and form.is_valid():
+        request.session[_KEPT] = draft | {"source": form.cleaned_data["source"]}
+        return redirect("job_new_method")
+    return _page(request, "data", {"form": form})
+
+
+def _again(request: HttpRequest, user: User, workspace: Workspace) -> HttpResponse:
+    """Begins with what another job was given."""
+    try:
+        job = access.get_job(user, UUID(request.GET["job"]))
+    except (ValueError, NotFound):
+        return redirect("job_new")
+    values = knob_fields.values_of(job.spec)
+    settings = values | {"name": job.name}
+    settings["prompts"] = "\n".join(" ".join(prompt.split()) for prompt in job.spec.get("prompts", []))
+    request.session[_KEPT] = _draft(request, workspace) | {
+        "source": f"{job.version_id}:{job.task}",
+        "base": str(job.base_id or ""),
+        "method": job.spec.get("method", "lora"),
+        **{name: values.get(name, "") for name in knob_fields.OF_SCRATCH},
+        "settings": settings,
+    }
+    return redirect("job_new_settings")
+
+
+@never_cache
+@login_required
+@require_http_methods(["GET", "POST"])
+def method(request: HttpRequest) -> HttpResponse:
+    _user, workspace = admin_of(request)
+    draft = _draft(request, workspace)
+    chosen = _chosen(request, draft, workspace)
+    if chosen is None:
+        return redirect("job_new")
+    kept = {name: draft[name] for name in _SECOND if draft.get(name)}
+    form = second_form(chosen.task, posted(request), initial=kept)
+    if request.method == "POST":
+        request.session[_KEPT] = draft | {"source": chosen.source} | written(form)
+        if "back" in request.POST:
+            return redirect("job_new")
+        if form.is_valid():
+            return redirect("job_new_settings")
+    return _page(request, "method", {"form": form, "chosen": chosen})
+
+
+@never_cache
+@login_required
+@require_http_methods(["GET", "POST"])
+def settings(request: HttpRequest) -> HttpResponse:
+    user, workspace = admin_of(request)
+    draft = _draft(request, workspace)
+    chosen = _chosen(request, draft, workspace)
+    if chosen is None:
+        return redirect("job_new")
+    second = second_form(
+        chosen.task, {name: _sent_or_kept(request, draft, name) for name in _SECOND}, initial={}
+    )
+    if not second.is_valid():
+        return redirect("job_new_method")
+    method = second.cleaned_data.get("method", "full")
+    kept = draft.get("settings") or {
+        "name": chosen.version.dataset.name[:64],
+        "prompts": "\n".join(first_prompts(chosen.version)),
+    }
+    form = KnobsForm(posted(request), task=chosen.task, method=method, initial=kept)
+    if request.method == "POST":
+        before = {"source": chosen.source} | written(second)
+        request.session[_KEPT] = draft | before | {"settings": written(form)}
+        if "back" in request.POST:
+            return redirect("job_new_method")
+        if form.is_valid() and (job := _start(request, user, workspace, chosen, second, form)) is not None:
+            del request.session[_KEPT]
+            return redirect("job", job.pk)
+    context = {
+        "form": form,
+        "chosen": chosen,
+        "second": second.cleaned_data,
+        "carried": written(second).items(),
+    }
+    return _page(request, "settings", context)
+
+
+def _start(
+    request: HttpRequest,
+    user: User,
+    workspace: Workspace,
+    chosen: Chosen,
+    second: MethodForm | SizeForm,
+    form: KnobsForm,
+) -> Job | None:
+    """None where it cannot be: the form then says why, and nothing that was entered is lost."""
+    try:
+        return job_services.start_job(
+            user=user,
+            workspace=workspace,
+            version=chosen.version,
+            base=second.cleaned_data.get("base"),
+            task=chosen.task,
+            name=form.cleaned_data["name"],
+            spec=second.spec() | form.spec(),
+            request=request,
+        )
+    except UserError as error:
+        form.add_error("name" if error.code == "bad_name" else None, in_labels(error.message))
+        return None
+
+
+def _page(request: HttpRequest, step: str, context: dict[str, Any]) -> HttpResponse:
+    form = context["form"]
+    status = 400 if form.errors else 200
+    return render(
+        request, f"training/new_{step}.html", context | {"step": step, "section": "jobs"}, status=status
+    )

@@ -1,0 +1,17 @@
+// Puts new HTML in a part of the page: what has the keyboard's focus keeps it, what was opened stays open.
+// Both are known by their ids.
+
+import { parse } from "./stream.js";
+
+export function put(element, html) {
+  const focused = element.contains(document.activeElement) ? document.activeElement.id : null;
+  const open = [...element.querySelectorAll("details[open][id]")].map((details) => details.id);
+  element.replaceChildren(parse(html));
+  for (const id of open) document.getElementById(id)?.setAttribute("open", "");
+  if (focused === null) return;
+  const again = focused && document.getElementById(focused);
+  if (again) return again.focus({ preventScroll: true });
+  // What had the focus is gone with what it was for: the keyboard goes on from here.
+  element.tabIndex = -1;
+  element.focus({ preventScroll: true });
+}
