@@ -220,6 +220,7 @@ class Site:
         self.worker = self._service(processes.worker())
         self.beat = self._service(processes.beat(self.home))
         self.data = self._service(processes.data())  # started by `start_data`: few tests have data
+        self.training = self._service(processes.training())  # started by `start_training`
         self.inference: list[Service] = []
 
     # --- Processes ------------------------------------------------------------------------------------------
@@ -263,10 +264,14 @@ class Site:
         """The worker of datasets."""
         return self.data if self.data.alive else self.data.start()
 
+    def start_training(self) -> Service:
+        """The worker of training jobs."""
+        return self.training if self.training.alive else self.training.start()
+
     @property
     def services(self) -> list[Service]:
-        data = [self.data] if self.data.process is not None else []
-        return [self.valkey, self.web, self.worker, self.beat, *data, *self.inference]
+        asked_for = [service for service in (self.data, self.training) if service.process is not None]
+        return [self.valkey, self.web, self.worker, self.beat, *asked_for, *self.inference]
 
     def heal(self) -> None:
         """Starts again whatever a test killed; one live inference worker and everything else."""

@@ -1,4 +1,5 @@
-"""From files with faults to a frozen version, by the pages alone, on real worker processes in a real Chromium."""
+"""From files with faults to an answer of what learnt from them, by the pages alone, on real worker processes in a real
+Chromium."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from inference.models import Generation
 from tests.conftest import new_site
 from tests.services import REAL, Site, wait_until
 from training.datasets.frozen import read_manifest, read_split
-from training.models import DatasetVersion, SourceFile
+from training.models import DatasetVersion, Job, SourceFile
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("rows_beside_playwrights_loop")]
 expect.set_options(timeout=60_000)
@@ -23,12 +25,14 @@ expect.set_options(timeout=60_000)
 
 @pytest.fixture(scope="module")
 def data_site() -> Iterator[Site]:
-    """With the demo model, in whose tokens lengths are counted; nobody answers with it."""
+    """With the demo model, in whose tokens lengths are counted, and which learns and answers."""
     site = new_site()
     try:
         site.start(inference=0, model=REAL)
+        site.start_inference({"INFERENCE_ENGINE": REAL, "INFERENCE_COMPILE": "false"})
         site.create_owner()
         site.start_data()
+        site.start_training()
         wait_until(lambda: answers(site), "the web process to answer", 60)
         yield site
     finally:
@@ -111,7 +115,9 @@ FAULTY = [
 ]
 
 
-def test_from_a_file_with_faults_to_a_frozen_version(page: Page, data_site: Site, tmp_path: Path) -> None:
+def test_from_a_file_with_faults_to_a_model_that_has_learnt_it(
+    page: Page, data_site: Site, tmp_path: Path
+) -> None:
     faulty = tmp_path / "orders.jsonl"
     faulty.write_text("".join(json.dumps(row) + "\n" for row in FAULTY) + '{"messages": [\n')
 
@@ -165,3 +171,41 @@ def test_from_a_file_with_faults_to_a_frozen_version(page: Page, data_site: Site
     expect(page.get_by_text("exactly what version 1 is already")).to_be_visible()
     with data_site.rows():
         assert DatasetVersion.objects.filter(dataset__name="Orders").count() == 1
+    learns_and_answers(page, data_site)
+
+
+def learns_and_answers(page: Page, site: Site) -> None:
+    """From the frozen version on the page: three steps, a curve that grows, and a chat with what came of it."""
+    page.get_by_role("link", name="Fine-tune Version 1").click()
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_role("radio", name="An adapter")).to_be_checked()
+    page.get_by_role("button", name="Next").click()
+    page.get_by_role("textbox", name="Name").fill("Orders")
+    page.get_by_text("All settings").click()
+    page.get_by_label("Steps at most").fill("8")
+    page.get_by_label("Asked at each checkpoint").fill("Where is order 7?")
+    page.get_by_role("button", name="Start").click()
+
+    curve = page.locator(".losses .serie-0 .line")
+    expect(curve).to_be_visible()
+    page.reload()
+    expect(curve).to_be_visible()
+    # It goes on by itself to the end, without a reload.
+    page.get_by_role("link", name="Try it").wait_for(timeout=170_000)
+    expect(page.locator(".losses .serie-1 .line")).to_be_visible()
+    with site.rows():
+        job = Job.objects.get()
+        assert job.best_validation_loss < job.base_validation_loss
+        before, after = (job.samples.get(step=step).answer for step in (0, job.best_step))
+    assert before != after
+    expect(page.get_by_text(before[:40]).first).to_be_visible()
+
+    page.get_by_role("link", name="Try it").click()
+    page.get_by_role("textbox", name="Your message").fill("Where is order 7?")
+    page.keyboard.press("Enter")
+    reply = page.locator("article.message-assistant[data-state=complete]")
+    expect(reply.locator(".model")).to_have_text("Orders")
+    expect(reply.locator(".reply")).to_contain_text("order")
+    with site.rows():
+        answered = Generation.objects.get(chat_message__isnull=False)
+        assert answered.model_id == job.model_id
