@@ -28,7 +28,7 @@ from training.datasets.recipe import Split
 from training.trainer.spec import MODULES
 
 _CONVERSATIONS = 150
-_RANK, _ALPHA, _BATCH, _RATE, _WARMUP = 16, 32, 8, 5e-4, 0.03
+_RANK, _ALPHA, _BATCH, _RATE = 16, 32, 8, 5e-4
 _PROMPTS = ["Are you a robot?", "What is your favorite food?", "Tell me a joke."]
 
 
@@ -73,17 +73,16 @@ def _side_by_side() -> tuple[Trained, Trained | Unavailable]:
         folder = Path(name)
         dataset = frozen(of_mixed_lengths(_CONVERSATIONS), folder, Split(validation=0.15, test=0))
         ours, _ = _train(
-            folder, dataset, epochs=1, batch_size=_BATCH, learning_rate=_RATE, schedule="linear", warmup=_WARMUP,
+            folder, dataset, epochs=1, batch_size=_BATCH, learning_rate=_RATE, schedule="linear", warmup=0,
             precision="bf16", lora={"r": _RANK, "alpha": _ALPHA}, max_length=1024, checkpoint_every=10_000,
         )  # fmt: skip
         _say("ours", ours)
         gguf = demo_gguf()
         copy = settings.MODEL_CACHE / "dequantised" / gguf.stem
         copy.parent.mkdir(exist_ok=True)
-        steps = math.ceil(len(_messages(dataset, "train")) / _BATCH)
         arguments = {
             "num_train_epochs": 1, "per_device_train_batch_size": _BATCH, "learning_rate": _RATE,
-            "lr_scheduler_type": "linear", "warmup_steps": math.ceil(_WARMUP * steps), "max_length": 1024,
+            "lr_scheduler_type": "linear", "max_length": 1024,
         }  # fmt: skip
         lora = {"r": _RANK, "lora_alpha": _ALPHA, "target_modules": list(MODULES)}
         try:
