@@ -36,7 +36,7 @@ _PROMPTS = ["Are you a robot?", "What is your favorite food?", "Tell me a joke."
 class Trained:
     """What a job did, in all its steps together."""
 
-    tokens: int  # that are learnt in one epoch
+    tokens: int  # that are learnt
     seconds: float  # of its steps
     base: float  # nats a token of the validation split, before
     loss: float  # and of what is left behind, the best
@@ -55,11 +55,11 @@ def _train(folder: Path, dataset: Path, **spec: Any) -> tuple[Trained, list[dict
     if process.returncode:
         raise RuntimeError(f"The trainer ended with exit status {process.returncode}.")
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    (data,) = (line for line in lines if line["type"] == "data")
+    steps = [line for line in lines if line["type"] == "step"]
     losses = [line["loss"] for line in lines if line["type"] == "validation"]
     return Trained(
-        tokens=data["trained_tokens"],
-        seconds=sum(line["seconds"] for line in lines if line["type"] == "step"),
+        tokens=sum(line["trained_tokens"] for line in steps),
+        seconds=sum(line["seconds"] for line in steps),
         base=losses[0],
         loss=min(losses[1:]),
         bytes=used.ru_maxrss * 1024,
