@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
@@ -35,6 +36,9 @@ _MARKED = (
 def tokenizer_of(gguf: str) -> Any:
     where, name = os.path.split(gguf)
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
+    # As SmolLM2's own files have it; reading the GGUF, transformers leaves out that digits stand alone.
+    bytes_of_words = ByteLevel(add_prefix_space=False)
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), bytes_of_words])
     assert _WRITTEN in tokenizer.chat_template
     tokenizer.chat_template = tokenizer.chat_template.replace(_WRITTEN, _MARKED)
     return tokenizer

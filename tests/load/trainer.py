@@ -28,7 +28,7 @@ from training.datasets.recipe import Split
 from training.trainer.spec import MODULES
 
 _CONVERSATIONS = 150
-_RANK, _ALPHA, _BATCH, _RATE, _WARMUP = 16, 32, 8, 5e-4, 0.03
+_RANK, _ALPHA, _BATCH, _RATE = 16, 32, 8, 5e-4
 _PROMPTS = ["Are you a robot?", "What is your favorite food?", "Tell me a joke."]
 
 
@@ -36,7 +36,7 @@ _PROMPTS = ["Are you a robot?", "What is your favorite food?", "Tell me a joke."
 class Trained:
     """What a job did, in all its steps together."""
 
-    tokens: int  # that are learnt in one epoch
+    tokens: int  # that are learnt
     seconds: float  # of its steps
     base: float  # nats a token of the validation split, before
     loss: float  # and of what is left behind, the best
@@ -55,11 +55,11 @@ def _train(folder: Path, dataset: Path, **spec: Any) -> tuple[Trained, list[dict
     if process.returncode:
         raise RuntimeError(f"The trainer ended with exit status {process.returncode}.")
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    (data,) = (line for line in lines if line["type"] == "data")
+    steps = [line for line in lines if line["type"] == "step"]
     losses = [line["loss"] for line in lines if line["type"] == "validation"]
     return Trained(
-        tokens=data["trained_tokens"],
-        seconds=sum(line["seconds"] for line in lines if line["type"] == "step"),
+        tokens=sum(line["trained_tokens"] for line in steps),
+        seconds=sum(line["seconds"] for line in steps),
         base=losses[0],
         loss=min(losses[1:]),
         bytes=used.ru_maxrss * 1024,
@@ -73,17 +73,16 @@ def _side_by_side() -> tuple[Trained, Trained | Unavailable]:
         folder = Path(name)
         dataset = frozen(of_mixed_lengths(_CONVERSATIONS), folder, Split(validation=0.15, test=0))
         ours, _ = _train(
-            folder, dataset, epochs=1, batch_size=_BATCH, learning_rate=_RATE, schedule="linear", warmup=_WARMUP,
+            folder, dataset, epochs=1, batch_size=_BATCH, learning_rate=_RATE, schedule="linear", warmup=0,
             precision="bf16", lora={"r": _RANK, "alpha": _ALPHA}, max_length=1024, checkpoint_every=10_000,
         )  # fmt: skip
         _say("ours", ours)
         gguf = demo_gguf()
         copy = settings.MODEL_CACHE / "dequantised" / gguf.stem
         copy.parent.mkdir(exist_ok=True)
-        steps = math.ceil(len(_messages(dataset, "train")) / _BATCH)
         arguments = {
             "num_train_epochs": 1, "per_device_train_batch_size": _BATCH, "learning_rate": _RATE,
-            "lr_scheduler_type": "linear", "warmup_steps": math.ceil(_WARMUP * steps), "max_length": 1024,
+            "lr_scheduler_type": "linear", "max_length": 1024,
         }  # fmt: skip
         lora = {"r": _RANK, "lora_alpha": _ALPHA, "target_modules": list(MODULES)}
         try:

@@ -122,9 +122,7 @@ class Batch:
     rows: torch.Tensor  # int64 [trained]: the token before each that is learnt; of a labelled text its last
     targets: torch.Tensor  # int64 [trained]: the ids that are learnt; of labelled texts see LabelledSplit
     lines: list[int]
-    prefix: int = (
-        0  # tokens before the first sequence that all of them go on from (prefix.py); not in `lengths`
-    )
+    prefix: int = 0  # rows before the first sequence that each goes on from, not in `lengths`: see prefix.py
 
 
 class Order:

@@ -1,7 +1,7 @@
 """What all examples of a pass begin with, computed once for all of them. Knows nothing of models.
 
-The examples of a company tend to begin alike, with the same system message; short ones are mostly that. A row of the
-prefix is the same in each of them, since it sees nothing that comes later, and so is the sum of what they ask of it.
+The examples of a company tend to begin alike, with the same system message, which is much of a short one. A row of the
+prefix is the same in each of them, since it sees nothing that comes later; its gradient is the sum of all of theirs.
 """
 
 from __future__ import annotations
