@@ -158,20 +158,19 @@ def settings(request: HttpRequest) -> HttpResponse:
         "chosen": chosen,
         "second": second.cleaned_data,
         "carried": written(second).items(),
-        "expected": _expected(chosen, second, form),
+        "expected": _expected(chosen, second),
     }
     return _page(request, "settings", context)
 
 
-def _expected(chosen: Chosen, second: MethodForm | SizeForm, form: KnobsForm) -> str:
+def _expected(chosen: Chosen, second: MethodForm | SizeForm) -> str:
     """What it will take, as far as jobs like it have shown; "" where none has."""
     report = services.last_report(chosen.version.dataset)
     tokens = (report.result or {}).get("tokens") if report is not None else None
-    spec = second.spec() | (form.spec() if form.is_bound and form.is_valid() else {})
     found = estimate(
         base=second.cleaned_data.get("base"),
         task=chosen.task,
-        spec=spec,
+        spec=second.spec(),
         tokens=round(tokens["mean"] * chosen.version.train) if tokens else 0,
         examples=chosen.version.train,
     )
