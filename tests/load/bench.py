@@ -61,9 +61,11 @@ def benchmarks() -> dict[str, Benchmark]:
         lookup,
         memory,
         precision,
+        scratch,
         sockets,
         streaming,
         throughput,
+        trainer,
         turns,
     )
 
@@ -90,6 +92,11 @@ def benchmarks() -> dict[str, Benchmark]:
         "engine.adapters.load": adapters.loading,
         "data.million": datasets.million_rows,
         "data.fifty": datasets.fifty_rows,
+        "trainer.speed": trainer.speed,
+        "trainer.loss": trainer.loss,
+        "trainer.memory": trainer.memory,
+        "trainer.chatterbot": trainer.small_corpus,
+        "trainer.scratch": scratch.from_scratch,
     }
 
 

@@ -55,7 +55,10 @@ class Peer:
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(task, file)
             file.flush()
-            return json_of(self.name, [str(_PYTHON), str(Path(__file__).parent / self.program), file.name])
+            # -P: what lies beside the program, such as our datasets.py, hides no package of theirs.
+            return json_of(
+                self.name, [str(_PYTHON), "-P", str(Path(__file__).parent / self.program), file.name]
+            )
 
 
 def json_of(what: str, command: list[str]) -> Any:
@@ -70,3 +73,4 @@ def json_of(what: str, command: list[str]) -> Any:
 
 LLAMACPP = Peer("llamacpp", ("llama-cpp-python",), "peer_llamacpp.py")
 TRANSFORMERS = Peer("transformers", ("transformers", "torch", "accelerate", "gguf"), "peer_transformers.py")
+TRL = Peer("trl", (*TRANSFORMERS.packages, "trl", "peft", "datasets"), "peer_trl.py")

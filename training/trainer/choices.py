@@ -20,6 +20,10 @@ _CHECKPOINTS = 10
 # Published recipes: an adapter takes ten times the rate of all weights, a small model more than a large one.
 _RATES = {("lora", True): 5e-4, ("lora", False): 2e-4, ("full", True): 5e-5, ("full", False): 2e-5}
 _SMALL = 1024  # hidden size
+# Of new models: nothing can be forgotten, so they learn fast, the larger the less; of shorter pieces an epoch of a
+# small corpus makes more steps.
+_SCRATCH_RATE = 3e-3
+_SCRATCH_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,11 @@ class Choices:
         self, spec: Spec, config: ModelConfig, lengths: list[int], device: torch.device
     ) -> None:
         """`lengths` of the examples to learn from, in tokens."""
-        longest, most = max(lengths, default=1), _MOST_LENGTH[device.type]
+        scratch = spec.task == "scratch"
+        if scratch:
+            self._chosen("vocabulary", spec.vocabulary, config.vocab_size, "By the length of the text.")
+        most = _SCRATCH_LENGTH if scratch else _MOST_LENGTH[device.type]
+        longest = max(lengths, default=1)
         length = max(min(longest, most, config.context_length), 2)
         whole = (
             "the longest example" if length == longest else f"{sum(n > length for n in lengths)} are longer"
@@ -83,6 +91,9 @@ class Choices:
         rate = _RATES[spec.method, small]
         what = "an adapter" if spec.method == "lora" else "all weights"
         why = f"For {what} of a {'small' if small else 'large'} model."
+        if scratch:
+            rate = _SCRATCH_RATE / math.sqrt(config.num_layers)
+            why = f"For a new model of {config.num_layers} layers."
         self.learning_rate = self._chosen("learning_rate", spec.learning_rate, rate, why)
 
     def steps(self, spec: Spec, steps_an_epoch: int) -> None:

@@ -66,7 +66,7 @@ class TokenizedSplit:
     @property
     def lengths(self) -> list[int]:
         starts = [start for start, _, _ in self._examples]
-        return [end - start for start, end in zip(starts, [*starts[1:], len(self._ids)], strict=True)]
+        return [end - start for start, end in zip(starts, [*starts, len(self._ids)][1:], strict=True)]
 
     def spans(self, max_length: int) -> list[Span]:
         """Longer examples are cut, documents divided; those without a trained token are left out."""

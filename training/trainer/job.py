@@ -39,7 +39,9 @@ from training.trainer.optimisation import Optimizer, rate_at
 from training.trainer.processes import Processes
 from training.trainer.record import Record
 from training.trainer.samples import Samples
+from training.trainer.scratch import INITIAL, initial_model
 from training.trainer.spec import Spec
+from training.trainer.unigram import unigram_entropy
 
 # Refused examples that are named; the rest are counted.
 _NAMED = 20
@@ -83,6 +85,8 @@ class Job:
         record.state("loading")
         with _broken_dataset_told():
             self._objective = objective_of(spec, self._beat)
+            if spec.task == "scratch":
+                self._spec = spec = self._with_initial_model()
         self._precision = self._choices.precision(spec, self._device)
         self._learner = Learner(spec, self._objective, self._precision, self._device)
         record.state("reading")
@@ -100,6 +104,12 @@ class Job:
             self._ask(None)
         self._train()
         self._finish()
+
+    def _with_initial_model(self) -> Spec:
+        if self._processes.is_first:
+            initial_model(self._spec, self._beat)
+        self._processes.wait()
+        return msgspec.structs.replace(self._spec, base=str(self._output / INITIAL))
 
     # --- Data -------------------------------------------------------------------------------------------------
     def _read(self) -> None:
@@ -132,7 +142,16 @@ class Job:
             tokens=sum(span.length for span in spans),
             trained_tokens=sum(span.trained for span in spans),
             validation_examples=len(self._validation),
+            **self._unigram(spans),
         )
+
+    def _unigram(self, spans: list[Span]) -> dict[str, float]:
+        """What a model from scratch has to be better than."""
+        if self._spec.task != "scratch":
+            return {}
+        train = (self._train_split, spans)
+        judged = (self._validation_split, self._validation) if self._validation else train
+        return {"unigram_entropy": unigram_entropy(train, judged, self._learner.loaded.config.vocab_size)}
 
     def _beat(self) -> None:
         """Where nothing is lost by stopping at once."""

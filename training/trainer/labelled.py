@@ -33,7 +33,7 @@ class Labelled:
 
     def __init__(self, spec: Spec, beat: Callable[[], None]) -> None:
         """Raises TrainingFailure `data` and DataError."""
-        assert spec.task != "language"
+        assert spec.task == "classification" or spec.task == "regression"
         self._spec, self._task = spec, spec.task
         kind = read_manifest(Path(spec.dataset)).kind
         if kind != "labelled":

@@ -14,9 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 from inference.engine.interface import ModelLoadError
 from inference.engine.loaded_model import LoadedModel, load_model
-from inference.engine.model import Layer, QKNorm, Turns
+from inference.engine.model import Adapt, Layer, QKNorm, Turns
 from training.trainer.attention import PackedAttention
 from training.trainer.data import Batch
+from training.trainer.dropout import ResidualDropout
 from training.trainer.failures import TrainingFailure
 from training.trainer.lora import LoraAdapter
 from training.trainer.model_files import model_files
@@ -62,16 +63,19 @@ class Learner:
         if self.adapter is not None:
             self.adapter.train(training)
         config = self.loaded.config
+        adapt: Adapt | None = self.adapter
+        if training and self._spec.dropout:
+            adapt = ResidualDropout(self._spec.dropout)
         attend = PackedAttention(batch.lengths, config.layer_windows, self._device)
 
         def again(layer: Layer, x: torch.Tensor, turns: Turns) -> torch.Tensor:
-            out: torch.Tensor = checkpoint(layer, x, turns, attend, self.adapter, use_reentrant=False)
+            out: torch.Tensor = checkpoint(layer, x, turns, attend, adapt, use_reentrant=False)
             return out
 
         run = again if training and self._spec.gradient_checkpointing else None
         mixed = self.adapter is None and self._precision == "bf16"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=mixed):
-            hidden = self._model(batch.ids, batch.positions, attend, self.adapter, run)
+            hidden = self._model(batch.ids, batch.positions, attend, adapt, run)
         hidden = hidden[batch.rows]
         if mixed:
             hidden = hidden.to(torch.bfloat16)

@@ -1,6 +1,6 @@
 """LoRA while it is learnt: two small factors beside every chosen matrix, as an `Adapt` of the engine's model.
 
-Follows arXiv:2106.09685 and PEFT's conventions: A is uniform as Kaiming's, B zero, the product scaled by alpha / r.
+Follows arXiv:2106.09685 and PEFT's conventions: the product is scaled by alpha / r, and zero at first.
 Knows nothing of files.
 """
 
@@ -31,10 +31,8 @@ class LoraAdapter(nn.Module):
         for layer in range(config.num_layers):
             for module in lora.targets:
                 outputs, inputs = shapes[module]
-                bound = 1 / math.sqrt(inputs)  # kaiming_uniform with a = sqrt(5)
-                a = torch.empty(lora.r, inputs).uniform_(-bound, bound, generator=random)
-                self.a[f"{layer}_{module}"] = nn.Parameter(a)
-                self.b[f"{layer}_{module}"] = nn.Parameter(torch.zeros(outputs, lora.r))
+                a, b = _factors(lora, outputs, inputs, random)
+                self.a[f"{layer}_{module}"], self.b[f"{layer}_{module}"] = nn.Parameter(a), nn.Parameter(b)
 
     def forward(self, layer: int, product: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """See inference.engine.model.Adapt. Modules of one product share its input, so their factors are stacked."""
@@ -50,3 +48,25 @@ class LoraAdapter(nn.Module):
         ]
         b = (torch.block_diag(*blocks) * self.scaling).to(y.dtype)
         return torch.addmm(y, ranks, b.t())
+
+
+def _factors(
+    lora: Lora, outputs: int, inputs: int, random: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A [r, inputs] and B [outputs, r], whose product is zero: the base answers as it is."""
+    rank = lora.r
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.empty(shape).normal_(generator=random)
+
+    if lora.initialisation == "orthogonal":
+        # Half of an orthonormal basis each, mixed at random and small, as PEFT does: B A has nothing in common.
+        basis = torch.linalg.qr(normal(rank, rank)).Q
+        a = normal(inputs, rank // 2) @ basis[0::2]
+        b = normal(outputs, rank // 2) @ basis[1::2]
+        return a.t().contiguous() / 10, b / 10
+    if lora.initialisation == "gaussian":
+        return normal(rank, inputs) / rank, torch.zeros(outputs, rank)
+    bound = 1 / math.sqrt(inputs)  # kaiming_uniform with a = sqrt(5)
+    a = torch.empty(rank, inputs).uniform_(-bound, bound, generator=random)
+    return a, torch.zeros(outputs, rank)

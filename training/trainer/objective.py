@@ -81,4 +81,4 @@ class LanguageModelling:
 
 def objective_of(spec: Spec, beat: Beat) -> Objective:
     """Looks through the dataset. Raises TrainingFailure `data` where it does not fit the task, and DataError."""
-    return LanguageModelling(spec) if spec.task == "language" else Labelled(spec, beat)
+    return LanguageModelling(spec) if spec.task in ("language", "scratch") else Labelled(spec, beat)

@@ -33,7 +33,7 @@ def adapter_files(
         "use_dora": False,
         "bias": "none",
         "fan_in_fan_out": False,
-        "init_lora_weights": True,
+        "init_lora_weights": True if lora.initialisation == "default" else lora.initialisation,
         "target_modules": sorted(lora.targets),
         "modules_to_save": None if score is None else ["score"],
     }

@@ -28,6 +28,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0.0, 1.0),
     "l1": (0.0, 1.0),
     "label_smoothing": (0.0, 0.9),
+    "dropout": (0.0, 0.9),
     "max_grad_norm": (0.0, 1000),
     "checkpoint_every": (1, 10_000_000),
     "keep_checkpoints": (1, 100),
@@ -40,6 +41,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "lora.dropout": (0.0, 0.9),
     "folds": (0, 20),
     "fold": (0, 20),
+    "size": (1, 32),
+    "vocabulary": (300, 65_536),
 }
 _MOST_PROMPTS = 16
 
@@ -52,15 +55,18 @@ class Lora(msgspec.Struct, forbid_unknown_fields=True):
     dropout: float = 0.0
     rslora: bool = False  # scaled by alpha / sqrt(r): arXiv:2312.03732
     targets: list[str] = msgspec.field(default_factory=lambda: list(MODULES))
+    # All of them leave the base as it is: PEFT's names are true, "gaussian" and "orthogonal" (which needs an even r).
+    initialisation: Literal["default", "gaussian", "orthogonal"] = "default"
 
 
 class Spec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    base: str  # the model: a GGUF or a folder
+    base: str = ""  # the model: a GGUF or a folder; of "scratch" none
     dataset: str  # the folder of a frozen dataset
     output: str  # a folder: what is learnt, checkpoints, metrics.jsonl, status.json
-    # "language" learns to write: conversations, documents, translations; the others judge a labelled text.
-    task: Literal["language", "classification", "regression"] = "language"
-    method: Literal["lora", "full"] = "lora"
+    # "language" learns to write: conversations, documents, translations. "scratch" does so without a base; the others
+    # judge a labelled text.
+    task: Literal["language", "scratch", "classification", "regression"] = "language"
+    method: Literal["lora", "full"] = "lora"  # of "scratch" always full
     lora: Lora = msgspec.field(default_factory=Lora)
 
     epochs: float = 3.0
@@ -81,6 +87,7 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     weight_decay: float = 0.0
     l1: float = 0.0
     label_smoothing: float = 0.0
+    dropout: float = 0.0  # of what each block adds, where all weights are learnt; an adapter has its own
     max_grad_norm: float = 1.0  # 0: not clipped
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -102,6 +109,14 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     )
     fold: int = 0  # which part is held back, from 1
 
+    # Of scratch.
+    size: int = 4  # layers; each makes the model 64 wider
+    vocabulary: int | Auto = "auto"  # tokens
+
+    def __post_init__(self) -> None:
+        if self.task == "scratch":
+            self.method = "full"
+
 
 def read_spec(path: Path) -> Spec:
     """Raises TrainingFailure `spec`, which names every knob that is out of its range."""
@@ -112,6 +127,8 @@ def read_spec(path: Path) -> Spec:
     except msgspec.DecodeError as error:
         raise TrainingFailure("spec", f"{path.name} is not a job: {error}.") from error
     check(spec)
+    if spec.task != "scratch" and not spec.base:
+        raise TrainingFailure("spec", "base is missing: the model that is begun with.")
     return spec
 
 
@@ -137,12 +154,23 @@ def check(spec: Spec) -> None:
 
 def _wrong_for_task(spec: Spec) -> list[str]:
     wrong = []
-    if spec.task == "language":
+    if spec.task in ("language", "scratch"):
         for name, unset in (("folds", 0), ("fold", 0), ("class_weights", "none")):
             if getattr(spec, name) != unset:
                 wrong.append(f"{name} is only for classification and regression")
     elif spec.prompts:
         wrong.append(f"prompts are only for language, and what learns {spec.task} answers none")
+    if spec.task == "scratch":
+        if spec.base:
+            wrong.append("base is for what begins with a model, and scratch begins with none")
+    else:
+        for name, usual in (("size", 4), ("vocabulary", "auto")):
+            if getattr(spec, name) != usual:
+                wrong.append(f"{name} is only for scratch")
+    if spec.dropout and spec.method == "lora":
+        wrong.append("dropout is for where all weights are learnt; an adapter has lora.dropout")
+    if spec.lora.initialisation == "orthogonal" and spec.lora.r % 2:
+        wrong.append(f"lora.r is {spec.lora.r} and may only be even where lora.initialisation is orthogonal")
     if spec.task == "regression":
         if spec.label_smoothing:
             wrong.append("label_smoothing is only for labels, and regression has none")
