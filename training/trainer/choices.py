@@ -20,8 +20,8 @@ _CHECKPOINTS = 10
 # Published recipes: an adapter takes ten times the rate of all weights, a small model more than a large one.
 _RATES = {("lora", True): 5e-4, ("lora", False): 2e-4, ("full", True): 5e-5, ("full", False): 2e-5}
 _SMALL = 1024  # hidden size
-# Of new models: nothing can be forgotten, so they learn fast, the larger the less (as GPT-2's sizes were); many short
-# pieces teach more a second than a few long ones (measured).
+# Of new models: nothing can be forgotten, so they learn fast, the larger the less; of shorter pieces an epoch of a
+# small corpus makes more steps.
 _SCRATCH_RATE = 3e-3
 _SCRATCH_LENGTH = 512
 
