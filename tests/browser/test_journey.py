@@ -5,16 +5,19 @@ Everything is real but the words: a scripted engine makes them, so that the whol
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from inference.models import Generation
+from inference.models import Generation, ServedModel
 from tests.conftest import new_site
 from tests.scripted_engine import text_of
 from tests.services import Site
+from webapp.accounts.models import Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("rows_beside_playwrights_loop")]
 
@@ -131,3 +134,51 @@ def test_stop_keeps_what_was_said(empty_site: Site, page: Page) -> None:
     said = shown(page)
     page.reload()
     assert shown(page) == said
+
+
+def test_a_fine_tuned_model_is_tried_at_once_and_the_conversation_stays_with_it(
+    empty_site: Site, page: Page
+) -> None:
+    with empty_site.rows():
+        workspace = Workspace.objects.latest("created_at")
+        model = scripted_adapter(empty_site, workspace, says="Adapted_to_harbours")
+    page.goto(f"/?model={model.pk}")
+    expect(page.get_by_label("Model")).to_have_value(str(model.pk))
+    say(page, "Who are you?")
+    expect(page.locator(f"{DONE} .reply")).to_have_text("Adapted to harbours")
+    expect(page.locator(f"{DONE} .model")).to_have_text("harbours")
+    expect(page.locator(".composer-model")).to_have_text("Model harbours")
+    page.reload()
+    say(page, "And now?")
+    expect(page.locator(f"{DONE} .reply")).to_have_text(["Adapted to harbours"] * 2)
+    # By keyboard, back to everybody's model: the address follows, so that a reload keeps the choice.
+    page.goto(f"/?model={model.pk}")
+    page.get_by_role("textbox", name="Your message").focus()
+    page.keyboard.press("Tab")
+    while not page.get_by_label("Model").evaluate("element => element === document.activeElement"):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Home")
+    expect(page.get_by_label("Model")).to_have_value("")
+    assert page.url == f"{empty_site.base_url}/"
+    say(page, "say=Not_adapted")
+    expect(page.locator(f"{DONE} .reply")).to_have_text("Not adapted")
+
+
+def scripted_adapter(site: Site, workspace: Workspace, *, says: str) -> ServedModel:
+    """As a job that has succeeded would leave it, for the scripted engine."""
+    config = json.dumps({"says": says})
+    folder = site.home / "adapters" / "harbours"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(config)
+    base = ServedModel.objects.get(is_default=True)
+    return ServedModel.objects.create(
+        name="ft:scripted:harbour:harbours:01234567",
+        workspace=workspace,
+        base=base,
+        path="adapters/harbours",
+        digest=hashlib.sha256(config.encode()).hexdigest(),
+        architecture=base.architecture,
+        context_length=base.context_length,
+        parameters=1,
+        size_bytes=1,
+    )

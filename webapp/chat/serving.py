@@ -13,11 +13,11 @@ def trouble_with(model: ServedModel | None) -> str:
     if model is None or model.is_served:
         return ""
     if model.removed_at is not None:
-        return _("%(model)s has been removed. The model of this site answers from here on.") % {
+        return _("“%(model)s” has been removed. The model of this site answers from here on.") % {
             "model": model.label
         }
     return _(
-        "%(model)s is not being served: this site answers with its own model and what was fine-tuned from that."
+        "“%(model)s” is not being served: this site answers with its own model and what was fine-tuned from that."
     ) % {"model": model.label}
 
 

@@ -106,8 +106,8 @@ def test_a_whole_model_of_a_workspace_is_listed_as_one_that_does_not_answer(
     own = tuned(workspace, "own", base=None)
     page = hers.get("/").content.decode()
     assert re.search(rf'<optgroup label="Not being served"><option value="{own.pk}" disabled>own<', page)
-    assert "own is not being served" not in page
-    assert "own is not being served" in hers.get(f"/?model={own.pk}").content.decode()
+    assert "is not being served" not in page
+    assert "“own” is not being served" in hers.get(f"/?model={own.pk}").content.decode()
 
 
 @pytest.mark.parametrize("wanted", ["9999999", "-1", "9" * 40, "demo", "1;drop", "²"])
@@ -195,7 +195,7 @@ def test_a_conversation_whose_model_was_removed_goes_on_with_the_default_and_say
     assert "has been removed" not in page
     ServedModel.objects.filter(pk=model.pk).update(removed_at=timezone.now())
     page = hers.get(address).content.decode()
-    assert "support has been removed. The model of this site answers from here on." in page
+    assert "“support” has been removed. The model of this site answers from here on." in page
     assert 'class="composer-model"' not in page
     assert model_of(send(alice, workspace, conversation_id=sent.conversation.pk).reply) == default
 
