@@ -22,6 +22,7 @@ from webapp.accounts.models import Workspace
 MOST_VERSIONS = 200
 MOST_PROMPTS = 8  # each is answered at every checkpoint, twenty tokens a second on a small machine
 _MOST_PROMPT = 2000  # characters
+_MOST_KEPT = 20_000  # of what stands in a field
 _SHOWN_PROMPTS, _LOOKED_AT, _GLANCE = 3, 20, 200
 PROMPTLESS = (Job.Task.CLASSIFICATION, Job.Task.REGRESSION)  # what they learn answers nothing
 # Knobs that mean nothing for the other tasks; the trainer refuses most of them there.
@@ -202,7 +203,8 @@ class KnobsForm(forms.Form):
 
 def written(form: forms.Form) -> dict[str, Any]:
     """What stands in a form as it was sent, right or wrong, to be shown again."""
-    return {name: form[name].data for name in form.fields}
+    sent = {name: form[name].data for name in form.fields}
+    return {name: data[:_MOST_KEPT] if isinstance(data, str) else data for name, data in sent.items()}
 
 
 def first_prompts(version: DatasetVersion) -> list[str]:

@@ -13,10 +13,12 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from training import knob_fields
+from training.estimate import Estimate
 from training.job_forms import METHODS, PROMPTLESS
 from training.knob_fields import KNOBS, label_of
 from training.models import Job, JobEvent
 from training.overview import Status
+from training.sizes import spoken_size
 
 _TONES = {
     Job.State.VALIDATING_FILES: "busy",
@@ -63,6 +65,14 @@ def what_was_kept(job: Job, last_kept: int | None) -> str:
         return _("It ended before its first checkpoint: nothing of it was kept, and your data is as it was.")
     step = number_format(last_kept, force_grouping=True)
     return _("The checkpoint of step %(step)s is kept, with everything this page shows.") % {"step": step}
+
+
+def expectation(found: Estimate) -> str:
+    return ngettext(
+        "About %(time)s and %(memory)s of memory with the usual settings, as %(n)s job like it took here.",
+        "About %(time)s and %(memory)s of memory with the usual settings, as %(n)s jobs like it took here.",
+        found.jobs,
+    ) % {"time": spoken_time(found.seconds), "memory": spoken_size(found.memory), "n": found.jobs}
 
 
 def failure(job: Job) -> str:

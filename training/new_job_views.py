@@ -15,7 +15,8 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
-from training import access, job_services, knob_fields
+from training import access, job_services, knob_fields, services
+from training.estimate import estimate
 from training.job_forms import (
     DataForm,
     KnobsForm,
@@ -27,7 +28,7 @@ from training.job_forms import (
     written,
 )
 from training.job_views import admin_of
-from training.job_words import in_labels
+from training.job_words import expectation, in_labels
 from training.models import DatasetVersion, Job
 from webapp.accounts.models import User, Workspace
 from webapp.accounts.requests import posted
@@ -76,7 +77,8 @@ def data(request: HttpRequest) -> HttpResponse:
     wanted = request.GET.get("version", "")
     named = [value for offer in offered if str(offer.version.pk) == wanted for value, _label in offer.choices]
     first = [value for offer in offered[:1] for value, _label in offer.choices]
-    initial = {"source": next(iter([*named[:1], draft.get("source"), *first[:1]]), None)}
+    likely = [*named[:1], draft.get("source"), *first[:1]]
+    initial = {"source": next((value for value in likely if value), None)}
     form = DataForm(posted(request), offers=offered, initial=initial)
     if request.method == "POST" and form.is_valid():
         request.session[_KEPT] = draft | {"source": form.cleaned_data["source"]}
@@ -156,8 +158,23 @@ def settings(request: HttpRequest) -> HttpResponse:
         "chosen": chosen,
         "second": second.cleaned_data,
         "carried": written(second).items(),
+        "expected": _expected(chosen, second),
     }
     return _page(request, "settings", context)
+
+
+def _expected(chosen: Chosen, second: MethodForm | SizeForm) -> str:
+    """What it will take, as far as jobs like it have shown; "" where none has."""
+    report = services.last_report(chosen.version.dataset)
+    tokens = (report.result or {}).get("tokens") if report is not None else None
+    found = estimate(
+        base=second.cleaned_data.get("base"),
+        task=chosen.task,
+        spec=second.spec(),
+        tokens=round(tokens["mean"] * chosen.version.train) if tokens else 0,
+        examples=chosen.version.train,
+    )
+    return expectation(found) if found is not None else ""
 
 
 def _start(

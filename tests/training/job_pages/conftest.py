@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from inference.models import ServedModel
-from tests.training.data_pages.conftest import LogIn, dataset, dora, home, logged_in
+from tests.training.data_pages.conftest import LogIn, dataset, dora, home, logged_in, report, source
 from tests.training.job_pages.rows import make_base, make_job, make_version
 from training.models import Dataset, DatasetVersion, Job
 from webapp.accounts.models import User, Workspace
 
-__all__ = ["LogIn", "dataset", "dora", "home", "logged_in"]
+__all__ = ["LogIn", "dataset", "dora", "home", "logged_in", "report", "source"]
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from inference.models import ServedModel
 from tests.training.data_pages.conftest import LogIn
 from tests.training.job_pages.rows import make_job, make_version
 from training import knob_fields
-from training.models import Dataset, DatasetVersion, Job
+from training.models import Dataset, DatasetVersion, DataWork, Job
 from training.trainer.spec import RANGES, Spec
 from webapp.accounts.models import User, Workspace
 
@@ -63,7 +64,7 @@ def value(page: str, name: str) -> str:
 def test_three_pages_start_a_job_with_only_what_is_not_the_default(
     client: Client, alice: User, version: DatasetVersion, base: ServedModel
 ) -> None:
-    assert f'value="{version.pk}:chat"' in client.get(DATA).content.decode()
+    assert re.search(f'value="{version.pk}:chat"[^>]*checked', client.get(DATA).content.decode())
     choose(client, version, base)
     page = client.get(SETTINGS).content.decode()
     sent = untouched(page) | {
@@ -242,6 +243,21 @@ def test_a_model_from_scratch_has_a_size_instead_of_a_base(
     # Another like it is asked the same.
     client.get(f"{DATA}?job={job.pk}")
     assert "6 layers" in client.get(SETTINGS).content.decode()
+
+
+def test_what_jobs_like_it_took_is_said_before_it_starts(
+    client: Client, alice: User, workspace: Workspace, base: ServedModel, report: DataWork
+) -> None:
+    version = make_version(report.dataset)
+    choose(client, version, base)
+    assert "with the usual settings" not in client.get(SETTINGS).content.decode()
+    # Ten tokens a second; the report counts eleven in each example, and three epochs are usual.
+    make_job(
+        workspace, alice, base, version, state="succeeded", finished_at=timezone.now(), seconds=1000, step=10,
+        epoch=1.0, data={"tokens": 10_000}, memory=3_000_000_000,
+    )  # fmt: skip
+    said = "About 1 hour 6 minutes and 3 GB of memory with the usual settings, as 1 job like it took here."
+    assert said in client.get(SETTINGS).content.decode()
 
 
 def test_an_adapters_knobs_are_asked_only_where_there_is_an_adapter(
