@@ -45,9 +45,6 @@ from training.trainer.unigram import unigram_entropy
 
 # Refused examples that are named; the rest are counted.
 _NAMED = 20
-# Steps. Passes are of all sizes, and what one freed fits no other: a job grew by 1.3 GB in 40 steps, half of it in the
-# first eight. Touching memory anew takes a sixteenth of a step.
-_GIVE_BACK_EVERY = 4
 
 
 class _State(msgspec.Struct):
@@ -229,15 +226,13 @@ class Job:
                 self._judge(self._evaluate())
                 self._save()
                 self._ask(self._checkpoints.path(state.step))
-                allocator.give_back()
+                allocator.give_back()  # passes are of all sizes, and what one freed fits no other
             if state.step == steps:
                 return
             if 0 < self._spec.patience <= state.worse:
                 self.record.line("stopped_early", step=state.step, best_step=state.best_step)
                 return
             self._step()
-            if state.step % _GIVE_BACK_EVERY == 0:
-                allocator.give_back()
             self.record.status.step = state.step
             elapsed = time.monotonic() - began
             self._eta = elapsed / (state.step - first) * (steps - state.step)
