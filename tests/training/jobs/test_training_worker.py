@@ -117,6 +117,7 @@ def test_a_trainer_that_is_killed_goes_on_from_its_last_checkpoint(start: Start,
     run_next()
     job = now(job)
     assert (job.state, job.attempt, job.crashes) == (State.SUCCEEDED, 2, 0)
+    assert job.events.get(code="resumed").data == {"step": 4, "exact": True}
     assert rows(job) == WHOLE
 
 
@@ -344,12 +345,16 @@ def test_a_line_counts_once_and_when_it_is_whole(start: Start, home: Path) -> No
     written.write_text(line % 1 + line % 2)
     tail.take_in(job, folder)
     assert (now(job).step, now(job).seconds) == (2, 2.0)
-    written.write_text(line % 1)  # a machine that stopped has lost the second one
+    written.write_text(line % 1 + (line % 2)[:20])  # a machine that stopped has lost what we know already
     tail.begin(job, folder)
     with written.open("a") as file:
-        file.write(line % 2)
+        file.write(line % 3)
     tail.take_in(job, folder)
-    assert list(job.measurements.values_list("step", flat=True)) == [1, 2]
+    assert list(job.measurements.values_list("step", flat=True)) == [1, 2, 3]
+    with written.open("a") as file:
+        file.write(line % 1)  # begun anew, since nothing had been saved
+    tail.take_in(job, folder)
+    assert list(job.measurements.values_list("step", flat=True)) == [1]
 
 
 def test_a_job_is_heard_of_while_it_is_silent(start: Start, trainer: Trainer, alice: User) -> None:
