@@ -14,6 +14,7 @@ from training.models import Job
 from training.trainer.spec import Spec
 
 _LATEST = 20
+_SAME = ("method", "size")
 _DEFAULTS = Spec(base="", dataset="", output="")
 
 
@@ -31,7 +32,9 @@ def estimate(
     like_it = [
         job
         for job in past.order_by("-finished_at")[:_LATEST]
-        if _knob(job.spec, "method") == _knob(spec, "method") and job.data.get("tokens") and job.epoch
+        if all(_knob(job.spec, knob) == _knob(spec, knob) for knob in _SAME)
+        and job.data.get("tokens")
+        and job.epoch
     ]
     if not like_it or not tokens or not examples:
         return None

@@ -20,7 +20,8 @@ from training.trainer.__main__ import main
 from training.trainer_process import marked
 from training.training_worker import Supervision, run_next
 
-pytestmark = pytest.mark.django_db
+# Four processes import torch: seconds, and minutes on a machine that has other things to do.
+pytestmark = [pytest.mark.django_db, pytest.mark.timeout(600)]
 KNOBS: dict[str, Any] = {
     "batch_size": 4, "learning_rate": 0.005, "precision": "fp32", "max_steps": 30, "checkpoint_every": 10,
     "prompts": ["fox?"], "sample_tokens": 4,
