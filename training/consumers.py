@@ -77,10 +77,12 @@ class JobConsumer(AuthenticatedConsumer):
         holds, html = await self._read(job_id)
         if not holds:
             await self.session_closed({})
+        elif job_id != self.watched:
+            return  # another is watched by now
         elif html is None:
             await self._leave()
             await self.send_frame({"type": "gone", "job": str(job_id)})
-        elif job_id == self.watched:
+        else:
             changed = {name: part for name, part in html.items() if self.shown.get(name) != part}
             self.shown |= changed
             if changed:

@@ -67,7 +67,11 @@ def job_context(job: Job) -> dict[str, Any]:
         "settings": job_words.settings(job),
         "judges": job.task in PROMPTLESS,
         "events": [
-            (event, job_words.in_reader_language(event.message), job_words.event_tone(event))
+            (
+                event,
+                job_words.in_labels(job_words.in_reader_language(event.message)),
+                job_words.event_tone(event),
+            )
             for event in JobEvent.objects.filter(job=job).order_by("-number")[:MOST_EVENTS]
         ],
         **evaluation_context(job.evaluation),
