@@ -201,11 +201,12 @@ def learns_and_answers(page: Page, site: Site) -> None:
     expect(page.get_by_text(before[:40]).first).to_be_visible()
 
     page.get_by_role("link", name="Try it").click()
+    page.wait_for_url("**/?model=*", wait_until="load")
     page.get_by_role("textbox", name="Your message").fill("Where is order 7?")
     page.keyboard.press("Enter")
     reply = page.locator("article.message-assistant[data-state=complete]")
     expect(reply.locator(".model")).to_have_text("Orders")
-    expect(reply.locator(".reply")).to_contain_text("order")
+    expect(reply.locator(".reply")).to_contain_text("Order 7")
     with site.rows():
         answered = Generation.objects.get(chat_message__isnull=False)
         assert answered.model_id == job.model_id
