@@ -55,6 +55,7 @@ def benchmarks() -> dict[str, Benchmark]:
     """Every benchmark, by the start of the names of its rows."""
     from tests.load import (
         adapters,
+        beside,
         conversation,
         datasets,
         gpu,
@@ -97,6 +98,7 @@ def benchmarks() -> dict[str, Benchmark]:
         "trainer.memory": trainer.memory,
         "trainer.chatterbot": trainer.small_corpus,
         "trainer.scratch": scratch.from_scratch,
+        "trainer.beside": beside.answers,
     }
 
 
