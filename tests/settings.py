@@ -28,7 +28,8 @@ MODEL_CACHE = Path(
 _asked = os.environ.get("TEST_DATABASE_URL") or "sqlite"
 CLUSTER = Cluster() if _asked == "postgres" else None
 if CLUSTER is not None:
-    _asked = CLUSTER.url("postgres")
+    # The processes that run tests for this one take it from here, and start none of their own.
+    _asked = os.environ["TEST_DATABASE_URL"] = CLUSTER.url("postgres")
 # Where live sites get databases of their own; None: SQLite files.
 TEST_SERVER = None if _asked == "sqlite" else _asked
 if TEST_SERVER:

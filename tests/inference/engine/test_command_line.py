@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from inference.engine.__main__ import main
 from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
 from tests.inference.engine.running import chat, run
@@ -20,18 +25,42 @@ from tests.inference.engine.running import chat, run
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def command(*arguments: str, home: Path | None = None, said: str = "") -> subprocess.CompletedProcess[str]:
-    # Neither Django's settings nor a broker: the engine alone.
-    environment = {"PATH": os.environ["PATH"], "FLYWHEEL_HOME": str(home or "/nonexistent")}
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def process(
+    *arguments: str, home: Path = Path("/nonexistent"), said: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """As people call it. Neither Django's settings nor a broker: the engine alone."""
     return subprocess.run(
         [sys.executable, "-m", "inference.engine", *arguments],
-        cwd=ROOT, env=environment, input=said, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env={"PATH": os.environ["PATH"], "FLYWHEEL_HOME": str(home)},
+        input=said, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
+
+
+def command(
+    *arguments: str, home: Path = Path("/nonexistent"), said: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which has torch already: importing it takes longer than all that is asked here."""
+    out, errors = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+    ):
+        patch.setenv("FLYWHEEL_HOME", str(home))
+        patch.setattr(sys, "stdin", io.StringIO(said))
+        try:
+            status: Any = main([*arguments])
+        except SystemExit as end:
+            status = end.code
+    return subprocess.CompletedProcess([*arguments], status, out.getvalue(), errors.getvalue())
 
 
 def test_json_is_one_line_with_the_text_its_tokens_and_why_it_ended(tiny_folder: Path) -> None:
     arguments = ("--prompt", "Hello fox", "--greedy", "--dtype", "fp32", "--max-tokens", "12")
-    done = command("generate", "--model", str(tiny_folder), *arguments, "--json")
+    done = process("generate", "--model", str(tiny_folder), *arguments, "--json")
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
     printed = json.loads(done.stdout)
     sampling = SamplingParams(temperature=0, max_tokens=12)
@@ -58,17 +87,19 @@ def test_a_catalog_name_is_looked_up_in_the_models_folder(demo_model_folder: Pat
 
 
 def test_chat_remembers_what_was_said(tiny_folder: Path) -> None:
-    done = command("chat", "--model", str(tiny_folder), "--greedy", "--max-tokens", "4", said="hi\n\nagain\n")
+    done = process("chat", "--model", str(tiny_folder), "--greedy", "--max-tokens", "4", said="hi\n\nagain\n")
     assert done.returncode == 0
     assert done.stdout.count("> ") == 4
 
 
-@pytest.mark.parametrize("window", [40, 512])
-def test_perplexity_is_that_of_transformers_loss(window: int, tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("window", "run_in"), [(40, process), (512, command)])
+def test_perplexity_is_that_of_transformers_loss(
+    window: int, run_in: Command, tiny_folder: Path, tmp_path: Path
+) -> None:
     text = "The quick brown fox naïvely jumps over 12 lazy dogs.\n" * 12
     (tmp_path / "text").write_text(text)
     arguments = ("--text", str(tmp_path / "text"), "--dtype", "fp32", "--window", str(window))
-    done = command("ppl", "--model", str(tiny_folder), *arguments)
+    done = run_in("ppl", "--model", str(tiny_folder), *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     reference = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32).eval()
     engine = load_engine(tiny_folder, dtype="fp32")
@@ -89,7 +120,7 @@ BENCH = ("--batch", "1,3", "--prompt-tokens", "20", "--max-tokens", "6", "--dtyp
 
 
 def test_bench_measures_each_batch_and_prints_one_line_of_json(tiny_folder: Path) -> None:
-    done = command("bench", "--model", str(tiny_folder), *BENCH, "--json")
+    done = process("bench", "--model", str(tiny_folder), *BENCH, "--json")
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
     printed = json.loads(done.stdout)
     assert printed["dtype"] == "fp32"
@@ -130,7 +161,10 @@ def test_bench_prints_a_table_with_a_line_for_each_batch(tiny_folder: Path) -> N
         (["generate", "--model", "TINY", "--prompt", "word " * 3000], "tokens too long"),
         (["bench", "--model", "x", "--batch", "1,many"], "at least 1"),
         (["bench", "--model", "TINY", "--prompt-tokens", "2000"], "1024"),
-        (["bench", "--model", "TINY", "--max-tokens", "1", "--batch", "1", "--json"], "longer answers"),
+        (
+            ["bench", "--model", "TINY", "--max-tokens", "1", "--batch", "1", "--json", "--no-compile"],
+            "longer answers",
+        ),
         ([], "required"),
     ],
 )
@@ -145,3 +179,9 @@ def test_an_error_is_one_line_and_exit_status_2(
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
+
+
+def test_an_error_after_the_model_was_loaded_ends_the_process_with_it(tiny_folder: Path) -> None:
+    done = process("generate", "--model", str(tiny_folder), "--prompt", "word " * 3000)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "tokens too long" in done.stderr

@@ -12,6 +12,7 @@ import pytest
 
 from inference.engine.engine import TorchEngine
 from inference.engine.interface import Request, StepOutput
+from inference.engine.loaded_model import LoadedModel, load_model
 from inference.engine.loader import load_engine
 from inference.engine.lookup import PromptLookup
 from inference.parameters import JsonObject, SamplingParams
@@ -255,15 +256,20 @@ def test_a_guess_that_gives_numbers_that_are_not_finite_leaves_none_in_memory(
 
 
 # --- A real model ---------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def demo(demo_model_folder: Path) -> LoadedModel:
+    return load_model(demo_model_folder, dtype="fp32", device="auto")
+
+
 @pytest.mark.parametrize(("temperature", "fewer"), [(0.0, 2.5), (0.7, 1.5)])
 def test_a_letter_is_rewritten_in_fewer_steps_with_the_same_words(
-    temperature: float, fewer: float, demo_model_folder: Path
+    temperature: float, fewer: float, demo: LoadedModel
 ) -> None:
     sampling = SamplingParams(temperature=temperature, top_p=0.9, max_tokens=80)
     request = chat("Rewrite this letter and keep every sentence:\n\n" + LETTER, sampling=sampling)
     outputs = {}
     for speculation in (True, False):
-        engine = load_engine(demo_model_folder, dtype="fp32", kv_tokens=1024, speculation=speculation)
+        engine = TorchEngine(demo, kv_tokens=1024, speculation=speculation)
         outputs[speculation] = steps(engine, request)
         engine.close()
     assert whole(outputs[True]) == whole(outputs[False])

@@ -31,7 +31,7 @@ def alike(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_gradients_are_those_of_each_example_alone(
     method: str, recomputed: bool, tiny_base: Path, alike: Path
 ) -> None:
-    learner = learner_of(tiny_base, method=method, gradient_checkpointing=recomputed)
+    learner = learner_of(tiny_base, alike, method=method, gradient_checkpointing=recomputed)
     if learner.adapter is not None:
         with torch.no_grad():
             for parameter in learner.adapter.b.values():
@@ -45,7 +45,7 @@ def test_gradients_are_those_of_each_example_alone(
 
 
 def test_every_row_that_is_learnt_from_is_its_own_example_s(tiny_base: Path, alike: Path) -> None:
-    learner = learner_of(tiny_base)
+    learner = learner_of(tiny_base, alike)
     split = split_of(learner, alike)
     spans = split.spans(1024)[:1] * 3
     batch, together = split.batch(spans, CPU), sharing_prefix(split.batch(spans, CPU))
@@ -55,7 +55,7 @@ def test_every_row_that_is_learnt_from_is_its_own_example_s(tiny_base: Path, ali
 
 
 def test_a_pass_holds_as_many_tokens_as_asked_for_with_the_prefix_once(tiny_base: Path, alike: Path) -> None:
-    learner = learner_of(tiny_base)
+    learner = learner_of(tiny_base, alike)
     split = split_of(learner, alike)
     spans = split.spans(1024)
     prefix = split.alike(spans)
@@ -69,7 +69,7 @@ def test_a_pass_holds_as_many_tokens_as_asked_for_with_the_prefix_once(tiny_base
 
 
 def test_documents_and_an_example_alone_share_nothing(tiny_base: Path, alike: Path, tmp_path: Path) -> None:
-    learner = learner_of(tiny_base)
+    learner = learner_of(tiny_base, alike)
     same = freeze(tmp_path / "d", "document", train=[DocumentExample(SYSTEM.content)] * 3)
     documents, chats = split_of(learner, same), split_of(learner, alike)
     for batch in (
