@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from django.utils.formats import number_format
@@ -162,7 +163,9 @@ def _said(value: object) -> str:
         return _("yes") if value else _("no")
     if isinstance(value, int):
         return number_format(value, force_grouping=True)
-    return f"{value:.3g}" if isinstance(value, float) else str(choice_label(value))
+    if isinstance(value, float):
+        return number_format(Decimal(f"{Decimal(f'{value:.3g}'):f}"), force_grouping=True)
+    return str(choice_label(value))
 
 
 def _score(value: float | None) -> str:
