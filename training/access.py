@@ -12,7 +12,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.db.models import Model, OuterRef, Prefetch, QuerySet, Subquery
 from django.utils.translation import gettext as _
 
-from training.models import Dataset, DatasetVersion, DataWork, Job, SourceFile
+from training.models import Dataset, DatasetVersion, DataWork, Job, Search, SourceFile
 from webapp.accounts.models import Membership, Role, User, Workspace
 from webapp.core.errors import NotFound
 
@@ -94,8 +94,22 @@ def list_jobs(user: Person, workspace: Workspace) -> QuerySet[Job]:
 def get_job(user: Person, job_id: uuid.UUID) -> Job:
     """With its workspace and what the list has loaded. Raises NotFound."""
     jobs = Job.objects.filter(workspace__in=_administered(user).values("workspace"))
-    related = jobs.select_related("workspace", "base", "model", "created_by", "version__dataset")
+    related = jobs.select_related("workspace", "base", "model", "created_by", "version__dataset", "search")
     return _found(related, job_id, _("That fine-tune"))
+
+
+def list_searches(user: Person, workspace: Workspace) -> QuerySet[Search]:
+    """A workspace's searches, the newest first, each with its trials. Raises NotFound."""
+    require_data_admin(user, workspace)
+    trials = Prefetch("jobs", Job.objects.defer("evaluation", "chosen", "data").order_by("number"))
+    searches = Search.objects.filter(workspace=workspace).select_related("created_by")
+    return searches.prefetch_related(trials).order_by("-created_at", "-id")
+
+
+def get_search(user: Person, search_id: uuid.UUID) -> Search:
+    """With its workspace loaded. Raises NotFound."""
+    searches = Search.objects.filter(workspace__in=_administered(user).values("workspace"))
+    return _found(searches.select_related("workspace", "created_by"), search_id, _("That search"))
 
 
 def _found(rows: QuerySet[M], key: uuid.UUID, what: str) -> M:

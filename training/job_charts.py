@@ -31,6 +31,15 @@ def losses(train: Points, validation: Points, base: float | None) -> SafeString:
     return bare(chart)
 
 
+def trials(losses: Points, best: Points, wanted: int) -> SafeString:
+    """Validation loss by trial, a dot for each of `wanted` that has one, and the best so far as a line."""
+    values = [loss for _trial, loss in losses]
+    chart = _chart(ticks(1, max(wanted, 1 + _TICKS)), ticks(min(values), max(values)))
+    chart.add("", best, show_dots=False)
+    chart.add("", losses, stroke=False)
+    return bare(chart)
+
+
 def roc(curves: Sequence[Points]) -> SafeString:
     """True positive rate by false positive rate, a line for each class, and the diagonal that chance would draw."""
     sides = [0, 0.25, 0.5, 0.75, 1]

@@ -30,8 +30,6 @@ _ONLY_FOR: dict[str, tuple[Job.Task, ...]] = {
     "sample_tokens": tuple(task for task in Job.Task if task not in PROMPTLESS),
     "label_smoothing": tuple(task for task in Job.Task if task != Job.Task.REGRESSION),
     "class_weights": (Job.Task.CLASSIFICATION,),
-    "folds": PROMPTLESS,
-    "fold": PROMPTLESS,
 }
 METHODS: dict[str, Any] = {
     "lora": _("An adapter (LoRA): little memory, and the base model stays as it is"),
@@ -161,8 +159,8 @@ class KnobsForm(forms.Form):
     def _means_something(self, name: str) -> bool:
         if name.startswith("lora."):
             return self.method == "lora"
-        if name in knob_fields.OF_SCRATCH:
-            return False  # asked before
+        if name in (*knob_fields.OF_SCRATCH, *knob_fields.OF_FOLDS):
+            return False  # asked before, and with what begins several jobs
         if name == "dropout":
             return self.method != "lora"  # an adapter has its own
         return self.task in _ONLY_FOR.get(name, Job.Task)

@@ -24,6 +24,8 @@ from redis.exceptions import RedisError
 
 from training.job_notify import job_changed
 from training.models import Job, JobEvent
+from training.models.jobs import PRUNED
+from training.search_tasks import send_search
 
 logger = logging.getLogger(__name__)
 State, Wish, Level = Job.State, Job.Wish, JobEvent.Level
@@ -64,6 +66,8 @@ def change(job: Job, *, expected: tuple[str, ...], state: str, **fields: Any) ->
     for name, value in fields.items():
         setattr(job, name, value)
     job_changed(job, state=True)
+    if state in Job.TERMINAL and job.search_id is not None:
+        send_search(job.search_id)
     return True
 
 
@@ -152,6 +156,16 @@ def end(job: Job, state: str, **fields: Any) -> bool:
     message = fields.get("error_message") or _ENDINGS.get(State(state), "")
     level = Level.ERROR if state == State.FAILED else Level.INFO
     add_event(job, str(state), message, level=level, data={"code": fields.get("error_code", "")})
+    return True
+
+
+@transaction.atomic
+def prune(job: Job) -> bool:
+    """Has a trial that runs stopped early. False where it is no longer to be: it has ended, or a person wants else."""
+    running = Job.objects.filter(id=job.id, state=State.RUNNING, attempt=job.attempt, wish=Wish.NONE)
+    if not running.update(wish=Wish.CANCEL, error_code=PRUNED):
+        return False
+    add_event(job, PRUNED, "It is stopped early: others were better by then.")
     return True
 
 

@@ -18,7 +18,7 @@ from training import job_life
 from training.job_life import HELD
 from training.job_notify import job_changed
 from training.knobs import check_knobs, tasks_for
-from training.models import DatasetVersion, Job
+from training.models import DatasetVersion, Job, Search
 from webapp.accounts.audit import record_audit
 from webapp.accounts.models import User, Workspace
 from webapp.core.errors import NotFound, UserError
@@ -58,30 +58,35 @@ def start_job(
     spec: dict[str, Any],
     request: HttpRequest | None = None,
 ) -> Job:
-    """`spec`: the knobs that are not left as they are.
+    """`spec`: the knobs that are not left as they are. Raises UserError as `add_job`."""
+    job = add_job(user=user, workspace=workspace, version=version, base=base, task=task, name=name, spec=spec)
+    _record("job_started", job, user, request)
+    return job
+
+
+@transaction.atomic
+def add_job(
+    *,
+    user: User | None,
+    workspace: Workspace,
+    version: DatasetVersion,
+    base: ServedModel | None,
+    task: str,
+    name: str,
+    spec: dict[str, Any],
+    search: Search | None = None,
+    number: int = 0,
+) -> Job:
+    """`search`, `number`: the trial or fold that it is. `user`: whose it is, None where they are gone.
 
     Raises UserError `bad_name`, `bad_knobs`, `bad_task`, `bad_base`, `base_missing`, `version_not_ready`,
     `nothing_to_learn`, `too_many`.
     """
-    name = clean_name(name)
     # Under the lock a version goes only before, or is found in use afterwards.
     lock_until_commit(f"training.jobs.{workspace.pk}")
-    found = DatasetVersion.objects.select_related("dataset").filter(
-        pk=version.pk, dataset__workspace=workspace, state=DatasetVersion.State.READY
+    name, ready = check_start(
+        workspace=workspace, version=version, base=base, task=task, name=name, spec=spec
     )
-    ready = found.first()
-    if ready is None:
-        raise UserError("version_not_ready", _("That version of the data cannot be used yet, or no more."))
-    _check_task(ready, task)
-    base = _check_base(base, task)
-    check_knobs(task, spec)
-    longest = spec.get("max_length", "auto")
-    if base is not None and longest != "auto" and longest > base.context_length:
-        raise UserError(
-            "bad_knobs",
-            _("max_length may be at most %(limit)s, what the model can read.")
-            % {"limit": base.context_length},
-        )
     _check_room(workspace)
     job = Job.objects.create(
         workspace=workspace,
@@ -93,13 +98,47 @@ def start_job(
         data_hash=ready.content_hash,
         base=base,
         spec=spec,
+        search=search,
+        number=number,
         sent_at=timezone.now(),
     )
     job_life.add_event(job, "created", "It waits for a worker.")
     job_changed(job, state=True)
     job_life.send_task()
-    _record("job_started", job, user, request)
     return job
+
+
+def check_start(
+    *,
+    workspace: Workspace,
+    version: DatasetVersion,
+    base: ServedModel | None,
+    task: str,
+    name: str,
+    spec: dict[str, Any],
+) -> tuple[str, DatasetVersion]:
+    """The name without what cannot be seen, and the version as it is now.
+
+    Raises UserError as `add_job`, but for `too_many`.
+    """
+    name = clean_name(name)
+    found = DatasetVersion.objects.select_related("dataset").filter(
+        pk=version.pk, dataset__workspace=workspace, state=DatasetVersion.State.READY
+    )
+    ready = found.first()
+    if ready is None:
+        raise UserError("version_not_ready", _("That version of the data cannot be used yet, or no more."))
+    _check_task(ready, task)
+    _check_base(base, task)
+    check_knobs(task, spec)
+    longest = spec.get("max_length", "auto")
+    if base is not None and longest != "auto" and longest > base.context_length:
+        raise UserError(
+            "bad_knobs",
+            _("max_length may be at most %(limit)s, what the model can read.")
+            % {"limit": base.context_length},
+        )
+    return name, ready
 
 
 @transaction.atomic
@@ -139,7 +178,7 @@ def pause_job(*, job: Job, user: User, request: HttpRequest | None = None) -> Jo
 def resume_job(*, job: Job, user: User, request: HttpRequest | None = None) -> Job:
     """Goes on from the last checkpoint; also one that failed, once the reason is gone.
 
-    Raises UserError `job_not_paused`, `job_pausing`, `version_gone`, `too_many`.
+    Raises UserError `job_not_paused`, `job_pausing`, `version_gone`, `search_finished`, `too_many`.
     """
     lock_until_commit(f"training.jobs.{job.workspace_id}")
     job = _locked(job)
@@ -149,6 +188,8 @@ def resume_job(*, job: Job, user: User, request: HttpRequest | None = None) -> J
         raise UserError("job_not_paused", _("This fine-tune is not paused."), status=409)
     if job.version is None:
         raise UserError("version_gone", _("The data of this fine-tune was deleted."), status=409)
+    if job.search is not None and job.search.finished_at is not None:
+        raise UserError("search_finished", _("The search that it was part of has ended."), status=409)
     if job.is_finished:
         _check_room(job.workspace)
     again = {"crashes": 0, "error_code": "", "error_message": "", "sent_at": timezone.now()}
@@ -161,8 +202,10 @@ def resume_job(*, job: Job, user: User, request: HttpRequest | None = None) -> J
 
 @transaction.atomic
 def delete_job(*, job: Job, user: User, request: HttpRequest | None = None) -> None:
-    """With its files. What came of it stays, where it is served. Raises UserError `job_unfinished`."""
+    """With its files. What came of it stays, where it is served. Raises UserError `job_unfinished`, `job_of_search`."""
     job = _locked(job)
+    if job.search_id is not None:
+        raise UserError("job_of_search", _("It is part of a search, and is deleted with it."), status=409)
     if not job.is_finished:
         raise UserError("job_unfinished", _("Cancel this fine-tune before you delete it."), status=409)
     _record("job_deleted", job, user, request)
@@ -173,7 +216,13 @@ def delete_job(*, job: Job, user: User, request: HttpRequest | None = None) -> N
 def require_unused(versions: Any, workspace: Workspace) -> None:
     """Inside the transaction that deletes versions. Raises UserError `version_in_use`."""
     lock_until_commit(f"training.jobs.{workspace.pk}")
-    using = Job.objects.filter(version__in=versions).exclude(state__in=Job.TERMINAL).first()
+    using: Job | Search | None = (
+        Job.objects.filter(version__in=versions).exclude(state__in=Job.TERMINAL).first()
+    )
+    if using is None:
+        # Between two trials none is under way.
+        wanted = [str(version.pk) for version in versions]
+        using = Search.objects.filter(finished_at=None, parameters__version__in=wanted).first()
     if using is not None:
         raise UserError(
             "version_in_use",
@@ -185,7 +234,9 @@ def require_unused(versions: Any, workspace: Workspace) -> None:
 
 def _locked(job: Job) -> Job:
     """As it is now, and until the commit. Raises UserError `not_found`."""
-    rows = Job.objects.select_for_update(of=("self",)).select_related("workspace", "version", "base")
+    rows = Job.objects.select_for_update(of=("self",)).select_related(
+        "workspace", "version", "base", "search"
+    )
     found = rows.filter(pk=job.pk).first()
     if found is None:
         raise NotFound(_("That fine-tune"))
@@ -219,16 +270,14 @@ def _check_task(version: DatasetVersion, task: str) -> None:
         raise UserError("nothing_to_learn", _("There is nothing to learn from: no example is for training."))
 
 
-def _check_base(base: ServedModel | None, task: str) -> ServedModel | None:
+def _check_base(base: ServedModel | None, task: str) -> None:
     if task == Job.Task.SCRATCH:
         if base is not None:
             raise UserError("bad_base", _("A model that is made from scratch has no model to begin with."))
-        return None
-    if base is None:
+    elif base is None:
         raise UserError("base_missing", _("Choose a model to begin with."))
-    if base.base_id is not None or base.workspace_id is not None:
+    elif base.base_id is not None or base.workspace_id is not None:
         raise UserError("bad_base", _("Begin with one of the installed models, not with a fine-tuned one."))
-    return base
 
 
 def _check_room(workspace: Workspace) -> None:

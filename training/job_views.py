@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from training import access, job_page, job_services
+from training import access, job_page, job_services, search_page
 from training.models import DatasetVersion, Job, Measurement
 from webapp.accounts.access import current_workspace
 from webapp.accounts.models import User, Workspace
@@ -55,9 +55,14 @@ def jobs_list(request: HttpRequest) -> HttpResponse:
 
 
 def _table(user: User, workspace: Workspace) -> dict[str, object]:
-    found = list(access.list_jobs(user, workspace))
+    """Jobs that stand alone, and searches as one line each, the newest first."""
+    alone = list(access.list_jobs(user, workspace).filter(search=None))
+    searches = [search_page.listed(search) for search in access.list_searches(user, workspace)]
+    both: list[Job | search_page.Listed] = [*alone, *searches]
+    rows = sorted(both, key=lambda row: row.created_at, reverse=True)
     waits = (*Job.TERMINAL, Job.State.PAUSED)
-    return {"jobs": found, "is_busy": any(job.state not in waits for job in found)}
+    is_busy = any(job.state not in waits for job in alone) or any(found.is_busy for found in searches)
+    return {"rows": rows, "is_busy": is_busy}
 
 
 @never_cache

@@ -33,6 +33,8 @@ def job_status(job: Job) -> Status:
     """ "training 42 %", "queued", "pausing"."""
     state = Job.State(job.state)
     tone = _TONES.get(state, "")
+    if job.is_pruned:
+        return Status(_("stopped early"))
     if job.wish and not job.is_finished and state != Job.State.PAUSED:
         return Status(str(job.get_wish_display()), tone)
     if state == Job.State.RUNNING and job.percent is not None and job.step:
@@ -55,8 +57,14 @@ def next_step(job: Job) -> str:
     if job.state == Job.State.PAUSED:
         return "resume"
     if job.state == Job.State.FAILED:
-        return "again" if job.error_code in _HOPELESS or job.version_id is None else "resume"
+        return "resume" if can_resume(job) and job.error_code not in _HOPELESS else "again"
     return ""
+
+
+def can_resume(job: Job) -> bool:
+    """As `job_services.resume_job` has it, but for one that is just being paused."""
+    ends_alone = job.search is None or job.search.finished_at is None
+    return job.state in (Job.State.PAUSED, Job.State.FAILED) and job.version_id is not None and ends_alone
 
 
 def what_was_kept(job: Job, last_kept: int | None) -> str:
@@ -123,6 +131,8 @@ def _minutes(n: int) -> str:
 
 def stage_name(job: Job) -> str:
     """What a job that is under way does right now."""
+    if job.is_pruned:
+        return _("It was stopped early: others were better by then.")
     if job.state == Job.State.QUEUED:
         return _("It waits for a free worker. You can leave this page: it goes on by itself.")
     return {

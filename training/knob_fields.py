@@ -26,6 +26,7 @@ Words = Any  # a string, or one in the reader's language
 ELSEWHERE = {*OURS, "method", "lora", "prompts"}
 FRONT = ("epochs", "learning_rate", "batch_size")
 OF_SCRATCH = ("size", "vocabulary")
+OF_FOLDS = ("folds", "fold")
 GROUPS: list[tuple[Words, tuple[str, ...]]] = [
     (_("How it learns"), ("optimizer", "momentum", "schedule", "warmup", "max_steps", "patience")),
     (_("Against learning by heart"), ("weight_decay", "l1", "label_smoothing", "dropout", "max_grad_norm")),
@@ -35,7 +36,7 @@ GROUPS: list[tuple[Words, tuple[str, ...]]] = [
         _("Time and memory"),
         ("max_length", "microbatch_tokens", "accumulation", "precision", "packing", "gradient_checkpointing"),
     ),
-    (_("Labels"), ("class_weights", "folds", "fold")),
+    (_("Labels"), ("class_weights", *OF_FOLDS)),
     (_("Checkpoints and samples"), ("checkpoint_every", "keep_checkpoints", "sample_tokens", "seed")),
 ]  # fmt: skip
 WORDS: dict[str, tuple[Words, Words]] = {
@@ -143,9 +144,19 @@ def field_of(knob: Knob) -> forms.Field:
             **arguments, choices=choices, initial=knob.default, widget=forms.CheckboxSelectMultiple
         )
     if get_origin(knob.type) is Literal:
-        named = [(value, _CHOICES.get(value, value)) for value in get_args(knob.type)]
+        named = [(value, choice_label(value)) for value in get_args(knob.type)]
         return forms.ChoiceField(**arguments, choices=named, initial=knob.default, help_text=help_text)
     return _number(knob, help_text, arguments)
+
+
+def choices_of(knob: Knob) -> list[Any]:
+    """All values of a knob that is not a number."""
+    return [True, False] if knob.type is bool else list(get_args(knob.type))
+
+
+def choice_label(value: object) -> Words:
+    """What a choice is called where people read of it."""
+    return _CHOICES.get(value, value) if isinstance(value, str) else value
 
 
 def _number(knob: Knob, help_text: Words, arguments: dict[str, Any]) -> forms.Field:

@@ -42,6 +42,13 @@ def trainer_task(task: str) -> dict[str, str]:
 
 def check_knobs(task: str, spec: dict[str, Any]) -> None:
     """Raises UserError `bad_knobs`, which names every knob that cannot be so, and what it may be."""
+    wrong = wrong_knobs(task, spec)
+    if wrong:
+        raise UserError("bad_knobs", _("These settings cannot be used: %(why)s.") % {"why": "; ".join(wrong)})
+
+
+def wrong_knobs(task: str, spec: dict[str, Any]) -> list[str]:
+    """A sentence's part for each knob that cannot be so."""
     wrong = [f"{name} is not for you to set" for name in OURS if name in spec]
     given = {name: value for name, value in spec.items() if name not in OURS}
     for name, value in given.items():
@@ -54,8 +61,7 @@ def check_knobs(task: str, spec: dict[str, Any]) -> None:
             check(msgspec.convert({**_PLACES, **trainer_task(task), **given}, Spec))
         except (TrainingFailure, msgspec.ValidationError) as error:
             wrong.append(str(error).removesuffix("."))
-    if wrong:
-        raise UserError("bad_knobs", _("These settings cannot be used: %(why)s.") % {"why": "; ".join(wrong)})
+    return wrong
 
 
 def _misfit(name: str, value: object, error: msgspec.ValidationError) -> str:

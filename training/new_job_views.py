@@ -15,7 +15,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
-from training import access, job_services, knob_fields, services
+from training import access, job_services, knob_fields, search_services, services
 from training.estimate import estimate
 from training.job_forms import (
     DataForm,
@@ -30,6 +30,7 @@ from training.job_forms import (
 from training.job_views import admin_of
 from training.job_words import expectation, in_labels
 from training.models import DatasetVersion, Job
+from training.search_forms import SearchForm
 from webapp.accounts.models import User, Workspace
 from webapp.accounts.requests import posted
 from webapp.core.errors import NotFound, UserError
@@ -145,16 +146,22 @@ def settings(request: HttpRequest) -> HttpResponse:
         "prompts": "\n".join(first_prompts(chosen.version)),
     }
     form = KnobsForm(posted(request), task=chosen.task, method=method, initial=kept)
+    several = SearchForm(
+        posted(request), task=chosen.task, knobs=form.knobs, initial=draft.get("several") or {}
+    )
     if request.method == "POST":
         before = {"source": chosen.source} | written(second)
-        request.session[_KEPT] = draft | before | {"settings": written(form)}
+        request.session[_KEPT] = draft | before | {"settings": written(form), "several": written(several)}
         if "back" in request.POST:
             return redirect("job_new_method")
-        if form.is_valid() and (job := _start(request, user, workspace, chosen, second, form)) is not None:
-            del request.session[_KEPT]
-            return redirect("job", job.pk)
+        if form.is_valid() and several.is_valid():
+            begun = _start(request, user, workspace, chosen, second, form, several)
+            if begun is not None:
+                del request.session[_KEPT]
+                return begun
     context = {
         "form": form,
+        "several": several,
         "chosen": chosen,
         "second": second.cleaned_data,
         "carried": written(second).items(),
@@ -184,27 +191,35 @@ def _start(
     chosen: Chosen,
     second: MethodForm | SizeForm,
     form: KnobsForm,
-) -> Job | None:
-    """None where it cannot be: the form then says why, and nothing that was entered is lost."""
+    several: SearchForm,
+) -> HttpResponse | None:
+    """To the page of what was begun. None where it cannot be: the form says why, and nothing entered is lost."""
+    asked: dict[str, Any] = {
+        "user": user,
+        "workspace": workspace,
+        "version": chosen.version,
+        "base": second.cleaned_data.get("base"),
+        "task": chosen.task,
+        "name": form.cleaned_data["name"],
+        "spec": second.spec() | form.spec(),
+        "request": request,
+    }
+    space, folds = several.space(), several.cleaned_data.get("folds")
     try:
-        return job_services.start_job(
-            user=user,
-            workspace=workspace,
-            version=chosen.version,
-            base=second.cleaned_data.get("base"),
-            task=chosen.task,
-            name=form.cleaned_data["name"],
-            spec=second.spec() | form.spec(),
-            request=request,
-        )
+        if space:
+            trials = several.cleaned_data["trials"] or several.fields["trials"].initial
+            return redirect("search", search_services.start_search(**asked, space=space, trials=trials).pk)
+        if folds:
+            return redirect("search", search_services.start_folds(**asked, folds=folds).pk)
+        return redirect("job", job_services.start_job(**asked).pk)
     except UserError as error:
         form.add_error("name" if error.code == "bad_name" else None, in_labels(error.message))
         return None
 
 
 def _page(request: HttpRequest, step: str, context: dict[str, Any]) -> HttpResponse:
-    form = context["form"]
-    status = 400 if form.errors else 200
+    forms = (context["form"], context.get("several"))
+    status = 400 if any(form is not None and form.errors for form in forms) else 200
     return render(
         request, f"training/new_{step}.html", context | {"step": step, "section": "jobs"}, status=status
     )

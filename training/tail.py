@@ -15,6 +15,7 @@ from django.db import transaction
 from training import job_life
 from training.job_notify import job_changed
 from training.models import Checkpoint, Job, JobEvent, Measurement, Sample
+from training.search_tasks import send_search
 
 Kind, Level = Measurement.Kind, JobEvent.Level
 _MOST_BYTES = 2**20  # of one transaction
@@ -167,6 +168,8 @@ class _Lines:
 
     def _on_validation(self, line: dict[str, Any]) -> None:
         self._measure(Kind.VALIDATION, line)
+        if self._job.search_id is not None:
+            send_search(self._job.search_id)
 
     def _on_resumed(self, line: dict[str, Any]) -> None:
         self._rewind(line["step"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from typing import Any
+from uuid import UUID
 
 from celery import shared_task
 from celery.signals import worker_shutting_down
 
-from training import job_life, uploads, work
+from training import job_life, search_tasks, uploads, work
 
 
 @shared_task(name="data.run")
@@ -45,3 +46,12 @@ def _stop_training(**_: Any) -> None:
 @shared_task(name="jobs.reap")
 def reap_jobs() -> None:
     job_life.reap()
+    search_tasks.reap()
+
+
+@shared_task(name="search.advance")
+def advance_search(search_id: str) -> None:
+    """Delivered any number of times: what is to be done is in the rows. On the queue whose workers have optuna."""
+    from training.search import advance
+
+    advance(UUID(search_id))

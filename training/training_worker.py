@@ -204,7 +204,8 @@ class Supervision:
         with transaction.atomic():
             if not job_life.lock(job):
                 raise Lost
-            model = publish(job, self._folder)
+            # Of a search's trials the best one is served, once that is known (`training.search`).
+            model = publish(job, self._folder) if job.search_id is None else None
             job_life.end(job, State.SUCCEEDED, model=model, evaluation=judged, eta=None)
             Checkpoint.objects.filter(job=job).update(is_kept=False)
         self._forget_checkpoints()

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from training import clean_views, job_views, new_job_views, report_views, upload_views, views
+from training import clean_views, job_views, new_job_views, report_views, search_views, upload_views, views
 
 urlpatterns = [
     path("data/", views.datasets, name="datasets"),
@@ -27,6 +27,10 @@ urlpatterns = [
     path("fine-tunes/new/", new_job_views.data, name="job_new"),
     path("fine-tunes/new/method/", new_job_views.method, name="job_new_method"),
     path("fine-tunes/new/settings/", new_job_views.settings, name="job_new_settings"),
+    path("fine-tunes/searches/<uuid:search_id>/", search_views.search, name="search"),
+    path("fine-tunes/searches/<uuid:search_id>/now", search_views.search_now, name="search_now"),
+    path("fine-tunes/searches/<uuid:search_id>/cancel/", search_views.cancel, name="search_cancel"),
+    path("fine-tunes/searches/<uuid:search_id>/delete/", search_views.delete, name="search_delete"),
     path("fine-tunes/<uuid:job_id>/", job_views.job, name="job"),
     path("fine-tunes/<uuid:job_id>/losses.csv", job_views.losses, name="job_losses"),
     path("fine-tunes/<uuid:job_id>/pause/", job_views.pause, name="job_pause"),

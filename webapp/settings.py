@@ -151,6 +151,7 @@ CELERY_TASK_ROUTES = {
     "inference.generate": {"queue": "generate"},
     "data.run": {"queue": "data"},
     "training.run": {"queue": "training"},
+    "search.advance": {"queue": "data"},
 }
 CELERY_BEAT_SCHEDULE = {
     "reap": {"task": "inference.reap", "schedule": 2.0, "options": {"expires": 10}},

@@ -7,6 +7,7 @@ new in them into these rows, under the attempt it claimed the job with.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 
 from django.conf import settings
 from django.db import models
@@ -15,6 +16,9 @@ from django.utils.translation import gettext_lazy as _
 from inference.models import ServedModel
 from training.models.data import DatasetVersion
 from webapp.accounts.models import Workspace
+
+# A cancelled trial's `error_code`, where it was the search that cancelled it.
+PRUNED = "pruned"
 
 
 class Search(models.Model):
@@ -31,11 +35,23 @@ class Search(models.Model):
     )
     name = models.CharField(max_length=120)
     kind = models.CharField(max_length=8, choices=Kind.choices)
-    parameters = models.JSONField()  # of a search: ranges, trials; of folds: how many
+    # version and base (ids), data_label, base_name, task, spec; of a search also space (`training.search_space`) and
+    # trials, of a cross-validation folds.
+    parameters = models.JSONField()
+    # Of a search {"best", "loss", "importance", "error"}; of folds what `summarise_folds` says, and "failed": numbers.
     result = models.JSONField(null=True)
     cancel_requested = models.BooleanField(default=False)
     created_at = models.DateTimeField(auto_now_add=True)
     finished_at = models.DateTimeField(null=True)
+
+    def best(self, jobs: Iterable[Job]) -> Job | None:
+        """Of its trials the one with the lowest validation loss, of equal ones the first. No fold is the best."""
+        if self.kind == self.Kind.FOLDS:
+            return None
+        done = [
+            job for job in jobs if job.state == Job.State.SUCCEEDED and job.best_validation_loss is not None
+        ]
+        return min(done, key=lambda job: (job.best_validation_loss, job.number), default=None)
 
 
 class Job(models.Model):
@@ -136,6 +152,11 @@ class Job(models.Model):
     @property
     def is_finished(self) -> bool:
         return self.state in self.TERMINAL
+
+    @property
+    def is_pruned(self) -> bool:
+        """A trial that was stopped early, since others were better by then."""
+        return self.state == self.State.CANCELLED and self.error_code == PRUNED
 
     @property
     def percent(self) -> int | None:

@@ -19,7 +19,7 @@ def job_status(job: Job) -> Status:
 
 @register.filter
 def can_resume(job: Job) -> bool:
-    return job.state in (Job.State.PAUSED, Job.State.FAILED) and job.version_id is not None
+    return job_words.can_resume(job)
 
 
 @register.filter

@@ -43,6 +43,9 @@ ACTIONS = {
     "job_resumed": _("Resumed a fine-tune"),
     "job_cancelled": _("Cancelled a fine-tune"),
     "job_deleted": _("Deleted a fine-tune"),
+    "search_started": _("Started a search for settings"),
+    "search_cancelled": _("Cancelled a search for settings"),
+    "search_deleted": _("Deleted a search for settings"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from typing import Any
 
 from django.utils import timezone
@@ -17,6 +18,7 @@ from training.models import (
     JobEvent,
     Measurement,
     Sample,
+    Search,
 )
 from webapp.accounts.models import User, Workspace
 
@@ -56,6 +58,45 @@ def make_job(
     return Job.objects.create(
         workspace=workspace, created_by=user, base=base, version=version, **usual | fields
     )
+
+
+def make_search(workspace: Workspace, user: User, **fields: Any) -> Search:
+    usual: dict[str, Any] = {
+        "name": "tone", "kind": "search",
+        "parameters": {
+            "version": str(uuid.UUID(int=1)), "base": None, "data_label": "Support, 1", "base_name": "tiny-instruct",
+            "task": "chat", "spec": {}, "trials": 8,
+            "space": {
+                "learning_rate": {"low": 0.00001, "high": 0.01, "log": True},
+                "lora.r": {"low": 4, "high": 64, "log": False},
+                "optimizer": {"choices": ["adamw", "sgd"]},
+            },
+        },
+    }  # fmt: skip
+    return Search.objects.create(workspace=workspace, created_by=user, **usual | fields)
+
+
+def make_trials(search: Search, base: ServedModel, version: DatasetVersion) -> list[Job]:
+    """Six of eight: two that succeeded, one stopped early, one that failed, a better one, and one that runs."""
+    lived: list[dict[str, Any]] = [
+        {"state": "succeeded", "best_validation_loss": 1.9},
+        {"state": "succeeded", "best_validation_loss": 1.62},
+        {"state": "cancelled", "error_code": "pruned", "best_validation_loss": 2.4},
+        {"state": "failed", "error_code": "oom"},
+        {"state": "succeeded", "best_validation_loss": 1.487},
+        {"state": "running", "step": 30, "steps": 100, "best_validation_loss": 1.4},
+    ]
+    assert search.created_by is not None
+    return [
+        make_job(
+            search.workspace, search.created_by, base, version, name=f"{search.name} {number}", search=search,
+            number=number, spec={
+                "learning_rate": 0.00012345 * number, "lora": {"r": 4 * number},
+                "optimizer": "sgd" if number % 2 else "adamw",
+            }, **fields,
+        )
+        for number, fields in enumerate(lived, 1)
+    ]  # fmt: skip
 
 
 RUNNING: dict[str, Any] = {

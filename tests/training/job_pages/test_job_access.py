@@ -10,32 +10,34 @@ from django.urls import reverse
 
 from inference.models import ServedModel
 from tests.training.data_pages.conftest import LogIn
-from tests.training.job_pages.rows import make_version
+from tests.training.job_pages.rows import make_search, make_version
 from training import services, urls
-from training.models import DatasetVersion, Job
+from training.models import DatasetVersion, Job, Search
 from webapp.accounts.models import User, Workspace
 
 pytestmark = pytest.mark.django_db
 
 OF_JOBS = [pattern for pattern in urls.urlpatterns if str(pattern.pattern).startswith("fine-tunes/")]
-OF_ONE = ("job", "job_losses")
+OF_ONE = ("job", "job_losses", "search", "search_now")
 PAGES = ("jobs", "jobs_list", "job_new", *OF_ONE)
 LED_ON = ("job_new_method", "job_new_settings")  # pages that lead to the first one where nothing was chosen
-ACTS = ("job_pause", "job_resume", "job_cancel", "job_delete")
+ACTS = ("job_pause", "job_resume", "job_cancel", "job_delete", "search_cancel", "search_delete")
 
 
 @pytest.fixture
-def paths(job: Job) -> dict[str, str]:
+def paths(job: Job, alice: User) -> dict[str, str]:
+    ids = {"job_id": job.pk, "search_id": make_search(job.workspace, alice).pk}
     return {
         str(pattern.name): reverse(
-            str(pattern.name), kwargs={"job_id": job.pk} if pattern.pattern.converters else {}
+            str(pattern.name), kwargs={name: ids[name] for name in pattern.pattern.converters}
         )
         for pattern in OF_JOBS
     }
 
 
 def rows() -> list[object]:
-    return sorted(Job.objects.values_list("pk", "name", "state", "wish"))
+    searches = Search.objects.values_list("pk", "name", "cancel_requested", "finished_at")
+    return [*sorted(Job.objects.values_list("pk", "name", "state", "wish")), *searches]
 
 
 def test_no_address_is_missing_here() -> None:
@@ -88,7 +90,9 @@ def test_an_outsiders_own_pages_show_and_take_nothing_of_anybody_elses(
 ) -> None:
     make_version(services.create_dataset(user=charlie, workspace=elsewhere, name="Own"))
     client = logged_in(charlie)
-    assert "support" not in client.get(paths["jobs"]).content.decode()
+    listed = client.get(paths["jobs"]).content.decode()
+    assert "support" not in listed
+    assert "tone" not in listed
     first = client.get(f"{paths['job_new']}?version={version.pk}").content.decode()
     assert "Own" in first
     assert f'value="{version.pk}' not in first

@@ -1,0 +1,215 @@
+"""Pages of searches: begun with the last form, one line of the list, trials as a table and a picture, and their end."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from inference.models import ServedModel
+from tests.training.data_pages.conftest import LogIn
+from tests.training.job_pages.rows import classified, make_job, make_search, make_trials, make_version
+from tests.training.job_pages.test_new_job import SETTINGS, choose, untouched
+from training.models import Dataset, DatasetVersion, Job, Search
+from training.trainer.evaluation import summarise_folds
+from webapp.accounts.models import User, Workspace
+
+pytestmark = pytest.mark.django_db
+RANGE = {"knob_1": "learning_rate", "low_1": "0.00001", "high_1": "0.001"}
+
+
+@pytest.fixture
+def client(alice: User, logged_in: LogIn) -> Client:
+    return logged_in(alice)
+
+
+@pytest.fixture
+def found(workspace: Workspace, alice: User) -> Search:
+    return make_search(workspace, alice)
+
+
+@pytest.fixture
+def trials(found: Search, base: ServedModel, version: DatasetVersion) -> list[Job]:
+    return make_trials(found, base, version)
+
+
+def shown(client: Client, found: Search) -> str:
+    page = client.get(f"/fine-tunes/searches/{found.pk}/").content.decode()
+    now = client.get(f"/fine-tunes/searches/{found.pk}/now").content.decode()
+    assert now.strip() in page
+    return page
+
+
+def finish(found: Search, **result: Any) -> None:
+    usual = {"best": None, "loss": None, "importance": {}, "error": ""}
+    Search.objects.filter(pk=found.pk).update(finished_at=timezone.now(), result=usual | result)
+
+
+def test_the_last_form_begins_a_search(client: Client, version: DatasetVersion, base: ServedModel) -> None:
+    choose(client, version, base)
+    sent = untouched(client.get(SETTINGS).content.decode()) | {"name": "In our tone", "epochs": "2"}
+    more = {"knob_2": "lora.r", "low_2": "4", "high_2": "32", "knob_3": "lora.rslora", "trials": "5"}
+    answer = client.post(SETTINGS, sent | RANGE | more)
+    begun = Search.objects.get()
+    assert answer.headers["Location"] == f"/fine-tunes/searches/{begun.pk}/"
+    assert (begun.name, begun.kind, begun.parameters["trials"]) == ("In our tone", "search", 5)
+    assert begun.parameters["spec"]["epochs"] == 2.0
+    assert begun.parameters["space"] == {
+        "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
+        "lora.r": {"low": 4, "high": 32, "log": False},
+        "lora.rslora": {"choices": [True, False]},
+    }
+    assert not Job.objects.exists()
+    assert "The first one is about to begin." in shown(client, begun)
+
+
+@pytest.mark.parametrize(
+    ("sent", "field"),
+    [
+        (RANGE | {"low_1": ""}, "low_1"),
+        (RANGE | {"low_1": "0.1"}, "high_1"),
+        (RANGE | {"high_1": "7"}, "high_1"),
+        (RANGE | {"high_1": "nan"}, "high_1"),
+        (RANGE | {"high_1": "1e999"}, "high_1"),
+        (RANGE | {"knob_2": "learning_rate", "low_2": "0.1", "high_2": "0.2"}, "knob_2"),
+        (RANGE | {"knob_1": "output"}, "knob_1"),
+        (RANGE | {"knob_1": "batch_size", "low_1": "1.5", "high_1": "4"}, "low_1"),
+        (RANGE | {"trials": "101"}, "trials"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_beside_its_field_which_is_seen(
+    sent: dict[str, str], field: str, client: Client, version: DatasetVersion, base: ServedModel
+) -> None:
+    choose(client, version, base)
+    whole = untouched(client.get(SETTINGS).content.decode()) | sent
+    answer = client.post(SETTINGS, whole)
+    page = answer.content.decode()
+    assert answer.status_code == 400
+    assert re.findall(r'id="id_([^"]+)_error"', page) == [field]
+    assert re.search(r'<details[^>]*id="search-settings" open>', page)
+    assert not Search.objects.exists()
+    # Nothing is lost on the way back.
+    client.post(SETTINGS, whole | {"back": "1"})
+    assert 'id="search-settings" open' in client.get(SETTINGS).content.decode()
+
+
+def test_what_the_search_itself_refuses_is_said_on_the_page(
+    client: Client, version: DatasetVersion, base: ServedModel
+) -> None:
+    DatasetVersion.objects.filter(pk=version.pk).update(validation=0)
+    choose(client, version, base)
+    answer = client.post(SETTINGS, untouched(client.get(SETTINGS).content.decode()) | RANGE)
+    assert answer.status_code == 400
+    assert "this version has none" in answer.content.decode()
+
+
+def test_the_last_form_begins_a_cross_validation_of_a_classifier(
+    client: Client, dataset: Dataset, base: ServedModel
+) -> None:
+    choose(client, make_version(dataset, "labelled"), base, "classification")
+    sent = untouched(client.get(SETTINGS).content.decode()) | {"folds": "3"}
+    assert client.post(SETTINGS, sent | RANGE).status_code == 400
+    answer = client.post(SETTINGS, sent)
+    begun = Search.objects.get()
+    assert answer.headers["Location"] == f"/fine-tunes/searches/{begun.pk}/"
+    assert [job.spec for job in begun.jobs.order_by("number")] == [{"folds": 3, "fold": n} for n in (1, 2, 3)]
+
+
+def test_the_list_has_one_line_for_a_search_and_none_for_its_trials(
+    client: Client, found: Search, trials: list[Job], job: Job
+) -> None:
+    page = client.get("/fine-tunes/").content.decode()
+    assert re.findall(r'id="((?:job|search)-[^"]+)"', page) == [f"job-{job.pk}", f"search-{found.pk}"]
+    assert "search 5 / 8" in page
+    assert "1.487" in page
+    assert "data-busy" in client.get("/fine-tunes/list").content.decode()
+
+
+def test_the_page_shows_each_trial_with_its_knobs_loss_and_state_and_goes_on(
+    client: Client, found: Search, trials: list[Job]
+) -> None:
+    page = shown(client, found)
+    assert re.findall(r'id="trial-(\d)" href="/fine-tunes/([^/]+)/"', page) == [
+        (str(job.number), str(job.pk)) for job in trials
+    ]
+    for said in (
+        "Learning rate: 0.00001 to 0.01",
+        "Rank",
+        "0.000617",
+        "AdamW",
+        "stopped early",
+        "training 30 %",
+    ):
+        assert said in page, said
+    assert "data-busy" in page
+    assert 'form="search-cancel"' in page
+    assert "Best so far" in page
+    assert "Try it" not in page
+    assert page.count("the best</span>") == 1
+    drawn = page[page.index('class="chart trials') :].split("</svg>")[0]
+    assert drawn.count("<circle") == 4  # those that have ended with a loss
+    # A trial's page leads back, and is not deleted alone.
+    of_one = client.get(f"/fine-tunes/{trials[2].pk}/").content.decode()
+    assert f"/fine-tunes/searches/{found.pk}/" in of_one
+    assert "It was stopped early: others were better by then." in of_one
+    assert 'id="job-end"' not in of_one
+
+
+def test_when_it_has_ended_the_best_can_be_tried_and_the_search_be_deleted(
+    client: Client, found: Search, trials: list[Job], base: ServedModel, workspace: Workspace
+) -> None:
+    model = ServedModel.objects.create(
+        name="ft:tone", path="y", digest="1" * 64, architecture="llama", context_length=64, parameters=1, size_bytes=1,
+        base=base, workspace=workspace,
+    )  # fmt: skip
+    Job.objects.filter(pk=trials[4].pk).update(model=model)
+    Job.objects.filter(pk=trials[5].pk).update(state="failed", best_validation_loss=None)
+    finish(found, importance={"lora.r": 0.7, "learning_rate": 0.3})
+    page = shown(client, found)
+    assert f'href="/?model={model.pk}"' in page
+    assert f'href="/fine-tunes/new/?job={trials[4].pk}"' in page
+    assert "70 %" in page
+    assert "data-busy" not in page
+    # A failed trial of an ended search is begun anew and not resumed.
+    assert 'id="job-resume"' not in client.get(f"/fine-tunes/{trials[3].pk}/").content.decode()
+    answer = client.post(f"/fine-tunes/searches/{found.pk}/delete/", follow=True)
+    assert "tone is deleted." in answer.content.decode()
+    assert not Search.objects.exists()
+
+
+def test_cancelling_is_said_and_said_once_more_is_an_error(
+    client: Client, found: Search, trials: list[Job]
+) -> None:
+    path = f"/fine-tunes/searches/{found.pk}/cancel/"
+    page = client.post(path, follow=True).content.decode()
+    assert "cancelling 5 / 8" in page
+    assert 'form="search-cancel"' not in page
+    trials[5].refresh_from_db()
+    assert trials[5].wish == "cancel"
+    finish(found, error="Its data or its base model was deleted.")
+    page = client.post(path, follow=True).content.decode()
+    assert "This search has ended already." in page
+    assert "Its data or its base model was deleted." in page
+
+
+def test_folds_show_their_scores_and_the_mean_of_them(
+    client: Client, workspace: Workspace, alice: User, base: ServedModel, version: DatasetVersion
+) -> None:
+    found = make_search(workspace, alice, kind="folds")
+    found.parameters |= {"folds": 3, "task": "classification"}
+    found.save()
+    judged = [classified("binary") | {"accuracy": accuracy} for accuracy in (0.8, 0.9)]
+    for number, evaluation in enumerate([*judged, None], 1):
+        make_job(
+            workspace, alice, base, version, name=f"tone {number}", search=found, number=number, task="classification",
+            state="succeeded" if evaluation else "failed", evaluation=evaluation,
+        )  # fmt: skip
+    finish(found, **summarise_folds(judged) | {"failed": [3]})
+    page = shown(client, found)
+    assert re.search(r"<dt>Accuracy</dt><dd>0\.850 <span class=\"muted\">± 0\.071", page)
+    assert "Part 3 has no score, and is not counted." in page
+    assert "0.900" in page
+    assert "Try it" not in page

@@ -1,0 +1,461 @@
+"""Searches and cross-validations: each trial is a job, and rows decide how it goes on, however often it is asked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.utils import timezone
+
+from inference.models import ServedModel
+from tests.training.job_pages.rows import classified
+from tests.training.jobs import scripted_trainer
+from training import (
+    job_life,
+    job_services,
+    search,
+    search_services,
+    search_tasks,
+    services,
+    storage,
+    tail,
+    tasks,
+    trainer_process,
+    training_worker,
+)
+from training.models import DatasetVersion, Job, Measurement, Search
+from training.search import advance
+from webapp.accounts.models import AuditEvent, User
+from webapp.core.errors import UserError
+
+pytestmark = pytest.mark.django_db
+State, Wish = Job.State, Job.Wish
+SPACE = {
+    "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
+    "lora.r": {"low": 4, "high": 64},
+    "optimizer": {"choices": ["adamw", "sgd"]},
+}
+Begin = Callable[..., Search]
+
+
+@pytest.fixture
+def begin(base: ServedModel, version: DatasetVersion, alice: User) -> Begin:
+    def begin(**changes: Any) -> Search:
+        asked: dict[str, Any] = {
+            "user": alice, "workspace": version.dataset.workspace, "version": version, "base": base, "task": "chat",
+            "name": "tone", "spec": {"epochs": 2.0}, "space": SPACE, "trials": 3,
+        }  # fmt: skip
+        return search_services.start_search(**asked | changes)
+
+    return begin
+
+
+@pytest.fixture
+def folds(base: ServedModel, version: DatasetVersion, alice: User) -> Search:
+    version.kind, version.manifest = "labelled", {"labels": ["ham", "spam"]}
+    version.save()
+    return search_services.start_folds(
+        user=alice, workspace=version.dataset.workspace, version=version, base=base, task="classification",
+        name="sorted", spec={}, folds=3,
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def published(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Jobs whose model was published, in place of copying what real trainers save."""
+    jobs: list[Job] = []
+
+    def publish(job: Job, folder: Path) -> ServedModel:
+        assert (folder / "adapter").is_dir()
+        jobs.append(job)
+        return ServedModel.objects.create(
+            name=f"ft:{job.name}", path="x", digest=job.id.hex * 2, architecture="llama", context_length=64,
+            parameters=1, size_bytes=1, base=job.base, workspace=job.workspace,
+        )  # fmt: skip
+
+    monkeypatch.setattr(search, "publish", publish)
+    return jobs
+
+
+def trial(found: Search, number: int) -> Job:
+    return found.jobs.get(number=number)
+
+
+def run(loss: float, *, ends: str = State.SUCCEEDED, **fields: Any) -> Job:
+    """What a worker does with the job whose turn it is, without a trainer."""
+    job = job_life.claim_next()
+    assert job is not None
+    assert job_life.begin(job)
+    for name in ("adapter", "checkpoints"):
+        (storage.job_folder(job) / name).mkdir(parents=True)
+    assert job_life.end(job, ends, best_validation_loss=loss, **fields)
+    return job
+
+
+def measure(job: Job, *losses: float) -> None:
+    """The base model's, and those of the evaluations so far."""
+    Measurement.objects.bulk_create(
+        Measurement(job=job, kind="validation", step=10 * n, loss=loss)
+        for n, loss in enumerate((9.0, *losses))
+    )
+
+
+def now(row: Any) -> Any:
+    return type(row).objects.get(pk=row.pk)
+
+
+def code_of(call: Callable[[], object]) -> UserError:
+    with pytest.raises(UserError) as caught:
+        call()
+    return caught.value
+
+
+def test_each_trial_is_a_job_with_knobs_between_the_limits_one_after_the_other(
+    begin: Begin, alice: User, published: list[Job]
+) -> None:
+    found = begin()
+    assert not found.jobs.exists()
+    for number, loss in enumerate((2.0, 1.0, 3.0), 1):
+        advance(found.id)
+        job = trial(found, number)
+        assert found.jobs.count() == number
+        assert (job.name, job.state, job.task, job.created_by) == (
+            f"tone {number}",
+            State.QUEUED,
+            "chat",
+            alice,
+        )
+        assert job.spec["epochs"] == 2.0
+        assert 1e-5 <= job.spec["learning_rate"] <= 1e-2
+        assert job.spec["lora"]["r"] in range(4, 65)
+        assert job.spec["optimizer"] in ("adamw", "sgd")
+        run(loss)
+    assert len({str(job.spec) for job in found.jobs.all()}) == 3
+    advance(found.id)
+    found = now(found)
+    best = trial(found, 2)
+    assert found.finished_at
+    assert found.result == {"best": str(best.id), "loss": 1.0, "importance": {}, "error": ""}
+    assert published == [best]
+    assert best.model is not None
+    assert AuditEvent.objects.filter(action="search_started", actor=alice).count() == 1
+
+
+def test_what_follows_is_a_function_of_the_search_and_what_was_tried(begin: Begin) -> None:
+    found = begin(trials=8)
+    for loss in (3.0, 1.0, 2.0, 5.0, 4.0):
+        advance(found.id)
+        run(loss)
+    advance(found.id)
+    first = trial(found, 6)
+    spec = first.spec
+    Job.objects.filter(id=first.id).delete()
+    advance(found.id)
+    assert trial(found, 6).spec == spec
+    other = begin(trials=8)
+    Search.objects.filter(id=found.id).update(finished_at=timezone.now())
+    advance(other.id)
+    assert trial(other, 1).spec != trial(found, 1).spec
+
+
+def test_a_second_delivery_begins_no_second_trial_and_ends_nothing_twice(
+    begin: Begin, published: list[Job]
+) -> None:
+    found = begin(trials=2)
+    for number in (1, 2):
+        advance(found.id)
+        advance(found.id)
+        tasks.advance_search(str(found.id))
+        assert found.jobs.count() == number
+        run(1.0)
+    advance(found.id)
+    ended = now(found).finished_at
+    advance(found.id)
+    assert now(found).finished_at == ended
+    assert len(published) == 1
+    advance(UUID(int=5))  # deleted meanwhile
+
+
+def test_only_the_best_trials_weights_stay_on_the_disk(begin: Begin) -> None:
+    found = begin(trials=4)
+    for loss in (2.0, 1.0, 3.0):
+        advance(found.id)
+        run(loss)
+    advance(found.id)
+    run(4.0, ends=State.FAILED)
+
+    def kept(name: str) -> list[int]:
+        jobs = found.jobs.order_by("number")
+        return [job.number for job in jobs if (storage.job_folder(job) / name).exists()]
+
+    assert kept("adapter") == [2, 4]
+    advance(found.id)
+    assert kept("adapter") == [2]
+    assert kept("checkpoints") == [2]
+
+
+def test_a_trial_that_others_were_better_than_by_then_is_stopped_early(begin: Begin) -> None:
+    found = begin(trials=6)
+    for loss in (1.0, 1.1, 1.2, 1.3):
+        advance(found.id)
+        measure(run(loss), loss + 1, loss)
+    advance(found.id)
+    bad = job_life.claim_next()
+    assert bad is not None
+    job_life.begin(bad)
+    measure(bad, 2.05)
+    advance(found.id)
+    assert now(bad).wish == Wish.NONE  # in the midst of them
+    Measurement.objects.filter(job=bad, step=10).update(loss=2.5)
+    advance(found.id)
+    advance(found.id)
+    assert now(bad).wish == Wish.CANCEL
+    assert list(bad.events.filter(code="pruned").values_list("message", flat=True)) == [
+        "It is stopped early: others were better by then."
+    ]
+    job_life.end(bad, State.CANCELLED)
+    assert now(bad).is_pruned
+    advance(found.id)
+    good = trial(found, 6)
+    run(0.5)
+    advance(found.id)
+    assert now(found).result["best"] == str(good.id)
+
+
+def test_what_a_person_wants_of_a_trial_is_not_overruled(begin: Begin, alice: User) -> None:
+    found = begin(trials=6)
+    for loss in (1.0, 1.1, 1.2, 1.3):
+        advance(found.id)
+        measure(run(loss), loss)
+    advance(found.id)
+    job = job_life.claim_next()
+    assert job is not None
+    job_life.begin(job)
+    measure(job, 7.0)
+    job_services.pause_job(job=job, user=alice)
+    advance(found.id)
+    assert (now(job).wish, now(job).error_code) == (Wish.PAUSE, "")
+    assert not job_life.prune(job)
+    job_life.end(job, State.PAUSED)
+    advance(found.id)
+    assert found.jobs.count() == 5  # it waits for them
+    job_services.resume_job(job=now(job), user=alice)
+    run(1.0)
+    advance(found.id)
+    assert found.jobs.count() == 6
+
+
+def test_a_trial_that_fails_or_is_cancelled_does_not_stop_the_search(begin: Begin, alice: User) -> None:
+    found = begin()
+    advance(found.id)
+    failed = run(1.0, ends=State.FAILED, error_code="oom")
+    advance(found.id)
+    job_services.cancel_job(job=trial(found, 2), user=alice)
+    advance(found.id)
+    run(5.0)
+    advance(found.id)
+    assert now(found).result["best"] == str(trial(found, 3).id)
+    assert code_of(lambda: job_services.resume_job(job=failed, user=alice)).code == "search_finished"
+
+
+def test_knobs_that_do_not_go_together_are_a_failed_trial(begin: Begin) -> None:
+    found = begin(
+        spec={"lora": {"initialisation": "orthogonal"}}, space={"lora.r": {"choices": [2, 4]}}, trials=2
+    )
+    Search.objects.filter(id=found.id).update(
+        parameters=found.parameters | {"space": {"lora.r": {"choices": [3, 5]}}}
+    )
+    advance(found.id)
+    assert [(job.state, job.error_code) for job in found.jobs.all()] == [(State.FAILED, "bad_knobs")] * 2
+    assert now(found).result["best"] is None
+    assert now(found).finished_at
+
+
+def test_a_search_waits_where_there_is_no_room(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = begin()
+    monkeypatch.setattr(job_services, "MAX_UNFINISHED", 0)
+    advance(found.id)
+    assert (now(found).finished_at, found.jobs.count()) == (None, 0)
+    monkeypatch.undo()
+    advance(found.id)
+    assert found.jobs.count() == 1
+
+
+def test_a_cancelled_search_ends_with_what_it_has(begin: Begin, alice: User, published: list[Job]) -> None:
+    found = begin()
+    advance(found.id)
+    run(1.0)
+    advance(found.id)
+    search_services.cancel_search(search=found, user=alice)
+    assert trial(found, 2).state == State.CANCELLED
+    advance(found.id)
+    found = now(found)
+    assert (found.cancel_requested, found.jobs.count(), published) == (True, 2, [trial(found, 1)])
+    assert found.finished_at
+    assert code_of(lambda: search_services.cancel_search(search=found, user=alice)).code == "search_finished"
+
+
+def test_a_search_is_deleted_whole_and_only_when_it_has_ended(
+    begin: Begin, alice: User, django_capture_on_commit_callbacks: Any
+) -> None:
+    found = begin(trials=2)
+    advance(found.id)
+    job = run(1.0)
+    assert code_of(lambda: job_services.delete_job(job=job, user=alice)).code == "job_of_search"
+    assert (
+        code_of(lambda: search_services.delete_search(search=found, user=alice)).code == "search_unfinished"
+    )
+    advance(found.id)
+    run(2.0)
+    advance(found.id)
+    folder, model = storage.job_folder(job), now(job).model
+    assert folder.exists()
+    with django_capture_on_commit_callbacks(execute=True):
+        search_services.delete_search(search=found, user=alice)
+    assert not Job.objects.exists()
+    assert not folder.exists()
+    assert ServedModel.objects.filter(pk=model.pk).exists()
+
+
+def test_a_search_needs_its_data_also_between_two_trials(
+    begin: Begin, alice: User, version: DatasetVersion
+) -> None:
+    found = begin()
+    assert code_of(lambda: services.delete_version(version=version, user=alice)).code == "version_in_use"
+    DatasetVersion.objects.filter(pk=version.pk).delete()
+    advance(found.id)
+    assert now(found).result["error"] == search.GONE
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({}, "1 to 8 settings"),
+        ({"learning_rate": {"low": 1e-9, "high": 7}}, "learning_rate is 1e-09 and may be from 1e-08 to 1"),
+        ({"learning_rate": {"low": 0.1, "high": 0.01}}, "learning_rate goes from 0.1 to 0.01"),
+        ({"learning_rate": {"low": "a", "high": None}}, "learning_rate needs two numbers"),
+        ({"learning_rate": {"low": float("nan"), "high": 1}}, "learning_rate needs two numbers"),
+        ({"learning_rate": {"low": True, "high": 1}}, "learning_rate needs two numbers"),
+        ({"batch_size": {"low": 1.5, "high": 4}}, "batch_size is a whole number"),
+        ({"weight_decay": {"low": 0, "high": 1, "log": True}}, "weight_decay begins at 0"),
+        ({"optimizer": {"low": 1, "high": 2}}, "optimizer has choices"),
+        ({"optimizer": {"choices": ["adamw", "rm -rf /"]}}, "optimizer cannot be so"),
+        ({"optimizer": {"choices": ["adamw"]}}, "optimizer needs 2 to 20"),
+        ({"optimizer": {"choices": [["adamw"], {}]}}, "optimizer needs 2 to 20"),
+        ({"base": {"choices": ["/etc/passwd", "/"]}}, "base cannot be searched for"),
+        ({"output": {"choices": ["/etc", "/"]}}, "output cannot be searched for"),
+        ({"max_length": {"low": 8, "high": 64}}, "max_length cannot be searched for"),
+        ({"warmup": 3}, "warmup has neither"),
+        ({"warmup": {"low": 0}}, "warmup has neither"),
+        ({"dropout": {"low": 0, "high": 0.5}}, "dropout is for where all weights are learnt"),
+        ({"l1": {"low": 3, "high": 4}, "size": {"low": 1, "high": 99}}, "size is 99 and may be from 1 to 32"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_by_name(space: Any, said: str, begin: Begin) -> None:
+    refused = code_of(lambda: begin(space=space))
+    assert refused.code == "bad_space"
+    assert said in refused.message
+    assert not Search.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"trials": 1}, "bad_trials"),
+        ({"trials": 101}, "bad_trials"),
+        ({"name": " "}, "bad_name"),
+        ({"task": "documents"}, "bad_task"),
+        ({"base": None}, "base_missing"),
+        ({"spec": {"epochs": 0}}, "bad_knobs"),
+    ],
+)
+def test_what_no_job_could_be_is_no_search(changes: Any, code: str, begin: Begin) -> None:
+    assert code_of(lambda: begin(**changes)).code == code
+
+
+def test_a_search_needs_something_to_compare_by_and_is_not_begun_without_end(
+    begin: Begin, version: DatasetVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_services, "MAX_UNFINISHED", 1)
+    begin()
+    assert code_of(begin).code == "too_many"
+    version.validation = 0
+    assert code_of(lambda: begin(version=version)).code == "nothing_to_compare"
+
+
+def test_folds_are_jobs_and_summarised_when_all_have_ended(folds: Search, published: list[Job]) -> None:
+    assert [job.spec for job in folds.jobs.order_by("number")] == [
+        {"folds": 3, "fold": number} for number in (1, 2, 3)
+    ]
+    for accuracy in (0.8, 0.9):
+        advance(folds.id)
+        run(1.0, evaluation=classified("binary") | {"accuracy": accuracy, "examples": 10})
+    advance(folds.id)
+    assert now(folds).finished_at is None
+    run(1.0, ends=State.FAILED, error_code="oom")
+    advance(folds.id)
+    result = now(folds).result
+    assert (result["folds"], result["examples"], result["failed"]) == (2, 20, [3])
+    assert result["figures"]["accuracy"]["mean"] == pytest.approx(0.85)
+    assert result["figures"]["accuracy"]["std"] == pytest.approx(0.0707, abs=1e-4)
+    assert not published
+    assert not any((storage.job_folder(job) / "adapter").exists() for job in folds.jobs.all())
+
+
+def test_cross_validation_is_for_labels_and_numbers(folds: Search, alice: User) -> None:
+    job = trial(folds, 1)
+    asked: dict[str, Any] = {
+        "user": alice, "workspace": job.workspace, "version": job.version, "base": job.base, "name": "x", "spec": {},
+    }  # fmt: skip
+    for task, many in (("chat", 3), ("classification", 1), ("classification", 21)):
+        refused = code_of(lambda: search_services.start_folds(**asked, task=task, folds=many))  # noqa: B023
+        assert refused.code == "bad_folds"
+
+
+def test_a_worker_tells_when_a_trial_can_be_judged_and_when_it_has_ended(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    """The trial is a real job of a real worker, of a trainer without torch."""
+    found = begin(trials=2)
+    advance(found.id)
+    program = [sys.executable, scripted_trainer.__file__, "works"]
+    monkeypatch.setattr(trainer_process, "command", lambda spec, processes: [*program, str(spec)])
+    monkeypatch.setattr(training_worker, "_TICK", 0.02)
+    sent: list[tuple[str, Any]] = []
+    monkeypatch.setattr(
+        "celery.Celery.send_task",
+        lambda app, name, args=(), **how: sent.append((name, [*args, how["queue"]])),
+    )
+    with django_capture_on_commit_callbacks(execute=True):
+        training_worker.run_next()
+    job = trial(found, 1)
+    assert (job.state, job.model) == (State.SUCCEEDED, None)
+    ours = [args for name, args in sent if name == "search.advance"]
+    assert ours == [[str(found.id), "data"]] * len(ours)
+    assert len(ours) == 4  # three evaluations and the end
+    sent.clear()
+    search_tasks.reap()
+    assert sent == [("search.advance", [str(found.id), "data"])]
+    advance(found.id)
+    assert found.jobs.count() == 2
+
+
+def test_jobs_of_no_search_tell_nobody(
+    start: Any, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any, home: Path
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr("celery.Celery.send_task", lambda app, name, *_, **__: sent.append(name))
+    with django_capture_on_commit_callbacks(execute=True):
+        job = start()
+        folder = storage.job_folder(job)
+        folder.mkdir(parents=True)
+        claimed = job_life.claim_next()
+        assert claimed is not None
+        (folder / "metrics.jsonl").write_text('{"type": "validation", "step": 1, "loss": 1.0}\n')
+        tail.take_in(claimed, folder)
+        job_life.end(claimed, State.CANCELLED)
+    assert sent == ["training.run"]

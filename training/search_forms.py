@@ -1,0 +1,101 @@
+"""The end of the last form: several jobs instead of one, as a search for settings or as a cross-validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from training.job_forms import PROMPTLESS
+from training.knob_fields import KNOBS, choices_of, label_of
+from training.models import Job
+from training.search_services import MOST_FOLDS, MOST_TRIALS
+from training.search_space import SEARCHABLE, Space, is_number, is_whole
+from training.trainer.spec import RANGES
+
+ROWS = range(1, 4)
+_USUAL_TRIALS = 12
+# From here on a range is looked through in powers: 0.00001, 0.0001, 0.001.
+_POWERS = 10
+
+
+class SearchForm(forms.Form):
+    trials = forms.IntegerField(
+        label=_("Trials"), min_value=2, max_value=MOST_TRIALS, initial=_USUAL_TRIALS, required=False,
+        help_text=_("Each is a fine-tune of its own, one after the other."),
+    )  # fmt: skip
+
+    def __init__(self, data: Any = None, *, task: str, knobs: list[str], initial: dict[str, Any]) -> None:
+        """`knobs`: those that mean something for the task and the method."""
+        super().__init__(data, initial=initial)
+        offered = [name for name in SEARCHABLE if name in knobs or (name, task) == ("size", Job.Task.SCRATCH)]
+        named = [("", "—"), *((name, label_of(name)) for name in offered)]
+        for row in ROWS:
+            self.fields[f"knob_{row}"] = forms.ChoiceField(label=_("Setting"), choices=named, required=False)
+            self.fields[f"low_{row}"] = forms.FloatField(label=_("From"), required=False)
+            self.fields[f"high_{row}"] = forms.FloatField(label=_("To"), required=False)
+        if task in PROMPTLESS:
+            self.fields["folds"] = forms.IntegerField(
+                label=_("Parts"), min_value=2, max_value=MOST_FOLDS, required=False,
+                help_text=_("Empty: it learns from the training split once, as it was frozen."),
+            )  # fmt: skip
+
+    @property
+    def rows(self) -> list[tuple[forms.BoundField, forms.BoundField, forms.BoundField]]:
+        return [(self[f"knob_{row}"], self[f"low_{row}"], self[f"high_{row}"]) for row in ROWS]
+
+    @property
+    def is_search_open(self) -> bool:
+        """Whether something stands in the first disclosure, or is wrong with it."""
+        return any(knob.value() for knob, _low, _high in self.rows) or bool({*self.errors} - {"folds"})
+
+    @property
+    def is_folds_open(self) -> bool:
+        return "folds" in self.fields and (bool(self["folds"].value()) or "folds" in self.errors)
+
+    def clean(self) -> dict[str, Any]:
+        clean = self.cleaned_data
+        taken: set[str] = set()
+        for row in ROWS:
+            name = clean.get(f"knob_{row}")
+            if name:
+                if name in taken:
+                    self.add_error(f"knob_{row}", gettext("This is chosen twice."))
+                elif is_number(KNOBS[name]):
+                    self._clean_limits(row, name)
+                taken.add(name)
+        if taken and clean.get("folds"):
+            self.add_error(
+                "folds", gettext("Search first, and cross-validate what you found: not both at once.")
+            )
+        return clean
+
+    def _clean_limits(self, row: int, name: str) -> None:
+        low, high = self.cleaned_data.get(f"low_{row}"), self.cleaned_data.get(f"high_{row}")
+        least, most = RANGES[name]
+        for field, value in ((f"low_{row}", low), (f"high_{row}", high)):
+            if field in self.errors:
+                return
+            if value is None:
+                self.add_error(field, gettext("Say from where to where."))
+            elif not least <= value <= most:
+                between = {"low": f"{least:g}", "high": f"{most:g}"}
+                self.add_error(field, gettext("From %(low)s to %(high)s.") % between)
+            elif is_whole(KNOBS[name]) and value != int(value):
+                self.add_error(field, gettext("Enter a whole number."))
+        if low is not None and high is not None and low >= high:
+            self.add_error(f"high_{row}", gettext("This must be more than where it begins."))
+
+    def space(self) -> Space:
+        """Empty where there is nothing to search for."""
+        found: Space = {}
+        for row in ROWS:
+            name = self.cleaned_data[f"knob_{row}"]
+            if name and is_number(KNOBS[name]):
+                low, high = self.cleaned_data[f"low_{row}"], self.cleaned_data[f"high_{row}"]
+                found[name] = {"low": low, "high": high, "log": low > 0 and high >= _POWERS * low}
+            elif name:
+                found[name] = {"choices": choices_of(KNOBS[name])}
+        return found
