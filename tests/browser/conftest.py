@@ -36,7 +36,8 @@ def launch(playwright: Playwright) -> Browser:
 
 
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
+def browser(django_db_setup: None) -> Iterator[Browser]:
+    """The database of tests is there before it: beside Playwright's loop Django would refuse to make one."""
     with sync_playwright() as playwright:
         browser = launch(playwright)
         yield browser

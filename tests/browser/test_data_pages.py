@@ -187,7 +187,7 @@ def learns_and_answers(page: Page, site: Site) -> None:
     page.get_by_role("button", name="Start").click()
 
     curve = page.locator(".losses .serie-0 .line")
-    expect(curve).to_be_visible()
+    expect(curve).to_be_visible(timeout=120_000)
     page.reload()
     expect(curve).to_be_visible()
     # It goes on by itself to the end, without a reload.
