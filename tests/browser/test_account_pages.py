@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from allauth.mfa.models import Authenticator
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from webapp.accounts.models import User, Workspace
 
 HOME = re.compile(r"//[^/]+/$")
-pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("rows_beside_playwrights_loop"),
+]
 
 
 @pytest.fixture
-def page(live_server: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
-    # Playwright's loop runs in this thread while a test does; the rows are still this thread's own.
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=arguments)
-        context = browser.new_context(
-            # A name, not a number: passkeys belong to names.
-            base_url=live_server.url.replace("127.0.0.1", "localhost"),
-            permissions=["clipboard-read", "clipboard-write"],
-        )
-        page = context.new_page()
-        complaints: list[str] = []
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
-        yield page
-        browser.close()
+def page(live_server: Any, workspace: Workspace, browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(
+        # A name, not a number: passkeys belong to names.
+        base_url=live_server.url.replace("127.0.0.1", "localhost"),
+        permissions=["clipboard-read", "clipboard-write"],
+    )
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    yield page
+    context.close()
     assert [said for said in complaints if "/ws/chat/" not in said] == []
 
 

@@ -6,8 +6,6 @@ What the server really sends is tested elsewhere; here it is what the page makes
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,14 +13,18 @@ from typing import Any
 import pytest
 from django.test import Client
 from django.utils import timezone
-from playwright.sync_api import Browser, Page, WebSocketRoute, expect, sync_playwright
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
 from inference.models import Generation, ServedModel
 from webapp.accounts.models import User, Workspace
 from webapp.chat.models import Conversation, Message
 from webapp.chat.rendering import render_list_item, render_message
 
-pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("rows_beside_playwrights_loop"),
+]
 State = Generation.State
 
 
@@ -145,26 +147,13 @@ class Stage:
 
 
 @pytest.fixture
-def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=arguments)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
 def stage(
     live_server: Any,
     alice: User,
     workspace: Workspace,
     browser: Browser,
-    monkeypatch: pytest.MonkeyPatch,
     settings: Any,
 ) -> Iterator[Stage]:
-    # Playwright's loop runs in this thread while a test does; the rows are still this thread's own.
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
     model = ServedModel.objects.create(
         name="demo", path="demo", digest="0", architecture="llama", context_length=2048, parameters=1, size_bytes=1,
