@@ -65,7 +65,7 @@ def change(job: Job, *, expected: tuple[str, ...], state: str, **fields: Any) ->
         return False
     for name, value in fields.items():
         setattr(job, name, value)
-    job_changed(job, state=True)
+    job_changed(job)
     if state in Job.TERMINAL and job.search_id is not None:
         send_search(job.search_id)
     return True
@@ -106,7 +106,6 @@ def claim_next() -> Job | None:
                 continue  # another worker was faster, or a person paused it
             job = Job.objects.select_related("workspace", "base", "version").get(id=job.id)
             add_event(job, "validating", "Its data is being checked.", data={"attempt": job.attempt})
-            job_changed(job, state=True)
         return job
     return None
 

@@ -23,20 +23,14 @@ def job_group(job_id: UUID) -> str:
     return f"job_{job_id.hex}"
 
 
-def jobs_group(workspace_id: UUID) -> str:
-    """Who looks at a workspace's list: it hears of changes of state only."""
-    return f"jobs_{workspace_id.hex}"
+def job_changed(job: Job) -> None:
+    """Sends {"type": "job.changed", "job": ID} on commit. Never raises."""
+    transaction.on_commit(partial(_tell, job.id))
 
 
-def job_changed(job: Job, *, state: bool = False) -> None:
-    """Sends {"type": "job.changed", "job": ID} on commit. `state`: its state is another. Never raises."""
-    groups = [job_group(job.id), *([jobs_group(job.workspace_id)] if state else [])]
-    transaction.on_commit(partial(_tell, groups, str(job.id)))
-
-
-def _tell(groups: list[str], job_id: str) -> None:
-    for group in groups:
-        try:
-            async_to_sync(get_channel_layer().group_send)(group, {"type": "job.changed", "job": job_id})
-        except Exception:
-            logger.warning("pages of %s were not told of a change", group, exc_info=True)
+def _tell(job_id: UUID) -> None:
+    group = job_group(job_id)
+    try:
+        async_to_sync(get_channel_layer().group_send)(group, {"type": "job.changed", "job": str(job_id)})
+    except Exception:
+        logger.warning("pages of %s were not told of a change", group, exc_info=True)

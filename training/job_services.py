@@ -103,7 +103,6 @@ def add_job(
         sent_at=timezone.now(),
     )
     job_life.add_event(job, "created", "It waits for a worker.")
-    job_changed(job, state=True)
     job_life.send_task()
     return job
 
@@ -209,7 +208,7 @@ def delete_job(*, job: Job, user: User, request: HttpRequest | None = None) -> N
     if not job.is_finished:
         raise UserError("job_unfinished", _("Cancel this fine-tune before you delete it."), status=409)
     _record("job_deleted", job, user, request)
-    job_changed(job, state=True)
+    job_changed(job)
     job.delete()  # signals.py sees to the files
 
 

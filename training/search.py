@@ -152,7 +152,7 @@ def _finish_with_best(search: Search, jobs: list[Job], *, error: str = "") -> No
             error = unusable.message
         else:
             best.save(update_fields=["model"])
-            job_changed(best, state=True)
+            job_changed(best)
     study = Study(search.parameters["space"], _trials(search, jobs))
     _finish(
         search,
