@@ -8,7 +8,10 @@ from pathlib import Path
 from django.conf import settings
 from django.db import models
 
-from webapp.accounts.models import Workspace
+from webapp.accounts.models import ApiKey, User, Workspace
+
+# Who used a usage row's tokens, where no person or key did.
+NOBODY = uuid.UUID(int=0)
 
 
 class ServedModel(models.Model):
@@ -101,10 +104,19 @@ class Generation(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="generations")
-    purpose = models.CharField(max_length=20, default="reply")  # "reply", "title"
+    # Whose it is, for usage and limits. None: nobody's, as a visitor's of a widget, or somebody's who is gone.
+    user = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+")
+    api_key = models.ForeignKey(ApiKey, on_delete=models.SET_NULL, null=True, related_name="+")
+    # "reply", "title", "api", "embedding", "classification", "widget"
+    purpose = models.CharField(max_length=20, default="reply")
     # RESTRICT, not PROTECT: a workspace goes with both its models and what they said.
     model = models.ForeignKey(ServedModel, on_delete=models.RESTRICT, related_name="+")
-    messages = models.JSONField()  # [{"role": "system"|"user"|"assistant", "content": str}]
+    # The input is `messages`, or where it does not go through a chat template, `prompt`.
+    messages = models.JSONField(default=list)  # [{"role": "system"|"user"|"assistant", "content": str}]
+    prompt = models.JSONField(null=True)  # a text, or a list of token ids
+    # Of the choices an API call asked for: the call, and which of them this is.
+    call_id = models.UUIDField(null=True, db_index=True)
+    choice = models.PositiveIntegerField(default=0)
     params = models.JSONField(
         default=dict
     )  # the fields of inference.parameters.SamplingParams that were given
@@ -120,6 +132,8 @@ class Generation(models.Model):
     sent_at = models.DateTimeField()
 
     text = models.TextField(blank=True)
+    # What was asked for besides the text: "logprobs", "prompt_logprobs", "embedding", "scores".
+    extras = models.JSONField(default=dict)
     finish_reason = models.CharField(max_length=20, blank=True)  # "stop", "length"
     error_code = models.CharField(max_length=60, blank=True)
     error_message = models.TextField(blank=True)
@@ -156,3 +170,26 @@ class Generation(models.Model):
             "error_code": self.error_code,
             "error_message": self.error_message,
         }
+
+
+class UsageDay(models.Model):
+    """Tokens of one day (UTC), by who used them and which model made them. Added to in the transaction that ends a
+    generation, so that each is counted once; it outlives generations, people, keys and models."""
+
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="usage")
+    day = models.DateField()
+    user_id = models.UUIDField(default=NOBODY)
+    api_key_id = models.UUIDField(default=NOBODY)
+    model_name = models.CharField(max_length=200)
+    source = models.CharField(max_length=12)  # "chat", "api", "widget"
+    requests = models.PositiveBigIntegerField(default=0)
+    prompt_tokens = models.PositiveBigIntegerField(default=0)
+    completion_tokens = models.PositiveBigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["workspace", "day", "user_id", "api_key_id", "model_name", "source"],
+                name="usage_once",
+            )
+        ]

@@ -47,7 +47,10 @@ class Running:
         texts = [event for event in prior if event.type == "text"]
         request = Request(
             id=str(generation.id),
-            messages=generation.messages,
+            messages=generation.messages if generation.prompt is None else None,
+            prompt=generation.prompt if isinstance(generation.prompt, str) else None,
+            prompt_token_ids=generation.prompt if isinstance(generation.prompt, list) else None,
+            choice=generation.choice,
             sampling=msgspec.convert(generation.params, SamplingParams, str_keys=True),
             seed=generation.seed,
             prior_token_ids=[token for event in texts for token in event.data["ids"]],

@@ -24,7 +24,7 @@ from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
 from inference.signals import generation_ended
 from inference.stream import Append, TokenLog, encode_event, text_of
-from webapp.accounts.models import Workspace
+from webapp.accounts.models import ApiKey, Workspace
 from webapp.core import sql
 from webapp.core.errors import UserError
 
@@ -56,13 +56,19 @@ def start_generation(
     *,
     workspace: Workspace,
     model: ServedModel,
-    messages: list[dict[str, str]],
+    messages: list[dict[str, str]] | None = None,
+    prompt: str | list[int] | None = None,
     params: SamplingParams | None = None,
     seed: int | None = None,
     purpose: str = "reply",
+    user_id: UUID | None = None,
+    api_key: ApiKey | None = None,
+    call_id: UUID | None = None,
+    choice: int = 0,
 ) -> Generation:
     """Records a generation and sends its task when the surrounding transaction commits.
 
+    One of `messages` and `prompt` is given. The choices of one call share `call_id` and `seed`.
     Raises UserError `busy` (503, with Retry-After) where more is queued than this site takes on.
     """
     [(waiting,)] = sql.fetch("SELECT COUNT(*) FROM inference_generation WHERE state = 'queued'")
@@ -77,7 +83,12 @@ def start_generation(
     generation = Generation.objects.create(
         workspace=workspace,
         model=model,
-        messages=messages,
+        messages=messages or [],
+        prompt=prompt,
+        user_id=user_id,
+        api_key=api_key,
+        call_id=call_id,
+        choice=choice,
         params=msgspec.to_builtins(params or SamplingParams(), str_keys=True),
         seed=secrets.randbelow(2**63) if seed is None else seed,
         purpose=purpose,

@@ -20,6 +20,7 @@ from channels.security.websocket import WebsocketDenier
 from django.urls import path, re_path
 
 from training.consumers import JobConsumer
+from webapp.api.application import ApiApplication, short_way
 from webapp.chat.consumers import ChatConsumer
 from webapp.core.body_limit import limit_bodies
 from webapp.core.origin import SameOriginValidator
@@ -28,7 +29,7 @@ from webapp.ops.lifespan import lifespan
 
 application = ProtocolTypeRouter(
     {
-        "http": limit_bodies(django_application),
+        "http": limit_bodies(short_way(ApiApplication(), django_application)),
         "websocket": count_sockets(
             SameOriginValidator(
                 AuthMiddlewareStack(

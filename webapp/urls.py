@@ -7,5 +7,6 @@ urlpatterns = [
     path("", include("webapp.accounts.urls")),
     path("accounts/", include("allauth.urls")),
     path("", include("training.urls")),
+    path("", include("webapp.api.urls")),
     path("", include("webapp.ops.urls")),
 ]

@@ -34,6 +34,8 @@ ACTIONS = {
     "member_removed": _("Removed a member"),
     "member_left": _("Left the workspace"),
     "person_erased": _("Deleted their account"),
+    "key_created": _("Created an API key"),
+    "key_revoked": _("Revoked an API key"),
     "dataset_created": _("Created a dataset"),
     "dataset_frozen": _("Froze a version of a dataset"),
     "dataset_version_deleted": _("Deleted a version of a dataset"),

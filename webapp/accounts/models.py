@@ -105,6 +105,71 @@ class Invitation(models.Model):
     accepted_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+")
 
 
+class Scope(models.TextChoices):
+    """What a key may be used for; what its person may not do, it may not either."""
+
+    CHAT = "chat", _("Chat: ask models, read and write conversations")
+    FILES = "files", _("Files: upload and read data")
+    TRAINING = "training", _("Training: start and watch fine-tunes")
+    ADMIN = "admin", _("Administration: usage, limits, webhooks")
+
+
+class ApiKey(models.Model):
+    """A program's way in: it acts as the person who made it, in one workspace. Only the key's hash is kept."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="api_keys")
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_keys")
+    name = models.CharField(max_length=80)
+    prefix = models.CharField(
+        max_length=16, unique=True
+    )  # the key's beginning: finds the row, tells people which
+    key_hash = models.CharField(max_length=64)  # SHA-256 of the whole key
+    scopes = models.JSONField(default=list)  # of Scope
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True)
+    last_used_at = models.DateTimeField(null=True)  # to the minute
+    revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+
+class LimitRule(models.Model):
+    """What may be used: by a workspace as a whole, or by one of its people or keys. None: no limit of this kind."""
+
+    workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="limit_rules")
+    user = models.ForeignKey(User, on_delete=models.CASCADE, null=True, related_name="+")
+    api_key = models.ForeignKey(ApiKey, on_delete=models.CASCADE, null=True, related_name="+")
+    requests_per_minute = models.PositiveIntegerField(null=True)
+    tokens_per_minute = models.PositiveIntegerField(null=True)
+    concurrent_streams = models.PositiveIntegerField(null=True)
+    monthly_tokens = models.PositiveBigIntegerField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(user=None) | models.Q(api_key=None), name="limit_of_one_target"
+            ),
+            models.UniqueConstraint(
+                fields=["workspace"],
+                condition=models.Q(user=None, api_key=None),
+                name="limit_of_workspace_once",
+            ),
+            models.UniqueConstraint(
+                fields=["workspace", "user"],
+                condition=models.Q(user__isnull=False),
+                name="limit_of_person_once",
+            ),
+            models.UniqueConstraint(
+                fields=["api_key"], condition=models.Q(api_key__isnull=False), name="limit_of_key_once"
+            ),
+        ]
+
+
 class AuditEvent(models.Model):
     """A security-relevant act: who did what, when and from where. The site never changes or deletes one."""
 

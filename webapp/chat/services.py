@@ -250,7 +250,11 @@ def _sent_before(user: User, client_id: uuid.UUID) -> Sent | None:
 
 def _generation(conversation: Conversation, model: ServedModel, turns: list[dict[str, str]]) -> Generation:
     return inference.start_generation(
-        workspace=conversation.workspace, model=model, messages=turns, params=CHAT_PARAMS
+        workspace=conversation.workspace,
+        user_id=conversation.user_id,
+        model=model,
+        messages=turns,
+        params=CHAT_PARAMS,
     )
 
 

@@ -78,6 +78,7 @@ def _ask_for_title(generation: Generation) -> None:
     try:
         conversation.title_generation = inference.start_generation(
             workspace=conversation.workspace,
+            user_id=conversation.user_id,
             model=model,
             messages=_prompt(_first_message(conversation)),
             params=_PARAMS,

@@ -22,9 +22,7 @@ def wants_json(request: HttpRequest) -> bool:
 def error_response(request: HttpRequest, error: UserError) -> HttpResponse:
     response: HttpResponse
     if wants_json(request):
-        response = JsonResponse(
-            {"error": {"code": error.code, "message": error.message}}, status=error.status
-        )
+        response = JsonResponse(error.as_json(), status=error.status)
     else:
         response = render(request, "error.html", {"error": error}, status=error.status)
     if error.retry_after is not None:

@@ -1,0 +1,53 @@
+"""The short way to the routes programs ask all day: no sessions, cookies, pages or languages between socket and route.
+
+What comes with an Authorization header needs none of that. Everything else under /v1 takes the site's own way, so that
+a page may call it with its session and CSRF token. Both lead to the same routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.exception import convert_exception_to_response
+from django.utils.module_loading import import_string
+
+Application = Callable[..., Awaitable[None]]
+# Coroutines that do what little they ask the database in one visit. Others may take a while, and all of these
+# share one thread for the database, which is what makes them fast.
+SHORT = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/models")
+_MIDDLEWARE = (
+    "webapp.core.request_metrics.count_requests",
+    "webapp.core.request_ids.carry_request_id",
+    "django_structlog.middlewares.RequestMiddleware",
+    "webapp.api.errors.in_openai_shape",
+)
+
+
+class ApiApplication(ASGIHandler):
+    """Django's own handler with the few middlewares above, and one thread for all of its requests' queries."""
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        # As BaseHandler.load_middleware makes them, without settings.MIDDLEWARE.
+        self._view_middleware: list[Any] = []
+        self._template_response_middleware: list[Any] = []
+        self._exception_middleware: list[Any] = []
+        handler: Any = convert_exception_to_response(self._get_response_async)
+        for name in reversed(_MIDDLEWARE):
+            handler = convert_exception_to_response(import_string(name)(handler))
+        self._middleware_chain = handler
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        # Not in a ThreadSensitiveContext: a thread for each request would be a database connection for each.
+        await self.handle(scope, receive, send)
+
+
+def short_way(api: Application, site: Application) -> Application:
+    async def choose(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        path: str = scope["path"]
+        has_key = any(name == b"authorization" for name, _value in scope["headers"])
+        is_short = path in SHORT or path.startswith(tuple(f"{route}/" for route in SHORT))
+        await (api if has_key and is_short else site)(scope, receive, send)
+
+    return choose

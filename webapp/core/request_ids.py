@@ -1,0 +1,49 @@
+"""One id for a request, from the program that sends it to the last process that works on it.
+
+A program may choose it (X-Request-ID); every answer says it (x-request-id). Knows nothing of what is asked.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asgiref.sync import iscoroutinefunction
+from django.http import HttpRequest, HttpResponseBase
+from django.utils.decorators import sync_and_async_middleware
+
+_ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+@sync_and_async_middleware
+def carry_request_id(
+    get_response: Callable[[HttpRequest], Any],
+) -> Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]:
+    """Before django-structlog's middleware, which takes the id from the header and logs it."""
+    if iscoroutinefunction(get_response):
+
+        async def carry_async(request: HttpRequest) -> HttpResponseBase:
+            request_id = _name(request)
+            response: HttpResponseBase = await get_response(request)
+            response.headers["x-request-id"] = request_id
+            return response
+
+        return carry_async
+
+    def carry(request: HttpRequest) -> HttpResponseBase:
+        request_id = _name(request)
+        response: HttpResponseBase = get_response(request)
+        response.headers["x-request-id"] = request_id
+        return response
+
+    return carry
+
+
+def _name(request: HttpRequest) -> str:
+    given = request.META.get("HTTP_X_REQUEST_ID", "")
+    # Whatever else comes would be a line in our logs that a stranger wrote.
+    request_id = given if _ACCEPTED.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    request.META["HTTP_X_REQUEST_ID"] = request_id
+    return request_id
