@@ -33,7 +33,7 @@ class ApiApplication(ASGIHandler):
         self._view_middleware: list[Any] = []
         self._template_response_middleware: list[Any] = []
         self._exception_middleware: list[Any] = []
-        handler: Any = convert_exception_to_response(self._get_response_async)
+        handler: Any = convert_exception_to_response(self._get_response_async)  # type: ignore[attr-defined]
         for name in reversed(_MIDDLEWARE):
             handler = convert_exception_to_response(import_string(name)(handler))
         self._middleware_chain = handler

@@ -37,13 +37,15 @@ class Unsupported(UserError):
 
 def answer_errors(api: NinjaAPI) -> None:
     """Makes `api` answer what its routes raise in this shape."""
-    api.add_exception_handler(UserError, error_response)  # type: ignore[arg-type]
-    api.add_exception_handler(ValidationError, lambda request, error: error_response(request, _first(error)))  # type: ignore[arg-type]
-    api.add_exception_handler(HttpError, _http_error)  # type: ignore[arg-type]
-    api.add_exception_handler(
-        Http404, lambda request, _error: error_response(request, _no_such_address(request))
-    )  # type: ignore[arg-type]
-    api.add_exception_handler(Exception, _internal)
+    handlers: dict[type[Exception], Callable[[HttpRequest, Any], HttpResponse]] = {
+        UserError: error_response,
+        ValidationError: lambda request, error: error_response(request, _first(error)),
+        HttpError: _http_error,
+        Http404: lambda request, _error: error_response(request, _no_such_address(request)),
+        Exception: _internal,
+    }
+    for kind, handler in handlers.items():
+        api.add_exception_handler(kind, handler)
 
 
 def no_such_address(request: HttpRequest, rest: str = "") -> HttpResponse:

@@ -1,4 +1,4 @@
-"""Programs that call: each fixture is a client that sends a key. Alice is the owner, Bob a member, Charlie elsewhere."""
+"""Programs that call, each with a key. Alice is the owner, Bob a member, Charlie has a workspace of his own."""
 
 from __future__ import annotations
 
