@@ -1,8 +1,8 @@
 """What an engine takes and gives: the boundary between `inference` and whatever computes tokens. No torch here.
 
 `Engine` is a Protocol: the real one is `inference.engine.engine.TorchEngine`; load tests put a scripted one in
-its place. All methods but `prepare` and `read_adapter` are called from one thread, the engine thread, and `step` is
-the only one that computes; `submit` may be slow by as much as tokenising its prompt, and by what `prepare` has not
+its place. All methods but `prepare`, `read_adapter` and, when it is idle and stays so, `close` are called from one
+thread, the engine thread, and `step` is the only one that computes; `submit` may be slow by as much as tokenising its prompt, and by what `prepare` has not
 prepared.
 """
 
@@ -58,6 +58,10 @@ class ModelLoadError(EngineError):
     code = "model_unavailable"
 
 
+class NotEnoughMemory(ModelLoadError):
+    """There is no room for the model beside what is there; with less there, there might be."""
+
+
 class Pooling(msgspec.Struct, frozen=True, kw_only=True):
     """How one vector is made of the prompt's last hidden states."""
 
@@ -72,7 +76,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     given; a prompt is begun as the vocabulary begins one, ids are not. n choices of a prompt are n requests that differ
     in `choice`: submitted together, they compute the prompt once. With
     `truncate_oldest`, the oldest turns (never the system message or the last one) are left out until the prompt
-    fits. `prior_token_ids` are tokens an earlier attempt already emitted: they are fed through the model,
+    fits, and of a text its beginning; of a text longer than `prompt_limit` its end is. `prior_token_ids` are tokens an earlier attempt already emitted: they are fed through the model,
     penalties, stop strings and detokeniser before anything new is sampled, and are not emitted again.
     Randomness is a function of (seed, choice, position of the token in the answer) alone.
     """
@@ -87,6 +91,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     choice: int = 0
     prior_token_ids: list[int] = []
     truncate_oldest: bool = False
+    prompt_limit: int | None = None  # tokens
     cache_salt: str = (
         ""  # the workspace's: those of one share what is cached, and take turns with others as one
     )
@@ -182,3 +187,6 @@ class Engine(Protocol):
     @property
     def has_work(self) -> bool:
         """Whether a call to `step` would do anything."""
+
+    def close(self) -> None:
+        """Ends what it started. Nothing is here any more, and nothing comes; its memory goes with the last name of it."""

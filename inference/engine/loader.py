@@ -16,6 +16,7 @@ def load_engine(
     max_running: int = 32,
     max_waiting: int = 512,
     kv_tokens: int | None = None,
+    kv_share: float = 1.0,
     max_loras: int = 8,
     max_lora_rank: int = 64,
     digest_cache: Path | None = None,
@@ -26,7 +27,7 @@ def load_engine(
 
     `dtype` is "fp32", "bf16", "int8" or "auto"; `device` "cpu", "cuda", or "auto", which is a GPU where one works;
     `kv_tokens` bounds the tokens of all running requests together [what fits in a quarter of the free memory, at
-    most 4 GiB; on a GPU in most of its free memory]; `max_loras` adapters of at most `max_lora_rank` are computed
+    most 4 GiB; on a GPU in most of its free memory], of which `kv_share` leaves some to other engines; `max_loras` adapters of at most `max_lora_rank` are computed
     with at once, others wait for their turn; `speculation`: see TorchEngine. With the folder `compiled`, layers are
     compiled for the CPU in the background and kept there. Raises ModelLoadError.
     """
@@ -36,6 +37,7 @@ def load_engine(
         max_running=max_running,
         max_waiting=max_waiting,
         kv_tokens=kv_tokens,
+        kv_share=kv_share,
         max_loras=max_loras,
         max_lora_rank=max_lora_rank,
         compiled=compiled,
