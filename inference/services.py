@@ -100,6 +100,35 @@ def start_generation(
     return generation
 
 
+def start_classification(
+    *,
+    workspace: Workspace,
+    model: ServedModel,
+    text: str,
+    user_id: UUID | None = None,
+    api_key: ApiKey | None = None,
+    call_id: UUID | None = None,
+    choice: int = 0,
+) -> Generation:
+    """A generation that judges a text and writes none: `extras["scores"]` of the finished row, and the event `result`,
+    have a probability for each label, or a regressor's number as "value". A long text is cut as in training.
+
+    Raises UserError `no_classifier`, and as `start_generation`.
+    """
+    if model.kind != ServedModel.Kind.CLASSIFIER:
+        raise UserError("no_classifier", f"{model.name} is no classifier: it was not trained to judge texts.")
+    return start_generation(
+        workspace=workspace,
+        model=model,
+        prompt=text,
+        purpose="classification",
+        user_id=user_id,
+        api_key=api_key,
+        call_id=call_id,
+        choice=choice,
+    )
+
+
 def send_task(generation_id: UUID | str) -> None:
     """Tells the workers; if the broker is away the row stays queued and the reaper sends it later."""
     try:
@@ -108,13 +137,23 @@ def send_task(generation_id: UUID | str) -> None:
         logger.warning("task of generation %s not sent, the reaper will: %s", generation_id, error)
 
 
-def next_queued() -> UUID | None:
-    """Whose turn it is: the oldest of the workspace with the fewest running, and a reply before a title."""
+def next_queued(*, models: list[int] | None = None) -> UUID | None:
+    """Whose turn it is: the oldest of the workspace with the fewest running, and a reply before a title.
+
+    `models`: only of those with one of these, or with an adapter to one.
+    """
+    among = ""
+    if models is not None:
+        places = ", ".join(["%s"] * len(models))
+        whole = f"SELECT id FROM inference_servedmodel WHERE COALESCE(base_id, id) IN ({places})"  # noqa: S608
+        among = f" AND waiting.model_id IN ({whole})"
     rows = sql.fetch(
-        "SELECT waiting.id FROM inference_generation waiting LEFT JOIN"
+        "SELECT waiting.id FROM inference_generation waiting LEFT JOIN"  # noqa: S608 - of placeholders
         " (SELECT workspace_id, COUNT(*) AS running FROM inference_generation WHERE state = 'running'"
         " GROUP BY workspace_id) busy ON busy.workspace_id = waiting.workspace_id WHERE waiting.state = 'queued'"
-        " ORDER BY COALESCE(busy.running, 0), waiting.purpose = 'title', waiting.created_at LIMIT 1"
+        + among
+        + " ORDER BY COALESCE(busy.running, 0), waiting.purpose = 'title', waiting.created_at LIMIT 1",
+        *(models or ()),
     )
     return UUID(str(rows[0][0])) if rows else None
 

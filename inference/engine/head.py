@@ -6,6 +6,7 @@ The trainer judges by `answers` what workers serve by it.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +48,14 @@ def answers(card: Card, logits: NDArray[np.float32]) -> NDArray[np.float64]:
             return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def read_head(folder: Path, hidden_size: int) -> Head:
-    """Of an adapter's folder or a whole model's, for a model of that width. Raises ModelFileError, which says what is
-    wrong."""
+def read_head(folder: Path, hidden_size: int | None = None) -> Head:
+    """Of an adapter's folder or a whole model's; `hidden_size` is the model's, where that is still to be compared.
+
+    Raises ModelFileError, which says what is wrong.
+    """
     card, described = read_card(folder)
-    stored, wanted = _find(folder), (card.outputs, hidden_size)
+    stored = _find(folder)
+    wanted = (card.outputs, hidden_size or math.prod(stored.shape[1:]))
     if stored.dtype != "F32" or stored.shape != wanted:
         raise ModelFileError(
             stored.file,

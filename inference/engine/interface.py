@@ -1,9 +1,9 @@
 """What an engine takes and gives: the boundary between `inference` and whatever computes tokens. No torch here.
 
 `Engine` is a Protocol: the real one is `inference.engine.engine.TorchEngine`; load tests put a scripted one in
-its place. All methods but `prepare`, `read_adapter` and, when it is idle and stays so, `close` are called from one
-thread, the engine thread, and `step` is the only one that computes; `submit` may be slow by as much as tokenising its prompt, and by what `prepare` has not
-prepared.
+its place. All methods but `prepare`, `read_adapter` and, once nothing comes any more, `close` are called from one
+thread, the engine thread, and `step` is the only one that computes; `submit` may be slow by as much as tokenising its
+prompt, and by what `prepare` has not prepared.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     One of `messages` (goes through the model's chat template), `prompt` and `prompt_token_ids` (used as they are) is
     given; a prompt is begun as the vocabulary begins one, ids are not. n choices of a prompt are n requests that differ
-    in `choice`: submitted together, they compute the prompt once. With
-    `truncate_oldest`, the oldest turns (never the system message or the last one) are left out until the prompt
-    fits, and of a text its beginning; of a text longer than `prompt_limit` its end is. `prior_token_ids` are tokens an earlier attempt already emitted: they are fed through the model,
-    penalties, stop strings and detokeniser before anything new is sampled, and are not emitted again.
-    Randomness is a function of (seed, choice, position of the token in the answer) alone.
+    in `choice`: submitted together, they compute the prompt once. With `truncate_oldest`, the oldest turns (never the
+    system message or the last one) are left out until the prompt fits, and of a text its beginning; of a text longer
+    than `prompt_limit` its end is left out. `prior_token_ids` are tokens an earlier attempt already emitted: they are
+    fed through the model, penalties, stop strings and detokeniser before anything new is sampled, and are not emitted
+    again. Randomness is a function of (seed, choice, position of the token in the answer) alone.
     """
 
     id: str
@@ -196,4 +196,4 @@ class Engine(Protocol):
         """Whether a call to `step` would do anything."""
 
     def close(self) -> None:
-        """Ends what it started. Nothing is here any more, and nothing comes; its memory goes with the last name of it."""
+        """Ends what it started. Nothing runs in it, and nothing comes; its memory goes with the last name of it."""

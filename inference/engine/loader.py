@@ -27,9 +27,10 @@ def load_engine(
 
     `dtype` is "fp32", "bf16", "int8" or "auto"; `device` "cpu", "cuda", or "auto", which is a GPU where one works;
     `kv_tokens` bounds the tokens of all running requests together [what fits in a quarter of the free memory, at
-    most 4 GiB; on a GPU in most of its free memory], of which `kv_share` leaves some to other engines; `max_loras` adapters of at most `max_lora_rank` are computed
-    with at once, others wait for their turn; `speculation`: see TorchEngine. With the folder `compiled`, layers are
-    compiled for the CPU in the background and kept there. Raises ModelLoadError.
+    most 4 GiB; on a GPU in most of its free memory], and `kv_share` leaves some of that to other engines; `max_loras`
+    adapters of at most `max_lora_rank` are computed with at once, others wait for their turn; `speculation`: see
+    TorchEngine. With the folder `compiled`, layers are compiled for the CPU in the background and kept there. Raises
+    ModelLoadError.
     """
     loaded = load_model(Path(path), dtype=dtype, device=device, digest_cache=digest_cache)
     return TorchEngine(

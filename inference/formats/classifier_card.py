@@ -1,4 +1,4 @@
-"""classifier.json: what a trained classifier or regressor is, beside its weights. Knows nothing of the numbers in it."""
+"""classifier.json: what a trained classifier or regressor is, beside its weights. Knows nothing of these."""
 
 from __future__ import annotations
 

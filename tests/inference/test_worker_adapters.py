@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from inference import model_services, services
-from inference.adapters import OTHER_MODEL, Adapters
+from inference.adapters import Adapters
 from inference.engine.config_folder import config_from_folder
 from inference.engine.engine import TorchEngine
 from inference.engine.interface import Request, StepOutput
@@ -20,7 +20,6 @@ from inference.engine.loader import load_engine
 from inference.formats.digest import adapted_digest
 from inference.models import Generation, ServedModel
 from inference.parameters import SamplingParams
-from inference.running import Running
 from inference.worker import WorkerHost
 from tests.inference.engine.running import Answer, collect
 from tests.inference.lora_adapters import save_adapter
@@ -43,7 +42,7 @@ class PacedEngine(TorchEngine):
         return super().step()
 
 
-def load(model: ServedModel) -> TorchEngine:
+def load(model: ServedModel, *, beside: bool = False) -> TorchEngine:
     engine = load_engine(model.location, dtype="fp32", max_running=8)
     engine.__class__ = PacedEngine
     ENGINES.append(engine)
@@ -249,15 +248,6 @@ def test_an_adapter_that_was_removed_says_so(
     )
 
 
-def test_a_model_that_no_worker_serves_fails_its_reply_at_once(
-    workspace: Workspace, base: ServedModel, start: Callable[[], WorkerHost], ask: Any
-) -> None:
-    whole = model_services.add_workspace_model(workspace=workspace, name="ft:whole", source=base.location)
-    generation = ask(whole)
-    start().run(str(generation.id))
-    assert (ended(generation).error_code, generation.error_message) == ("model_unavailable", OTHER_MODEL)
-
-
 def test_another_worker_continues_a_reply_with_the_same_adapter(
     adapter: Any, start: Callable[[], WorkerHost], ask: Any, alone: Callable[..., str]
 ) -> None:
@@ -319,7 +309,7 @@ def test_a_stop_that_comes_while_the_adapter_is_read_is_heard(
 
 
 def test_adapters_are_read_once_and_the_longest_unused_is_forgotten(
-    base: ServedModel, adapter: Callable[..., ServedModel], ask: Any, monkeypatch: pytest.MonkeyPatch
+    base: ServedModel, adapter: Callable[..., ServedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = load(base)
     reads: list[str] = []
@@ -330,20 +320,21 @@ def test_adapters_are_read_once_and_the_longest_unused_is_forgotten(
         return read(engine, folder)
 
     monkeypatch.setattr(TorchEngine, "read_adapter", noting)
-    adapters = Adapters(kept=2)
+    adapters = Adapters(engine, kept=2)
     models = {seed: adapter(f"number-{seed}", seed=seed) for seed in (1, 2, 3)}
     for seed in (1, 2, 1, 3, 1, 2):
-        running = Running.resumed(ask(models[seed]), [])
-        adapters.fit_out(running, engine, base)
-        assert running.request.adapter == models[seed].digest
+        found = (adapters.known(models[seed]) or adapters.read(models[seed])).adapter
+        assert found is not None
+        assert found.digest == models[seed].digest
     assert reads == [models[seed].location.name for seed in (1, 2, 3, 2)]
 
 
 def test_an_adapter_many_ask_for_at_once_is_read_once(
-    base: ServedModel, adapter: Callable[..., ServedModel], ask: Any, monkeypatch: pytest.MonkeyPatch
+    base: ServedModel, adapter: Callable[..., ServedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, model, adapters = load(base), adapter("support"), Adapters()
-    all_there, reads = threading.Barrier(3), []
+    engine, model = load(base), adapter("support")
+    adapters = Adapters(engine)
+    all_there, reads, found = threading.Barrier(3), [], []
     read = TorchEngine.read_adapter
 
     def noting(engine: TorchEngine, folder: Path) -> Any:
@@ -351,16 +342,15 @@ def test_an_adapter_many_ask_for_at_once_is_read_once(
         return read(engine, folder)
 
     monkeypatch.setattr(TorchEngine, "read_adapter", noting)
-    asked = [Running.resumed(ask(model), []) for _ in range(3)]
 
-    def fit_out(running: Running) -> None:
+    def ask() -> None:
         all_there.wait(10)
-        adapters.fit_out(running, engine, base)
+        found.append(adapters.read(model).adapter)
 
-    threads = [threading.Thread(target=fit_out, args=(running,)) for running in asked]
+    threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
     assert len(reads) == 1
-    assert len({id(running.adapter) for running in asked}) == 1
+    assert len({id(adapter) for adapter in found}) == 1
