@@ -153,7 +153,7 @@ class ModelFinder:
             # Nobody knew of this generation meanwhile: a stop that came is in its row only.
             _look_for_stop(running)
         running.model_name = model.name
-        running.model_digest = engine.model_digest
+        running.model_digest = engine.model_digest if head is None else model.digest
         running.adapter, running.head = adapter, head
         if adapter is not None:
             running.request = msgspec.structs.replace(running.request, adapter=adapter.digest)

@@ -1,4 +1,4 @@
-"""A text tried on the classifier or regressor that came of a job: asked of the workers, waited for, and forgotten again.
+"""A text tried on the classifier or regressor that came of a job: asked, waited for, and forgotten again.
 
 Knows nothing of requests and pages.
 """
@@ -137,5 +137,4 @@ def _may_be_several(job: Job, scores: dict[str, float]) -> bool:
 
 def _storable(text: str) -> str:
     """As any database stores it."""
-    text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     return text.replace("\x00", "\ufffd").replace("\r\n", "\n")

@@ -30,8 +30,8 @@ class Head:
 
     def scores(self, state: Sequence[float]) -> dict[str, float]:
         """Of a pooled state [hidden_size]: a probability for each label, or of a regressor its VALUE."""
-        said = answers(self.card, self.score @ np.asarray(state, dtype=np.float32))
-        return dict(zip(self.card.labels or [VALUE], said.tolist(), strict=True))
+        said: list[float] = answers(self.card, self.score @ np.asarray(state, dtype=np.float32)).tolist()
+        return dict(zip(self.card.labels or [VALUE], said, strict=True))
 
 
 def answers(card: Card, logits: NDArray[np.float32]) -> NDArray[np.float64]:
