@@ -54,8 +54,8 @@ class EngineThread:
         load: str,
         give_up: Callable[[], None],
     ) -> None:
-        """`load` names the callable(ServedModel, beside=False) that makes an engine; `give_up` ends the process when
-        the default model's is beyond repair."""
+        """`load` names the callable(ServedModel, beside=None) that makes an engine, as `worker.load_engine` does;
+        `give_up` ends the process when the default model's is beyond repair."""
         self._lease, self._publisher, self._finisher = lease, publisher, finisher
         self._stopping, self._load_path, self._give_up = stopping, load, give_up
         self.loaded = threading.Event()  # the engine is there, or known not to come

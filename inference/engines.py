@@ -81,6 +81,11 @@ class Engines:
             if not resident.holders:
                 self.changed.notify_all()
 
+    def is_answering(self) -> bool:
+        """Whether anybody waits for the next word."""
+        with self.changed:
+            return any(resident.engine.has_work for resident in self._residents.values())
+
     def takers(self) -> list[int]:
         """The models whose engines take generations now."""
         with self.changed:

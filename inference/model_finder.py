@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -27,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 OTHER_MODEL = "This site answers with its own model and what was fine-tuned from that. Choose another model."
 NOT_THERE = "The model of this reply is not there any more. Choose another model."
-# To the system's scheduler: whoever steps comes first.
-_NICE = 19
 
 
 class _Unavailable(Exception):
@@ -46,8 +43,8 @@ class ModelFinder:
         most_waiting: int,
         deliver: Callable[[Running], None],
     ) -> None:
-        """`load(model, beside=True)` makes an engine beside the default one. With `most_waiting` generations in wait
-        for models that are not there, `claimable` names those that are."""
+        """`load(model, beside=is_answering)` makes an engine beside the default one. With `most_waiting` generations
+        that wait for models, `claimable` names the models that are there."""
         self._engines, self._load_engine, self._deliver = engines, load, deliver
         self._most_waiting = most_waiting
         self._changed = engines.changed
@@ -165,8 +162,6 @@ class ModelFinder:
 
     # --- loading --------------------------------------------------------------------------------------------
     def _load_what_is_wanted(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # of this thread and those it starts; on Linux
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._ended or self._waiting)
@@ -203,7 +198,7 @@ class ModelFinder:
         if not self._engines.make_room(lambda: not self._ended and key in self._waiting):
             return
         started = time.monotonic()
-        engine = self._load_with_room(partial(self._load_engine, base, beside=True))
+        engine = self._load_with_room(partial(self._load_engine, base, beside=self._engines.is_answering))
         # Of a classifier the head belongs to it: that is read, and compared, by whoever is judged by it.
         if engine.model_digest != base.digest and base.kind != ServedModel.Kind.CLASSIFIER:
             engine.close()
@@ -237,9 +232,10 @@ class ModelFinder:
 
     def leave(self, running: Running) -> None:
         """It needs its engine no more."""
-        if running.resident is not None:
-            self._engines.release(running.resident)
-            running.resident = None
+        with self._changed:  # the loader may be at it, where it was withdrawn meanwhile
+            resident, running.resident = running.resident, None
+            if resident is not None:
+                self._engines.release(resident)
 
     def _forget(self, running: Running) -> bool:
         """Whether it was among those that wait."""

@@ -353,6 +353,17 @@ def _resend_lost(now: Any) -> None:
             send_task(generation_id)
 
 
+# What was judged is read at once by the page that asked, which then deletes it, unless its process died first.
+_UNREAD_AFTER = timedelta(minutes=15)
+
+
+def forget_unread() -> None:
+    """Deletes what was judged for nobody any more. (What an API call asked for is the API's to keep.)"""
+    judged = Generation.objects.filter(purpose="classification", call_id=None, state__in=Generation.TERMINAL)
+    ids = judged.filter(finished_at__lt=timezone.now() - _UNREAD_AFTER).values_list("id", flat=True)
+    delete_generations(ids=list(ids[:1000]))
+
+
 def queue_length() -> int:
     """Tasks in the broker's generate queue. Raises redis.RedisError."""
     prefix = settings.CELERY_BROKER_TRANSPORT_OPTIONS.get("global_keyprefix", "")

@@ -39,28 +39,31 @@ _STOP_SECONDS = 8.0
 _FIRST, _BESIDE = 0.75, 0.25
 
 
-def load_engine(model: ServedModel, *, beside: bool = False) -> Engine:
+def load_engine(model: ServedModel, *, beside: Callable[[], bool] | None = None) -> Engine:
     """The real engine with this model's weights. Raises ModelLoadError, which says what is wrong with the files.
 
-    One that comes and goes `beside` the default model's has less memory, and is not compiled: it would be gone before
-    that gains anything. Raises NotEnoughMemory where there is no room for it.
+    `beside`, where it is to come and go beside the default model's, says whether anybody is being answered meanwhile:
+    then it is loaded at a slower pace. It has less memory, and is not compiled: it would be gone before that gains
+    anything. Raises NotEnoughMemory where there is no room for it.
     """
     from inference.engine.loader import load_engine as load
+    from inference.engine.pace import Pace
     from inference.engine.room import check_room
 
     dtype, device = settings.INFERENCE_DTYPE, settings.INFERENCE_DEVICE
-    if beside:
+    if beside is not None:
         check_room(model.name, model.parameters, dtype=dtype, device=device)
     alone = settings.INFERENCE_MAX_MODELS == 1
-    compiles = settings.INFERENCE_COMPILE and not beside
+    compiles = settings.INFERENCE_COMPILE and beside is None
     return load(
         model.location,
         dtype=dtype,
         device=device,
         max_running=settings.INFERENCE_MAX_RUNNING,
-        kv_share=_BESIDE if beside else 1.0 if alone else _FIRST,
+        kv_share=_BESIDE if beside is not None else 1.0 if alone else _FIRST,
         digest_cache=settings.FLYWHEEL_HOME / "cache",
         compiled=settings.FLYWHEEL_HOME / "cache" / "compiled" if compiles else None,
+        pace=None if beside is None else Pace(beside),
     )
 
 

@@ -321,7 +321,7 @@ class ScriptedEngine:
         return sequence.held + sequence.decoder.decode(b"", final=True)
 
 
-def load(model: ServedModel, *, beside: bool = False) -> ScriptedEngine:
+def load(model: ServedModel, *, beside: object = None) -> ScriptedEngine:
     """What INFERENCE_ENGINE names in tests."""
     return ScriptedEngine(
         rate=float(os.environ.get("SCRIPTED_RATE", "50")), tokens=int(os.environ.get("SCRIPTED_TOKENS", "64"))

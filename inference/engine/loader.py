@@ -6,6 +6,7 @@ from pathlib import Path
 
 from inference.engine.engine import TorchEngine
 from inference.engine.loaded_model import load_model
+from inference.engine.pace import Pace
 
 
 def load_engine(
@@ -22,6 +23,7 @@ def load_engine(
     digest_cache: Path | None = None,
     compiled: Path | None = None,
     speculation: bool = True,
+    pace: Pace | None = None,
 ) -> TorchEngine:
     """An engine for the model at `path`: a GGUF, a Hugging Face folder, or a folder with one GGUF.
 
@@ -29,10 +31,10 @@ def load_engine(
     `kv_tokens` bounds the tokens of all running requests together [what fits in a quarter of the free memory, at
     most 4 GiB; on a GPU in most of its free memory], and `kv_share` leaves some of that to other engines; `max_loras`
     adapters of at most `max_lora_rank` are computed with at once, others wait for their turn; `speculation`: see
-    TorchEngine. With the folder `compiled`, layers are compiled for the CPU in the background and kept there. Raises
-    ModelLoadError.
+    TorchEngine; `pace`: see load_model. With the folder `compiled`, layers are compiled for the CPU in the background
+    and kept there. Raises ModelLoadError.
     """
-    loaded = load_model(Path(path), dtype=dtype, device=device, digest_cache=digest_cache)
+    loaded = load_model(Path(path), dtype=dtype, device=device, digest_cache=digest_cache, pace=pace)
     return TorchEngine(
         loaded,
         max_running=max_running,

@@ -66,7 +66,7 @@ class OneWordEngine:
         return [StepOutput(id_, [1], text=self.text, finish_reason="stop") for id_ in done]
 
 
-def load(model: ServedModel, *, beside: bool = False) -> OneWordEngine:
+def load(model: ServedModel, *, beside: object = None) -> OneWordEngine:
     return OneWordEngine()
 
 

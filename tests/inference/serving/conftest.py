@@ -37,7 +37,7 @@ class PacedEngine(TorchEngine):
         return super().step()
 
 
-def load(model: ServedModel, *, beside: bool = False) -> TorchEngine:
+def load(model: ServedModel, *, beside: object = None) -> TorchEngine:
     engine = load_engine(model.location, dtype="fp32", max_running=8)
     engine.__class__ = PacedEngine
     ENGINES.append(engine)

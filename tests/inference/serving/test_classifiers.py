@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from inference import model_services, services
 from inference.access import classifiers_for, get_model, models_for
@@ -18,6 +20,7 @@ from inference.formats.digest import adapted_digest
 from inference.model_finder import NOT_THERE
 from inference.models import Generation, ServedModel
 from inference.stream import Event
+from inference.tasks import sweep
 from inference.worker import WorkerHost
 from tests.inference.classifiers import LABELS, save_classifier
 from tests.inference.serving import conftest
@@ -75,7 +78,7 @@ def test_in_bf16_it_says_the_same_but_for_rounding(
     base: ServedModel, add: Add, start: Callable[[], WorkerHost], workspace: Workspace,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    def load(model: ServedModel, *, beside: bool = False) -> TorchEngine:
+    def load(model: ServedModel, *, beside: object = None) -> TorchEngine:
         ENGINES.append(load_engine(model.location, dtype="bf16", max_running=8))
         return ENGINES[-1]
 
@@ -101,6 +104,20 @@ def test_readers_hear_the_scores_before_the_end(
     assert log[1].data == generation.extras == {"scores": generation.extras["scores"]}
     assert sum(generation.extras["scores"].values()) == pytest.approx(1)
     assert (generation.prompt_tokens > 0, generation.completion_tokens) == (True, 0)
+
+
+def test_what_was_judged_for_a_page_that_died_is_forgotten(add: Add, workspace: Workspace) -> None:
+    model = add()
+    started = [
+        services.start_classification(workspace=workspace, model=model, text="Hello") for _ in range(4)
+    ]
+    old, new, _waiting, of_a_call = started
+    ended = timezone.now() - timedelta(minutes=16)
+    Generation.objects.filter(pk__in=[old.pk, of_a_call.pk]).update(state="complete", finished_at=ended)
+    Generation.objects.filter(pk=of_a_call.pk).update(call_id=of_a_call.pk)
+    Generation.objects.filter(pk=new.pk).update(state="complete", finished_at=timezone.now())
+    sweep()
+    assert set(Generation.objects.all()) == set(started) - {old}
 
 
 def test_who_judges_is_not_talked_to_and_who_talks_does_not_judge(

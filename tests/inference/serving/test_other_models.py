@@ -65,8 +65,8 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Models beside the default one are loaded once this is set."""
     may_load, load = threading.Event(), conftest.load
 
-    def loading_late(model: ServedModel, *, beside: bool = False) -> TorchEngine:
-        assert not beside or may_load.wait(20)
+    def loading_late(model: ServedModel, *, beside: object = None) -> TorchEngine:
+        assert beside is None or may_load.wait(20)
         return load(model, beside=beside)
 
     monkeypatch.setattr(conftest, "load", loading_late)
@@ -80,9 +80,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     load = conftest.load
 
-    def noting(model: ServedModel, *, beside: bool = False) -> TorchEngine:
+    def noting(model: ServedModel, *, beside: object = None) -> TorchEngine:
         names.append(model.name)
-        assert beside == (len(names) > 1)
+        assert (beside is not None) == (len(names) > 1)
         return load(model, beside=beside)
 
     monkeypatch.setattr(conftest, "load", noting)
@@ -364,7 +364,7 @@ def test_a_model_for_which_there_is_no_memory_has_an_idle_one_dropped_or_says_so
 ) -> None:  # fmt: skip
     load, there = conftest.load, []
 
-    def loading_one(model: ServedModel, *, beside: bool = False) -> TorchEngine:
+    def loading_one(model: ServedModel, *, beside: object = None) -> TorchEngine:
         if beside and (model.size_bytes > 10**12 or any(ref() is not None for ref in there)):
             raise NotEnoughMemory(f"{model.name} needs more.")
         engine = load(model, beside=beside)
