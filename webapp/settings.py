@@ -289,6 +289,8 @@ LOGGING = logs.configuration(LOG_FORMAT, LOG_LEVEL)
 logs.configure_structlog()
 # One line a request: when it has been answered.
 DJANGO_STRUCTLOG_STATUS_START_LOG_LEVEL = logging.DEBUG
+# webapp.core.request_ids has looked at it by then.
+DJANGO_STRUCTLOG_TRUST_UPSTREAM_REQUEST_ID = True
 
 # --- Mail --------------------------------------------------------------------------------------------------
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", "flywheel@localhost")
