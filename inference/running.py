@@ -54,7 +54,7 @@ class Running:
             sampling=msgspec.convert(generation.params, SamplingParams, str_keys=True),
             seed=generation.seed,
             prior_token_ids=[token for event in texts for token in event.data["ids"]],
-            truncate_oldest=generation.purpose == "reply",
+            truncate_oldest=generation.purpose in ("reply", "widget"),
             cache_salt=_cache_salt(generation.workspace_id),
         )
         entries = [encode_event(event.attempt, event.type, event.data) for event in prior]

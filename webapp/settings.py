@@ -161,6 +161,7 @@ CELERY_BEAT_SCHEDULE = {
     "reap": {"task": "inference.reap", "schedule": 2.0, "options": {"expires": 10}},
     "sweep models": {"task": "inference.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap data": {"task": "data.reap", "schedule": 5.0, "options": {"expires": 10}},
+    "sweep widgets": {"task": "widgets.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap jobs": {"task": "jobs.reap", "schedule": 5.0, "options": {"expires": 10}},
 }
 

@@ -1,14 +1,23 @@
 """Addresses under /v1. What is none of them answers in JSON, too."""
 
-from django.urls import path, re_path
+from django.urls import path
 
-from webapp.api import guide_views
+from webapp.api import guide_views, widget_frame, widget_pages
 from webapp.api.app import api
 from webapp.api.errors import no_such_address
 
 urlpatterns = [
     path("docs/", guide_views.first, name="guides"),
     path("docs/<slug:slug>/", guide_views.guide, name="guide"),
+    path("settings/widgets/", widget_pages.widgets, name="widgets"),
+    path("settings/widgets/<uuid:widget_id>/", widget_pages.widget_settings, name="widget_settings"),
+    path("settings/widgets/<uuid:widget_id>/delete", widget_pages.widget_delete, name="widget_delete"),
+    path("widget.js", widget_frame.script, name="widget_script"),
+    path("widget/<uuid:widget_id>/", widget_frame.frame, name="widget_frame"),
+    path("widget/<uuid:widget_id>/sessions", widget_frame.sessions, name="widget_sessions"),
+    path("widget/<uuid:widget_id>/messages", widget_frame.messages, name="widget_messages"),
+    path("widget/<uuid:widget_id>/reply", widget_frame.reply, name="widget_reply"),
+    path("widget/<uuid:widget_id>/stop", widget_frame.stop, name="widget_stop"),
     path("v1/", api.urls),
-    re_path(r"^v1/(?P<rest>.*)$", no_such_address, name="api_unknown"),
+    path("v1/<path:rest>", no_such_address, name="api_unknown"),
 ]
