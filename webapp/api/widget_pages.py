@@ -28,6 +28,12 @@ from webapp.core.errors import UserError
 THEMES = (("auto", _("As the visitor's device")), ("light", _("Light")), ("dark", _("Dark")))
 
 
+class _ModelChoice(forms.ModelChoiceField):
+    def label_from_instance(self, obj: Any) -> str:
+        label: str = obj.label
+        return label
+
+
 class WidgetForm(forms.Form):
     name = forms.CharField(label=_("Name"), max_length=80, help_text=_("What stands above the chat."))
     origins = forms.CharField(
@@ -35,7 +41,7 @@ class WidgetForm(forms.Form):
         widget=forms.Textarea(attrs={"rows": 2, "placeholder": "https://shop.example"}),
         help_text=_("One address on each line. Browsers show it nowhere else."),
     )
-    model = forms.ModelChoiceField(
+    model = _ModelChoice(
         ServedModel.objects.none(), label=_("Model"), required=False, empty_label=_("The site's default")
     )
     greeting = forms.CharField(
@@ -72,9 +78,8 @@ class WidgetForm(forms.Form):
         super().__init__(*args, **kwargs)
         served = [model.pk for model in models_for(workspace) if model.is_served]
         choice = self.fields["model"]
-        assert isinstance(choice, forms.ModelChoiceField)
+        assert isinstance(choice, _ModelChoice)
         choice.queryset = models_for(workspace).filter(pk__in=served)
-        choice.label_from_instance = lambda model: model.label  # type: ignore[method-assign]
 
     @property
     def look(self) -> services.Look:
