@@ -12,6 +12,7 @@ from redis.retry import Retry
 from webapp import database
 from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
 from webapp.core import logs, mail
+from webapp.core.public_addresses import Allowed
 from webapp.env import Env, generated_secret
 from webapp.ops import broker
 
@@ -278,6 +279,9 @@ LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 LOCALE_PATHS = [ROOT / "webapp" / "locale"]
 USE_TZ = True
 TIME_ZONE = "UTC"
+
+# --- Addresses that people typed, as of webhooks ------------------------------------------------------------
+OUTBOUND_ALLOW = Allowed.parse(env.list("OUTBOUND_ALLOW"), variable="OUTBOUND_ALLOW")
 
 # --- Operations --------------------------------------------------------------------------------------------
 HOST = env.str("HOST", "127.0.0.1")
