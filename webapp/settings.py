@@ -12,6 +12,7 @@ from redis.retry import Retry
 from webapp import database
 from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
 from webapp.core import logs, mail
+from webapp.core.public_addresses import Allowed
 from webapp.env import Env, generated_secret
 from webapp.ops import broker
 
@@ -163,6 +164,8 @@ CELERY_BEAT_SCHEDULE = {
     "reap data": {"task": "data.reap", "schedule": 5.0, "options": {"expires": 10}},
     "sweep widgets": {"task": "widgets.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap jobs": {"task": "jobs.reap", "schedule": 5.0, "options": {"expires": 10}},
+    "deliver webhooks": {"task": "api.deliver_webhooks", "schedule": 5.0, "options": {"expires": 10}},
+    "prune webhooks": {"task": "api.prune_webhooks", "schedule": 3600.0, "options": {"expires": 3600}},
 }
 
 # --- Inference ---------------------------------------------------------------------------------------------
@@ -279,6 +282,9 @@ LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 LOCALE_PATHS = [ROOT / "webapp" / "locale"]
 USE_TZ = True
 TIME_ZONE = "UTC"
+
+# --- Addresses that people typed, as of webhooks ------------------------------------------------------------
+OUTBOUND_ALLOW = Allowed.parse(env.list("OUTBOUND_ALLOW"), variable="OUTBOUND_ALLOW")
 
 # --- Operations --------------------------------------------------------------------------------------------
 HOST = env.str("HOST", "127.0.0.1")

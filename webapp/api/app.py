@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ninja import NinjaAPI, Swagger
 
-from webapp.api import model_routes
+from webapp.api import model_routes, webhook_routes
 from webapp.api.errors import answer_errors
 from webapp.api.parser import StrictParser
 
@@ -20,3 +20,6 @@ api = NinjaAPI(
 answer_errors(api)
 # Base models and what came of the workspace's own fine-tunes.
 api.add_router("/models", model_routes.router, tags=["Models"])
+# Who is told of events.
+api.add_router("/webhook_endpoints", webhook_routes.router, tags=["Webhooks"])
+api.add_router("/webhook_event_types", webhook_routes.event_types_router, tags=["Webhooks"])

@@ -1,10 +1,13 @@
-"""Addresses under /v1. What is none of them answers in JSON, too."""
+"""Addresses under /v1, and pages of what only programs use. What is none of the former answers in JSON, too."""
 
 from django.urls import path
 
-from webapp.api import guide_views, widget_frame, widget_pages
+from webapp.api import guide_views, webhook_views, widget_frame, widget_pages
 from webapp.api.app import api
 from webapp.api.errors import no_such_address
+
+_WEBHOOKS = "workspaces/<uuid:workspace_id>/webhooks/"
+_WEBHOOK = f"{_WEBHOOKS}<uuid:webhook_id>/"
 
 urlpatterns = [
     path("docs/", guide_views.first, name="guides"),
@@ -18,6 +21,16 @@ urlpatterns = [
     path("widget/<uuid:widget_id>/messages", widget_frame.messages, name="widget_messages"),
     path("widget/<uuid:widget_id>/reply", widget_frame.reply, name="widget_reply"),
     path("widget/<uuid:widget_id>/stop", widget_frame.stop, name="widget_stop"),
+    path("settings/workspace/webhooks/", webhook_views.webhooks, name="webhooks"),
+    path(_WEBHOOKS, webhook_views.create, name="webhook_create"),
+    path(_WEBHOOK, webhook_views.webhook, name="webhook"),
+    path(f"{_WEBHOOK}switch/", webhook_views.switch, name="webhook_switch"),
+    path(f"{_WEBHOOK}test/", webhook_views.test, name="webhook_test"),
+    path(f"{_WEBHOOK}secret/", webhook_views.secret, name="webhook_secret"),
+    path(f"{_WEBHOOK}delete/", webhook_views.delete, name="webhook_delete"),
+    path(
+        f"{_WEBHOOK}deliveries/<uuid:delivery_id>/again/", webhook_views.again, name="webhook_delivery_again"
+    ),
     path("v1/", api.urls),
     path("v1/<path:rest>", no_such_address, name="api_unknown"),
 ]

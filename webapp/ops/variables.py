@@ -28,6 +28,7 @@ VARIABLES: tuple[str, ...] = (
     "LOG_LEVEL",
     "METRICS_TOKEN",
     "WEB_PROCESSES",
+    "OUTBOUND_ALLOW",
     "INFERENCE_ENGINE",
     "INFERENCE_DTYPE",
     "INFERENCE_DEVICE",
