@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ninja import NinjaAPI, Swagger
 
-from webapp.api import chat_completion_routes, model_routes
+from webapp.api import chat_completion_routes, completion_routes, model_routes
 from webapp.api.errors import answer_errors
 from webapp.api.parser import StrictParser
 
@@ -20,5 +20,7 @@ api = NinjaAPI(
 answer_errors(api)
 # Answers to conversations that programs keep themselves.
 api.add_router("/chat/completions", chat_completion_routes.router, tags=["Chat"])
+# Texts that are continued as they are.
+api.add_router("/completions", completion_routes.router, tags=["Completions"])
 # Base models and what came of the workspace's own fine-tunes.
 api.add_router("/models", model_routes.router, tags=["Models"])

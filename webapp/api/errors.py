@@ -89,7 +89,9 @@ def _first(error: ValidationError) -> UserError:
         return Unsupported(param or "body")
     if found["type"] == "unsupported":
         name = str(context.get("name", param))
-        return Unsupported(param or name, _("“%(name)s” is not supported here. Leave it out.") % {"name": name})
+        return Unsupported(
+            param or name, _("“%(name)s” is not supported here. Leave it out.") % {"name": name}
+        )
     if found["type"] == "missing":
         message = _("“%(name)s” is missing.") % {"name": param or _("The body")}
         return UserError("missing_required_parameter", message, param=param)

@@ -1,4 +1,4 @@
-"""Every write to what programs ask for: completions with their generations are begun, cancelled, deleted and forgotten."""
+"""Every write to what programs ask for: completions and their generations, begun, cancelled, deleted, forgotten."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def refuse_without_workers() -> None:
         "SELECT 1 FROM inference_worker WHERE lease_expires_at > %s AND state <> 'stopping' LIMIT 1",
         timezone.now(),
     ):
-        raise failures.unavailable(_("No model worker is running right now. Try again in a moment."), "no_worker")
+        raise failures.unavailable(
+            _("No model worker is running right now. Try again in a moment."), "no_worker"
+        )
 
 
 def cancel_generations(*, ids: Collection[UUID]) -> None:
@@ -186,4 +188,3 @@ def _characters(prompt: inference.Prompt) -> int:
     if isinstance(prompt.prompt, list):
         return len(prompt.prompt) * _CHARACTERS_PER_TOKEN
     return len(prompt.prompt or "") + sum(len(message["content"]) for message in prompt.messages)
-

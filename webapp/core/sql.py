@@ -53,9 +53,10 @@ def insert(rows: Sequence[models.Model]) -> None:
 @cache
 def _insertion(model: type[models.Model]) -> tuple[str, str]:
     """The statement up to its rows, and the place of one row's values."""
-    columns = [connection.ops.quote_name(field.column) for field in model._meta.concrete_fields]
+    columns = [connection.ops.quote_name(str(field.column)) for field in model._meta.concrete_fields]
     table = connection.ops.quote_name(model._meta.db_table)
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ", f"({', '.join(['%s'] * len(columns))})"
+    head = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "  # noqa: S608  names of ours
+    return head, f"({', '.join(['%s'] * len(columns))})"
 
 
 def _adapted(values: Sequence[object]) -> list[Any]:
