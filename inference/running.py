@@ -45,6 +45,7 @@ class Running:
     def resumed(cls, generation: Generation, prior: list[Event]) -> Running:
         """With what earlier attempts logged fed back in."""
         texts = [event for event in prior if event.type == "text"]
+        admitted = next((event.data for event in prior if event.type == "admitted"), {})
         request = Request(
             id=str(generation.id),
             messages=generation.messages if generation.prompt is None else None,
@@ -65,6 +66,8 @@ class Running:
             deadline=time.monotonic() + (generation.deadline - timezone.now()).total_seconds(),
             text=[event.data["text"] for event in texts],
             tokens=len(request.prior_token_ids),
+            # Where it is not admitted again, what it used before still counts.
+            fields={"prompt_tokens": admitted.get("prompt_tokens", 0)},
         )
 
 
