@@ -185,6 +185,12 @@ TRAINING_THREADS = env.int("TRAINING_THREADS", 0, low=0, high=1024)
 TRAINING_PROCESSES = env.int("TRAINING_PROCESSES", 1, low=1, high=64)
 TRAINING_DEVICE = env.choice("TRAINING_DEVICE", ("auto", "cpu", "cuda"), "auto")
 
+# --- Limits ------------------------------------------------------------------------------------------------
+# Of each person, in all workspaces and with all keys together; 0: none. Workspaces set limits of their own besides.
+LIMIT_REQUESTS_PER_MINUTE = env.int("LIMIT_REQUESTS_PER_MINUTE", 0, low=0, high=1_000_000)
+LIMIT_TOKENS_PER_MINUTE = env.int("LIMIT_TOKENS_PER_MINUTE", 0, low=0, high=1_000_000_000)
+LIMIT_CONCURRENT_STREAMS = env.int("LIMIT_CONCURRENT_STREAMS", 0, low=0, high=10_000)
+
 # --- People ------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
