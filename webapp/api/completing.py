@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponseBase
 from inference.models import ServedModel
 from inference.parameters import SamplingParams
 from inference.services import Prompt
-from webapp.api import access, services
+from webapp.api import access, idempotency, services
 from webapp.api.auth import caller
 from webapp.api.following import Choice, Following
 from webapp.api.models import Completion
@@ -44,6 +44,8 @@ async def complete(
 
     `param` is where the prompts came from; `asked` is what of the request its answer depends on.
     """
+    if (before := idempotency.repeated(request)) is not None:
+        return await answer_again(request, before, param=param, shaping=shaping, stream=bool(body.stream))
     who = caller(request)
     count = body.choices * len(prompts)
     position = Position.asked_for(request, count)
@@ -62,9 +64,10 @@ async def complete(
                 request=asked | ({"include_usage": True} if body.include_usage else {}),
                 metadata=metadata,
                 store=store,
+                bind=partial(idempotency.bind, request),
             )
         )
-        if store:
+        if store or idempotency.key_of(request) is not None:
             following.resumable = started.completion.pk
         shapes = shaping(started.completion, started.model, count)
         return await _answer(following, shapes, position, stream=bool(body.stream), headers=started.headers)
