@@ -44,6 +44,7 @@ ACTIONS = {
     "webhook_secret_rolled": _("Gave a webhook a new secret"),
     "webhook_deleted": _("Deleted a webhook"),
     "webhook_given_up": _("A webhook was switched off: nothing arrived"),
+    "limits_changed": _("Changed limits"),
     "dataset_created": _("Created a dataset"),
     "dataset_frozen": _("Froze a version of a dataset"),
     "dataset_version_deleted": _("Deleted a version of a dataset"),

@@ -20,3 +20,16 @@ def prune_webhooks() -> None:
 @shared_task(name="widgets.sweep")
 def sweep_widgets() -> None:
     widget_services.sweep()
+
+
+from webapp.api import idempotency, services
+
+
+@shared_task(name="api.forget")
+def forget() -> None:
+    services.forget_completions()
+
+
+@shared_task(name="api.sweep_idempotency")
+def sweep_idempotency() -> None:
+    idempotency.sweep()

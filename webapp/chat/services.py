@@ -14,6 +14,7 @@ from inference import services as inference
 from inference.access import get_model
 from inference.models import Generation, ServedModel
 from inference.parameters import SamplingParams
+from webapp.accounts import limits
 from webapp.accounts.models import User, Workspace
 from webapp.chat import access
 from webapp.chat.models import Conversation, Message
@@ -56,7 +57,7 @@ def send_message(
     Without a `conversation_id` a new conversation is begun, in `workspace`, and stays with the model begun with: the
     one with the id `model`, which the workspace has to have, or the site's default.
     Raises NotFound, and UserError `message_empty`, `message_too_long`, `too_many_replies`,
-    `no_model`, `busy`.
+    `no_model`, `busy`, `rate_limit_exceeded`, `quota_exceeded`.
     """
     text = clean_text(text)
     if not text.strip():
@@ -100,6 +101,7 @@ def send_message(
                 generation=_generation(conversation, answering, turns),
             )
             Message.objects.bulk_create([message, reply])
+            _admit(reply, turns)
     except (IntegrityError, UserError) as error:
         # The same message came before, or comes over two sockets at once and the other one won. What was accepted
         # once stays accepted, also where one more could not be.
@@ -115,7 +117,10 @@ def send_message(
 
 
 def retry_reply(*, reply: Message) -> Message:
-    """Starts a reply anew that has ended. Raises NotFound; UserError `not_retryable`, `too_many_replies`, `busy`."""
+    """Starts a reply anew that has ended.
+
+    Raises NotFound; UserError `not_retryable`, `too_many_replies`, `busy`, `rate_limit_exceeded`, `quota_exceeded`.
+    """
     assert reply.generation is not None
     with transaction.atomic():
         _limit_replies(reply.conversation.user_id)
@@ -130,6 +135,7 @@ def retry_reply(*, reply: Message) -> Message:
         reply.generation = _generation(conversation, model, said.turns)
         reply.save(update_fields=["generation"])
         inference.delete_generations(ids=[before.id])
+        _admit(reply, said.turns)
     return reply
 
 
@@ -222,7 +228,7 @@ def _limit_replies(user_id: uuid.UUID) -> None:
     [(growing,)] = sql.fetch(
         "SELECT COUNT(*) FROM inference_generation JOIN chat_message ON generation_id = inference_generation.id"
         " JOIN chat_conversation ON conversation_id = chat_conversation.id"
-        " WHERE state IN ('queued', 'running') AND user_id = %s",
+        " WHERE state IN ('queued', 'running') AND chat_conversation.user_id = %s",
         user_id,
     )
     if growing >= MAX_UNFINISHED_REPLIES:
@@ -255,6 +261,19 @@ def _generation(conversation: Conversation, model: ServedModel, turns: list[dict
         model=model,
         messages=turns,
         params=CHAT_PARAMS,
+    )
+
+
+def _admit(reply: Message, turns: list[dict[str, str]]) -> None:
+    """Call it last in the transaction: what is refused for any other reason counts nothing."""
+    assert reply.generation is not None
+    assert CHAT_PARAMS.max_tokens is not None
+    limits.admit(
+        workspace_id=reply.generation.workspace_id,
+        user_id=reply.generation.user_id,
+        api_key_id=None,
+        tokens=limits.estimate_tokens((turn["content"] for turn in turns), CHAT_PARAMS.max_tokens),
+        slot=reply.generation.id,
     )
 
 
