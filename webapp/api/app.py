@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ninja import NinjaAPI, Swagger
 
-from webapp.api import model_routes
+from webapp.api import conversation_routes, message_routes, model_routes
 from webapp.api.errors import answer_errors
 from webapp.api.parser import StrictParser
 
@@ -18,5 +18,8 @@ api = NinjaAPI(
     docs_url="/docs",
 )
 answer_errors(api)
+# The person's own chats on this site. (OpenAI's items of the same address are another thing.)
+api.add_router("/conversations", conversation_routes.router, tags=["Conversations"])
+api.add_router("/conversations", message_routes.router, tags=["Conversations"])
 # Base models and what came of the workspace's own fine-tunes.
 api.add_router("/models", model_routes.router, tags=["Models"])
