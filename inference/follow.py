@@ -13,6 +13,7 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,7 @@ import redis.asyncio
 from asgiref.sync import sync_to_async
 from django.conf import settings
 
+from inference.extras import Extras
 from inference.models import Generation
 from inference.stream import (
     STEPS_CHANNEL,
@@ -92,15 +94,21 @@ class Follower:
         """Replaces all this reader has by the whole log `events` (not empty)."""
         last = events[-1]
         end = last if last.type in TERMINAL_TYPES else None
-        self.give(Event(last.seq - (end is not None), last.attempt, "reset", {"text": text_of(events)}))
+        data = _whole(text_of(events), Extras.logged(events).as_row())
+        self.give(Event(last.seq - (end is not None), last.attempt, "reset", data))
         if end:
             self.give(end)
 
     def give_row(self, generation: Generation) -> None:
         """Ends from the finished row, whose text is the final one."""
         attempt = generation.attempt
-        self.give(Event(self.seq, attempt, "reset", {"text": generation.text}))
+        self.give(Event(self.seq, attempt, "reset", _whole(generation.text, generation.extras)))
         self.give(Event(self.seq + 1, attempt, *generation.last_event()))
+
+
+def _whole(text: str, extras: dict[str, Any]) -> dict[str, Any]:
+    """The data of a `reset`: everything there is."""
+    return {"text": text, "extras": extras} if extras else {"text": text}
 
 
 class StepReader:
@@ -285,7 +293,7 @@ class StepReader:
 
 @sync_to_async
 def _rows(ids: Iterable[str]) -> list[Generation]:
-    return list(Generation.objects.filter(id__in=list(ids)).defer("messages"))
+    return list(Generation.objects.filter(id__in=list(ids)).defer("messages", "prompt"))
 
 
 async def follow(

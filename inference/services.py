@@ -20,6 +20,7 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from inference.extras import Extras
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
 from inference.signals import generation_ended
@@ -200,6 +201,7 @@ def end_unclaimed(*, generation: Generation, state: str, **fields: Any) -> bool:
         state=state,
         text=text,
         completion_tokens=tokens,
+        extras=Extras.logged(events).as_row(),
         new_attempt=True,
         **fields,
     ):
