@@ -162,6 +162,7 @@ CELERY_BEAT_SCHEDULE = {
     "sweep models": {"task": "inference.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap data": {"task": "data.reap", "schedule": 5.0, "options": {"expires": 10}},
     "reap jobs": {"task": "jobs.reap", "schedule": 5.0, "options": {"expires": 10}},
+    "forget completions": {"task": "api.forget", "schedule": 60.0, "options": {"expires": 60}},
 }
 
 # --- Inference ---------------------------------------------------------------------------------------------

@@ -60,6 +60,8 @@ def _no_such_address(request: HttpRequest) -> UserError:
 
 
 def _http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
+    if isinstance(error.__cause__, HttpError):
+        error = error.__cause__  # of our parser, whose sentence ninja replaces
     code = {400: "invalid_json", 401: "missing_api_key"}.get(error.status_code, "http_error")
     return error_response(request, UserError(code, str(error), status=error.status_code))
 
@@ -81,8 +83,13 @@ def _first(error: ValidationError) -> UserError:
     path = [str(part) for part in found["loc"][2 if found["loc"][0] == "body" else 1 :]]
     # Of a union the name of the kind that was tried stands in the path; it means nothing to the sender.
     param = ".".join(part for part in path if part.isidentifier() or part.isdigit()) or None
+    context = found.get("ctx", {})
+    param = context.get("param", param)  # where something is wrong with two that came together
     if found["type"] == "extra_forbidden":
         return Unsupported(param or "body")
+    if found["type"] == "unsupported":
+        name = str(context.get("name", param))
+        return Unsupported(param or name, _("“%(name)s” is not supported here. Leave it out.") % {"name": name})
     if found["type"] == "missing":
         message = _("“%(name)s” is missing.") % {"name": param or _("The body")}
         return UserError("missing_required_parameter", message, param=param)
