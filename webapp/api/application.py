@@ -16,7 +16,15 @@ from django.utils.module_loading import import_string
 Application = Callable[..., Awaitable[None]]
 # Coroutines that do what little they ask the database in one visit. Others may take a while, and all of these
 # share one thread for the database, which is what makes them fast.
-SHORT = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/models")
+SHORT = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/conversations",
+    "/v1/embeddings",
+    "/v1/models",
+    "/v1/moderations",
+    "/v1/responses",
+)
 _MIDDLEWARE = (
     "webapp.core.request_metrics.count_requests",
     "webapp.core.request_ids.carry_request_id",

@@ -11,8 +11,9 @@ from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest
-from ninja import Header, Query, Router
+from ninja import Query, Router
 
+from webapp.api.access import model_named
 from webapp.api.auth import Caller, NeedsAsync, caller
 from webapp.api.conversation_schemas import (
     Conversation,
@@ -23,9 +24,9 @@ from webapp.api.conversation_schemas import (
     Turn,
     as_conversation,
 )
-from webapp.api.conversation_streaming import STREAM, answer_turn, client_id_for, only_repeated, place_named
-from webapp.api.model_routes import model_named
+from webapp.api.conversation_streaming import answer_turn, send
 from webapp.api.schemas import ERRORS
+from webapp.api.streaming import STREAM
 from webapp.chat import access, models, services
 from webapp.chat.notify import tell_deleted, tell_titled
 
@@ -49,32 +50,18 @@ async def list_conversations(
 
 
 @router.post("", response={200: Turn, **ERRORS}, summary="Begin a conversation", openapi_extra=STREAM)
-async def create_conversation(
-    request: HttpRequest,
-    body: NewConversation,
-    idempotency_key: str | None = Header(None, max_length=255),
-    last_event_id: str | None = Header(None),
-) -> Any:
+async def create_conversation(request: HttpRequest, body: NewConversation) -> Any:
     """With its first message. The answer waits until that is replied to, or with `stream` has the reply as it is
-    written. Who hangs up stops nothing: the conversation is on the person's pages, and the reply can be retrieved."""
-    who, after = caller(request), place_named(last_event_id)
+    written. Who hangs up stops nothing: the conversation is on the person's pages, and the reply can be retrieved.
+    With an Idempotency-Key it can be sent again without harm."""
 
-    def send() -> services.Sent:
-        chosen = None if body.model is None else model_named(who.workspace, body.model)
-        sent = services.send_message(
-            user=who.user,
-            workspace=who.workspace,
-            conversation_id=None,
-            client_id=client_id_for(who, idempotency_key),
-            text=body.content,
-            model="" if chosen is None else str(chosen.pk),
-            title=body.title or "",
-            api_key=who.key,
-        )
-        return only_repeated(sent, conversation_id=None, text=body.content)
+    def begin() -> services.Sent:
+        named = None if body.model is None else model_named(caller(request).workspace, body.model)
+        model = "" if named is None else str(named.pk)
+        return send(request, body.content, conversation_id=None, model=model, title=body.title or "")
 
-    sent = await sync_to_async(send)()
-    return await answer_turn(sent, stream=bool(body.stream), after=after)
+    sent = await sync_to_async(begin)()
+    return await answer_turn(request, sent, stream=bool(body.stream))
 
 
 @router.get("/{conversation_id}", response={200: Conversation, **ERRORS}, summary="Retrieve a conversation")

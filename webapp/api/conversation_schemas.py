@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Literal
 
 from ninja import Schema
-from pydantic import ConfigDict, StrictBool
+from pydantic import Field
 from redis.exceptions import RedisError
 
 from inference.models import Generation
 from inference.services import token_log
 from inference.stream import text_of
+from webapp.api.sampling import Body
 from webapp.chat import models, services
 from webapp.chat.endings import ending
 
@@ -30,33 +31,24 @@ _STATUSES: dict[str, Status] = {
 }
 
 
-class NewConversation(Schema):
-    model_config = ConfigDict(extra="forbid")
-
+class NewConversation(Body):
     content: str  # what is said first
-    model: str | None = (
-        None  # as /v1/models calls it; without it the site's default answers, whichever that is
-    )
+    # As /v1/models calls it; without it the site's default answers, whichever that is.
+    model: str | None = Field(None, max_length=200)
     title: str | None = None  # without one it is named after its first message
-    stream: StrictBool | None = None
+    stream: bool | None = None
 
 
-class NewMessage(Schema):
-    model_config = ConfigDict(extra="forbid")
-
+class NewMessage(Body):
     content: str
-    stream: StrictBool | None = None
+    stream: bool | None = None
 
 
-class Retry(Schema):
-    model_config = ConfigDict(extra="forbid")
-
-    stream: StrictBool | None = None
+class Retry(Body):
+    stream: bool | None = None
 
 
-class NewTitle(Schema):
-    model_config = ConfigDict(extra="forbid")
-
+class NewTitle(Body):
     title: str
 
 
@@ -138,15 +130,9 @@ class MessageDelta(Schema):
     delta: str
 
 
-class MessageReset(Schema):
-    """All text that came before is replaced by this: it was not what counts in the end. Seldom: a broker lost it."""
-
-    type: Literal["message.reset"] = "message.reset"
-    message_id: str
-    content: str
-
-
 class MessageEnded(Schema):
+    """The last event of a stream; what it says is what counts."""
+
     type: Literal["message.ended"] = "message.ended"
     message: ConversationMessage
 

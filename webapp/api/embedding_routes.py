@@ -11,13 +11,14 @@ from asgiref.sync import sync_to_async
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 from ninja import Router, Schema
-from pydantic import ConfigDict, Field, StrictInt
+from pydantic import Field
 
 from webapp.api.access import model_named
 from webapp.api.auth import NeedsAsync, caller
 from webapp.api.inputs import TextsOrIds, prompts_of
 from webapp.api.models import Completion
 from webapp.api.reading import read_texts
+from webapp.api.sampling import Body
 from webapp.api.schemas import ERRORS
 from webapp.api.streaming import json_response
 from webapp.core.errors import UserError
@@ -25,14 +26,12 @@ from webapp.core.errors import UserError
 router = Router(auth=NeedsAsync("chat"))
 
 
-class EmbeddingRequest(Schema):
-    model_config = ConfigDict(extra="forbid")
-
-    model: str
+class EmbeddingRequest(Body):
+    model: str = Field(max_length=200)
     input: TextsOrIds
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: StrictInt | None = Field(None, ge=1)  # the model's own, or it is refused
-    user: str | None = None
+    dimensions: int | None = Field(None, ge=1)  # the model's own, or it is refused
+    user: str | None = Field(None, max_length=512)
 
 
 class Embedding(Schema):

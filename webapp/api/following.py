@@ -107,12 +107,13 @@ class Following:
         each: int | None = None,
         resumable: UUID | None = None,
         begun: bool = False,
+        lasting: bool = False,
     ) -> None:
         """`ids` are of generations, `each` of them choices of one prompt [all]; `param` is where the route takes the
         prompt from. `resumable` names a call that a client may come back to. `begun`: somebody else has started
-        them; otherwise it is for `begin` to do.
+        them; otherwise it is for `begin` to do. `lasting`: they go on whether or not anybody reads.
         """
-        self.caller, self.ids, self.resumable = caller, ids, resumable
+        self.caller, self.ids, self.resumable, self.lasting = caller, ids, resumable, lasting
         self.choices = [Choice(index, param) for index in range(len(ids))]
         self.woken = time.monotonic()
         self._leading = self.choices[:: each or len(ids)]
@@ -194,7 +195,7 @@ class Following:
         for follower in self._followers:
             follower.detach()
         left = [id_ for id_, choice in zip(self.ids, self.choices, strict=True) if not choice.ended]
-        if left and self._begun:
+        if left and self._begun and not self.lasting:
             wait = self.resumable is not None and self._error is None
             _run_in_background(_cancel(left, self.resumable if wait else None))
 

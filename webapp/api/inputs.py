@@ -66,9 +66,7 @@ def _several(value: Any) -> list[Any]:
 
 def _text(value: Any, param: str) -> Prompt:
     if not isinstance(value, str):
-        raise UserError(
-            "invalid_type", _("“%(name)s” has to be a text.") % {"name": param}, param=param
-        )
+        raise UserError("invalid_type", _("“%(name)s” has to be a text.") % {"name": param}, param=param)
     if not value:
         raise UserError("invalid_value", _("“%(name)s” is empty.") % {"name": param}, param=param)
     return Prompt(prompt=value)

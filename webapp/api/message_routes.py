@@ -10,7 +10,7 @@ from typing import Any, Literal
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
-from ninja import Header, Query, Router
+from ninja import Query, Router
 
 from webapp.api.auth import Caller, NeedsAsync, caller
 from webapp.api.conversation_routes import own_conversation
@@ -22,17 +22,9 @@ from webapp.api.conversation_schemas import (
     Turn,
     as_message,
 )
-from webapp.api.conversation_streaming import (
-    STREAM,
-    answer_turn,
-    client_id_for,
-    event_stream,
-    only_repeated,
-    place_named,
-    reply_ended,
-    reply_events,
-)
+from webapp.api.conversation_streaming import answer_turn, reply_ended, send, stream_reply
 from webapp.api.schemas import ERRORS
+from webapp.api.streaming import STREAM, Position
 from webapp.chat import access, models, services
 from webapp.chat.notify import tell_retried
 from webapp.core.errors import UserError
@@ -62,31 +54,16 @@ async def list_messages(
     summary="Send a message",
     openapi_extra=STREAM,
 )
-async def send_message(
-    request: HttpRequest,
-    conversation_id: str,
-    body: NewMessage,
-    idempotency_key: str | None = Header(None, max_length=255),
-    last_event_id: str | None = Header(None),
-) -> Any:
+async def send_message(request: HttpRequest, conversation_id: str, body: NewMessage) -> Any:
     """The answer waits until the message is replied to, or with `stream` has the reply as it is written. Who hangs up
-    stops nothing; the reply can be retrieved."""
-    who, after = caller(request), place_named(last_event_id)
+    stops nothing; the reply can be retrieved. With an Idempotency-Key a message can be sent again without harm."""
 
-    def send() -> services.Sent:
-        found = own_conversation(who, conversation_id)
-        sent = services.send_message(
-            user=who.user,
-            workspace=None,
-            conversation_id=found.id,
-            client_id=client_id_for(who, idempotency_key),
-            text=body.content,
-            api_key=who.key,
-        )
-        return only_repeated(sent, conversation_id=found.id, text=body.content)
+    def send_there() -> services.Sent:
+        found = own_conversation(caller(request), conversation_id)
+        return send(request, body.content, conversation_id=found.id)
 
-    sent = await sync_to_async(send)()
-    return await answer_turn(sent, stream=bool(body.stream), after=after)
+    sent = await sync_to_async(send_there)()
+    return await answer_turn(request, sent, stream=bool(body.stream))
 
 
 @router.get(
@@ -100,14 +77,12 @@ async def retrieve_message(
     conversation_id: str,
     message_id: str,
     stream: bool = False,
-    last_event_id: str | None = Header(None),
 ) -> Any:
     """Of a reply that is being written: what is there by now; with `stream` what is there, and the rest as it comes.
     Last-Event-ID leaves out what an earlier stream has given already."""
-    after = place_named(last_event_id)
     message = await sync_to_async(_own_message)(caller(request), conversation_id, message_id)
     if stream and message.generation_id is not None:
-        return event_stream(reply_events(message, after))
+        return stream_reply(request, message, Position.asked_for(request, 1))
     return await sync_to_async(as_message)(message)
 
 
@@ -127,7 +102,7 @@ async def stop_reply(request: HttpRequest, conversation_id: str, message_id: str
 
     reply = await sync_to_async(stop)()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(reply_ended(reply), _STOP_SECONDS)
+        await asyncio.wait_for(reply_ended(request, reply), _STOP_SECONDS)
     return await sync_to_async(lambda: as_message(_own_message(who, conversation_id, message_id)))()
 
 
@@ -148,8 +123,8 @@ async def retry_reply(request: HttpRequest, conversation_id: str, message_id: st
     reply = await sync_to_async(retry)()
     await tell_retried(reply)
     if body.stream:
-        return event_stream(reply_events(reply))
-    await reply_ended(reply)
+        return stream_reply(request, reply, Position(1))
+    await reply_ended(request, reply)
     return await sync_to_async(lambda: as_message(_own_message(who, conversation_id, message_id)))()
 
 

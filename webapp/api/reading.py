@@ -33,7 +33,9 @@ _BUSY_SECONDS, _BUSY_PAUSE = 60.0, 0.5
 
 @dataclass(frozen=True)
 class Readings:
-    results: list[dict[str, Any]]  # one for each text: {"embedding": base64} or {"scores": {label: probability}}
+    results: list[
+        dict[str, Any]
+    ]  # one for each text: {"embedding": base64} or {"scores": {label: probability}}
     prompt_tokens: int
     headers: Mapping[str, str]  # the x-ratelimit-* ones
 

@@ -111,7 +111,9 @@ def refuse_without_workers() -> None:
         "SELECT 1 FROM inference_worker WHERE lease_expires_at > %s AND state <> 'stopping' LIMIT 1",
         timezone.now(),
     ):
-        raise failures.unavailable(_("No model worker is running right now. Try again in a moment."), "no_worker")
+        raise failures.unavailable(
+            _("No model worker is running right now. Try again in a moment."), "no_worker"
+        )
 
 
 def cancel_generations(*, ids: Collection[UUID]) -> None:
@@ -177,13 +179,16 @@ def _read_key(completion_id: UUID) -> str:
 
 def _about(prompts: Sequence[inference.Prompt], choices: int, params: SamplingParams) -> int:
     """Tokens that a call will take, roughly."""
-    characters = sum(_characters(prompt) for prompt in prompts)
     answer = _USUAL_TOKENS if params.max_tokens is None else params.max_tokens
-    return characters // _CHARACTERS_PER_TOKEN + choices * answer
+    return tokens_of(prompts) + choices * answer
+
+
+def tokens_of(prompts: Sequence[inference.Prompt]) -> int:
+    """Of prompts alone, roughly."""
+    return sum(_characters(prompt) for prompt in prompts) // _CHARACTERS_PER_TOKEN
 
 
 def _characters(prompt: inference.Prompt) -> int:
     if isinstance(prompt.prompt, list):
         return len(prompt.prompt) * _CHARACTERS_PER_TOKEN
     return len(prompt.prompt or "") + sum(len(message["content"]) for message in prompt.messages)
-

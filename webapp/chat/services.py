@@ -235,7 +235,7 @@ def _limit_replies(user_id: uuid.UUID) -> None:
     [(growing,)] = sql.fetch(
         "SELECT COUNT(*) FROM inference_generation JOIN chat_message ON generation_id = inference_generation.id"
         " JOIN chat_conversation ON conversation_id = chat_conversation.id"
-        " WHERE state IN ('queued', 'running') AND user_id = %s",
+        " WHERE state IN ('queued', 'running') AND chat_conversation.user_id = %s",
         user_id,
     )
     if growing >= MAX_UNFINISHED_REPLIES:
