@@ -22,11 +22,12 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from inference import usage
 from inference.extras import Extras
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
 from inference.signals import generation_ended
-from inference.stream import Append, TokenLog, encode_event, text_of
+from inference.stream import Append, Event, TokenLog, encode_event, text_of
 from webapp.accounts.models import ApiKey, Workspace
 from webapp.core import sql
 from webapp.core.errors import UserError
@@ -228,9 +229,17 @@ def cancel_generation(*, generation_id: UUID) -> None:
 
 
 def delete_generations(*, ids: list[UUID]) -> None:
-    """Deletes rows and, on commit, their logs; a worker that runs one hears of it and drops it."""
-    Generation.objects.filter(id__in=ids).delete()
-    transaction.on_commit(lambda: _discard_logs(ids))
+    """Deletes rows and, on commit, their logs; a worker that runs one hears of it and drops it. What it made counts."""
+    with transaction.atomic():
+        unfinished = Generation.objects.filter(id__in=ids, state__in=(State.QUEUED, State.RUNNING))
+        # In one order, so that two who delete never wait for each other's days of usage.
+        for generation in unfinished.select_for_update(of=("self",)).order_by("model_id", "id"):
+            said = _said_so_far(generation.id)
+            generation.prompt_tokens, generation.completion_tokens = said.prompt_tokens, said.tokens
+            generation.save(update_fields=["prompt_tokens", "completion_tokens"])
+            usage.count(generation)
+        Generation.objects.filter(id__in=ids).delete()
+        transaction.on_commit(lambda: _discard_logs(ids))
 
 
 def _discard_logs(ids: list[UUID]) -> None:
@@ -251,27 +260,41 @@ def _request_stop(generation_id: UUID) -> None:
 
 def end_unclaimed(*, generation: Generation, state: str, **fields: Any) -> bool:
     """queued → `state`, keeping what an earlier attempt wrote to the log; appends the log's last event on commit."""
-    try:
-        events = token_log().read(generation.id)
-    except RedisError:
-        events = []
-    text = text_of(events)
-    tokens = sum(len(event.data["ids"]) for event in events if event.type == "text")
+    said = _said_so_far(generation.id)
     # A new attempt number, so that a worker thought dead cannot append behind the end.
     if not _end(
         generation,
         expected=State.QUEUED,
         state=state,
-        text=text,
-        completion_tokens=tokens,
-        extras=Extras.logged(events).as_row(),
+        text=text_of(said.events),
+        prompt_tokens=said.prompt_tokens,
+        completion_tokens=said.tokens,
+        extras=Extras.logged(said.events).as_row(),
         new_attempt=True,
         **fields,
     ):
         return False
-    last = events[-1].seq if events else 0
+    last = said.events[-1].seq if said.events else 0
     transaction.on_commit(lambda: _append_last(generation, last + 1))
     return True
+
+
+class _SoFar(NamedTuple):
+    """What attempts that are over have logged."""
+
+    events: list[Event]
+    prompt_tokens: int
+    tokens: int
+
+
+def _said_so_far(generation_id: UUID) -> _SoFar:
+    try:
+        events = token_log().read(generation_id)
+    except RedisError:
+        events = []
+    admitted = next((event.data for event in events if event.type == "admitted"), {})
+    tokens = sum(len(event.data["ids"]) for event in events if event.type == "text")
+    return _SoFar(events, int(admitted.get("prompt_tokens", 0)), tokens)
 
 
 def _append_last(generation: Generation, seq: int) -> None:
@@ -297,6 +320,8 @@ def _end(
         for name, value in fields.items():
             setattr(generation, name, value)
         generation_ended.send(sender=Generation, generation=generation)
+        # Last: whoever else ends something of the same person's waits for this day's row until we commit.
+        usage.count(generation)
     return True
 
 

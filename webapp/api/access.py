@@ -10,6 +10,7 @@ from collections.abc import Collection
 from datetime import datetime
 
 from django.db.models import Q, QuerySet
+from django.db.models.fields.json import KeyTextTransform
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -75,8 +76,10 @@ def list_completions(
     found = _stored(caller, kind)
     if model:
         found = found.filter(model_name=model)
-    for key, value in (metadata or {}).items():
-        found = found.filter(**{f"metadata__{key}": value})
+    for number, (key, value) in enumerate((metadata or {}).items()):
+        # Not metadata__KEY: what a program sends is no lookup of Django's.
+        found = found.alias(**{f"value{number}": KeyTextTransform(key, "metadata")})
+        found = found.filter(**{f"value{number}": value})
     if beyond is not None:
         compare = "lt" if newest_first else "gt"
         same_time = Q(created_at=beyond.created_at, **{f"id__{compare}": beyond.pk})
@@ -95,9 +98,7 @@ def generations_of(completions: Collection[Completion]) -> dict[uuid.UUID, list[
 
 
 def _stored(caller: Caller, kind: Completion.Kind) -> QuerySet[Completion]:
-    return Completion.objects.filter(
-        workspace=caller.workspace, user=caller.user, kind=kind, store=True
-    )
+    return Completion.objects.filter(workspace=caller.workspace, user=caller.user, kind=kind, store=True)
 
 
 def still_let_in(callers: Collection[Caller]) -> set[Caller]:

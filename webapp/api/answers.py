@@ -10,6 +10,8 @@ from webapp.api import access
 from webapp.api.following import Choice
 from webapp.api.models import Completion
 
+Items = list[dict[str, Any]]  # OpenAI's logprobs, one for each token
+
 
 def heading(completion: Completion, model: ServedModel, kind: str) -> dict[str, Any]:
     """The fields that every part of an answer has."""

@@ -2,72 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from inference.models import ServedModel
-from webapp.api.answers import heading, usage
+from webapp.api.answers import Items, heading, usage
 from webapp.api.following import Choice
 from webapp.api.models import Completion
 
 
-def whole(completion: Completion, model: ServedModel, choices: Sequence[Choice]) -> dict[str, Any]:
-    """A `chat.completion`."""
-    has_logprobs = completion.request.get("logprobs", False)
-    answer = heading(completion, model, "chat.completion") | {
-        "choices": [
-            {
-                "index": choice.index,
-                "message": {
-                    "role": "assistant",
-                    "content": choice.text,
-                    "refusal": None,
-                    "annotations": [],
-                },
-                "logprobs": {"content": choice.logprobs, "refusal": None} if has_logprobs else None,
-                "finish_reason": choice.finish_reason,
-            }
-            for choice in choices
-        ],
-        "usage": usage(choices),
-        "service_tier": "default",
-    }
-    if completion.store:
-        answer["metadata"] = completion.metadata
-    return answer
+class ChatAnswer:
+    """Implements `webapp.api.streaming.Shapes`."""
 
+    def __init__(self, completion: Completion, model: ServedModel, choices: int) -> None:
+        self._completion, self._model, self._choices = completion, model, choices
+        self._has_logprobs = completion.request.get("logprobs", False)
+        self._with_usage = completion.request.get("include_usage", False)
+        self._heading = self._headed("chat.completion.chunk")
 
-@dataclass
-class Chunks:
-    """`chat.completion.chunk`s. Implements `webapp.api.streaming.Shapes`."""
-
-    completion: Completion
-    model: ServedModel
-    choices: int
-    with_usage: bool = False
-
-    def __post_init__(self) -> None:
-        self._heading = heading(self.completion, self.model, "chat.completion.chunk")
-        self._heading["service_tier"] = "default"
-        self._has_logprobs = self.completion.request.get("logprobs", False)
+    def whole(self, choices: list[Choice]) -> dict[str, Any]:
+        """A `chat.completion`."""
+        answer = self._headed("chat.completion") | {
+            "choices": [
+                {
+                    "index": choice.index,
+                    "message": {
+                        "role": "assistant",
+                        "content": choice.text,
+                        "refusal": None,
+                        "annotations": [],
+                    },
+                    "logprobs": self._logprobs(choice.logprobs),
+                    "finish_reason": choice.finish_reason,
+                }
+                for choice in choices
+            ],
+            "usage": usage(choices),
+        }
+        if self._completion.store:
+            answer["metadata"] = self._completion.metadata
+        return answer
 
     def begin(self) -> list[dict[str, Any]]:
         delta = {"role": "assistant", "content": "", "refusal": None}
-        return [self._chunk(index, delta) for index in range(self.choices)]
+        return [self._chunk(index, delta) for index in range(self._choices)]
 
-    def delta(self, choice: Choice, text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
-        scores = {"content": logprobs, "refusal": None} if self._has_logprobs else None
-        return self._chunk(choice.index, {"content": text}, logprobs=scores)
+    def said(self, choice: Choice) -> tuple[str, Items]:
+        return choice.text, choice.logprobs
+
+    def delta(self, choice: Choice, text: str, logprobs: Items, before: int) -> dict[str, Any]:
+        return self._chunk(choice.index, {"content": text}, logprobs=self._logprobs(logprobs))
 
     def end(self, choice: Choice) -> dict[str, Any]:
         return self._chunk(choice.index, {}, finish_reason=choice.finish_reason)
 
     def usage(self, choices: list[Choice]) -> dict[str, Any] | None:
-        return {**self._heading, "choices": [], "usage": usage(choices)} if self.with_usage else None
+        return {**self._heading, "choices": [], "usage": usage(choices)} if self._with_usage else None
+
+    def _headed(self, kind: str) -> dict[str, Any]:
+        return heading(self._completion, self._model, kind) | {"service_tier": "default"}
+
+    def _logprobs(self, items: Items) -> dict[str, Any] | None:
+        return {"content": items, "refusal": None} if self._has_logprobs else None
 
     def _chunk(self, index: int, delta: dict[str, Any], **of_choice: Any) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **of_choice}
         chunk = {**self._heading, "choices": [choice]}
         # With the usage in the last chunk, the others say that they have none.
-        return {**chunk, "usage": None} if self.with_usage else chunk
+        return {**chunk, "usage": None} if self._with_usage else chunk

@@ -80,9 +80,7 @@ Content = Annotated[
 
 
 class Message(Body):
-    role: Annotated[
-        Literal["system", "developer", "user", "assistant"], refuse_by_name({"tool", "function"})
-    ]
+    role: Annotated[Literal["system", "developer", "user", "assistant"], refuse_by_name({"tool", "function"})]
     content: Content
 
     @model_validator(mode="before")
@@ -92,7 +90,9 @@ class Message(Body):
 
     def as_turn(self) -> dict[str, str]:
         role = "system" if self.role == "developer" else self.role
-        content = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        content = (
+            self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        )
         return {"role": role, "content": content}
 
 

@@ -104,8 +104,10 @@ def stream_reply(
 
 
 def _follow(request: HttpRequest, reply: models.Message) -> Following:
-    assert reply.generation_id is not None
-    return Following(caller(request), [reply.generation_id], param="content", begun=True, lasting=True)
+    assert reply.generation is not None
+    return Following(
+        caller(request), [reply.generation.id], param="content", rows=[reply.generation], lasting=True
+    )
 
 
 async def _events(

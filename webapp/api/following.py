@@ -106,27 +106,29 @@ class Following:
         param: str,
         each: int | None = None,
         resumable: UUID | None = None,
-        begun: bool = False,
+        rows: Sequence[Generation] | None = None,
         lasting: bool = False,
     ) -> None:
         """`ids` are of generations, `each` of them choices of one prompt [all]; `param` is where the route takes the
-        prompt from. `resumable` names a call that a client may come back to. `begun`: somebody else has started
-        them; otherwise it is for `begin` to do. `lasting`: they go on whether or not anybody reads.
+        prompt from. `resumable` names a call that a client may come back to. `rows` are those of generations that
+        exist already; where there are none, `begin` makes them. `lasting`: they go on whether or not anybody reads.
         """
         self.caller, self.ids, self.resumable, self.lasting = caller, ids, resumable, lasting
-        self.choices = [Choice(index, param) for index in range(len(ids))]
+        over = {row.id: Choice.of_row(row, param) for row in rows or () if row.is_finished}
+        self.choices = [over.get(id_) or Choice(index, param) for index, id_ in enumerate(ids)]
         self.woken = time.monotonic()
         self._leading = self.choices[:: each or len(ids)]
-        self._begun = begun
+        self._begun = rows is not None
         self._closed = False
         self._error: UserError | None = None
-        self._changed: dict[Choice, None] = {}  # an ordered set
+        self._changed: dict[Choice, None] = dict.fromkeys(over.values())  # an ordered set
         self._arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         reader = StepReader.current()
         self._followers = [
-            reader.attach(id_, partial(self._hear, choice), fresh=not begun)
+            reader.attach(id_, partial(self._hear, choice), fresh=rows is None)
             for id_, choice in zip(ids, self.choices, strict=True)
+            if not choice.ended
         ]
         OpenStreams.current().add(self)
 

@@ -85,7 +85,9 @@ def _of_token_ids(value: Any) -> Any:
 
 
 LogitBias = Annotated[
-    dict[int, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_of_token_ids), Field(max_length=1024)
+    dict[int, Annotated[float, Field(ge=-100, le=100)]],
+    BeforeValidator(_of_token_ids),
+    Field(max_length=1024),
 ]
 
 
@@ -199,13 +201,15 @@ Format = Annotated[
     | Annotated[JsonSchemaFormat, Tag("of a schema")],
     Discriminator(
         _kind_of_format,
-        custom_error_type="value_error",
+        custom_error_type="unknown_format",
         custom_error_message="its type has to be text, json_object or json_schema",
     ),
 ]
 
 
-def response_format_of(given: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> ResponseFormat | None:
+def response_format_of(
+    given: TextFormat | JsonObjectFormat | JsonSchemaFormat | None,
+) -> ResponseFormat | None:
     if isinstance(given, JsonObjectFormat):
         return JsonObject()
     if isinstance(given, JsonSchemaFormat):

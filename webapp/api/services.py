@@ -1,4 +1,4 @@
-"""Every write to what programs ask for: completions with their generations are begun, cancelled, deleted and forgotten."""
+"""Every write to what programs ask for: completions and their generations, begun, cancelled, deleted, forgotten."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ FORGET_AFTER = timedelta(minutes=15)
 _FORGET_AT_ONCE = 500
 # What an answer without a limit is taken for, when limits are asked; what it really was is counted at its end.
 _USUAL_TOKENS = 256
-_CHARACTERS_PER_TOKEN = 4
 _READ_TTL_SECONDS = 10
 
 
@@ -79,29 +78,33 @@ def start_completion(
         store=store,
         previous=previous,
     )
-    headers = limits.admit(
-        workspace_id=caller.workspace.pk,
-        user_id=caller.user.pk,
-        api_key_id=completion.api_key_id,
-        tokens=_about(prompts, len(ids), params),
-        slot=completion.pk,
-    )
-    with transaction.atomic():
-        sql.insert([completion])
-        if bind is not None:
-            bind(completion)
-        inference.start_generations(
-            ids=ids,
-            workspace_id=caller.workspace.pk,
-            model=answering,
-            prompts=prompts,
-            params=params,
-            seed=seed,
-            purpose="api",
-            user_id=caller.user.pk,
-            api_key_id=completion.api_key_id,
-            call_id=completion.pk,
-        )
+    try:
+        with transaction.atomic():
+            sql.insert([completion])
+            if bind is not None:
+                bind(completion)
+            inference.start_generations(
+                ids=ids,
+                workspace_id=caller.workspace.pk,
+                model=answering,
+                prompts=prompts,
+                params=params,
+                seed=seed,
+                purpose="api",
+                user_id=caller.user.pk,
+                api_key_id=completion.api_key_id,
+                call_id=completion.pk,
+            )
+            headers = limits.admit(
+                workspace_id=caller.workspace.pk,
+                user_id=caller.user.pk,
+                api_key_id=completion.api_key_id,
+                tokens=_about(prompts, len(ids), params),
+                slot=completion.pk,
+            )
+    except BaseException:
+        limits.withdraw(slot=completion.pk)
+        raise
     return Started(completion, answering, headers)
 
 
@@ -179,16 +182,12 @@ def _read_key(completion_id: UUID) -> str:
 
 def _about(prompts: Sequence[inference.Prompt], choices: int, params: SamplingParams) -> int:
     """Tokens that a call will take, roughly."""
-    answer = _USUAL_TOKENS if params.max_tokens is None else params.max_tokens
-    return tokens_of(prompts) + choices * answer
+    return tokens_of(prompts, choices * (_USUAL_TOKENS if params.max_tokens is None else params.max_tokens))
 
 
-def tokens_of(prompts: Sequence[inference.Prompt]) -> int:
-    """Of prompts alone, roughly."""
-    return sum(_characters(prompt) for prompt in prompts) // _CHARACTERS_PER_TOKEN
-
-
-def _characters(prompt: inference.Prompt) -> int:
-    if isinstance(prompt.prompt, list):
-        return len(prompt.prompt) * _CHARACTERS_PER_TOKEN
-    return len(prompt.prompt or "") + sum(len(message["content"]) for message in prompt.messages)
+def tokens_of(prompts: Sequence[inference.Prompt], answer: int = 0) -> int:
+    """Of prompts and an answer of so many tokens, roughly."""
+    ids = sum(len(prompt.prompt) for prompt in prompts if isinstance(prompt.prompt, list))
+    texts = [prompt.prompt for prompt in prompts if isinstance(prompt.prompt, str)]
+    texts += [message["content"] for prompt in prompts for message in prompt.messages]
+    return limits.estimate_tokens(texts, answer + ids)

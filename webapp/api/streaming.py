@@ -14,6 +14,7 @@ import msgspec
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.utils.translation import gettext as _
 
+from webapp.api.answers import Items
 from webapp.api.following import Choice, Following
 from webapp.core.errors import UserError
 
@@ -38,13 +39,19 @@ encode = msgspec.json.Encoder().encode
 
 
 class Shapes(Protocol):
-    """What events of an endpoint look like."""
+    """What an endpoint's answer looks like, whole and in events."""
+
+    def whole(self, choices: list[Choice]) -> dict[str, Any]:
+        """All of it."""
 
     def begin(self) -> list[dict[str, Any]]:
         """The first ones, before any text."""
 
-    def delta(self, choice: Choice, text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
-        """New text of a choice, with the logprobs of its tokens."""
+    def said(self, choice: Choice) -> tuple[str, Items]:
+        """All of a choice so far: its text and, where they were asked for, the logprobs of its tokens."""
+
+    def delta(self, choice: Choice, text: str, logprobs: Items, before: int) -> dict[str, Any]:
+        """What is new of that. `before` so many logprobs went before these."""
 
     def end(self, choice: Choice) -> dict[str, Any]:
         """A choice that is complete."""
@@ -100,7 +107,9 @@ def sse(data: object, *, id: object = "", event: str = "") -> bytes:
 
 def json_response(data: object, headers: Mapping[str, str] | None = None) -> HttpResponse:
     """What a route answers whose shape is its own affair: nothing checks it a second time."""
-    return HttpResponse(encode(data), content_type="application/json; charset=utf-8", headers=headers)
+    body = encode(data)
+    headers = {**(headers or {}), "Content-Length": str(len(body))}
+    return HttpResponse(body, content_type="application/json; charset=utf-8", headers=headers)
 
 
 def event_stream(
@@ -129,8 +138,7 @@ async def _to_the_end(following: Following, events: AsyncIterator[bytes]) -> Asy
 
 async def completion_events(following: Following, shapes: Shapes, position: Position) -> AsyncIterator[bytes]:
     """What is new since `position`, until every choice has ended, and [DONE]."""
-    if not position.begun:
-        first = shapes.begin()
+    if not position.begun and (first := shapes.begin()):
         yield b"".join([*map(sse, first[:-1]), sse(first[-1], id=position)])
     async for changed in following.changes():
         parts = [part for choice in changed for part in _news(choice, shapes, position)]
@@ -146,11 +154,12 @@ async def completion_events(following: Following, shapes: Shapes, position: Posi
 def _news(choice: Choice, shapes: Shapes, position: Position) -> list[bytes]:
     parts = []
     at = choice.index
-    if len(choice.text) > position.characters[at] or len(choice.logprobs) > position.logprobs[at]:
-        text, logprobs = choice.text[position.characters[at] :], choice.logprobs[position.logprobs[at] :]
-        position.characters[at] = max(position.characters[at], len(choice.text))
-        position.logprobs[at] = max(position.logprobs[at], len(choice.logprobs))
-        parts.append(sse(shapes.delta(choice, text, logprobs), id=position))
+    text, logprobs = shapes.said(choice)
+    characters, items = position.characters[at], position.logprobs[at]
+    # What a broker lost is said again, and only what goes beyond it is new.
+    if len(text) > characters or len(logprobs) > items:
+        position.characters[at], position.logprobs[at] = max(characters, len(text)), max(items, len(logprobs))
+        parts.append(sse(shapes.delta(choice, text[characters:], logprobs[items:], items), id=position))
     if choice.ended and choice.failure is None and not position.ended[at]:
         position.ended[at] = True
         parts.append(sse(shapes.end(choice), id=position))

@@ -14,6 +14,7 @@ from inference import services as inference
 from inference.access import get_model
 from inference.models import Generation, ServedModel
 from inference.parameters import SamplingParams
+from webapp.accounts import limits
 from webapp.accounts.models import ApiKey, User, Workspace
 from webapp.chat import access
 from webapp.chat.history import Said, history
@@ -57,7 +58,7 @@ def send_message(
     one with the id `model`, which the workspace has to have, or the site's default. Its `title` stays, too, where one
     is given. `api_key`: what a program sent it with.
     Raises NotFound, and UserError `message_empty`, `message_too_long`, `too_many_replies`,
-    `no_model`, `busy`.
+    `no_model`, `busy`, `rate_limit_exceeded`, `quota_exceeded`.
     """
     text = clean_text(text)
     if not text.strip():
@@ -101,6 +102,7 @@ def send_message(
                 generation=_generation(conversation, answering, turns, api_key),
             )
             Message.objects.bulk_create([message, reply])
+            _admit(reply, turns)
     except (IntegrityError, UserError) as error:
         # The same message came before, or comes over two sockets at once and the other one won. What was accepted
         # once stays accepted, also where one more could not be.
@@ -116,7 +118,10 @@ def send_message(
 
 
 def retry_reply(*, reply: Message, api_key: ApiKey | None = None) -> Message:
-    """Starts a reply anew that has ended. Raises NotFound; UserError `not_retryable`, `too_many_replies`, `busy`."""
+    """Starts a reply anew that has ended.
+
+    Raises NotFound; UserError `not_retryable`, `too_many_replies`, `busy`, `rate_limit_exceeded`, `quota_exceeded`.
+    """
     assert reply.generation is not None
     with transaction.atomic():
         _limit_replies(reply.conversation.user_id)
@@ -131,6 +136,7 @@ def retry_reply(*, reply: Message, api_key: ApiKey | None = None) -> Message:
         reply.generation = _generation(conversation, model, said.turns, api_key)
         reply.save(update_fields=["generation"])
         inference.delete_generations(ids=[before.id])
+        _admit(reply, said.turns)
     return reply
 
 
@@ -271,4 +277,17 @@ def _generation(
         model=model,
         messages=turns,
         params=CHAT_PARAMS,
+    )
+
+
+def _admit(reply: Message, turns: list[dict[str, str]]) -> None:
+    """Call it last in the transaction: what is refused for any other reason counts nothing."""
+    assert reply.generation is not None
+    assert CHAT_PARAMS.max_tokens is not None
+    limits.admit(
+        workspace_id=reply.generation.workspace_id,
+        user_id=reply.generation.user_id,
+        api_key_id=reply.generation.api_key_id,
+        tokens=limits.estimate_tokens((turn["content"] for turn in turns), CHAT_PARAMS.max_tokens),
+        slot=reply.generation.id,
     )

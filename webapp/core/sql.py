@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from functools import cache
 from typing import Any, TypeVar
 
@@ -53,9 +53,10 @@ def insert(rows: Sequence[models.Model]) -> None:
 @cache
 def _insertion(model: type[models.Model]) -> tuple[str, str]:
     """The statement up to its rows, and the place of one row's values."""
-    columns = [connection.ops.quote_name(field.column) for field in model._meta.concrete_fields]
+    columns = [connection.ops.quote_name(str(field.column)) for field in model._meta.concrete_fields]
     table = connection.ops.quote_name(model._meta.db_table)
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ", f"({', '.join(['%s'] * len(columns))})"
+    head = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "  # noqa: S608  names of ours
+    return head, f"({', '.join(['%s'] * len(columns))})"
 
 
 def _adapted(values: Sequence[object]) -> list[Any]:
@@ -67,4 +68,6 @@ def _adapt(value: object) -> Any:
         return value.hex
     if isinstance(value, datetime):
         return connection.ops.adapt_datetimefield_value(value)
+    if isinstance(value, date):
+        return connection.ops.adapt_datefield_value(value)
     return value
