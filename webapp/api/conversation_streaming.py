@@ -24,6 +24,7 @@ from webapp.api.conversation_schemas import (
     as_turn,
 )
 from webapp.api.following import Following
+from webapp.api.idempotency import key_of
 from webapp.api.streaming import KEEP_ALIVE, Position, event_stream, sse
 from webapp.chat import access, models, services
 from webapp.chat.notify import tell_sent
@@ -41,7 +42,7 @@ def send(
             user=who.user,
             workspace=who.workspace,
             conversation_id=conversation_id,
-            client_id=_client_id(who, request.headers.get("Idempotency-Key")),
+            client_id=_client_id(who, key_of(request)),
             text=text,
             model=model,
             title=title,
@@ -51,14 +52,11 @@ def send(
         if error.code in ("message_empty", "message_too_long"):
             error.param = "content"
         raise
-    same_place = (
-        sent.message.position == 0 if conversation_id is None else sent.conversation.id == conversation_id
-    )
-    if not same_place or sent.message.text != services.clean_text(text):
+    sent_to = sent.conversation.id if sent.message.position else None
+    if sent_to != conversation_id or sent.message.text != services.clean_text(text):
         raise UserError(
             "idempotency_key_reused",
             _("That Idempotency-Key came with another request before. Take a new one for each."),
-            status=409,
             param="Idempotency-Key",
         )
     return sent

@@ -199,7 +199,7 @@ class Following:
         left = [id_ for id_, choice in zip(self.ids, self.choices, strict=True) if not choice.ended]
         if left and self._begun and not self.lasting:
             wait = self.resumable is not None and self._error is None
-            _run_in_background(_cancel(left, self.resumable if wait else None))
+            run_in_background(_cancel(left, self.resumable if wait else None))
 
     def close_from_any_thread(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -233,7 +233,7 @@ async def _cancel(ids: list[UUID], resumable: UUID | None) -> None:
     await sync_to_async(services.cancel_generations)(ids=ids)
 
 
-def _run_in_background(work: Coroutine[Any, Any, None]) -> None:
+def run_in_background(work: Coroutine[Any, Any, None]) -> None:
     """In a context of its own: the request's, and its thread for the database, end with the request."""
     task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
     _background.add(task)
