@@ -111,10 +111,11 @@ def start_generations(
     user_id: UUID | None = None,
     api_key_id: UUID | None = None,
     call_id: UUID | None = None,
+    first_choice: int = 0,
 ) -> list[Generation]:
     """Those of one call, under `ids`: equally many of every prompt, the first prompt's first.
 
-    `choice` counts through all of them; otherwise as `start_generation`.
+    `choice` counts through all of them, from `first_choice` on; otherwise as `start_generation`.
     """
     each, given, seed = len(ids) // len(prompts), _given(params), _seed(seed)
     generations = [
@@ -122,17 +123,17 @@ def start_generations(
             id=id_,
             workspace_id=workspace_id,
             model=model,
-            messages=prompts[choice // each].messages,
-            prompt=prompts[choice // each].prompt,
+            messages=prompts[at // each].messages,
+            prompt=prompts[at // each].prompt,
             user_id=user_id,
             api_key_id=api_key_id,
             call_id=call_id,
-            choice=choice,
+            choice=first_choice + at,
             params=given,
             seed=seed,
             purpose=purpose,
         )
-        for choice, id_ in enumerate(ids)
+        for at, id_ in enumerate(ids)
     ]
     _record(generations)
     return generations

@@ -182,7 +182,11 @@ def _read_key(completion_id: UUID) -> str:
 
 def _about(prompts: Sequence[inference.Prompt], choices: int, params: SamplingParams) -> int:
     """Tokens that a call will take, roughly."""
-    answer = choices * (_USUAL_TOKENS if params.max_tokens is None else params.max_tokens)
+    return tokens_of(prompts, choices * (_USUAL_TOKENS if params.max_tokens is None else params.max_tokens))
+
+
+def tokens_of(prompts: Sequence[inference.Prompt], answer: int = 0) -> int:
+    """Of prompts and an answer of so many tokens, roughly."""
     ids = sum(len(prompt.prompt) for prompt in prompts if isinstance(prompt.prompt, list))
     texts = [prompt.prompt for prompt in prompts if isinstance(prompt.prompt, str)]
     texts += [message["content"] for prompt in prompts for message in prompt.messages]

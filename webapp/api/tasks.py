@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from webapp.api import webhook_delivery, widget_services
+from webapp.api import idempotency, services, webhook_delivery, widget_services
 
 
 @shared_task(name="api.deliver_webhooks")
@@ -20,9 +20,6 @@ def prune_webhooks() -> None:
 @shared_task(name="widgets.sweep")
 def sweep_widgets() -> None:
     widget_services.sweep()
-
-
-from webapp.api import idempotency, services
 
 
 @shared_task(name="api.forget")
