@@ -29,9 +29,7 @@ from webapp.ops.lifespan import lifespan
 
 application = ProtocolTypeRouter(
     {
-        "http": limit_bodies(
-            short_way(ApiApplication(), django_application), allowance=largest_body
-        ),
+        "http": limit_bodies(short_way(ApiApplication(), django_application), allowance=largest_body),
         "websocket": count_sockets(
             SameOriginValidator(
                 AuthMiddlewareStack(
