@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ninja import NinjaAPI, Swagger
 
-from webapp.api import model_routes
+from webapp.api import api_key_routes, model_routes
 from webapp.api.errors import answer_errors
+from webapp.api.idempotency import answer_once, claim_first
 from webapp.api.parser import StrictParser
 
 api = NinjaAPI(
@@ -18,5 +19,10 @@ api = NinjaAPI(
     docs_url="/docs",
 )
 answer_errors(api)
+# Every POST, whichever router it is in, does once what comes twice with the same Idempotency-Key.
+api.add_decorator(answer_once, mode="view")
+api.add_decorator(claim_first, mode="operation")
+# Of the workspace, for programs that hand them out.
+api.add_router("/api_keys", api_key_routes.router, tags=["API keys"])
 # Base models and what came of the workspace's own fine-tunes.
 api.add_router("/models", model_routes.router, tags=["Models"])
