@@ -10,7 +10,6 @@ import os
 import time
 import uuid
 from pathlib import Path
-from types import TracebackType
 
 from django.utils.translation import gettext as _
 
@@ -27,12 +26,7 @@ _FORGOTTEN = 86_400  # seconds
 
 
 class Incoming:
-    """Gone when its block ends, unless it was moved to its place.
-
-    with Incoming(most=2**29) as incoming:
-        incoming.write(b"...")
-        incoming.move_to(path)
-    """
+    """Gone when it is closed, unless it was moved to its place."""
 
     def __init__(self, *, most: int) -> None:
         """`most`: bytes. Raises UserError `disk_full`."""
@@ -40,17 +34,12 @@ class Incoming:
         self._path = storage.incoming_folder() / str(uuid.uuid4())
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("xb", buffering=2**20)
+            self.file = self._path.open("x+b")
         except OSError as error:
             raise _unwritable(error) from error
 
-    def __enter__(self) -> Incoming:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+    def close(self) -> None:
+        self.file.close()
         storage.remove_file(self._path)
 
     def write(self, data: bytes) -> None:
@@ -63,15 +52,15 @@ class Incoming:
             if storage.free_bytes() < RESERVED_BYTES:
                 raise UserError("disk_full", _("This server has no room for this file."), status=507)
         try:
-            self._file.write(data)
+            self.file.write(data)
         except OSError as error:
             raise _unwritable(error) from error
 
     def move_to(self, path: Path) -> None:
         """All of it, as far as the disk is concerned. Raises UserError `disk_full`."""
         try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self.file.flush()
+            os.fsync(self.file.fileno())
             path.parent.mkdir(parents=True, exist_ok=True)
             self._path.rename(path)
         except OSError as error:
