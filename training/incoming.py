@@ -56,11 +56,17 @@ class Incoming:
         except OSError as error:
             raise _unwritable(error) from error
 
-    def move_to(self, path: Path) -> None:
-        """All of it, as far as the disk is concerned. Raises UserError `disk_full`."""
+    def sync(self) -> None:
+        """It is whole, and survives the machine. Raises UserError `disk_full`."""
         try:
             self.file.flush()
             os.fsync(self.file.fileno())
+        except OSError as error:
+            raise _unwritable(error) from error
+
+    def move_to(self, path: Path) -> None:
+        """Once it is whole. Raises UserError `disk_full`."""
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._path.rename(path)
         except OSError as error:

@@ -9,7 +9,6 @@ now, and whatever ends (a report, a freezing) has it called again. Reports and v
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -23,14 +22,13 @@ from django.utils.translation import gettext_noop
 
 from inference.models import ServedModel
 from training import job_life, services, storage
-from training.datasets.problems import Problem
 from training.datasets.recipe import Recipe, Split
 from training.job_request import JobRequest
 from training.job_services import check_base, check_length, check_room, check_start, clean_name, record_job
 from training.job_tasks import send_prepare
 from training.knobs import check_knobs, tasks_for, wrong_knobs
 from training.models import Dataset, DatasetVersion, DataWork, Job, SourceFile
-from training.problem_list import read_problems
+from training.problem_list import counts_of, first_error, spoken
 from webapp.accounts.models import User, Workspace
 from webapp.core.errors import UserError
 from webapp.core.locks import lock_until_commit
@@ -232,33 +230,14 @@ def _report(job: Job, dataset: Dataset, param: str) -> DataWork | None:
 
 def _require_usable(job: Job, file: SourceFile, report: DataWork, param: str) -> None:
     """Raises Unusable, which names the first example that cannot be learnt."""
-    errors = _of_severity(report, "error").total()
-    if not errors or (job.preparing.get("skip_invalid") and report.result and report.result["usable"]):
+    found: dict[str, Any] = report.result or {}
+    errors = counts_of(found, "error").total()
+    if not errors or (job.preparing.get("skip_invalid") and found.get("usable")):
         return
-    first = first_error(report)
-    said = spoken_problem(first) if first is not None else f"{file.name} holds nothing to learn from."
+    first = first_error(storage.work_folder(report))
+    said = spoken(first) if first is not None else f"{file.name} holds nothing to learn from."
     more = f" There are {errors} such problems in all." if errors > 1 else ""
     raise _invalid(said + more, param)
-
-
-def _of_severity(report: DataWork, severity: str) -> Counter[str]:
-    """How many problems there are, by code."""
-    found: dict[str, Any] = report.result or {}
-    counts = {count["name"]: count["count"] for count in found.get("problems", [])}
-    severities = found.get("severities", {})
-    return Counter({code: count for code, count in counts.items() if severities.get(code) == severity})
-
-
-def first_error(report: DataWork) -> Problem | None:
-    """The first problem that leaves an example out."""
-    problems = read_problems(storage.work_folder(report))
-    return next((problem for problem in problems if problem.severity == "error"), None)
-
-
-def spoken_problem(problem: Problem) -> str:
-    """ "train.jsonl, line 65: Every message needs a role. Use ... (unrecognized_role)" """
-    line = f", line {problem.line}" if problem.line else ""
-    return f"{problem.file}{line}: {problem.reason} {problem.remedy} ({problem.code})"
 
 
 def _invalid(why: str, param: str) -> Unusable:
@@ -283,7 +262,7 @@ def _frozen(job: Job, training: _Checked, validation: _Checked | None) -> Datase
     if made is not None and made.is_unfinished:
         return None
     if made is not None and made.state == DataWork.State.READY:
-        version = ready.filter(number=(made.result or {}).get("version")).first()
+        version = ready.filter(number=int((made.result or {}).get("version", 0))).first()
         if version is not None:
             return version
     elif made is not None and made.error_code != "report_gone":
@@ -342,11 +321,9 @@ def _queue(job: Job, version: DatasetVersion, files: list[_Checked]) -> None:
 
 
 def _warn(job: Job, checked: _Checked) -> None:
-    left_out = _of_severity(checked.report, "error")
-    for counts, what in (
-        (left_out, "Examples of it are left out"),
-        (_of_severity(checked.report, "warning"), "It was warned of"),
-    ):
+    """Of what a person would have seen in the report."""
+    for severity, what in (("error", "Examples of it are left out"), ("warning", "The check warns of it")):
+        counts = counts_of(checked.report.result or {}, severity)
         if counts:
             named = ", ".join(f"{count} × {code}" for code, count in counts.most_common())
             message = f"{checked.file.name}: {what}: {named}."

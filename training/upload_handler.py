@@ -43,6 +43,8 @@ class StraightToDisk(FileUploadHandler):
         self.file.incoming.write(raw_data)
 
     def file_complete(self, file_size: int) -> IncomingFile:
+        # Here, and not in the transaction that keeps it: on SQLite all others would wait for the disk.
+        self.file.incoming.sync()
         self.file.size = file_size
         return self.file
 

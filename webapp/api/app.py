@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ninja import NinjaAPI, Swagger
 
-from webapp.api import api_key_routes, model_routes
+from webapp.api import api_key_routes, file_routes, fine_tuning_routes, model_routes
 from webapp.api.errors import answer_errors
 from webapp.api.idempotency import answer_once, claim_first
 from webapp.api.parser import StrictParser
@@ -24,5 +24,9 @@ api.add_decorator(answer_once, mode="view")
 api.add_decorator(claim_first, mode="operation")
 # Of the workspace, for programs that hand them out.
 api.add_router("/api_keys", api_key_routes.router, tags=["API keys"])
+# What is learnt from, and the results of learning.
+api.add_router("/files", file_routes.router, tags=["Files"])
+# Training jobs, as OpenAI's clients see them.
+api.add_router("/fine_tuning", fine_tuning_routes.router, tags=["Fine-tuning"])
 # Base models and what came of the workspace's own fine-tunes.
 api.add_router("/models", model_routes.router, tags=["Models"])
