@@ -11,8 +11,8 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponseBase
-from django.utils.translation import gettext as _
 
+from webapp.api import idempotency
 from webapp.api.auth import Caller, caller
 from webapp.api.conversation_schemas import (
     ConversationMessage,
@@ -43,6 +43,7 @@ def send(
             workspace=who.workspace,
             conversation_id=conversation_id,
             client_id=_client_id(who, key_of(request)),
+            client_id=_client_id(who, idempotency.key_of(request)),
             text=text,
             model=model,
             title=title,
@@ -59,12 +60,17 @@ def send(
             _("That Idempotency-Key came with another request before. Take a new one for each."),
             param="Idempotency-Key",
         )
+    same_place = (
+        sent.message.position == 0 if conversation_id is None else sent.conversation.id == conversation_id
+    )
+    if not same_place or sent.message.text != services.clean_text(text):
+        raise idempotency.key_reused()
     return sent
 
 
 def _client_id(who: Caller, idempotency_key: str | None) -> uuid.UUID:
     """What the same message sent again is known by."""
-    if not idempotency_key:
+    if idempotency_key is None:
         return uuid.uuid4()
     return uuid.uuid5(who.workspace.pk, f"{who.user.pk}:{idempotency_key}")
 

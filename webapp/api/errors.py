@@ -161,6 +161,8 @@ def _shaped(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBas
     if "Cache-Control" not in response:
         response.headers["Cache-Control"] = "private, no-store"
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    if response.status_code == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     if response.status_code < 400 or response.headers.get("Content-Type", "").startswith("application/json"):
         return response
     fallback = ("internal_error", "Something went wrong on the server. Try again in a moment.")

@@ -73,8 +73,16 @@ def test_the_page_that_shows_a_key_is_kept_nowhere(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"name": ""}, {"name": "a\x1bb"}, {"name": "x" * 81}, {"scopes": []}, {"scopes": ["god"]}, {"expiry": "7"}]
-)  # fmt: skip
+    "wrong",
+    [
+        {"name": ""},
+        {"name": "a\x1bb"},
+        {"name": "x" * 81},
+        {"scopes": []},
+        {"scopes": ["god"]},
+        {"expiry": "7"},
+    ],
+)
 def test_a_form_with_something_wrong_makes_no_key_and_says_what(
     workspace: Workspace, alice: User, logged_in: LogIn, wrong: dict[str, object]
 ) -> None:
