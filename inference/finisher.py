@@ -14,7 +14,7 @@ from typing import Any
 from django.db import InterfaceError, OperationalError
 
 from inference import services
-from inference.emission import Publisher
+from inference.emission import NewText, Publisher
 from inference.lease import database_work
 from inference.running import Running, Slots
 
@@ -33,7 +33,11 @@ class Finisher:
     def finish(self, running: Running, state: str, **fields: Any) -> None:
         """running → `state`, with the text so far and what `fields` adds to the row."""
         fields |= running.fields
-        fields |= {"text": "".join(running.text), "completion_tokens": running.tokens}
+        fields |= {
+            "text": "".join(running.text),
+            "completion_tokens": running.tokens,
+            "extras": running.extras.as_row(),
+        }
         self._thread.submit(self._write_final, running, state, fields)
 
     def hand_over(self, running: Running) -> None:
@@ -55,7 +59,9 @@ class Finisher:
             with database_work():
                 if services.finish_generation(generation=generation, state=state, **fields):
                     if running.last_text:
-                        self._publisher.emit_texts([(running.emission, running.last_text, [])])
+                        self._publisher.emit_texts([NewText(running.emission, running.last_text, [])])
+                    if running.extras.result:
+                        self._publisher.emit(running.emission, "result", running.extras.result)
                     self._publisher.emit(running.emission, *generation.last_event(), finished=True)
         except (OperationalError, InterfaceError):
             # The lease will be renewed on and on, so nobody else would end this row: it is tried again.

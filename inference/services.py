@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -21,6 +23,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from inference import usage
+from inference.extras import Extras
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
 from inference.signals import generation_ended
@@ -53,6 +56,13 @@ def default_model() -> ServedModel:
     return found[0]  # a constraint sees to it that there is only one
 
 
+class Prompt(NamedTuple):
+    """What is to be answered or continued: `messages`, or `prompt`, a text or token ids as they are."""
+
+    messages: list[dict[str, str]] = []
+    prompt: str | list[int] | None = None
+
+
 def start_generation(
     *,
     workspace: Workspace,
@@ -72,16 +82,7 @@ def start_generation(
     One of `messages` and `prompt` is given. The choices of one call share `call_id` and `seed`.
     Raises UserError `busy` (503, with Retry-After) where more is queued than this site takes on.
     """
-    [(waiting,)] = sql.fetch("SELECT COUNT(*) FROM inference_generation WHERE state = 'queued'")
-    if waiting >= settings.INFERENCE_MAX_QUEUED:
-        raise UserError(
-            "busy",
-            "Too many replies are waiting right now. Try again in a moment.",
-            status=503,
-            retry_after=5,
-        )
-    now = timezone.now()
-    generation = Generation.objects.create(
+    generation = Generation(
         workspace=workspace,
         model=model,
         messages=messages or [],
@@ -90,14 +91,77 @@ def start_generation(
         api_key=api_key,
         call_id=call_id,
         choice=choice,
-        params=msgspec.to_builtins(params or SamplingParams(), str_keys=True),
-        seed=secrets.randbelow(2**63) if seed is None else seed,
+        params=_given(params),
+        seed=_seed(seed),
         purpose=purpose,
-        deadline=now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS),
-        sent_at=now,
     )
-    transaction.on_commit(lambda: send_task(generation.id))
+    _record([generation])
     return generation
+
+
+def start_generations(
+    *,
+    ids: Sequence[UUID],
+    workspace_id: UUID,
+    model: ServedModel,
+    prompts: Sequence[Prompt],
+    params: SamplingParams | None = None,
+    seed: int | None = None,
+    purpose: str,
+    user_id: UUID | None = None,
+    api_key_id: UUID | None = None,
+    call_id: UUID | None = None,
+) -> list[Generation]:
+    """Those of one call, under `ids`: equally many of every prompt, the first prompt's first.
+
+    `choice` counts through all of them; otherwise as `start_generation`.
+    """
+    each, given, seed = len(ids) // len(prompts), _given(params), _seed(seed)
+    generations = [
+        Generation(
+            id=id_,
+            workspace_id=workspace_id,
+            model=model,
+            messages=prompts[choice // each].messages,
+            prompt=prompts[choice // each].prompt,
+            user_id=user_id,
+            api_key_id=api_key_id,
+            call_id=call_id,
+            choice=choice,
+            params=given,
+            seed=seed,
+            purpose=purpose,
+        )
+        for choice, id_ in enumerate(ids)
+    ]
+    _record(generations)
+    return generations
+
+
+def _given(params: SamplingParams | None) -> Any:
+    return msgspec.to_builtins(params or SamplingParams(), str_keys=True)
+
+
+def _seed(seed: int | None) -> int:
+    return secrets.randbelow(2**63) if seed is None else seed
+
+
+def _record(generations: list[Generation]) -> None:
+    [(waiting,)] = sql.fetch("SELECT COUNT(*) FROM inference_generation WHERE state = 'queued'")
+    if waiting + len(generations) > settings.INFERENCE_MAX_QUEUED:
+        raise UserError(
+            "busy",
+            "Too many replies are waiting right now. Try again in a moment.",
+            status=503,
+            retry_after=5,
+        )
+    now = timezone.now()
+    for generation in generations:
+        generation.deadline = now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS)
+        generation.sent_at = now
+    sql.insert(generations)
+    for generation in generations:
+        transaction.on_commit(partial(send_task, generation.id))
 
 
 def send_task(generation_id: UUID | str) -> None:
@@ -205,6 +269,7 @@ def end_unclaimed(*, generation: Generation, state: str, **fields: Any) -> bool:
         text=text_of(said.events),
         prompt_tokens=said.prompt_tokens,
         completion_tokens=said.tokens,
+        extras=Extras.logged(said.events).as_row(),
         new_attempt=True,
         **fields,
     ):

@@ -20,7 +20,7 @@ from channels.security.websocket import WebsocketDenier
 from django.urls import path, re_path
 
 from training.consumers import JobConsumer
-from webapp.api.application import ApiApplication, short_way
+from webapp.api.application import ApiApplication, largest_body, short_way
 from webapp.chat.consumers import ChatConsumer
 from webapp.core.body_limit import limit_bodies
 from webapp.core.origin import SameOriginValidator
@@ -29,7 +29,7 @@ from webapp.ops.lifespan import lifespan
 
 application = ProtocolTypeRouter(
     {
-        "http": limit_bodies(short_way(ApiApplication(), django_application)),
+        "http": limit_bodies(short_way(ApiApplication(), django_application), allowance=largest_body),
         "websocket": count_sockets(
             SameOriginValidator(
                 AuthMiddlewareStack(

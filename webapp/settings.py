@@ -12,6 +12,7 @@ from redis.retry import Retry
 from webapp import database
 from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
 from webapp.core import logs, mail
+from webapp.core.body_limit import MAX_BODY_BYTES
 from webapp.env import Env, generated_secret
 from webapp.ops import broker
 
@@ -63,6 +64,7 @@ MIDDLEWARE = [
     "webapp.core.request_metrics.count_requests",
     "webapp.core.request_ids.carry_request_id",
     "webapp.api.errors.in_openai_shape",
+    "webapp.api.door.refuse_at_the_door",
     "webapp.ops.middleware.machine_endpoints",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -162,6 +164,12 @@ CELERY_BEAT_SCHEDULE = {
     "sweep models": {"task": "inference.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap data": {"task": "data.reap", "schedule": 5.0, "options": {"expires": 10}},
     "reap jobs": {"task": "jobs.reap", "schedule": 5.0, "options": {"expires": 10}},
+    "forget completions": {"task": "api.forget", "schedule": 60.0, "options": {"expires": 60}},
+    "sweep idempotency": {
+        "task": "api.sweep_idempotency",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
 }
 
 # --- Inference ---------------------------------------------------------------------------------------------
@@ -189,6 +197,10 @@ TRAINING_DEVICE = env.choice("TRAINING_DEVICE", ("auto", "cpu", "cuda"), "auto")
 LIMIT_REQUESTS_PER_MINUTE = env.int("LIMIT_REQUESTS_PER_MINUTE", 0, low=0, high=1_000_000)
 LIMIT_TOKENS_PER_MINUTE = env.int("LIMIT_TOKENS_PER_MINUTE", 0, low=0, high=1_000_000_000)
 LIMIT_CONCURRENT_STREAMS = env.int("LIMIT_CONCURRENT_STREAMS", 0, low=0, high=10_000)
+
+# --- API ---------------------------------------------------------------------------------------------------
+# One file sent to /v1/files, with its form. (The pages upload in parts, of files as large as training takes.)
+API_MAX_UPLOAD_MB = env.int("API_MAX_UPLOAD_MB", 512, low=4, high=20_480)
 
 # --- People ------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"
@@ -272,7 +284,7 @@ CONTENT_SECURITY_POLICY = {
         "manifest-src": [SELF],
     }
 }
-DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 2**20
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES  # of what is not a file
 
 # --- Static files, language, time --------------------------------------------------------------------------
 STATIC_URL = "static/"

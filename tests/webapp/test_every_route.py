@@ -35,7 +35,7 @@ OF_THE_PERSON = {
         "member_role",
         "member_remove",
     ),
-    *("invite", "invitation_revoke"),
+    *("invite", "invitation_revoke", "keys", "key_create", "key_revoke"),
     *("account_change_password", "account_set_password", "account_email", "account_reauthenticate"),
     *(
         "usersessions_list",

@@ -6,10 +6,14 @@ import hashlib
 import hmac
 import secrets
 import string
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
+from uuid import UUID
 
 from django.db import transaction
+from django.dispatch import Signal
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -23,7 +27,10 @@ from webapp.core.locks import lock_until_commit
 # "fw-" and eight letters find the row; 256 bits behind them are the secret.
 _ALPHABET, _PREFIX_LETTERS, _SECRET_BYTES = string.ascii_letters + string.digits, 8, 32
 _NOTE_EVERY = timedelta(minutes=1)
-MAX_KEYS = 100  # of one workspace that are not revoked
+MAX_KEYS = 100  # of one workspace that still open something
+
+# Sent after the commit that revoked them, with `key_ids`: what these keys have open ends.
+keys_revoked = Signal()
 
 
 class ActingKey(NamedTuple):
@@ -41,9 +48,11 @@ def create_key(
     name: str,
     scopes: list[str],
     expires_at: datetime | None = None,
+    through: ApiKey | None = None,
     request: HttpRequest | None = None,
 ) -> tuple[ApiKey, str]:
-    """The row, and the key itself, which nobody can be shown again.
+    """The row, and the key itself, which nobody can be shown again. `through`: the key that asks for it, where a
+    program does; what it makes opens no more than it does, and for no longer.
 
     Raises NotFound for outsiders, and UserError `bad_name`, `bad_scopes`, `bad_expiry`, `too_many_keys`, `admins_only`.
     """
@@ -61,9 +70,13 @@ def create_key(
         )
     if not membership.is_admin and set(scopes) != {Scope.CHAT}:
         raise AdminsOnly
-    if expires_at is not None and expires_at <= timezone.now():
+    now = timezone.now()
+    if expires_at is not None and expires_at <= now:
         raise UserError("bad_expiry", _("A key has to expire in the future."), param="expires_at")
-    if ApiKey.objects.filter(workspace=workspace, revoked_at=None).count() >= MAX_KEYS:
+    if through is not None:
+        _give_no_more_than(through, scopes, expires_at)
+    still_open = ApiKey.objects.filter(workspace=workspace, revoked_at=None)
+    if still_open.exclude(expires_at__lte=now).count() >= MAX_KEYS:
         raise UserError(
             "too_many_keys",
             _("This workspace has %(limit)s keys. Revoke one that is not used.") % {"limit": MAX_KEYS},
@@ -85,10 +98,29 @@ def create_key(
     return key, token
 
 
+def _give_no_more_than(through: ApiKey, scopes: list[str], expires_at: datetime | None) -> None:
+    missing = [scope for scope in scopes if scope not in through.scopes]
+    if missing:
+        raise UserError(
+            "bad_scopes",
+            _("A key can give only scopes that it has itself; this one lacks: %(scopes)s.")
+            % {"scopes": ", ".join(missing)},
+            status=403,
+            param="scopes",
+        )
+    if through.expires_at is not None and (expires_at is None or expires_at > through.expires_at):
+        raise UserError(
+            "bad_expiry",
+            _("A key can make none that is valid for longer than it is itself."),
+            status=403,
+            param="expires_at",
+        )
+
+
 @transaction.atomic
 def revoke_key(*, key: ApiKey, by: User, request: HttpRequest | None = None) -> None:
     """From now on it opens nothing, and streams that it opened end. Revoking twice is no error."""
-    if not ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now()):
+    if not _revoke([key.pk]):
         return
     record_audit(
         action="key_revoked",
@@ -97,6 +129,20 @@ def revoke_key(*, key: ApiKey, by: User, request: HttpRequest | None = None) -> 
         request=request,
         detail={"prefix": key.prefix},
     )
+
+
+def revoke_keys_of(*, user_id: UUID, workspace_id: UUID) -> None:
+    """Of a person who leaves: were they to come back one day, their old keys should not."""
+    _revoke(ApiKey.objects.filter(user_id=user_id, workspace_id=workspace_id).values_list("pk", flat=True))
+
+
+def _revoke(key_ids: Iterable[UUID]) -> int:
+    open_keys = ApiKey.objects.filter(pk__in=list(key_ids), revoked_at=None)
+    ids = list(open_keys.values_list("pk", flat=True))
+    revoked = open_keys.update(revoked_at=timezone.now())
+    if revoked:
+        transaction.on_commit(partial(keys_revoked.send_robust, sender=ApiKey, key_ids=ids))
+    return revoked
 
 
 def find_key(token: str) -> ActingKey:

@@ -42,4 +42,5 @@ VARIABLES: tuple[str, ...] = (
     "TRAINING_THREADS",
     "TRAINING_PROCESSES",
     "TRAINING_DEVICE",
+    "API_MAX_UPLOAD_MB",
 )

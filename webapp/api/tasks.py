@@ -1,0 +1,17 @@
+"""What the API does by the clock, on queue `default`. Thin: the work is in the modules the tasks are named after."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from webapp.api import idempotency, services
+
+
+@shared_task(name="api.forget")
+def forget() -> None:
+    services.forget_completions()
+
+
+@shared_task(name="api.sweep_idempotency")
+def sweep_idempotency() -> None:
+    idempotency.sweep()
