@@ -31,7 +31,6 @@ from webapp.ops.lifespan import lifespan
 django_application.request_class = StreamedRequest
 application = ProtocolTypeRouter(
     {
-        "http": limit_bodies(short_way(ApiApplication(), django_application), allowance=largest_body),
         "http": limit_bodies(
             stream_bodies(short_way(ApiApplication(), django_application), is_upload),
             allowance=largest_body,
