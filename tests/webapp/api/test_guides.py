@@ -12,6 +12,7 @@ import pytest
 from django.test import Client
 
 from tests.services import Site
+from tests.webapp.api.live_clients import key_of
 from webapp.accounts.models import User, Workspace
 from webapp.api.guide_views import filled_in, guides
 
@@ -25,13 +26,13 @@ EXAMPLES = [
 
 @pytest.mark.parametrize(("language", "code"), EXAMPLES)
 def test_every_example_of_the_guides_runs(
-    language: str, code: str, model_site: Site, site_key: str, tmp_path: Path
+    language: str, code: str, model_site: Site, tmp_path: Path
 ) -> None:
     code = filled_in(code, site=model_site.base_url, model="smollm2-135m-instruct")
     # --fail-with-body: an answer that is an error is one for curl, too.
     shell = ["bash", "-euc", code.replace("curl -sS", "curl -sS --fail-with-body")]
     command = [sys.executable, "-c", code] if language == "python" else shell
-    environment = {**os.environ, "FLYWHEEL_API_KEY": site_key}
+    environment = {**os.environ, "FLYWHEEL_API_KEY": key_of(model_site)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip(), done.stderr
