@@ -15,7 +15,7 @@ from ninja import Query, Router, Schema
 
 from training import access, file_status, services, storage, uploads
 from training.models import ResultFile, SourceFile
-from training.upload_handler import IncomingFile
+from training.upload_handler import IncomingFile, read_form
 from webapp.api.auth import Caller, Needs, caller
 from webapp.api.errors import Unsupported
 from webapp.api.ids import key_of, public_id
@@ -118,6 +118,7 @@ def sent_file(request: HttpRequest, fields: tuple[str, ...]) -> IncomingFile:
             _("Send the file as a form: multipart/form-data, with the file in its field “file”."),
             status=415,
         )
+    read_form(request)
     for name in (*request.POST, *request.FILES):
         if name not in (*fields, "file"):
             raise Unsupported(name[:100].partition("[")[0])
