@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ninja import NinjaAPI, Swagger
 
-from webapp.api import api_key_routes, file_routes, fine_tuning_routes, model_routes
+from webapp.api import api_key_routes, dataset_routes, file_routes, fine_tuning_routes, model_routes
 from webapp.api.errors import answer_errors
 from webapp.api.idempotency import answer_once, claim_first
 from webapp.api.parser import StrictParser
@@ -24,6 +24,8 @@ api.add_decorator(answer_once, mode="view")
 api.add_decorator(claim_first, mode="operation")
 # Of the workspace, for programs that hand them out.
 api.add_router("/api_keys", api_key_routes.router, tags=["API keys"])
+# Files that are checked, cleaned and frozen together.
+api.add_router("/datasets", dataset_routes.router, tags=["Datasets"])
 # What is learnt from, and the results of learning.
 api.add_router("/files", file_routes.router, tags=["Files"])
 # Training jobs, as OpenAI's clients see them.

@@ -60,23 +60,15 @@ class DeletedFile(Schema):
     deleted: Literal[True] = True
 
 
-FORM = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "purpose"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "purpose": {"type": "string", "enum": ["fine-tune"]},
-                    },
-                }
-            }
-        },
-    }
-}
+def _form(**fields: dict[str, Any]) -> dict[str, Any]:
+    """How a form with a file is described: ninja would read it before it is known who sends it."""
+    properties = {"file": {"type": "string", "format": "binary"}, **fields}
+    schema = {"type": "object", "required": [*properties], "properties": properties}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+FORM = _form(purpose={"type": "string", "enum": ["fine-tune"]})
+FORM_OF_FILE = _form()
 UPLOAD_ERRORS: dict[int, Any] = {**ERRORS, 408: Error, 415: Error, 507: Error}
 CONTENT: dict[str, Any] = {
     "responses": {
