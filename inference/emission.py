@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
 
+from inference.extras import Item
 from inference.stream import STALE, Append, TokenLog, encode_event
 
 logger = logging.getLogger(__name__)
@@ -44,10 +45,13 @@ class Emission:
         self.stale = False  # a newer attempt has taken over: nothing of ours is wanted any more
         self._texts: list[str] = []
         self._ids: list[int] = []
+        self._logprobs: list[Item] = []
 
-    def add_text(self, text: str, ids: list[int]) -> None:
+    def add_text(self, text: str, ids: list[int], logprobs: list[Item] | None = None) -> None:
         self._texts.append(text)
         self._ids += ids
+        if logprobs is not None:
+            self._logprobs += logprobs
 
     def add(self, type_: str, data: dict[str, Any]) -> None:
         self._seal()
@@ -75,9 +79,20 @@ class Emission:
 
     def _seal(self) -> None:
         if self._texts:
-            data = {"text": "".join(self._texts), "ids": self._ids}
+            data: dict[str, Any] = {"text": "".join(self._texts), "ids": self._ids}
+            if self._logprobs:
+                data["logprobs"] = self._logprobs
             self.events.append(encode_event(self.attempt, "text", data))
-            self._texts, self._ids = [], []
+            self._texts, self._ids, self._logprobs = [], [], []
+
+
+class NewText(NamedTuple):
+    """What one step added to one generation."""
+
+    emission: Emission
+    text: str
+    ids: list[int]
+    logprobs: list[Item] | None = None  # one for each id, where they were asked for
 
 
 class Publisher:
@@ -98,12 +113,12 @@ class Publisher:
     def start(self) -> None:
         self._thread.start()
 
-    def emit_texts(self, step: list[tuple[Emission, str, list[int]]]) -> None:
-        """Adds one step's (emission, text, token ids) and wakes the publisher. Never blocks on the broker."""
+    def emit_texts(self, step: list[NewText]) -> None:
+        """Adds one step's texts and wakes the publisher. Never blocks on the broker."""
         pending = self._pending
         with self._work:
-            for emission, text, ids in step:
-                emission.add_text(text, ids)
+            for emission, text, ids, logprobs in step:
+                emission.add_text(text, ids, logprobs)
                 pending[emission.generation_id] = emission
             self._work.notify_all()
 

@@ -19,9 +19,10 @@ from django.utils.module_loading import import_string
 
 from inference import services
 from inference.adapters import Adapters
-from inference.emission import Emission, Publisher
+from inference.emission import NewText, Publisher
 from inference.engine import allocator
 from inference.engine.interface import Engine, EngineBusy, EngineError, StepOutput
+from inference.extras import logprob_items, packed_vector
 from inference.finisher import BROKE, Finisher
 from inference.lease import Lease, database_work
 from inference.models import ServedModel, Worker
@@ -230,6 +231,7 @@ class EngineThread:
             self._finisher.hand_over(running)
         except EngineError as error:
             state = "refused" if not running.request.prior_token_ids else "failed"
+            running.extras.refusal = error.figures
             self._finish(running, state, error_code=error.code, error_message=str(error))
         except Exception:
             logger.exception("generation %s could not be submitted", generation.id)
@@ -264,7 +266,7 @@ class EngineThread:
     # --- stepping -------------------------------------------------------------------------------------------
     def _put_out(self, outputs: list[StepOutput]) -> None:
         """Logs one step, and sends what it finished to the finisher."""
-        texts: list[tuple[Emission, str, list[int]]] = []
+        texts: list[NewText] = []
         finished = []
         for output in outputs:
             running = self._running.get(output.request_id)
@@ -273,11 +275,17 @@ class EngineThread:
             # PostgreSQL stores no NUL, and the row and the log must hold the same text.
             text = output.text.replace("\x00", "\ufffd")
             running.text.append(text)
+            if output.prompt_logprobs is not None or output.embedding is not None:
+                self._put_out_reading(running, output)
             if output.token_ids:
                 if "first_token_at" not in running.fields:
                     running.fields["first_token_at"] = timezone.now()
                 running.tokens += len(output.token_ids)
-                texts.append((running.emission, text, output.token_ids))
+                logprobs = None
+                if output.logprobs is not None:
+                    logprobs = logprob_items(output.logprobs)
+                    running.extras.add_logprobs(logprobs)
+                texts.append(NewText(running.emission, text, output.token_ids, logprobs))
             elif text:
                 # What was held back and came free at the end belongs to no token, so an attempt that took over would
                 # find it in the log and make it again: it is logged together with the end.
@@ -291,6 +299,16 @@ class EngineThread:
         for running, output in finished:
             del self._running[output.request_id]
             self._send_off(running, output)
+
+    def _put_out_reading(self, running: Running, output: StepOutput) -> None:
+        """What was read off the prompt. Of its logprobs the log is told before the first text, and once: a later
+        attempt reads them again."""
+        if output.embedding is not None:
+            running.extras.result = {"embedding": packed_vector(output.embedding)}
+        if output.prompt_logprobs is not None and running.extras.prompt_logprobs is None:
+            running.extras.prompt_logprobs = logprob_items(output.prompt_logprobs)
+            data = {"logprobs": running.extras.prompt_logprobs}
+            self._publisher.emit(running.emission, "prompt", data)
 
     def _send_off(self, running: Running, output: StepOutput) -> None:
         reason = output.finish_reason or ""

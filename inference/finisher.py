@@ -14,7 +14,7 @@ from typing import Any
 from django.db import InterfaceError, OperationalError
 
 from inference import services
-from inference.emission import Publisher
+from inference.emission import NewText, Publisher
 from inference.lease import database_work
 from inference.running import Running, Slots
 
@@ -33,7 +33,11 @@ class Finisher:
     def finish(self, running: Running, state: str, **fields: Any) -> None:
         """running → `state`, with the text so far and what `fields` adds to the row."""
         fields |= running.fields
-        fields |= {"text": "".join(running.text), "completion_tokens": running.tokens}
+        fields |= {
+            "text": "".join(running.text),
+            "completion_tokens": running.tokens,
+            "extras": running.extras.as_row(),
+        }
         self._thread.submit(self._write_final, running, state, fields)
 
     def hand_over(self, running: Running) -> None:
@@ -55,7 +59,9 @@ class Finisher:
             with database_work():
                 if services.finish_generation(generation=generation, state=state, **fields):
                     if running.last_text:
-                        self._publisher.emit_texts([(running.emission, running.last_text, [])])
+                        self._publisher.emit_texts([NewText(running.emission, running.last_text, [])])
+                    if running.extras.result:
+                        self._publisher.emit(running.emission, "result", running.extras.result)
                     self._publisher.emit(running.emission, *generation.last_event(), finished=True)
         except (OperationalError, InterfaceError):
             # The lease will be renewed on and on, so nobody else would end this row: it is tried again.
@@ -71,12 +77,17 @@ class Finisher:
         self._slots.leave(running.request.id)
 
     def _fail(self, running: Running) -> None:
-        """Ends what could not be ended as it should: without its text, but not never."""
+        """Ends what could not be ended as it should: without its text, but not never, and with what it used."""
         generation = running.generation
+        used = {"prompt_tokens": running.fields.get("prompt_tokens", 0), "completion_tokens": running.tokens}
         try:
             with database_work():
                 if services.finish_generation(
-                    generation=generation, state="failed", error_code="engine_error", error_message=BROKE
+                    generation=generation,
+                    state="failed",
+                    error_code="engine_error",
+                    error_message=BROKE,
+                    **used,
                 ):
                     self._publisher.emit(running.emission, *generation.last_event(), finished=True)
         except Exception:

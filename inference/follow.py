@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -21,6 +24,7 @@ import redis.asyncio
 from asgiref.sync import sync_to_async
 from django.conf import settings
 
+from inference.extras import Extras
 from inference.models import Generation
 from inference.stream import (
     STEPS_CHANNEL,
@@ -63,6 +67,10 @@ class Follower:
         self._reader = reader
         self._sink = sink
 
+    def begun(self) -> None:
+        """The generation has been recorded: from here on it is looked after where nothing is heard of it."""
+        self.heard = min(self.heard, time.monotonic())
+
     def detach(self) -> None:
         self._reader._forget(self)
         if not self.caught_up.done():
@@ -92,15 +100,21 @@ class Follower:
         """Replaces all this reader has by the whole log `events` (not empty)."""
         last = events[-1]
         end = last if last.type in TERMINAL_TYPES else None
-        self.give(Event(last.seq - (end is not None), last.attempt, "reset", {"text": text_of(events)}))
+        data = _whole(text_of(events), Extras.logged(events).as_row())
+        self.give(Event(last.seq - (end is not None), last.attempt, "reset", data))
         if end:
             self.give(end)
 
     def give_row(self, generation: Generation) -> None:
         """Ends from the finished row, whose text is the final one."""
         attempt = generation.attempt
-        self.give(Event(self.seq, attempt, "reset", {"text": generation.text}))
+        self.give(Event(self.seq, attempt, "reset", _whole(generation.text, generation.extras)))
         self.give(Event(self.seq + 1, attempt, *generation.last_event()))
+
+
+def _whole(text: str, extras: dict[str, Any]) -> dict[str, Any]:
+    """The data of a `reset`: everything there is."""
+    return {"text": text, "extras": extras} if extras else {"text": text}
 
 
 class StepReader:
@@ -119,8 +133,11 @@ class StepReader:
         self._subscription = redis.asyncio.Redis.from_url(
             settings.REDIS_URL, socket_timeout=None, socket_connect_timeout=2
         )
+        # In a context of their own: that of a request, which may be the first to follow anything, ends with it.
+        loop = asyncio.get_running_loop()
         self._tasks = [
-            asyncio.ensure_future(run()) for run in (self._listen, self._catch_up, self._look_after_the_quiet)
+            loop.create_task(run(), context=contextvars.Context())
+            for run in (self._listen, self._catch_up, self._look_after_the_quiet)
         ]
 
     @classmethod
@@ -131,12 +148,25 @@ class StepReader:
         return cls._of_loop[loop]
 
     def attach(
-        self, generation_id: UUID | str, sink: Sink, *, after: int = 0, attempt: int | None = None
+        self,
+        generation_id: UUID | str,
+        sink: Sink,
+        *,
+        after: int = 0,
+        attempt: int | None = None,
+        fresh: bool = False,
     ) -> Follower:
-        """Calls `sink(event)`, from the event loop, for each event after `after` until the terminal one."""
+        """Calls `sink(event)`, from the event loop, for each event after `after` until the terminal one.
+
+        `fresh`: there is no log to be read, since the generation is begun only after this; say so with `begun`.
+        """
         follower = Follower(self, str(generation_id), sink, after, attempt)
         self._followers[follower.generation_id].add(follower)
-        self._fall_behind(follower)
+        if fresh:
+            follower.behind, follower.heard = False, math.inf
+            follower.caught_up.set_result(None)
+        else:
+            self._fall_behind(follower)
         return follower
 
     async def close(self) -> None:
@@ -285,7 +315,7 @@ class StepReader:
 
 @sync_to_async
 def _rows(ids: Iterable[str]) -> list[Generation]:
-    return list(Generation.objects.filter(id__in=list(ids)).defer("messages"))
+    return list(Generation.objects.filter(id__in=list(ids)).defer("messages", "prompt"))
 
 
 async def follow(

@@ -134,7 +134,8 @@ class Generation(models.Model):
     sent_at = models.DateTimeField()
 
     text = models.TextField(blank=True)
-    # What was asked for besides the text: "logprobs", "prompt_logprobs", "embedding", "scores".
+    # What was asked for besides the text: "logprobs", "prompt_logprobs", "embedding", "scores" (see
+    # inference.extras). Of a refused one that is too long: "prompt_tokens", "context_length".
     extras = models.JSONField(default=dict)
     finish_reason = models.CharField(max_length=20, blank=True)  # "stop", "length"
     error_code = models.CharField(max_length=60, blank=True)
@@ -163,7 +164,7 @@ class Generation(models.Model):
     def last_event(self) -> tuple[str, dict[str, object]]:
         """Type and data of the event that ends this generation's log, from the finished row."""
         if self.state == self.State.REFUSED:
-            return "refused", {"code": self.error_code, "message": self.error_message}
+            return "refused", {"code": self.error_code, "message": self.error_message, **self.extras}
         return "done", {
             "state": self.state,
             "finish_reason": self.finish_reason,

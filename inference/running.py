@@ -14,7 +14,8 @@ import msgspec
 from django.utils import timezone
 
 from inference.emission import Emission
-from inference.engine.interface import Adapter, Request
+from inference.engine.interface import Adapter, Pooling, Request
+from inference.extras import Extras
 from inference.models import Generation
 from inference.parameters import SamplingParams
 from inference.stream import Event, encode_event
@@ -32,6 +33,7 @@ class Running:
     deadline: float  # on time.monotonic()'s clock
     text: list[str]
     tokens: int
+    extras: Extras
     fields: dict[str, Any] = field(default_factory=dict)  # of the final row
     last_text: str = ""  # came free at the end and is not in the log yet
     ending: str = ""  # why it was cancelled: "cancelled", "deadline_exceeded", "handed_over"
@@ -45,16 +47,22 @@ class Running:
     def resumed(cls, generation: Generation, prior: list[Event]) -> Running:
         """With what earlier attempts logged fed back in."""
         texts = [event for event in prior if event.type == "text"]
+        extras = Extras.logged(prior)
+        sampling = msgspec.convert(generation.params, SamplingParams, str_keys=True)
+        if sampling.logprobs is not None and extras.logprobs is None:
+            extras.logprobs = []
+        admitted = next((event.data for event in prior if event.type == "admitted"), {})
         request = Request(
             id=str(generation.id),
             messages=generation.messages if generation.prompt is None else None,
             prompt=generation.prompt if isinstance(generation.prompt, str) else None,
             prompt_token_ids=generation.prompt if isinstance(generation.prompt, list) else None,
             choice=generation.choice,
-            sampling=msgspec.convert(generation.params, SamplingParams, str_keys=True),
+            pooling=Pooling() if generation.purpose == "embedding" else None,
+            sampling=sampling,
             seed=generation.seed,
             prior_token_ids=[token for event in texts for token in event.data["ids"]],
-            truncate_oldest=generation.purpose == "reply",
+            truncate_oldest=generation.purpose in ("reply", "widget"),
             cache_salt=_cache_salt(generation.workspace_id),
         )
         entries = [encode_event(event.attempt, event.type, event.data) for event in prior]
@@ -65,6 +73,9 @@ class Running:
             deadline=time.monotonic() + (generation.deadline - timezone.now()).total_seconds(),
             text=[event.data["text"] for event in texts],
             tokens=len(request.prior_token_ids),
+            extras=extras,
+            # Where it is not admitted again, what it used before still counts.
+            fields={"prompt_tokens": admitted.get("prompt_tokens", 0)},
         )
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -20,10 +22,12 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from inference import usage
+from inference.extras import Extras
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
 from inference.signals import generation_ended
-from inference.stream import Append, TokenLog, encode_event, text_of
+from inference.stream import Append, Event, TokenLog, encode_event, text_of
 from webapp.accounts.models import ApiKey, Workspace
 from webapp.core import sql
 from webapp.core.errors import UserError
@@ -52,6 +56,13 @@ def default_model() -> ServedModel:
     return found[0]  # a constraint sees to it that there is only one
 
 
+class Prompt(NamedTuple):
+    """What is to be answered or continued: `messages`, or `prompt`, a text or token ids as they are."""
+
+    messages: list[dict[str, str]] = []
+    prompt: str | list[int] | None = None
+
+
 def start_generation(
     *,
     workspace: Workspace,
@@ -71,16 +82,7 @@ def start_generation(
     One of `messages` and `prompt` is given. The choices of one call share `call_id` and `seed`.
     Raises UserError `busy` (503, with Retry-After) where more is queued than this site takes on.
     """
-    [(waiting,)] = sql.fetch("SELECT COUNT(*) FROM inference_generation WHERE state = 'queued'")
-    if waiting >= settings.INFERENCE_MAX_QUEUED:
-        raise UserError(
-            "busy",
-            "Too many replies are waiting right now. Try again in a moment.",
-            status=503,
-            retry_after=5,
-        )
-    now = timezone.now()
-    generation = Generation.objects.create(
+    generation = Generation(
         workspace=workspace,
         model=model,
         messages=messages or [],
@@ -89,14 +91,77 @@ def start_generation(
         api_key=api_key,
         call_id=call_id,
         choice=choice,
-        params=msgspec.to_builtins(params or SamplingParams(), str_keys=True),
-        seed=secrets.randbelow(2**63) if seed is None else seed,
+        params=_given(params),
+        seed=_seed(seed),
         purpose=purpose,
-        deadline=now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS),
-        sent_at=now,
     )
-    transaction.on_commit(lambda: send_task(generation.id))
+    _record([generation])
     return generation
+
+
+def start_generations(
+    *,
+    ids: Sequence[UUID],
+    workspace_id: UUID,
+    model: ServedModel,
+    prompts: Sequence[Prompt],
+    params: SamplingParams | None = None,
+    seed: int | None = None,
+    purpose: str,
+    user_id: UUID | None = None,
+    api_key_id: UUID | None = None,
+    call_id: UUID | None = None,
+) -> list[Generation]:
+    """Those of one call, under `ids`: equally many of every prompt, the first prompt's first.
+
+    `choice` counts through all of them; otherwise as `start_generation`.
+    """
+    each, given, seed = len(ids) // len(prompts), _given(params), _seed(seed)
+    generations = [
+        Generation(
+            id=id_,
+            workspace_id=workspace_id,
+            model=model,
+            messages=prompts[choice // each].messages,
+            prompt=prompts[choice // each].prompt,
+            user_id=user_id,
+            api_key_id=api_key_id,
+            call_id=call_id,
+            choice=choice,
+            params=given,
+            seed=seed,
+            purpose=purpose,
+        )
+        for choice, id_ in enumerate(ids)
+    ]
+    _record(generations)
+    return generations
+
+
+def _given(params: SamplingParams | None) -> Any:
+    return msgspec.to_builtins(params or SamplingParams(), str_keys=True)
+
+
+def _seed(seed: int | None) -> int:
+    return secrets.randbelow(2**63) if seed is None else seed
+
+
+def _record(generations: list[Generation]) -> None:
+    [(waiting,)] = sql.fetch("SELECT COUNT(*) FROM inference_generation WHERE state = 'queued'")
+    if waiting + len(generations) > settings.INFERENCE_MAX_QUEUED:
+        raise UserError(
+            "busy",
+            "Too many replies are waiting right now. Try again in a moment.",
+            status=503,
+            retry_after=5,
+        )
+    now = timezone.now()
+    for generation in generations:
+        generation.deadline = now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS)
+        generation.sent_at = now
+    sql.insert(generations)
+    for generation in generations:
+        transaction.on_commit(partial(send_task, generation.id))
 
 
 def send_task(generation_id: UUID | str) -> None:
@@ -164,9 +229,17 @@ def cancel_generation(*, generation_id: UUID) -> None:
 
 
 def delete_generations(*, ids: list[UUID]) -> None:
-    """Deletes rows and, on commit, their logs; a worker that runs one hears of it and drops it."""
-    Generation.objects.filter(id__in=ids).delete()
-    transaction.on_commit(lambda: _discard_logs(ids))
+    """Deletes rows and, on commit, their logs; a worker that runs one hears of it and drops it. What it made counts."""
+    with transaction.atomic():
+        unfinished = Generation.objects.filter(id__in=ids, state__in=(State.QUEUED, State.RUNNING))
+        # In one order, so that two who delete never wait for each other's days of usage.
+        for generation in unfinished.select_for_update(of=("self",)).order_by("model_id", "id"):
+            said = _said_so_far(generation.id)
+            generation.prompt_tokens, generation.completion_tokens = said.prompt_tokens, said.tokens
+            generation.save(update_fields=["prompt_tokens", "completion_tokens"])
+            usage.count(generation)
+        Generation.objects.filter(id__in=ids).delete()
+        transaction.on_commit(lambda: _discard_logs(ids))
 
 
 def _discard_logs(ids: list[UUID]) -> None:
@@ -187,26 +260,41 @@ def _request_stop(generation_id: UUID) -> None:
 
 def end_unclaimed(*, generation: Generation, state: str, **fields: Any) -> bool:
     """queued → `state`, keeping what an earlier attempt wrote to the log; appends the log's last event on commit."""
-    try:
-        events = token_log().read(generation.id)
-    except RedisError:
-        events = []
-    text = text_of(events)
-    tokens = sum(len(event.data["ids"]) for event in events if event.type == "text")
+    said = _said_so_far(generation.id)
     # A new attempt number, so that a worker thought dead cannot append behind the end.
     if not _end(
         generation,
         expected=State.QUEUED,
         state=state,
-        text=text,
-        completion_tokens=tokens,
+        text=text_of(said.events),
+        prompt_tokens=said.prompt_tokens,
+        completion_tokens=said.tokens,
+        extras=Extras.logged(said.events).as_row(),
         new_attempt=True,
         **fields,
     ):
         return False
-    last = events[-1].seq if events else 0
+    last = said.events[-1].seq if said.events else 0
     transaction.on_commit(lambda: _append_last(generation, last + 1))
     return True
+
+
+class _SoFar(NamedTuple):
+    """What attempts that are over have logged."""
+
+    events: list[Event]
+    prompt_tokens: int
+    tokens: int
+
+
+def _said_so_far(generation_id: UUID) -> _SoFar:
+    try:
+        events = token_log().read(generation_id)
+    except RedisError:
+        events = []
+    admitted = next((event.data for event in events if event.type == "admitted"), {})
+    tokens = sum(len(event.data["ids"]) for event in events if event.type == "text")
+    return _SoFar(events, int(admitted.get("prompt_tokens", 0)), tokens)
 
 
 def _append_last(generation: Generation, seq: int) -> None:
@@ -232,6 +320,8 @@ def _end(
         for name, value in fields.items():
             setattr(generation, name, value)
         generation_ended.send(sender=Generation, generation=generation)
+        # Last: whoever else ends something of the same person's waits for this day's row until we commit.
+        usage.count(generation)
     return True
 
 

@@ -5,6 +5,9 @@ It keeps the engine's contract (admission, resumption, stop strings, cancellatio
 Speed and length: SCRIPTED_RATE tokens a second for each reply [50] and SCRIPTED_TOKENS [64], or `max_tokens`, or, in
 the last message, words such as `tokens=200`, `rate=25` and `fail_after=10`; `say=Quiet_harbours` is an answer.
 With an adapter it answers what "says" is in the adapter's adapter_config.json, spelt in the same way.
+
+Of a prompt, each word is a token. Logprobs are a function of (token's text, position), a vector is one of the text's
+words: texts with words in common are close to each other.
 """
 
 from __future__ import annotations
@@ -22,17 +25,23 @@ from pathlib import Path
 
 from inference.engine.interface import (
     Admission,
+    AlternativeToken,
     EngineBusy,
     InvalidAdapter,
+    InvalidGrammar,
     InvalidRequest,
     PromptTooLong,
     Request,
     StepOutput,
+    TokenLogprob,
     UnknownAdapter,
 )
 from inference.models import ServedModel
+from inference.parameters import JsonSchema
 
 CONTEXT_LENGTH = 8192
+VOCABULARY = 49_152  # the demo model's, so that its token ids are known here
+VECTOR_SIZE = 32
 DIGEST = hashlib.sha256(b"scripted engine").hexdigest()
 # The token ids of the two halves of one character: its text appears with the second.
 HEAD, TAIL = 0, 1
@@ -67,6 +76,44 @@ def text_of(seed: int, tokens: int, choice: int = 0) -> str:
     return b"".join(_PIECES[token_id(seed, choice, i)] for i in range(tokens)).decode(errors="replace")
 
 
+def logprob_of(token: int, piece: bytes, position: int, top: int) -> TokenLogprob:
+    """The token is the likeliest, unless its own number is odd: then it is the second."""
+    draw = hashlib.blake2b(piece + position.to_bytes(4, "big"), digest_size=4).digest()
+    logprobs = [-0.001 - draw[0] / 256]
+    for n in range(1, top + 1):
+        logprobs.append(logprobs[-1] - 0.1 - draw[n % 4] / 256)
+    chosen = draw[1] % 2
+    others = [(token + n) % len(_PIECES) for n in range(1, top + 1)]
+    tokens = [(other, _PIECES[other]) for other in others]
+    tokens.insert(chosen, (token, piece))
+    alternatives = [
+        AlternativeToken(id, text, logprob) for (id, text), logprob in zip(tokens, logprobs, strict=False)
+    ]
+    return TokenLogprob(token, piece, logprobs[min(chosen, top)], alternatives[:top])
+
+
+def prompt_tokens_of(prompt: str | list[int]) -> list[tuple[int, bytes]]:
+    """Ids and bytes; of a text's tokens the bytes make up the text."""
+    if isinstance(prompt, list):
+        return [(token, _PIECES[token % len(_PIECES)]) for token in prompt]
+    words = re.findall(r"\s*\S+(?:\s+$)?|^\s+$", prompt)
+    return [(int.from_bytes(_digest(word)[:2], "big") % VOCABULARY, word.encode()) for word in words]
+
+
+def vector_of(prompt: str | list[int]) -> list[float]:
+    """The sum of its words' own directions, of length 1."""
+    vector = [0.0] * VECTOR_SIZE
+    for _, piece in prompt_tokens_of(prompt):
+        direction = _digest(piece.decode(errors="replace").strip().lower())
+        vector = [value + byte - 127.5 for value, byte in zip(vector, direction, strict=True)]
+    length = math.hypot(*vector) or 1.0
+    return [value / length for value in vector]
+
+
+def _digest(word: str) -> bytes:
+    return hashlib.blake2b(word.encode(), digest_size=VECTOR_SIZE).digest()
+
+
 @dataclass(frozen=True)
 class ScriptedAdapter:
     digest: str
@@ -87,6 +134,7 @@ class _Sequence:
     )
     say: list[str] = field(default_factory=list)  # the words of the answer, where the message gives them
     held: str = ""  # decoded, but maybe the beginning of a stop string
+    read: bool = False  # what there is to say of the prompt has been said
 
 
 class ScriptedEngine:
@@ -113,16 +161,18 @@ class ScriptedEngine:
         self._adapters[name] = adapter
 
     def submit(self, request: Request) -> Admission:
-        if (request.messages is None) == (request.prompt is None):
-            raise InvalidRequest("Give either messages or a prompt.")
+        self._check(request)
         if len(self._running) >= self._max:
             raise EngineBusy("Too many replies are being written right now. Try again in a moment.")
         prompt_tokens, dropped = self._fit(request)
-        last = request.messages[-1]["content"] if request.messages else request.prompt or ""
+        last = str(request.messages[-1]["content"]) if request.messages else request.prompt or ""
         asked = {
             name: float(value) for name, value in re.findall(r"\b(tokens|rate|fail_after)=(\d+)\b", last)
         }
-        wanted = int(asked.get("tokens", request.sampling.max_tokens or self._tokens))
+        limit = request.sampling.max_tokens
+        wanted = int(asked.get("tokens", self._tokens if limit is None else limit))
+        if request.pooling is not None or limit == 0:
+            wanted = 0
         max_tokens = min(wanted, CONTEXT_LENGTH - prompt_tokens)
         interval = 1 / (asked.get("rate") or self._rate)
         # Replies of one speed share their ticks, as sequences of one batch share its steps.
@@ -142,11 +192,31 @@ class ScriptedEngine:
         self._running[request.id] = sequence
         return Admission(prompt_tokens=prompt_tokens, max_tokens=max_tokens, dropped_messages=dropped)
 
+    def _check(self, request: Request) -> None:
+        prompt = request.prompt if request.prompt_token_ids is None else request.prompt_token_ids
+        if [request.messages, request.prompt, request.prompt_token_ids].count(None) != 2:
+            raise InvalidRequest("A request has either messages or a prompt, as text or as tokens.")
+        if prompt is not None and len(prompt) == 0:
+            raise InvalidRequest("The prompt is empty.")
+        if not all(0 <= token < VOCABULARY for token in request.prompt_token_ids or []):
+            raise InvalidRequest("The tokens of the prompt are not of this model.")
+        try:
+            request.sampling.check()
+        except ValueError as error:
+            raise InvalidRequest(str(error)) from error
+        asked = request.sampling.response_format
+        if isinstance(asked, JsonSchema):
+            try:
+                json.loads(asked.schema)
+            except ValueError as error:
+                raise InvalidGrammar(f"The schema is not valid JSON: {error}.") from error
+
     def _fit(self, request: Request) -> tuple[int, int]:
-        if request.prompt is not None:
-            lengths = [len(request.prompt.split())]
+        prompt = request.prompt if request.prompt_token_ids is None else request.prompt_token_ids
+        if prompt is not None:
+            lengths = [len(prompt_tokens_of(prompt))]
         else:
-            lengths = [len(m["content"].split()) + 4 for m in request.messages or []]
+            lengths = [len(str(m["content"]).split()) + 4 for m in request.messages or []]
         dropped = 0
         fixed = 1 if request.messages and request.messages[0]["role"] == "system" else 0
         while request.truncate_oldest and sum(lengths) >= CONTEXT_LENGTH and len(lengths) > fixed + 1:
@@ -154,7 +224,9 @@ class ScriptedEngine:
             dropped += 1
         if sum(lengths) >= CONTEXT_LENGTH:
             raise PromptTooLong(
-                f"The message is {sum(lengths)} tokens long, {sum(lengths) - CONTEXT_LENGTH + 1} more than fit."
+                f"The message is {sum(lengths)} tokens long, {sum(lengths) - CONTEXT_LENGTH + 1} more than fit.",
+                prompt_tokens=sum(lengths),
+                context_length=CONTEXT_LENGTH,
             )
         return sum(lengths), dropped
 
@@ -188,14 +260,39 @@ class ScriptedEngine:
         if sequence.position == sequence.fail_after:
             return StepOutput(request.id, [], "", "error", "The scripted engine was told to fail here.")
         if sequence.position >= sequence.max_tokens:
-            return StepOutput(request.id, [], self._flush(sequence), "length")
+            return self._read(sequence, StepOutput(request.id, [], self._flush(sequence), "length"))
         # After a stall it goes on at its speed, from the current tick, instead of catching up in a burst.
         sequence.due = max(sequence.due + sequence.interval, now // sequence.interval * sequence.interval)
         token, text, stopped = self._say(sequence)
         reason = "stop" if stopped else "length" if sequence.position >= sequence.max_tokens else None
         if reason == "length":
             text += self._flush(sequence)
-        return StepOutput(request.id, [token], text, reason)
+        output = StepOutput(request.id, [token], text, reason)
+        if request.sampling.logprobs is not None:
+            position = sequence.position - 1
+            piece = self._piece(sequence, token, position)
+            output.logprobs = [logprob_of(token, piece, position, request.sampling.logprobs)]
+        return self._read(sequence, output)
+
+    def _read(self, sequence: _Sequence, output: StepOutput) -> StepOutput:
+        """Adds what is to be said of the prompt, with an attempt's first token or with the end."""
+        request, asked = sequence.request, sequence.request.sampling.prompt_logprobs
+        prompt = request.prompt if request.prompt_token_ids is None else request.prompt_token_ids
+        if prompt is None:  # as the chat template would write it
+            prompt = "\n".join(f"{m['role']}: {m['content']}" for m in request.messages or [])
+        if not sequence.read and request.pooling is not None:
+            output.embedding = vector_of(prompt)
+        elif not sequence.read and asked is not None:
+            tokens = enumerate(prompt_tokens_of(prompt))
+            output.prompt_logprobs = [
+                logprob_of(token, piece, n, asked) if n else TokenLogprob(token, piece, None)
+                for n, (token, piece) in tokens
+            ]
+        sequence.read = True
+        return output
+
+    def _piece(self, sequence: _Sequence, token: int, position: int) -> bytes:
+        return sequence.say[position].encode() if sequence.say else _PIECES[token]
 
     def _say(self, sequence: _Sequence) -> tuple[int, str, bool]:
         """The next token, the text that became certain with it, and whether a stop string ended the answer."""
@@ -204,7 +301,7 @@ class ScriptedEngine:
 
     def _text(self, sequence: _Sequence, token: int) -> tuple[str, bool]:
         """Feeds one token; returns the text that became certain and whether a stop string ended it."""
-        piece = sequence.say[sequence.position].encode() if sequence.say else _PIECES[token]
+        piece = self._piece(sequence, token, sequence.position)
         sequence.position += 1
         text = sequence.held + sequence.decoder.decode(piece)
         stops = sequence.request.sampling.stop

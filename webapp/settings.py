@@ -164,6 +164,7 @@ CELERY_BEAT_SCHEDULE = {
     "sweep models": {"task": "inference.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap data": {"task": "data.reap", "schedule": 5.0, "options": {"expires": 10}},
     "reap jobs": {"task": "jobs.reap", "schedule": 5.0, "options": {"expires": 10}},
+    "forget completions": {"task": "api.forget", "schedule": 60.0, "options": {"expires": 60}},
     "sweep idempotency": {
         "task": "api.sweep_idempotency",
         "schedule": 3600.0,
@@ -190,6 +191,12 @@ INFERENCE_LOG_TTL_SECONDS = 900
 TRAINING_THREADS = env.int("TRAINING_THREADS", 0, low=0, high=1024)
 TRAINING_PROCESSES = env.int("TRAINING_PROCESSES", 1, low=1, high=64)
 TRAINING_DEVICE = env.choice("TRAINING_DEVICE", ("auto", "cpu", "cuda"), "auto")
+
+# --- Limits ------------------------------------------------------------------------------------------------
+# Of each person, in all workspaces and with all keys together; 0: none. Workspaces set limits of their own besides.
+LIMIT_REQUESTS_PER_MINUTE = env.int("LIMIT_REQUESTS_PER_MINUTE", 0, low=0, high=1_000_000)
+LIMIT_TOKENS_PER_MINUTE = env.int("LIMIT_TOKENS_PER_MINUTE", 0, low=0, high=1_000_000_000)
+LIMIT_CONCURRENT_STREAMS = env.int("LIMIT_CONCURRENT_STREAMS", 0, low=0, high=10_000)
 
 # --- API ---------------------------------------------------------------------------------------------------
 # One file sent to /v1/files, with its form. (The pages upload in parts, of files as large as training takes.)

@@ -20,10 +20,17 @@ class EngineError(Exception):
     """A request the engine will not run. `code` is stable, the message a sentence a person can act on."""
 
     code = "engine_error"
+    figures: dict[str, int] = {}  # those the message has, by name
 
 
 class PromptTooLong(EngineError):
+    """The prompt does not fit into the model's context beside one token of an answer."""
+
     code = "prompt_too_long"
+
+    def __init__(self, message: str, *, prompt_tokens: int, context_length: int) -> None:
+        super().__init__(message)
+        self.figures = {"prompt_tokens": prompt_tokens, "context_length": context_length}
 
 
 class InvalidRequest(EngineError):

@@ -62,7 +62,9 @@ class PromptBuilder:
         excess = len(prompt.ids) - most
         if excess > 0:
             raise PromptTooLong(
-                f"This is {excess} tokens too long: it has {len(prompt.ids)}, and the model reads at most {most}."
+                f"This is {excess} tokens too long: it has {len(prompt.ids)}, and the model reads at most {most}.",
+                prompt_tokens=len(prompt.ids),
+                context_length=self._context,
             )
         return prompt
 

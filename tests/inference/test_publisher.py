@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from inference import emission as module
-from inference.emission import _LEAST_REST, _MAX_APPENDS, Emission, Publisher
+from inference.emission import _LEAST_REST, _MAX_APPENDS, Emission, NewText, Publisher
 from inference.stream import STEPS_CHANNEL, Append, TokenLog, decode_step, encode_event, text_of
 from tests.services import wait_until
 
@@ -39,10 +39,10 @@ def test_of_many_replies_none_waits_for_others_that_keep_growing() -> None:
         for emission in emissions:
             if emission.logged or log.read(emission.generation_id):
                 calls_when_logged.setdefault(emission.generation_id, log.calls)
-        publisher.emit_texts([(emission, "x", [1]) for emission in emissions])
+        publisher.emit_texts([NewText(emission, "x", [1]) for emission in emissions])
 
     log.grow = grow
-    publisher.emit_texts([(emission, "x", [1]) for emission in emissions])
+    publisher.emit_texts([NewText(emission, "x", [1]) for emission in emissions])
     publisher.start()
     publisher.flush()
     publisher.stop()
@@ -56,7 +56,7 @@ def test_what_comes_while_the_broker_is_busy_is_one_entry_and_nothing_is_lost() 
     publisher, emission = Publisher(log), Emission("generation", 1, [])
     publisher.emit(emission, "admitted", {"prompt_tokens": 1})
     for n in range(5):
-        publisher.emit_texts([(emission, f"{n} ", [n])])
+        publisher.emit_texts([NewText(emission, f"{n} ", [n])])
     publisher.emit(emission, "done", {"state": "complete"}, finished=True)
     publisher.start()
     publisher.flush()
@@ -70,10 +70,10 @@ def test_what_the_broker_lost_is_logged_again() -> None:
     log = TokenLog()
     publisher, emission = Publisher(log), Emission("generation", 1, [])
     publisher.start()
-    publisher.emit_texts([(emission, "before ", [1])])
+    publisher.emit_texts([NewText(emission, "before ", [1])])
     publisher.flush()
     log.connection.flushall()
-    publisher.emit_texts([(emission, "after", [2])])
+    publisher.emit_texts([NewText(emission, "after", [2])])
     publisher.flush()
     publisher.stop()
     assert text_of(log.read("generation")) == "before after"
@@ -106,7 +106,7 @@ def test_the_publisher_outlives_an_error_nobody_thought_of() -> None:
     publisher = Publisher(log)
     publisher.start()
     emission = Emission("generation", 1, [])
-    publisher.emit_texts([(emission, "x", [1])])
+    publisher.emit_texts([NewText(emission, "x", [1])])
     publisher.flush()
     publisher.stop()
     assert text_of(log.read("generation")) == "x"
@@ -122,11 +122,11 @@ def test_what_comes_within_a_frame_of_the_screen_goes_out_together(monkeypatch: 
     def rest(seconds: float) -> None:
         rests.append(seconds)
         if len(rests) == 1:
-            publisher.emit_texts([(emission, "two ", [2])])
-            publisher.emit_texts([(emission, "three", [3])])
+            publisher.emit_texts([NewText(emission, "two ", [2])])
+            publisher.emit_texts([NewText(emission, "three", [3])])
 
     monkeypatch.setattr(module.time, "sleep", rest)
-    publisher.emit_texts([(emission, "one ", [1])])
+    publisher.emit_texts([NewText(emission, "one ", [1])])
     publisher.start()
     wait_until(lambda: len(rests) == 2, "two rounds", 10)
     publisher.stop()
@@ -139,7 +139,7 @@ def test_the_more_replies_there_are_the_longer_it_rests(monkeypatch: pytest.Monk
     publisher = Publisher(log)
     rests: list[float] = []
     monkeypatch.setattr(module.time, "sleep", rests.append)
-    publisher.emit_texts([(Emission(f"generation-{n}", 1, []), "word", [1]) for n in range(12)])
+    publisher.emit_texts([NewText(Emission(f"generation-{n}", 1, []), "word", [1]) for n in range(12)])
     publisher.start()
     publisher.flush()
     publisher.stop()

@@ -36,6 +36,7 @@ ACTIONS = {
     "person_erased": _("Deleted their account"),
     "key_created": _("Created an API key"),
     "key_revoked": _("Revoked an API key"),
+    "limits_changed": _("Changed limits"),
     "dataset_created": _("Created a dataset"),
     "dataset_frozen": _("Froze a version of a dataset"),
     "dataset_version_deleted": _("Deleted a version of a dataset"),

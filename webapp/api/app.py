@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from ninja import NinjaAPI, Swagger
 
-from webapp.api import api_key_routes, dataset_routes, file_routes, fine_tuning_routes, model_routes
+from webapp.api import (
+    api_key_routes,
+    chat_completion_routes,
+    completion_routes,
+    conversation_routes,
+    dataset_routes,
+    embedding_routes,
+    file_routes,
+    fine_tuning_routes,
+    message_routes,
+    model_routes,
+)
 from webapp.api.errors import answer_errors
 from webapp.api.idempotency import answer_once, claim_first
 from webapp.api.parser import StrictParser
@@ -24,8 +35,17 @@ api.add_decorator(answer_once, mode="view")
 api.add_decorator(claim_first, mode="operation")
 # Of the workspace, for programs that hand them out.
 api.add_router("/api_keys", api_key_routes.router, tags=["API keys"])
+# Answers to conversations that programs keep themselves.
+api.add_router("/chat/completions", chat_completion_routes.router, tags=["Chat"])
+# Texts that are continued as they are.
+api.add_router("/completions", completion_routes.router, tags=["Completions"])
+# The person's own chats on this site. (OpenAI's items of the same address are another thing.)
+api.add_router("/conversations", conversation_routes.router, tags=["Conversations"])
+api.add_router("/conversations", message_routes.router, tags=["Conversations"])
 # Files that are checked, cleaned and frozen together.
 api.add_router("/datasets", dataset_routes.router, tags=["Datasets"])
+# Texts as vectors.
+api.add_router("/embeddings", embedding_routes.router, tags=["Embeddings"])
 # What is learnt from, and the results of learning.
 api.add_router("/files", file_routes.router, tags=["Files"])
 # Training jobs, as OpenAI's clients see them.

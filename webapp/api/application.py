@@ -23,7 +23,15 @@ from webapp.core.body_limit import MAX_BODY_BYTES
 Application = Callable[..., Awaitable[None]]
 # Coroutines that do what little they ask the database in one visit. Others may take a while, and all of these
 # share one thread for the database, which is what makes them fast.
-SHORT = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/models")
+SHORT = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/conversations",
+    "/v1/embeddings",
+    "/v1/models",
+    "/v1/moderations",
+    "/v1/responses",
+)
 # Addresses that take files, of up to API_MAX_UPLOAD_MB.
 UPLOADS = re.compile(r"/v1/(?:files|datasets/[^/]+/files)")
 _MIDDLEWARE = (

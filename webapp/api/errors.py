@@ -119,8 +119,15 @@ def _first(error: ValidationError) -> UserError:
     path = [str(part) for part in found["loc"][2 if found["loc"][0] == "body" else 1 :]]
     # Of a union the name of the kind that was tried stands in the path; it means nothing to the sender.
     param = ".".join(part for part in path if part.isidentifier() or part.isdigit())[:200] or None
+    context = found.get("ctx", {})
+    param = context.get("param", param)  # where something is wrong with two that came together
     if found["type"] == "extra_forbidden":
         return Unsupported(param or "body")
+    if found["type"] == "unsupported":
+        name = str(context.get("name", param))
+        return Unsupported(
+            param or name, _("“%(name)s” is not supported here. Leave it out.") % {"name": name}
+        )
     if found["type"] == "missing":
         message = _("“%(name)s” is missing.") % {"name": param or _("The body")}
         return UserError("missing_required_parameter", message, param=param)
@@ -153,6 +160,8 @@ def _shaped(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBas
         return response
     if "Cache-Control" not in response:
         response.headers["Cache-Control"] = "private, no-store"
+    if response.status_code == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     if response.status_code < 400 or response.headers.get("Content-Type", "").startswith("application/json"):
         return response
     fallback = ("internal_error", "Something went wrong on the server. Try again in a moment.")

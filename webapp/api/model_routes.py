@@ -11,8 +11,8 @@ from ninja import Router, Schema
 from inference.access import models_for
 from inference.models import ServedModel
 from webapp.accounts.models import Workspace
+from webapp.api.access import model_named
 from webapp.api.auth import NeedsAsync, caller
-from webapp.api.errors import ModelNotFound
 
 router = Router(auth=NeedsAsync("chat"))
 
@@ -29,14 +29,6 @@ class Model(Schema):
 class Models(Schema):
     object: Literal["list"] = "list"
     data: list[Model]
-
-
-def model_named(workspace: Workspace, name: str) -> ServedModel:
-    """Raises ModelNotFound for what does not exist, is another workspace's, or is not answered with here."""
-    found = models_for(workspace).filter(name=name).first() if "\x00" not in name else None
-    if found is None or not found.is_served:
-        raise ModelNotFound(name)
-    return found
 
 
 @router.get("", response=Models, summary="List models")

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from webapp.api import idempotency
+from webapp.api import idempotency, services
+
+
+@shared_task(name="api.forget")
+def forget() -> None:
+    services.forget_completions()
 
 
 @shared_task(name="api.sweep_idempotency")
