@@ -216,7 +216,7 @@ def retrieve_cleaning(request: HttpRequest, dataset_id: str) -> Any:
     """Those of the recipe that was counted last."""
     cleaning = as_cleaning(_dataset(caller(request), dataset_id))
     if cleaning is None:
-        raise NotFound(_("That"))
+        raise NotFound(_("That count of effects"))
     return cleaning
 
 
