@@ -25,9 +25,7 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize(("language", "code"), EXAMPLES)
-def test_every_example_of_the_guides_runs(
-    language: str, code: str, model_site: Site, tmp_path: Path
-) -> None:
+def test_every_example_of_the_guides_runs(language: str, code: str, model_site: Site, tmp_path: Path) -> None:
     code = filled_in(code, site=model_site.base_url, model="smollm2-135m-instruct")
     # --fail-with-body: an answer that is an error is one for curl, too.
     shell = ["bash", "-euc", code.replace("curl -sS", "curl -sS --fail-with-body")]
