@@ -10,8 +10,10 @@ from webapp.api import (
     completion_routes,
     conversation_routes,
     embedding_routes,
+    limit_routes,
     message_routes,
     model_routes,
+    usage_routes,
 )
 from webapp.api.errors import answer_errors
 from webapp.api.idempotency import answer_once, claim_first
@@ -41,5 +43,9 @@ api.add_router("/conversations", conversation_routes.router, tags=["Conversation
 api.add_router("/conversations", message_routes.router, tags=["Conversations"])
 # Texts as vectors.
 api.add_router("/embeddings", embedding_routes.router, tags=["Embeddings"])
+# What the workspace, its members and its keys may use.
+api.add_router("/limits", limit_routes.router, tags=["Usage and limits"])
 # Base models and what came of the workspace's own fine-tunes.
 api.add_router("/models", model_routes.router, tags=["Models"])
+# What the workspace used, by day.
+api.add_router("/usage", usage_routes.router, tags=["Usage and limits"])
