@@ -58,6 +58,8 @@ OF_DATA = {pattern.name for pattern in training_urls.urlpatterns}
 OF_THE_PERSON |= OF_DATA
 # Of the API's admins, whom tests/webapp/api asks as everybody.
 OF_THE_PERSON |= {"widgets", "widget_settings", "widget_delete"}
+# Of what a workspace uses and may use, which limits/test_usage_pages.py and test_limit_pages.py ask as everybody.
+OF_THE_PERSON |= {"usage", "usage_csv", "limits", "limits_all", "limits_member", "limits_key"}
 # For anybody: they show nothing of anybody.
 OPEN = {
     *("setup", "set_language", "invitation", "/healthz", "/readyz", "/metrics"),

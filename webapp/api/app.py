@@ -13,8 +13,10 @@ from webapp.api import (
     embedding_routes,
     file_routes,
     fine_tuning_routes,
+    limit_routes,
     message_routes,
     model_routes,
+    usage_routes,
     webhook_routes,
 )
 from webapp.api.errors import answer_errors
@@ -56,3 +58,9 @@ api.add_router("/models", model_routes.router, tags=["Models"])
 # Who is told of events.
 api.add_router("/webhook_endpoints", webhook_routes.router, tags=["Webhooks"])
 api.add_router("/webhook_event_types", webhook_routes.event_types_router, tags=["Webhooks"])
+# What the workspace, its members and its keys may use.
+api.add_router("/limits", limit_routes.router, tags=["Usage and limits"])
+# Base models and what came of the workspace's own fine-tunes.
+api.add_router("/models", model_routes.router, tags=["Models"])
+# What the workspace used, by day.
+api.add_router("/usage", usage_routes.router, tags=["Usage and limits"])

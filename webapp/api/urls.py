@@ -1,8 +1,10 @@
 """Addresses under /v1, and pages of what only programs use. What is none of the former answers in JSON, too."""
 
+"""Addresses under /v1, of which what is none answers in JSON, too; and of the pages about what is used."""
+
 from django.urls import path
 
-from webapp.api import guide_views, webhook_views, widget_frame, widget_pages
+from webapp.api import guide_views, limit_views, usage_views, webhook_views, widget_frame, widget_pages
 from webapp.api.app import api
 from webapp.api.errors import no_such_address
 
@@ -31,6 +33,12 @@ urlpatterns = [
     path(
         f"{_WEBHOOK}deliveries/<uuid:delivery_id>/again/", webhook_views.again, name="webhook_delivery_again"
     ),
+    path("usage/", usage_views.usage, name="usage"),
+    path("usage/usage.csv", usage_views.usage_csv, name="usage_csv"),
+    path("usage/limits/", limit_views.limits, name="limits"),
+    path("usage/limits/workspace/", limit_views.of_workspace, name="limits_all"),
+    path("usage/limits/members/<uuid:user_id>/", limit_views.of_member, name="limits_member"),
+    path("usage/limits/keys/<uuid:key_id>/", limit_views.of_key, name="limits_key"),
     path("v1/", api.urls),
     path("v1/<path:rest>", no_such_address, name="api_unknown"),
 ]

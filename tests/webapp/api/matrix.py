@@ -40,8 +40,16 @@ PLACES: dict[str, Place] = {
     "POST /v1/api_keys": Place("admin", {"name": "k"}),
     "GET /v1/api_keys/{key_id}": Place("admin"),
     "DELETE /v1/api_keys/{key_id}": Place("admin"),
+    "GET /v1/limits": Place("admin"),
+    "GET /v1/limits/workspace": Place("admin"),
+    "PUT /v1/limits/workspace": Place("admin", {"requests_per_minute": 1}),
+    "GET /v1/limits/users/{user_id}": Place("admin"),
+    "PUT /v1/limits/users/{user_id}": Place("admin", {"requests_per_minute": 1}),
+    "GET /v1/limits/keys/{key_id}": Place("admin"),
+    "PUT /v1/limits/keys/{key_id}": Place("admin", {"requests_per_minute": 1}),
     "GET /v1/models": Place("chat"),
     "GET /v1/models/{model}": Place("chat"),
+    "GET /v1/usage": Place("admin"),
 }
 
 
@@ -56,4 +64,8 @@ def _model(world: World) -> object:
     ).name  # fmt: skip
 
 
-IDS: dict[str, Callable[[World], object]] = {"key_id": _key, "model": _model}
+def _user(world: World) -> object:
+    return world.person.pk
+
+
+IDS: dict[str, Callable[[World], object]] = {"key_id": _key, "model": _model, "user_id": _user}
