@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import uuid
 from datetime import timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -149,6 +151,25 @@ def test_the_signature_is_what_standard_webhooks_and_openais_client_accept(
     assert unwrapped.type == "fine_tuning.job.succeeded"
     with pytest.raises(standardwebhooks.webhooks.WebhookVerificationError):
         standardwebhooks.Webhook(webhook.secret).verify(received.body + b" ", received.headers)
+
+
+def test_the_docs_way_to_check_a_signature_works(
+    webhook: Webhook, receiver: Receiver, workspace: Workspace, alice: User
+) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "webhooks.md").read_text()
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "def verified" in block]
+    given: dict[str, Any] = {}
+    exec(code, given)
+    old = webhook.secret
+    webhook_services.roll_secret(webhook=webhook, by=alice, keep_old=True)
+    happens(make_job(workspace), Job.State.SUCCEEDED)
+    deliver_due()
+    [received] = receiver.received
+    for secret in (old, webhook.secret):
+        assert given["verified"](received.body, received.headers, secret)
+    assert not given["verified"](received.body + b" ", received.headers, old)
+    assert not given["verified"](received.body, received.headers | {"webhook-timestamp": "1"}, old)
+    assert not given["verified"](received.body, received.headers, "whsec_" + "A" * 44)
 
 
 def test_a_rolled_secret_signs_beside_the_old_one_for_a_day_where_that_was_asked_for(
