@@ -13,6 +13,7 @@ from inference.models import ServedModel
 from webapp.accounts.models import Workspace
 from webapp.api.access import model_named
 from webapp.api.auth import NeedsAsync, caller
+from webapp.api.schemas import ERRORS
 
 router = Router(auth=NeedsAsync("chat"))
 

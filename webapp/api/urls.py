@@ -1,6 +1,4 @@
-"""Addresses under /v1, and pages of what only programs use. What is none of the former answers in JSON, too."""
-
-"""Addresses under /v1, of which what is none answers in JSON, too; and of the pages about what is used."""
+"""Addresses under /v1, of which what is none answers in JSON, too; and the pages of what programs use."""
 
 from django.urls import path
 
