@@ -53,14 +53,12 @@ api.add_router("/embeddings", embedding_routes.router, tags=["Embeddings"])
 api.add_router("/files", file_routes.router, tags=["Files"])
 # Training jobs, as OpenAI's clients see them.
 api.add_router("/fine_tuning", fine_tuning_routes.router, tags=["Fine-tuning"])
-# Base models and what came of the workspace's own fine-tunes.
-api.add_router("/models", model_routes.router, tags=["Models"])
-# Who is told of events.
-api.add_router("/webhook_endpoints", webhook_routes.router, tags=["Webhooks"])
-api.add_router("/webhook_event_types", webhook_routes.event_types_router, tags=["Webhooks"])
 # What the workspace, its members and its keys may use.
 api.add_router("/limits", limit_routes.router, tags=["Usage and limits"])
 # Base models and what came of the workspace's own fine-tunes.
 api.add_router("/models", model_routes.router, tags=["Models"])
 # What the workspace used, by day.
 api.add_router("/usage", usage_routes.router, tags=["Usage and limits"])
+# Who is told of events.
+api.add_router("/webhook_endpoints", webhook_routes.router, tags=["Webhooks"])
+api.add_router("/webhook_event_types", webhook_routes.event_types_router, tags=["Webhooks"])
