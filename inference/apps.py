@@ -5,4 +5,4 @@ class InferenceConfig(AppConfig):
     name = "inference"
 
     def ready(self) -> None:
-        from inference import deletion  # noqa: F401  it registers itself
+        from inference import deletion, erasure, revoked_keys, usage  # noqa: F401  they register themselves

@@ -77,12 +77,17 @@ class Finisher:
         self._slots.leave(running.request.id)
 
     def _fail(self, running: Running) -> None:
-        """Ends what could not be ended as it should: without its text, but not never."""
+        """Ends what could not be ended as it should: without its text, but not never, and with what it used."""
         generation = running.generation
+        used = {"prompt_tokens": running.fields.get("prompt_tokens", 0), "completion_tokens": running.tokens}
         try:
             with database_work():
                 if services.finish_generation(
-                    generation=generation, state="failed", error_code="engine_error", error_message=BROKE
+                    generation=generation,
+                    state="failed",
+                    error_code="engine_error",
+                    error_message=BROKE,
+                    **used,
                 ):
                     self._publisher.emit(running.emission, *generation.last_event(), finished=True)
         except Exception:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -64,6 +66,10 @@ class Follower:
         self.caught_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reader = reader
         self._sink = sink
+
+    def begun(self) -> None:
+        """The generation has been recorded: from here on it is looked after where nothing is heard of it."""
+        self.heard = min(self.heard, time.monotonic())
 
     def detach(self) -> None:
         self._reader._forget(self)
@@ -127,8 +133,11 @@ class StepReader:
         self._subscription = redis.asyncio.Redis.from_url(
             settings.REDIS_URL, socket_timeout=None, socket_connect_timeout=2
         )
+        # In a context of their own: that of a request, which may be the first to follow anything, ends with it.
+        loop = asyncio.get_running_loop()
         self._tasks = [
-            asyncio.ensure_future(run()) for run in (self._listen, self._catch_up, self._look_after_the_quiet)
+            loop.create_task(run(), context=contextvars.Context())
+            for run in (self._listen, self._catch_up, self._look_after_the_quiet)
         ]
 
     @classmethod
@@ -139,12 +148,25 @@ class StepReader:
         return cls._of_loop[loop]
 
     def attach(
-        self, generation_id: UUID | str, sink: Sink, *, after: int = 0, attempt: int | None = None
+        self,
+        generation_id: UUID | str,
+        sink: Sink,
+        *,
+        after: int = 0,
+        attempt: int | None = None,
+        fresh: bool = False,
     ) -> Follower:
-        """Calls `sink(event)`, from the event loop, for each event after `after` until the terminal one."""
+        """Calls `sink(event)`, from the event loop, for each event after `after` until the terminal one.
+
+        `fresh`: there is no log to be read, since the generation is begun only after this; say so with `begun`.
+        """
         follower = Follower(self, str(generation_id), sink, after, attempt)
         self._followers[follower.generation_id].add(follower)
-        self._fall_behind(follower)
+        if fresh:
+            follower.behind, follower.heard = False, math.inf
+            follower.caught_up.set_result(None)
+        else:
+            self._fall_behind(follower)
         return follower
 
     async def close(self) -> None:

@@ -62,6 +62,7 @@ class Running:
         sampling = msgspec.convert(generation.params, SamplingParams, str_keys=True)
         if sampling.logprobs is not None and extras.logprobs is None:
             extras.logprobs = []
+        admitted = next((event.data for event in prior if event.type == "admitted"), {})
         request = Request(
             id=str(generation.id),
             messages=generation.messages if generation.prompt is None else None,
@@ -84,6 +85,8 @@ class Running:
             text=[event.data["text"] for event in texts],
             tokens=len(request.prior_token_ids),
             extras=extras,
+            # Where it is not admitted again, what it used before still counts.
+            fields={"prompt_tokens": admitted.get("prompt_tokens", 0)},
         )
 
 

@@ -1,36 +1,39 @@
 """Every write to a Generation. States change by compare-and-set, so that two writers can never both win.
 
-The web process imports this: no torch here. Tasks are sent by name, on commit; a task that is lost on the way is
-sent again by the reaper, because the row says it is queued.
+The web process imports this: no torch here. Tasks are sent on commit; a task that is lost on the way is sent again by
+the reaper, because the row says it is queued.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
-from celery import current_app
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
-from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from inference import usage
 from inference.extras import Extras
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
 from inference.signals import generation_ended
-from inference.stream import Append, TokenLog, encode_event, text_of
+from inference.stream import Append, Event, TokenLog, encode_event, text_of
+from inference.task_messages import queue_key, task_message
 from webapp.accounts.models import ApiKey, Workspace
 from webapp.core import sql
 from webapp.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 State = Generation.State
+_TASK, _QUEUE = "inference.generate", "generate"
 
 _token_log: TokenLog | None = None
 
@@ -53,6 +56,13 @@ def default_model() -> ServedModel:
     return found[0]  # a constraint sees to it that there is only one
 
 
+class Prompt(NamedTuple):
+    """What is to be answered or continued: `messages`, or `prompt`, a text or token ids as they are."""
+
+    messages: list[dict[str, str]] = []
+    prompt: str | list[int] | None = None
+
+
 def start_generation(
     *,
     workspace: Workspace,
@@ -72,16 +82,7 @@ def start_generation(
     One of `messages` and `prompt` is given. The choices of one call share `call_id` and `seed`.
     Raises UserError `busy` (503, with Retry-After) where more is queued than this site takes on.
     """
-    [(waiting,)] = sql.fetch("SELECT COUNT(*) FROM inference_generation WHERE state = 'queued'")
-    if waiting >= settings.INFERENCE_MAX_QUEUED:
-        raise UserError(
-            "busy",
-            "Too many replies are waiting right now. Try again in a moment.",
-            status=503,
-            retry_after=5,
-        )
-    now = timezone.now()
-    generation = Generation.objects.create(
+    generation = Generation(
         workspace=workspace,
         model=model,
         messages=messages or [],
@@ -90,14 +91,52 @@ def start_generation(
         api_key=api_key,
         call_id=call_id,
         choice=choice,
-        params=msgspec.to_builtins(params or SamplingParams(), str_keys=True),
-        seed=secrets.randbelow(2**63) if seed is None else seed,
+        params=_given(params),
+        seed=_seed(seed),
         purpose=purpose,
-        deadline=now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS),
-        sent_at=now,
     )
-    transaction.on_commit(lambda: send_task(generation.id))
+    _record([generation])
     return generation
+
+
+def start_generations(
+    *,
+    ids: Sequence[UUID],
+    workspace_id: UUID,
+    model: ServedModel,
+    prompts: Sequence[Prompt],
+    params: SamplingParams | None = None,
+    seed: int | None = None,
+    purpose: str,
+    user_id: UUID | None = None,
+    api_key_id: UUID | None = None,
+    call_id: UUID | None = None,
+    first_choice: int = 0,
+) -> list[Generation]:
+    """Those of one call, under `ids`: equally many of every prompt, the first prompt's first.
+
+    `choice` counts through all of them, from `first_choice` on; otherwise as `start_generation`.
+    """
+    each, given, seed = len(ids) // len(prompts), _given(params), _seed(seed)
+    generations = [
+        Generation(
+            id=id_,
+            workspace_id=workspace_id,
+            model=model,
+            messages=prompts[at // each].messages,
+            prompt=prompts[at // each].prompt,
+            user_id=user_id,
+            api_key_id=api_key_id,
+            call_id=call_id,
+            choice=first_choice + at,
+            params=given,
+            seed=seed,
+            purpose=purpose,
+        )
+        for at, id_ in enumerate(ids)
+    ]
+    _record(generations)
+    return generations
 
 
 def start_classification(
@@ -129,12 +168,38 @@ def start_classification(
     )
 
 
-def send_task(generation_id: UUID | str) -> None:
-    """Tells the workers; if the broker is away the row stays queued and the reaper sends it later."""
+def _given(params: SamplingParams | None) -> Any:
+    return msgspec.to_builtins(params or SamplingParams(), str_keys=True)
+
+
+def _seed(seed: int | None) -> int:
+    return secrets.randbelow(2**63) if seed is None else seed
+
+
+def _record(generations: list[Generation]) -> None:
+    [(waiting,)] = sql.fetch("SELECT COUNT(*) FROM inference_generation WHERE state = 'queued'")
+    if waiting + len(generations) > settings.INFERENCE_MAX_QUEUED:
+        raise UserError(
+            "busy",
+            "Too many replies are waiting right now. Try again in a moment.",
+            status=503,
+            retry_after=5,
+        )
+    now = timezone.now()
+    for generation in generations:
+        generation.deadline = now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS)
+        generation.sent_at = now
+    sql.insert(generations)
+    transaction.on_commit(partial(send_tasks, *(generation.id for generation in generations)))
+
+
+def send_tasks(*generation_ids: UUID | str) -> None:
+    """Tells the workers; if the broker is away the rows stay queued and the reaper sends them later."""
+    messages = [task_message(_TASK, [str(id_)], _QUEUE) for id_ in generation_ids]
     try:
-        current_app.send_task("inference.generate", args=[str(generation_id)], queue="generate", retry=False)
-    except (OperationalError, RedisError, OSError) as error:
-        logger.warning("task of generation %s not sent, the reaper will: %s", generation_id, error)
+        token_log().connection.lpush(queue_key(_QUEUE), *messages)
+    except RedisError as error:
+        logger.warning("tasks of generations %s not sent, the reaper will: %s", generation_ids, error)
 
 
 def next_queued(*, models: list[int] | None = None) -> UUID | None:
@@ -177,7 +242,7 @@ def release_generation(*, generation: Generation) -> bool:
         id=generation.id, state=State.RUNNING, attempt=generation.attempt
     ).update(state=State.QUEUED, worker=None, sent_at=now)
     if released:
-        send_task(generation.id)
+        send_tasks(generation.id)
     return bool(released)
 
 
@@ -204,9 +269,17 @@ def cancel_generation(*, generation_id: UUID) -> None:
 
 
 def delete_generations(*, ids: list[UUID]) -> None:
-    """Deletes rows and, on commit, their logs; a worker that runs one hears of it and drops it."""
-    Generation.objects.filter(id__in=ids).delete()
-    transaction.on_commit(lambda: _discard_logs(ids))
+    """Deletes rows and, on commit, their logs; a worker that runs one hears of it and drops it. What it made counts."""
+    with transaction.atomic():
+        unfinished = Generation.objects.filter(id__in=ids, state__in=(State.QUEUED, State.RUNNING))
+        # In one order, so that two who delete never wait for each other's days of usage.
+        for generation in unfinished.select_for_update(of=("self",)).order_by("model_id", "id"):
+            said = _said_so_far(generation.id)
+            generation.prompt_tokens, generation.completion_tokens = said.prompt_tokens, said.tokens
+            generation.save(update_fields=["prompt_tokens", "completion_tokens"])
+            usage.count(generation)
+        Generation.objects.filter(id__in=ids).delete()
+        transaction.on_commit(lambda: _discard_logs(ids))
 
 
 def _discard_logs(ids: list[UUID]) -> None:
@@ -227,27 +300,41 @@ def _request_stop(generation_id: UUID) -> None:
 
 def end_unclaimed(*, generation: Generation, state: str, **fields: Any) -> bool:
     """queued → `state`, keeping what an earlier attempt wrote to the log; appends the log's last event on commit."""
-    try:
-        events = token_log().read(generation.id)
-    except RedisError:
-        events = []
-    text = text_of(events)
-    tokens = sum(len(event.data["ids"]) for event in events if event.type == "text")
+    said = _said_so_far(generation.id)
     # A new attempt number, so that a worker thought dead cannot append behind the end.
     if not _end(
         generation,
         expected=State.QUEUED,
         state=state,
-        text=text,
-        completion_tokens=tokens,
-        extras=Extras.logged(events).as_row(),
+        text=text_of(said.events),
+        prompt_tokens=said.prompt_tokens,
+        completion_tokens=said.tokens,
+        extras=Extras.logged(said.events).as_row(),
         new_attempt=True,
         **fields,
     ):
         return False
-    last = events[-1].seq if events else 0
+    last = said.events[-1].seq if said.events else 0
     transaction.on_commit(lambda: _append_last(generation, last + 1))
     return True
+
+
+class _SoFar(NamedTuple):
+    """What attempts that are over have logged."""
+
+    events: list[Event]
+    prompt_tokens: int
+    tokens: int
+
+
+def _said_so_far(generation_id: UUID) -> _SoFar:
+    try:
+        events = token_log().read(generation_id)
+    except RedisError:
+        events = []
+    admitted = next((event.data for event in events if event.type == "admitted"), {})
+    tokens = sum(len(event.data["ids"]) for event in events if event.type == "text")
+    return _SoFar(events, int(admitted.get("prompt_tokens", 0)), tokens)
 
 
 def _append_last(generation: Generation, seq: int) -> None:
@@ -266,13 +353,15 @@ def _end(
     with transaction.atomic():
         if new_attempt:
             fields["attempt"] = generation.attempt + 1
-        fields |= {"state": state, "worker": None, "finished_at": timezone.now()}
-        rows = Generation.objects.filter(id=generation.id, state=expected, attempt=generation.attempt)
-        if not rows.update(**fields):
+        fields |= {"state": state, "worker_id": None, "finished_at": timezone.now()}
+        same = {"id": generation.id, "state": expected, "attempt": generation.attempt}
+        if not sql.update(Generation, same, fields):
             return False
         for name, value in fields.items():
             setattr(generation, name, value)
         generation_ended.send(sender=Generation, generation=generation)
+        # Last: whoever else ends something of the same person's waits for this day's row until we commit.
+        usage.count(generation)
     return True
 
 
@@ -337,7 +426,7 @@ def _recover_orphans(now: Any) -> None:
         elif generation.cancel_requested:
             end_unclaimed(generation=generation, state=State.CANCELLED)
         else:
-            send_task(generation.id)
+            send_tasks(generation.id)
 
 
 MAX_CRASHES = 3
@@ -350,7 +439,7 @@ def _resend_lost(now: Any) -> None:
     stuck = Generation.objects.filter(state=State.QUEUED, sent_at__lt=now - lost_after)
     for generation_id in list(stuck.values_list("id", flat=True)[:1000]):
         if Generation.objects.filter(id=generation_id, state=State.QUEUED).update(sent_at=now):
-            send_task(generation_id)
+            send_tasks(generation_id)
 
 
 # What was judged is read at once by the page that asked, which then deletes it, unless its process died first.
@@ -366,5 +455,4 @@ def forget_unread() -> None:
 
 def queue_length() -> int:
     """Tasks in the broker's generate queue. Raises redis.RedisError."""
-    prefix = settings.CELERY_BROKER_TRANSPORT_OPTIONS.get("global_keyprefix", "")
-    return token_log().connection.llen(f"{prefix}generate")
+    return token_log().connection.llen(queue_key(_QUEUE))

@@ -214,6 +214,8 @@ class Site:
             "INFERENCE_COMPILE": "false",
             # A dead worker is noticed soon, so that tests of recovery are short.
             "INFERENCE_LEASE_SECONDS": "2",
+            # Where tests listen for webhooks.
+            "OUTBOUND_ALLOW": "127.0.0.1",
             **(environment or {}),
         }
         self.web = self._service(processes.web(host="127.0.0.1", port=self.port))
@@ -352,6 +354,18 @@ class Site:
             person = User.objects.create(email=email, name=email.split("@")[0].title(), password=hashed)
             owned = Workspace.objects.create(name="Acme")
             Membership.objects.create(workspace=owned, user=person, role=Role.OWNER)
+
+    def create_key(self, email: str = "alice@example.org", *scopes: str) -> str:
+        """A key of this person's in their first workspace; with every scope, where none are named."""
+        from webapp.accounts.api_keys import create_key
+        from webapp.accounts.models import Scope, User
+
+        with self.rows():
+            person = User.objects.get(email=email)
+            workspace = person.workspaces.first()
+            assert workspace is not None
+            wanted = list(scopes or Scope.values)
+            return create_key(user=person, workspace=workspace, name="test", scopes=wanted)[1]
 
     def log_in(self, email: str = "alice@example.org", password: str = "correct horse 1") -> httpx.Client:
         """An HTTP client logged in through the page. `ws_headers(client)` opens sockets as the same person."""

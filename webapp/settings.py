@@ -12,6 +12,8 @@ from redis.retry import Retry
 from webapp import database
 from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
 from webapp.core import logs, mail
+from webapp.core.body_limit import MAX_BODY_BYTES
+from webapp.core.public_addresses import Allowed
 from webapp.env import Env, generated_secret
 from webapp.ops import broker
 
@@ -63,6 +65,7 @@ MIDDLEWARE = [
     "webapp.core.request_metrics.count_requests",
     "webapp.core.request_ids.carry_request_id",
     "webapp.api.errors.in_openai_shape",
+    "webapp.api.door.refuse_at_the_door",
     "webapp.ops.middleware.machine_endpoints",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -145,7 +148,9 @@ CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600, "global_keyprefix": "celery:"}
+# Nor does the broker keep what it has delivered: writing that down and crossing it out again takes a worker longer than
+# anything else about a short task. What is lost with a worker is sent again by whoever looks after its row.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"ack_emulation": False, "global_keyprefix": "celery:"}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
@@ -161,7 +166,16 @@ CELERY_BEAT_SCHEDULE = {
     "reap": {"task": "inference.reap", "schedule": 2.0, "options": {"expires": 10}},
     "sweep models": {"task": "inference.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap data": {"task": "data.reap", "schedule": 5.0, "options": {"expires": 10}},
+    "sweep widgets": {"task": "widgets.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap jobs": {"task": "jobs.reap", "schedule": 5.0, "options": {"expires": 10}},
+    "deliver webhooks": {"task": "api.deliver_webhooks", "schedule": 5.0, "options": {"expires": 10}},
+    "prune webhooks": {"task": "api.prune_webhooks", "schedule": 3600.0, "options": {"expires": 3600}},
+    "forget completions": {"task": "api.forget", "schedule": 60.0, "options": {"expires": 60}},
+    "sweep idempotency": {
+        "task": "api.sweep_idempotency",
+        "schedule": 3600.0,
+        "options": {"expires": 3600},
+    },
 }
 
 # --- Inference ---------------------------------------------------------------------------------------------
@@ -185,6 +199,16 @@ INFERENCE_LOG_TTL_SECONDS = 900
 TRAINING_THREADS = env.int("TRAINING_THREADS", 0, low=0, high=1024)
 TRAINING_PROCESSES = env.int("TRAINING_PROCESSES", 1, low=1, high=64)
 TRAINING_DEVICE = env.choice("TRAINING_DEVICE", ("auto", "cpu", "cuda"), "auto")
+
+# --- Limits ------------------------------------------------------------------------------------------------
+# Of each person, in all workspaces and with all keys together; 0: none. Workspaces set limits of their own besides.
+LIMIT_REQUESTS_PER_MINUTE = env.int("LIMIT_REQUESTS_PER_MINUTE", 0, low=0, high=1_000_000)
+LIMIT_TOKENS_PER_MINUTE = env.int("LIMIT_TOKENS_PER_MINUTE", 0, low=0, high=1_000_000_000)
+LIMIT_CONCURRENT_STREAMS = env.int("LIMIT_CONCURRENT_STREAMS", 0, low=0, high=10_000)
+
+# --- API ---------------------------------------------------------------------------------------------------
+# One file sent to /v1/files, with its form. (The pages upload in parts, of files as large as training takes.)
+API_MAX_UPLOAD_MB = env.int("API_MAX_UPLOAD_MB", 512, low=4, high=20_480)
 
 # --- People ------------------------------------------------------------------------------------------------
 AUTH_USER_MODEL = "accounts.User"
@@ -268,7 +292,8 @@ CONTENT_SECURITY_POLICY = {
         "manifest-src": [SELF],
     }
 }
-DATA_UPLOAD_MAX_MEMORY_SIZE = 2 * 2**20
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES  # of what is not a file
+FILE_UPLOAD_HANDLERS = ["training.upload_handler.StraightToDisk"]
 
 # --- Static files, language, time --------------------------------------------------------------------------
 STATIC_URL = "static/"
@@ -281,6 +306,9 @@ LOCALE_PATHS = [ROOT / "webapp" / "locale"]
 USE_TZ = True
 TIME_ZONE = "UTC"
 
+# --- Addresses that people typed, as of webhooks ------------------------------------------------------------
+OUTBOUND_ALLOW = Allowed.parse(env.list("OUTBOUND_ALLOW"), variable="OUTBOUND_ALLOW")
+
 # --- Operations --------------------------------------------------------------------------------------------
 HOST = env.str("HOST", "127.0.0.1")
 WEB_PROCESSES = env.int("WEB_PROCESSES", 1, low=1, high=64)
@@ -291,6 +319,8 @@ LOGGING = logs.configuration(LOG_FORMAT, LOG_LEVEL)
 logs.configure_structlog()
 # One line a request: when it has been answered.
 DJANGO_STRUCTLOG_STATUS_START_LOG_LEVEL = logging.DEBUG
+# webapp.core.request_ids has looked at it by then.
+DJANGO_STRUCTLOG_TRUST_UPSTREAM_REQUEST_ID = True
 
 # --- Mail --------------------------------------------------------------------------------------------------
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", "flywheel@localhost")

@@ -13,7 +13,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.db.models import Exists, OuterRef, Prefetch, Q, QuerySet
 from django.utils.translation import gettext as _
 
-from webapp.accounts.models import AuditEvent, Invitation, Membership, User, Workspace
+from webapp.accounts.models import ApiKey, AuditEvent, Invitation, Membership, User, Workspace
 from webapp.core.errors import NotFound, UserError
 
 WORKSPACE_SESSION_KEY = "workspace"
@@ -127,6 +127,20 @@ def get_invitation(membership: Membership, invitation_id: uuid.UUID | str) -> In
     found = list_invitations(membership).filter(id=_as_uuid(invitation_id)).first()
     if found is None:
         raise NotFound(_("That invitation"))
+    return found
+
+
+def list_keys(membership: Membership) -> QuerySet[ApiKey]:
+    """Keys of the workspace, newest first, revoked ones too: for admins everybody's, for others their own."""
+    keys = ApiKey.objects.filter(workspace_id=membership.workspace_id).select_related("user", "workspace")
+    return keys if membership.is_admin else keys.filter(user_id=membership.user_id)
+
+
+def get_key(membership: Membership, key_id: uuid.UUID | str) -> ApiKey:
+    """One of `list_keys`, which are those this person may revoke. Raises NotFound."""
+    found = list_keys(membership).filter(id=_as_uuid(key_id)).first()
+    if found is None:
+        raise NotFound(_("That key"))
     return found
 
 

@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 
 from webapp.accounts import sockets
 from webapp.accounts.audit import record_audit
-from webapp.accounts.models import AuditEvent, Invitation, Role, User, Workspace
+from webapp.accounts.models import ApiKey, AuditEvent, Invitation, Role, User, Workspace
 from webapp.core.errors import UserError
 from webapp.core.locks import lock_until_commit
 
@@ -100,6 +100,8 @@ def _erase_account(user: User) -> Iterable[ErasureLine]:
     keys = list(UserSession.objects.filter(user=user).values_list("session_key", flat=True))
     Session.objects.filter(session_key__in=keys).delete()
     yield ErasureLine(_("Logins"), len(keys))
+
+    yield ErasureLine(_("API keys"), ApiKey.objects.filter(user=user).delete()[1].get("accounts.ApiKey", 0))
 
     User.objects.filter(pk=user_id).delete()
     yield ErasureLine(_("Your account"), 1)

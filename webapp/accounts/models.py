@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
@@ -136,6 +137,10 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
+
+    def is_open(self, now: datetime) -> bool:
+        """Neither revoked nor expired. (Whether its person may still use it is for api_keys.find_key to say.)"""
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > now)
 
 
 class LimitRule(models.Model):

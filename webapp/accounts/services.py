@@ -16,7 +16,7 @@ from django.db import transaction
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
-from webapp.accounts import access, sockets
+from webapp.accounts import access, api_keys, sockets
 from webapp.accounts.audit import record_audit
 from webapp.accounts.models import Membership, Role, User, Workspace
 from webapp.accounts.setup_code import forget_setup_code
@@ -212,6 +212,7 @@ def _end_membership(member: Membership, action: str, actor: User, request: HttpR
     _keep_an_owner(member)
     user_id, workspace = member.user_id, member.workspace
     member.delete()
+    api_keys.revoke_keys_of(user_id=user_id, workspace_id=workspace.pk)
     record_audit(
         action=action, actor=actor, workspace=workspace, request=request, detail={"user": str(user_id)}
     )

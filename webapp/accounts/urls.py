@@ -3,7 +3,7 @@
 from django.urls import path
 from django.views.i18n import set_language
 
-from webapp.accounts import views, workspace_views
+from webapp.accounts import key_views, views, workspace_views
 
 urlpatterns = [
     path("language/", set_language, name="set_language"),
@@ -12,6 +12,7 @@ urlpatterns = [
     path("settings/delete/", views.delete_account, name="account_delete"),
     path("settings/workspace/", workspace_views.workspace_settings, name="workspace_settings"),
     path("settings/workspace/audit/", workspace_views.audit, name="workspace_audit"),
+    path("settings/workspace/keys/", key_views.keys, name="keys"),
     path("workspaces/new/", workspace_views.create, name="workspace_new"),
     path("workspaces/switch/", workspace_views.switch, name="workspace_switch"),
     path("workspaces/<uuid:workspace_id>/rename/", workspace_views.rename, name="workspace_rename"),
@@ -32,5 +33,7 @@ urlpatterns = [
         workspace_views.revoke_invitation,
         name="invitation_revoke",
     ),
+    path("workspaces/<uuid:workspace_id>/keys/", key_views.create, name="key_create"),
+    path("workspaces/<uuid:workspace_id>/keys/<uuid:key_id>/revoke/", key_views.revoke, name="key_revoke"),
     path("invite/<str:token>/", views.invitation, name="invitation"),
 ]

@@ -17,7 +17,7 @@ from ninja.security.base import AuthBase
 from ninja.utils import check_csrf
 
 from webapp.accounts import api_keys
-from webapp.accounts.access import current_workspace
+from webapp.accounts.access import AdminsOnly, current_workspace
 from webapp.accounts.models import ApiKey, Membership, Scope, User, Workspace
 from webapp.core.errors import UserError
 
@@ -52,35 +52,49 @@ class Needs(AuthBase):
         return self._let_in(request)
 
     def _let_in(self, request: HttpRequest) -> Caller:
-        found = _authenticated(request)
-        if found.key is not None and self.scope not in found.key.scopes:
-            raise UserError(
-                "missing_scope",
-                _("This key may not be used for that: it lacks the scope “%(scope)s”.")
-                % {"scope": self.scope},
-                status=403,
-            )
-        if self.scope != Scope.CHAT and not found.membership.is_admin:
-            raise UserError(
-                "admins_only",
-                _("Only owners and admins of the workspace can do this. Ask one of them."),
-                status=403,
-            )
-        return found
+        return _require(self.scope, _authenticated(request))
 
 
 class NeedsAsync(Needs):
+    def __init__(self, scope: str) -> None:
+        super().__init__(scope)
+        self._visit = sync_to_async(self._let_in)
+
     async def __call__(self, request: HttpRequest) -> Caller:  # type: ignore[override]
-        return await sync_to_async(self._let_in)(request)
+        return await self._visit(request)
+
+
+def let_in_key(authorization: str, scope: Scope) -> Caller:
+    """Who sent this Authorization header, where its key may do what `scope` is for. For whoever has no request yet.
+
+    Raises UserError `invalid_api_key`, `expired_api_key`, `missing_scope`, `admins_only`.
+    """
+    return _require(scope, _bearer(authorization))
+
+
+def _require(scope: Scope, found: Caller) -> Caller:
+    if found.key is not None and scope not in found.key.scopes:
+        raise UserError(
+            "missing_scope",
+            _("This key may not be used for that: it lacks the scope “%(scope)s”.") % {"scope": scope},
+            status=403,
+        )
+    if scope != Scope.CHAT and not found.membership.is_admin:
+        raise AdminsOnly
+    return found
+
+
+def _bearer(authorization: str) -> Caller:
+    scheme, _space, token = authorization.partition(" ")
+    key, membership = api_keys.find_key(token.strip() if scheme.lower() == "bearer" else "")
+    return Caller(key.user, key.workspace, membership, key)
 
 
 def _authenticated(request: HttpRequest) -> Caller:
     """Raises UserError `missing_api_key`, `invalid_api_key`, `expired_api_key`, `csrf_failed`, `no_workspace`."""
     given = request.headers.get("Authorization", "")
     if given:
-        scheme, _space, token = given.partition(" ")
-        key, membership = api_keys.find_key(token.strip() if scheme.lower() == "bearer" else "")
-        return Caller(key.user, key.workspace, membership, key)
+        return _bearer(given)
     user = getattr(request, "user", None)
     if not isinstance(user, User):
         raise UserError("missing_api_key", _how_to_send(request), status=401)

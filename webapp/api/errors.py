@@ -7,7 +7,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.core.exceptions import BadRequest, RequestDataTooBig, SuspiciousOperation
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    JsonResponse,
+    RawPostDataException,
+    UnreadablePostError,
+)
+from django.http.multipartparser import MultiPartParserError
 from django.utils.decorators import sync_and_async_middleware
 from django.utils.translation import gettext as _
 from ninja import NinjaAPI
@@ -17,6 +27,19 @@ from webapp.core.errors import UserError
 from webapp.core.middleware import error_response
 
 logger = logging.getLogger(__name__)
+
+
+_SENTENCES = {
+    400: ("bad_request", "The request could not be understood."),
+    403: ("forbidden", "This may not be done with what was sent along."),
+    404: ("unknown_url", "There is nothing at this address. /v1/openapi.json lists what there is."),
+    405: (
+        "method_not_allowed",
+        "This address does not take that method. /v1/openapi.json says which it takes.",
+    ),
+    413: ("request_too_large", "This is more than this address takes in one request."),
+    415: ("unsupported_media_type", "This address does not take a body of that type."),
+}
 
 
 class ModelNotFound(UserError):
@@ -42,10 +65,22 @@ def answer_errors(api: NinjaAPI) -> None:
         ValidationError: lambda request, error: error_response(request, _first(error)),
         HttpError: _http_error,
         Http404: lambda request, _error: error_response(request, _no_such_address(request)),
+        # What Django says of a body or an address it will not read.
+        RequestDataTooBig: _with_status(413),
+        SuspiciousOperation: _with_status(400),
+        BadRequest: _with_status(400),
+        MultiPartParserError: _with_status(400),
+        UnreadablePostError: _with_status(400),
+        RawPostDataException: _with_status(415),
         Exception: _internal,
     }
     for kind, handler in handlers.items():
         api.add_exception_handler(kind, handler)
+
+
+def _with_status(status: int) -> Callable[[HttpRequest, Any], HttpResponse]:
+    code, message = _SENTENCES[status]
+    return lambda request, _error: error_response(request, UserError(code, message, status=status))
 
 
 def no_such_address(request: HttpRequest, rest: str = "") -> HttpResponse:
@@ -60,6 +95,9 @@ def _no_such_address(request: HttpRequest) -> UserError:
 
 
 def _http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
+    # What the parser says, which ninja wraps.
+    if isinstance(error.__cause__, UserError):
+        return error_response(request, error.__cause__)
     code = {400: "invalid_json", 401: "missing_api_key"}.get(error.status_code, "http_error")
     return error_response(request, UserError(code, str(error), status=error.status_code))
 
@@ -80,9 +118,16 @@ def _first(error: ValidationError) -> UserError:
     # ("body", "body", "messages", 0, "role"): where it came from and what the route calls it, then the path.
     path = [str(part) for part in found["loc"][2 if found["loc"][0] == "body" else 1 :]]
     # Of a union the name of the kind that was tried stands in the path; it means nothing to the sender.
-    param = ".".join(part for part in path if part.isidentifier() or part.isdigit()) or None
+    param = ".".join(part for part in path if part.isidentifier() or part.isdigit())[:200] or None
+    context = found.get("ctx", {})
+    param = context.get("param", param)  # where something is wrong with two that came together
     if found["type"] == "extra_forbidden":
         return Unsupported(param or "body")
+    if found["type"] == "unsupported":
+        name = str(context.get("name", param))
+        return Unsupported(
+            param or name, _("“%(name)s” is not supported here. Leave it out.") % {"name": name}
+        )
     if found["type"] == "missing":
         message = _("“%(name)s” is missing.") % {"name": param or _("The body")}
         return UserError("missing_required_parameter", message, param=param)
@@ -110,23 +155,14 @@ def in_openai_shape(
     return shape
 
 
-_SENTENCES = {
-    400: ("bad_request", "The request could not be understood."),
-    403: ("forbidden", "This may not be done with what was sent along."),
-    404: ("unknown_url", "There is nothing at this address. /v1/openapi.json lists what there is."),
-    405: (
-        "method_not_allowed",
-        "This address does not take that method. /v1/openapi.json says which it takes.",
-    ),
-    413: ("request_too_large", "This is more than this address takes in one request."),
-}
-
-
 def _shaped(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     if not request.path.startswith("/v1/"):
         return response
     if "Cache-Control" not in response:
         response.headers["Cache-Control"] = "private, no-store"
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    if response.status_code == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     if response.status_code < 400 or response.headers.get("Content-Type", "").startswith("application/json"):
         return response
     fallback = ("internal_error", "Something went wrong on the server. Try again in a moment.")
@@ -134,7 +170,7 @@ def _shaped(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBas
     shaped = JsonResponse(
         UserError(code, message, status=response.status_code).as_json(), status=response.status_code
     )
-    for name in ("Allow", "Retry-After", "Cache-Control"):
-        if name in response:
-            shaped[name] = response.headers[name]
+    for name, value in response.headers.items():
+        if name not in ("Content-Type", "Content-Length", "Content-Encoding"):
+            shaped.headers[name] = value
     return shaped

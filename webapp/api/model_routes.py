@@ -11,8 +11,9 @@ from ninja import Router, Schema
 from inference.access import models_for
 from inference.models import ServedModel
 from webapp.accounts.models import Workspace
+from webapp.api.access import model_named
 from webapp.api.auth import NeedsAsync, caller
-from webapp.api.errors import ModelNotFound
+from webapp.api.schemas import ERRORS
 
 router = Router(auth=NeedsAsync("chat"))
 
@@ -31,21 +32,13 @@ class Models(Schema):
     data: list[Model]
 
 
-def model_named(workspace: Workspace, name: str) -> ServedModel:
-    """Raises ModelNotFound for what does not exist, is another workspace's, or is not answered with here."""
-    found = models_for(workspace).filter(name=name).first() if "\x00" not in name else None
-    if found is None or not found.is_served:
-        raise ModelNotFound(name)
-    return found
-
-
-@router.get("", response=Models, summary="List models")
+@router.get("", response={200: Models, **ERRORS}, summary="List models")
 async def list_models(request: HttpRequest) -> Any:
     """Models that chat, completions and embeddings take, the site's default first."""
     return await sync_to_async(_listed)(caller(request).workspace)
 
 
-@router.get("/{path:model}", response=Model, summary="Retrieve a model")
+@router.get("/{path:model}", response={200: Model, **ERRORS}, summary="Retrieve a model")
 async def retrieve_model(request: HttpRequest, model: str) -> Any:
     found = await sync_to_async(model_named)(caller(request).workspace, model)
     return as_model(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.utils.translation import gettext as _
@@ -21,7 +22,7 @@ class UserError(Exception):
 
     `code` is stable and for programs; `message` is a sentence for people; `status` is the HTTP status an
     HTTP surface answers with (websocket consumers send `code` and `message` in an `error` frame); `param` names what
-    in a program's request was wrong, as in "messages.0.role".
+    in a program's request was wrong, as in "messages.0.role"; `headers` are what an HTTP answer says besides.
     """
 
     def __init__(
@@ -32,10 +33,11 @@ class UserError(Exception):
         status: int = 400,
         retry_after: int | None = None,
         param: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.code, self.message, self.status, self.retry_after = code, message, status, retry_after
-        self.param = param
+        self.param, self.headers = param, dict(headers or {})
 
     def as_json(self) -> dict[str, Any]:
         """OpenAI's error object, which all our JSON answers use."""

@@ -25,6 +25,8 @@ def error_response(request: HttpRequest, error: UserError) -> HttpResponse:
         response = JsonResponse(error.as_json(), status=error.status)
     else:
         response = render(request, "error.html", {"error": error}, status=error.status)
+    for name, value in error.headers.items():
+        response[name] = value
     if error.retry_after is not None:
         response["Retry-After"] = str(error.retry_after)
     return response

@@ -41,9 +41,12 @@ def carry_request_id(
     return carry
 
 
+def request_id_for(given: str) -> str:
+    """What a program chose, or one of ours: whatever else comes would be a line in our logs that a stranger wrote."""
+    return given if _ACCEPTED.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+
+
 def _name(request: HttpRequest) -> str:
-    given = request.META.get("HTTP_X_REQUEST_ID", "")
-    # Whatever else comes would be a line in our logs that a stranger wrote.
-    request_id = given if _ACCEPTED.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    request_id = request_id_for(request.META.get("HTTP_X_REQUEST_ID", ""))
     request.META["HTTP_X_REQUEST_ID"] = request_id
     return request_id

@@ -12,8 +12,8 @@ from django.test import Client
 from django.urls import get_resolver, reverse
 from django.urls.resolvers import URLPattern
 
-from webapp.accounts import invitations, urls
-from webapp.accounts.models import Invitation, Membership, User, Workspace
+from webapp.accounts import api_keys, invitations, urls
+from webapp.accounts.models import ApiKey, Invitation, Membership, User, Workspace
 
 pytestmark = pytest.mark.django_db
 LogIn = Callable[[User], Client]
@@ -26,18 +26,23 @@ WORKSPACE_ACTS: dict[str, tuple[bool, dict[str, str]]] = {
     "member_remove": (True, {}),
     "invite": (True, {"role": "member"}),
     "invitation_revoke": (True, {}),
+    "key_create": (False, {"name": "shop", "scopes": "chat", "expiry": "never"}),
+    "key_revoke": (False, {}),
 }
-PAGES = {"profile", "account_delete", "workspace_settings", "workspace_audit", "workspace_new"}
+PAGES = {"profile", "account_delete", "workspace_settings", "workspace_audit", "workspace_new", "keys"}
 OTHERS = {"setup", "invitation", "workspace_switch", "set_language"}
 
 
 @pytest.fixture
 def open_invitation(workspace: Workspace, alice: User) -> Invitation:
+    """And a key of Alice's."""
+    api_keys.create_key(user=alice, workspace=workspace, name="shop", scopes=["chat"])
     return invitations.invite(actor=alice, workspace_id=workspace.pk, role="member")[0]
 
 
 def address(name: str, workspace: Workspace, member: User, invitation: Invitation) -> str:
     parts = {"workspace_id": workspace.pk, "user_id": member.pk, "invitation_id": invitation.pk}
+    parts["key_id"] = ApiKey.objects.get().pk
     pattern = next(p for p in urls.urlpatterns if p.name == name)
     return reverse(name, kwargs={key: parts[key] for key in pattern.pattern.converters})
 
@@ -195,4 +200,5 @@ def snapshot() -> list[object]:
         sorted(Workspace.objects.values_list("pk", "name")),
         sorted(Membership.objects.values_list("workspace", "user", "role")),
         sorted(Invitation.objects.values_list("pk", "accepted_at")),
+        sorted(ApiKey.objects.values_list("pk", "revoked_at")),
     ]
