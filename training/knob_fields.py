@@ -76,6 +76,7 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "lora.rslora": (_("Divide by the rank's root (rsLoRA)"), _("For ranks above 64.")),
     "lora.targets": (_("Layers it changes"), ""),
 }  # fmt: skip
+_OF_THE_SITE: dict[str, Words] = {"device": _("Computes on"), "fsdp": _("Weights shared out over processes")}
 _CHOICES: dict[str, Words] = {
     "auto": _("auto"),
     "constant": _("constant"),
@@ -122,7 +123,9 @@ KNOBS = _knobs()
 
 def label_of(name: str) -> Words:
     """What a knob is called where people read of it."""
-    return KNOBS[name].label if name in KNOBS else name.replace("_", " ").capitalize()
+    if name in KNOBS:
+        return KNOBS[name].label
+    return _OF_THE_SITE.get(name) or name.replace("_", " ").capitalize()
 
 
 def groups(names: set[str]) -> list[tuple[Words, list[str]]]:

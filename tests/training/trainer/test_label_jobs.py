@@ -16,8 +16,9 @@ from sklearn import metrics
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from tests.inference.tiny_models import save_gguf
+from tests.training.trainer import started
 from tests.training.trainer.conftest import freeze
-from tests.training.trainer.test_jobs import ROOT, Bench
+from tests.training.trainer.test_jobs import ROOT, Bench, Trained
 from training.datasets.examples import Example, LabelledExample
 from training.trainer import scoring
 from training.trainer.classifier import load
@@ -119,6 +120,20 @@ def test_all_weights_of_a_classifier_are_left_as_transformers_reads_them(bench: 
     torch.testing.assert_close(
         torch.tensor(load(model, dtype="fp32").predict(texts)), torch.stack(wanted), rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_classifier_whose_weights_two_processes_share_out_is_what_one_learns(bench: Bench) -> None:
+    options: dict[str, Any] = {"task": "classification", "method": "full", "max_steps": 6}
+    one = bench.run("one", **options)
+    for process in started.start(bench.spec("two", fsdp=True, **options), 2):
+        process.join()
+        assert process.exitcode == 0
+    two = Trained(bench.folder / "two", 0)
+    assert two.losses == pytest.approx(one.losses, rel=1e-5)
+    texts = [example("", n).text for n in range(48, 54)]  # type: ignore[union-attr]
+    answers = [load(run.output / "model", dtype="fp32").predict(texts) for run in (one, two)]
+    torch.testing.assert_close(torch.tensor(answers[1]), torch.tensor(answers[0]), rtol=1e-5, atol=1e-6)
+    assert evaluation(two.output)["examples"] == 21
 
 
 def test_all_weights_of_a_gguf_are_read_back_as_a_classifier(bench: Bench) -> None:
