@@ -67,7 +67,7 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "size": (_("Size"), _("Layers. Each makes the model 64 wider, too: twice the size is eight times the weights.")),
     "vocabulary": (_("Vocabulary"), _("How many different tokens it knows.")),
     "class_weights": (_("Weights of labels"), _("Balanced: as if all labels were equally common.")),
-    "folds": (_("Cross-validation"), _("Parts the data is divided into. 0: none, it is as it was frozen.")),
+    "folds": (_("Cross-validation"), _("Parts the training split is divided into. 0: none.")),
     "fold": (_("Part held back"), _("From 1: it is judged by this part, and learns from the others.")),
     "lora.r": (_("Rank"), _("How much the adapter can hold.")),
     "lora.alpha": (_("Alpha"), _("How much weight the adapter has: alpha / rank.")),

@@ -319,7 +319,7 @@ class Job:
         return TrainingFailure(
             "nan",
             f"The loss of step {self._state.step + 1} is not finite; it read lines {lines} of "
-            f"{self._objective.files}. Lower the learning rate, or look at these lines.",
+            "train.jsonl. Lower the learning rate, or look at these lines.",
         )
 
     def _stopped(self) -> None:

@@ -151,10 +151,12 @@ def test_a_fold_is_held_back_and_the_folds_are_summed_up(bench: Bench) -> None:
         done = bench.run(f"fold{fold}", task="classification", folds=2, fold=fold, max_steps=8)
         found.append(evaluation(done.output))
         assert (found[-1]["split"], found[-1]["fold"], found[-1]["folds"]) == ("fold", fold, 2)
-        assert done.lines("data")[0]["examples"] == 48 - found[-1]["examples"] == 24
+        (data,) = done.lines("data")
+        assert data["examples"] == 36 - found[-1]["examples"] == 18
+        assert data["validation_examples"] == 12  # chooses the checkpoint
     summed = summarise_folds(found)
     accuracies = [each["accuracy"] for each in found]
-    assert (summed["folds"], summed["examples"]) == (2, 48)
+    assert (summed["folds"], summed["examples"]) == (2, 36)
     assert summed["figures"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2)
     assert summed["figures"]["accuracy"]["std"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5)
 
