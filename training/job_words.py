@@ -139,9 +139,7 @@ def stage_name(job: Job) -> str:
     if job.is_pruned:
         return _("It was stopped early: others were better by then.")
     if job.state == Job.State.VALIDATING_FILES:
-        return _(
-            "Its files are being checked and frozen. You can leave this page: it goes on by itself."
-        )
+        return _("Its files are being checked and frozen. You can leave this page: it goes on by itself.")
     if job.state == Job.State.QUEUED:
         return _("It waits for a free worker. You can leave this page: it goes on by itself.")
     return {
