@@ -20,10 +20,10 @@ from tests.webapp.api.data_work import ORDERS, chat, jsonl
 from tests.webapp.api.live_clients import async_openai_client, key_of, openai_client, outsider
 
 # Trainers import torch and load a model: seconds, and minutes on a machine that has other things to do.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 BASE = "smollm2-135m-instruct"
 SCRIPT = ROOT / "docs" / "examples" / "openai_fine_tune.py"
-PATIENCE = 240.0  # seconds
+PATIENCE = 500.0  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +45,14 @@ def client(learning_site: Site) -> openai.OpenAI:
 
 def test_a_script_written_for_openai_runs_as_it_is(learning_site: Site, tmp_path: Path) -> None:
     examples = tmp_path / "orders.jsonl"
-    examples.write_bytes(jsonl(chat(n) for n in range(24)))
+    examples.write_bytes(jsonl(chat(n) for n in range(20)))
     environment = {
         "PATH": os.environ["PATH"],
         "OPENAI_BASE_URL": f"{learning_site.base_url}/v1",
         "OPENAI_API_KEY": key_of(learning_site),
     }
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(examples), "Where is order 7?", "--epochs", "4"],
+        [sys.executable, str(SCRIPT), str(examples), "Where is order 7?", "--epochs", "2"],
         env=environment,
         capture_output=True,
         text=True,
