@@ -28,7 +28,10 @@ FRONT = ("epochs", "learning_rate", "batch_size")
 OF_SCRATCH = ("size", "vocabulary")
 OF_FOLDS = ("folds", "fold")
 GROUPS: list[tuple[Words, tuple[str, ...]]] = [
-    (_("How it learns"), ("optimizer", "momentum", "schedule", "warmup", "max_steps", "patience")),
+    (
+        _("How it learns"),
+        ("optimizer", "momentum", "schedule", "warmup", "learning_rate_multiplier", "max_steps", "patience"),
+    ),
     (_("Against learning by heart"), ("weight_decay", "l1", "label_smoothing", "dropout", "max_grad_norm")),
     (_("The new model"), OF_SCRATCH),
     (_("The adapter"), ("lora.r", "lora.alpha", "lora.dropout", "lora.initialisation", "lora.rslora", "lora.targets")),
@@ -48,6 +51,7 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "max_length": (_("Longest example"), _("In tokens. What is beyond is cut off; documents are divided.")),
     "packing": (_("Several examples in one pass"), _("Faster, with the same result.")),
     "learning_rate": (_("Learning rate"), _("How far each step goes.")),
+    "learning_rate_multiplier": (_("Learning rate times"), _("0.5: half of the rate that is set or chosen.")),
     "schedule": (_("Schedule"), _("How the learning rate falls.")),
     "warmup": (_("Warm-up"), _("The share of the steps in which the learning rate rises.")),
     "optimizer": (_("Optimizer"), _("How a step is made of the gradients.")),

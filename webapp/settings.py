@@ -285,6 +285,7 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES  # of what is not a file
+FILE_UPLOAD_HANDLERS = ["training.upload_handler.StraightToDisk"]
 
 # --- Static files, language, time --------------------------------------------------------------------------
 STATIC_URL = "static/"

@@ -43,7 +43,7 @@ from training.datasets.problems import DataError
 from training.datasets.progress import Progress, silent
 from training.datasets.recipe import Augment, Effect, Recipe
 from training.datasets.shards import Index, parts_of
-from training.datasets.split import TRAIN, split_rows
+from training.datasets.split import TRAIN, VALIDATION, split_rows
 
 _SAY_EVERY = 2**20  # bytes written
 _decoder: msgspec.json.Decoder[Example] = msgspec.json.Decoder(Example)
@@ -64,7 +64,7 @@ def preview(
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="preview-") as scratch:
             return _plan(
-                folder, recipe, Path(scratch), model, evaluation, progress, processes, write=False
+                folder, None, recipe, Path(scratch), model, evaluation, progress, processes, write=False
             ).effects
     except OSError as error:
         raise disk_full(error) or error from error
@@ -76,6 +76,7 @@ def freeze(
     out: Path,
     *,
     parent: str,
+    validation: Path | None = None,
     model: Path | None = None,
     evaluation: Sequence[Path] = (),
     progress: Progress = silent,
@@ -83,13 +84,16 @@ def freeze(
 ) -> Manifest:
     """Makes the folder `out` of `folder/records`; it is there as a whole or not at all.
 
+    `validation`: a folder whose records are the validation split, instead of a share of the others.
     `model`: whose tokens the recipe's `max_tokens` are. `evaluation`: what the recipe's `drop_overlap` keeps out.
     Raises DataError `nothing_to_learn`, `mixed_kinds`, `no_model`, `model_unreadable`, `dataset_broken`, `disk_full`,
     `worker_lost`, and what `progress` raises.
     """
     with folder_aside(out) as aside:
         with tempfile.TemporaryDirectory(dir=aside) as scratch:
-            plan = _plan(folder, recipe, Path(scratch), model, evaluation, progress, processes, write=True)
+            plan = _plan(
+                folder, validation, recipe, Path(scratch), model, evaluation, progress, processes, write=True
+            )
             splits, labels = _write(plan, recipe, aside, progress)
         manifest = Manifest(
             FORMAT, plan.kind, content_hash(plan.kind, splits), parent, recipe, splits, plan.effects, labels
@@ -110,6 +114,7 @@ class _Plan:
 
 def _plan(
     folder: Path,
+    validation: Path | None,
     recipe: Recipe,
     scratch: Path,
     model: Path | None,
@@ -122,9 +127,10 @@ def _plan(
     limited = recipe.max_tokens > 0 and recipe.too_long != "keep"
     if limited and model is None:
         raise DataError("no_model", "A length in tokens needs a model whose tokens they are; choose one.")
+    given = parts_of(validation / "records") if validation is not None else []
     pieces = [
         Piece(part, str(scratch / f"{number:05}.npz"), recipe, str(model) if limited else "", write)
-        for number, part in enumerate(parts_of(folder / "records"))
+        for number, part in enumerate([*parts_of(folder / "records"), *given])
     ]
     total = sum(piece.part.size for piece in pieces)
     prepared = run_all(prepare, pieces, stage="cleaning", total=total, processes=processes, progress=progress)
@@ -134,9 +140,9 @@ def _plan(
             "mixed_kinds", f"A dataset holds one kind of example; this has {' and '.join(sorted(kinds))}."
         )
     others = evaluation_fingerprints(evaluation if recipe.drop_overlap else (), progress)
-    whole = _Whole(pieces, prepared)
+    whole = _Whole(pieces, prepared, given=len(given))
     whole.decide(recipe, others, limited)
-    if not (whole.kept & (whole.flags & LEARNABLE > 0)).any():
+    if not (whole.kept & ~whole.given & (whole.flags & LEARNABLE > 0)).any():
         raise DataError(
             "nothing_to_learn", "Nothing is left to learn from; look at the report, or change the steps."
         )
@@ -145,9 +151,10 @@ def _plan(
 
 
 class _Whole:
-    """All examples that the first steps left, and which of them are kept."""
+    """All examples that the first steps left, and which of them are kept. Those of the last `given` pieces are the
+    validation split."""
 
-    def __init__(self, pieces: list[Piece], prepared: list[Prepared]) -> None:
+    def __init__(self, pieces: list[Piece], prepared: list[Prepared], given: int) -> None:
         files = [Path(piece.into) for piece in pieces]
         self._lines = [file.with_suffix(".jsonl") for file in files]
         self._prints = load_fingerprints(files)
@@ -159,6 +166,7 @@ class _Whole:
         self.kept: Mask = np.ones(len(self.flags), bool)
         self.effects = _summed([some.effects for some in prepared])
         begins = np.cumsum([0, *(len(some) for some in offsets)]).tolist()
+        self.given: Mask = np.arange(len(self.flags)) >= begins[len(pieces) - given]
         self._cuts = [
             (begin + row, before, after)
             for begin, some in zip(begins, prepared, strict=False)
@@ -185,10 +193,10 @@ class _Whole:
             effect.samples = (cuts + effect.samples)[:SAMPLES]
 
     def plan(self, recipe: Recipe, kind: Kind) -> _Plan:
-        rows = np.flatnonzero(self.kept)
+        rows = np.flatnonzero(self.kept & ~self.given)
         # Clusters by their first row that is still there.
         _, first, inverse = np.unique(self._duplicates.cluster[rows], return_index=True, return_inverse=True)
-        split = np.zeros(len(self.kept), np.uint8)
+        split = np.full(len(self.kept), VALIDATION, np.uint8)
         split[rows] = split_rows(self._prints.exact[rows], first[inverse], self._groups[rows], recipe.split)
         augment = np.zeros(len(self.kept), bool)
         if recipe.augment is not None:

@@ -94,7 +94,8 @@ class Choices:
         if scratch:
             rate = _SCRATCH_RATE / math.sqrt(config.num_layers)
             why = f"For a new model of {config.num_layers} layers."
-        self.learning_rate = self._chosen("learning_rate", spec.learning_rate, rate, why)
+        rate = self._chosen("learning_rate", spec.learning_rate, rate, why)
+        self.learning_rate = rate * spec.learning_rate_multiplier
 
     def steps(self, spec: Spec, steps_an_epoch: int) -> None:
         self.total_steps = spec.max_steps or max(math.ceil(spec.epochs * steps_an_epoch), 1)

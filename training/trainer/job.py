@@ -203,7 +203,14 @@ class Job:
             prompts=[],
             sample_tokens=1,
         )
-        parts = [msgspec.json.encode(spec), self._dataset_hash.encode(), self._learner.loaded.digest.encode()]
+        decisive = msgspec.to_builtins(spec)
+        if spec.learning_rate_multiplier == 1:
+            del decisive["learning_rate_multiplier"]  # jobs begun before there was one go on
+        parts = [
+            msgspec.json.encode(decisive),
+            self._dataset_hash.encode(),
+            self._learner.loaded.digest.encode(),
+        ]
         return hashlib.sha256(b"\n".join(parts)).hexdigest()
 
     def _save(self) -> None:

@@ -23,6 +23,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "microbatch_tokens": (16, 4_194_304),
     "max_length": (8, 1_048_576),
     "learning_rate": (1e-8, 1.0),
+    "learning_rate_multiplier": (0.01, 100),
     "warmup": (0.0, 1.0),
     "momentum": (0.0, 0.999),
     "weight_decay": (0.0, 1.0),
@@ -80,6 +81,7 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     packing: bool = True  # several examples in one forward pass
 
     learning_rate: float | Auto = "auto"
+    learning_rate_multiplier: float = 1.0  # of the rate above, also where that is chosen
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     warmup: float = 0.03  # share of the steps
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"

@@ -10,6 +10,8 @@ from webapp.api import (
     completion_routes,
     conversation_routes,
     embedding_routes,
+    file_routes,
+    fine_tuning_routes,
     limit_routes,
     message_routes,
     model_routes,
@@ -43,6 +45,10 @@ api.add_router("/conversations", conversation_routes.router, tags=["Conversation
 api.add_router("/conversations", message_routes.router, tags=["Conversations"])
 # Texts as vectors.
 api.add_router("/embeddings", embedding_routes.router, tags=["Embeddings"])
+# What is learnt from, and the results of learning.
+api.add_router("/files", file_routes.router, tags=["Files"])
+# Training jobs, as OpenAI's clients see them.
+api.add_router("/fine_tuning", fine_tuning_routes.router, tags=["Fine-tuning"])
 # What the workspace, its members and its keys may use.
 api.add_router("/limits", limit_routes.router, tags=["Usage and limits"])
 # Base models and what came of the workspace's own fine-tunes.

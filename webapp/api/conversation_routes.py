@@ -25,6 +25,7 @@ from webapp.api.conversation_schemas import (
     as_conversation,
 )
 from webapp.api.conversation_streaming import answer_turn, send
+from webapp.api.idempotency import repeatable
 from webapp.api.schemas import ERRORS
 from webapp.api.streaming import STREAM
 from webapp.chat import access, models, services
@@ -50,6 +51,7 @@ async def list_conversations(
 
 
 @router.post("", response={200: Turn, **ERRORS}, summary="Begin a conversation", openapi_extra=STREAM)
+@repeatable
 async def create_conversation(request: HttpRequest, body: NewConversation) -> Any:
     """With its first message. The answer waits until that is replied to, or with `stream` has the reply as it is
     written. Who hangs up stops nothing: the conversation is on the person's pages, and the reply can be retrieved.

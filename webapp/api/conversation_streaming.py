@@ -11,8 +11,8 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponseBase
-from django.utils.translation import gettext as _
 
+from webapp.api import idempotency
 from webapp.api.auth import Caller, caller
 from webapp.api.conversation_schemas import (
     ConversationMessage,
@@ -41,7 +41,7 @@ def send(
             user=who.user,
             workspace=who.workspace,
             conversation_id=conversation_id,
-            client_id=_client_id(who, request.headers.get("Idempotency-Key")),
+            client_id=_client_id(who, idempotency.key_of(request)),
             text=text,
             model=model,
             title=title,
@@ -55,18 +55,13 @@ def send(
         sent.message.position == 0 if conversation_id is None else sent.conversation.id == conversation_id
     )
     if not same_place or sent.message.text != services.clean_text(text):
-        raise UserError(
-            "idempotency_key_reused",
-            _("That Idempotency-Key came with another request before. Take a new one for each."),
-            status=409,
-            param="Idempotency-Key",
-        )
+        raise idempotency.key_reused()
     return sent
 
 
 def _client_id(who: Caller, idempotency_key: str | None) -> uuid.UUID:
     """What the same message sent again is known by."""
-    if not idempotency_key:
+    if idempotency_key is None:
         return uuid.uuid4()
     return uuid.uuid5(who.workspace.pk, f"{who.user.pk}:{idempotency_key}")
 

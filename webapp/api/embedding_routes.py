@@ -15,6 +15,7 @@ from pydantic import Field
 
 from webapp.api.access import model_named
 from webapp.api.auth import NeedsAsync, caller
+from webapp.api.idempotency import repeatable
 from webapp.api.inputs import TextsOrIds, prompts_of
 from webapp.api.models import Completion
 from webapp.api.reading import read_texts
@@ -53,6 +54,7 @@ class Embeddings(Schema):
 
 
 @router.post("", response={200: Embeddings, **ERRORS}, summary="Create embeddings")
+@repeatable
 async def create_embeddings(request: HttpRequest, body: EmbeddingRequest) -> Any:
     """Each input's vector, in the order of the inputs: up to 2,048 texts, or lists of the model's token ids. A vector
     is the mean of what the model makes of all tokens, with length 1."""

@@ -23,6 +23,7 @@ from webapp.api.conversation_schemas import (
     as_message,
 )
 from webapp.api.conversation_streaming import answer_turn, reply_ended, send, stream_reply
+from webapp.api.idempotency import repeatable
 from webapp.api.schemas import ERRORS
 from webapp.api.streaming import STREAM, Position
 from webapp.chat import access, models, services
@@ -54,6 +55,7 @@ async def list_messages(
     summary="Send a message",
     openapi_extra=STREAM,
 )
+@repeatable
 async def send_message(request: HttpRequest, conversation_id: str, body: NewMessage) -> Any:
     """The answer waits until the message is replied to, or with `stream` has the reply as it is written. Who hangs up
     stops nothing; the reply can be retrieved. With an Idempotency-Key a message can be sent again without harm."""

@@ -208,7 +208,7 @@ def test_a_job_whose_worker_fell_silent_goes_to_another_and_the_first_writes_not
     [second] = taken
     assert second is not None
     job = now(job)
-    assert (job.state, job.attempt, job.step) == (State.VALIDATING_FILES, 2, 5)
+    assert (job.state, job.attempt, job.step) == (State.RUNNING, 2, 5)
     assert not job.measurements.filter(step=6).exists()
     stale = Job(id=job.id, attempt=1, workspace_id=job.workspace_id)
     assert job_life.keep(stale) is None

@@ -286,7 +286,7 @@ def test_the_same_idempotency_key_sends_once(http: httpx.Client, live_site: Site
         http.post("/conversations", json={"content": "say=Other"}, headers=headers),
         http.post(path, json=body, headers=headers),
     ):
-        assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_key_reused")
+        assert (other.status_code, other.json()["error"]["code"]) == (400, "idempotency_key_reused")
     assert len(http.get(path).json()["data"]) == 2
 
 
