@@ -25,6 +25,7 @@ _LAST_SECOND = 253_370_764_800  # the year 9999 begins
 _COLUMNS = {"model": "model_name", "user_id": "user_id", "api_key_id": "api_key_id", "source": "source"}
 _PARAMETERS = {"start_time", "end_time", "bucket_width", "group_by", "limit", "page"}
 GroupBy = Literal["model", "user_id", "api_key_id", "source"]
+_BY_NOTHING: Any = Query([], max_length=len(_COLUMNS))
 
 
 class Result(Schema):
@@ -64,6 +65,7 @@ def list_usage_buckets(
     end_time: int | None = Query(None, ge=0, le=_LAST_SECOND),
     bucket_width: Literal["1d"] = "1d",
     group_by: list[GroupBy] = Query([], max_length=4),
+    group_by: list[GroupBy] = _BY_NOTHING,
     limit: int = Query(_USUAL_DAYS, ge=1, le=_MOST_DAYS),
     page: str | None = None,
 ) -> Any:
