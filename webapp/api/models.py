@@ -86,7 +86,7 @@ class Webhook(models.Model):
     @property
     def secret_hint(self) -> str:
         """Enough to tell one from another."""
-        return f"whsec_…{self.secret[-4:]}"
+        return f"whsec_…{self.secret.rstrip('=')[-4:]}"
 
 
 class WebhookDelivery(models.Model):
