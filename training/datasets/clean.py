@@ -199,8 +199,6 @@ class _Whole:
         # Clusters by their first row that is still there.
         _, first, inverse = np.unique(self._duplicates.cluster[rows], return_index=True, return_inverse=True)
         split = np.full(len(self.kept), VALIDATION, np.uint8)
-        split[rows] = split_rows(self._prints.exact[rows], first[inverse], self._groups[rows], recipe.split)
-        split = np.zeros(len(self.kept), np.uint8)
         together = np.zeros(len(self.kept), np.uint64)
         together[rows] = keys_of_groups(self._prints.exact[rows], first[inverse], self._groups[rows])
         split[rows] = split_rows(together[rows], recipe.split)

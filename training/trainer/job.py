@@ -212,12 +212,9 @@ class Job:
         decisive = msgspec.to_builtins(spec)
         if spec.learning_rate_multiplier == 1:
             del decisive["learning_rate_multiplier"]  # jobs begun before there was one go on
+        del decisive["fsdp"]
         parts = [
             msgspec.json.encode(decisive),
-        knobs = msgspec.to_builtins(spec)
-        del knobs["fsdp"]
-        parts = [
-            msgspec.json.encode(knobs),
             self._dataset_hash.encode(),
             self._learner.loaded.digest.encode(),
         ]

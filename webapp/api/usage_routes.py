@@ -64,7 +64,6 @@ def list_usage_buckets(
     start_time: int | None = Query(None, ge=0, le=_LAST_SECOND),
     end_time: int | None = Query(None, ge=0, le=_LAST_SECOND),
     bucket_width: Literal["1d"] = "1d",
-    group_by: list[GroupBy] = Query([], max_length=4),
     group_by: list[GroupBy] = _BY_NOTHING,
     limit: int = Query(_USUAL_DAYS, ge=1, le=_MOST_DAYS),
     page: str | None = None,
