@@ -24,6 +24,8 @@ _MAX_APPENDS = 256
 # twos and threes, and their way to the page takes less from the model that makes the next. Each generation's own way
 # takes as much again, so the more of them there are, the longer it is.
 _LEAST_REST, _REST_FOR_EACH, _MAX_REST = 0.020, 0.003, 0.05
+# Somebody waits for a reply's beginning and for its end: those cut a rest short, down to this for each generation.
+_SHORT_REST_FOR_EACH = 0.001
 # How long stop() waits for a broker that is away.
 _FLUSH_SECONDS = 5.0
 
@@ -108,6 +110,7 @@ class Publisher:
         self._work = threading.Condition(self._lock)
         self._pending: dict[str, Emission] = {}
         self._stopping = False
+        self._awaited = threading.Event()  # more than text has come
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
     def start(self) -> None:
@@ -128,6 +131,7 @@ class Publisher:
             emission.add(type_, data)
             emission.finished = finished
             self._pending[emission.generation_id] = emission
+            self._awaited.set()
             self._work.notify_all()
 
     def flush(self) -> None:
@@ -152,6 +156,7 @@ class Publisher:
                     give_up_at = give_up_at or time.monotonic() + _FLUSH_SECONDS
                     if not self._pending or time.monotonic() > give_up_at:
                         return
+                self._awaited.clear()
                 round_ = list(self._pending.values())
             started = time.monotonic()
             try:
@@ -163,7 +168,17 @@ class Publisher:
                 known = isinstance(error, RedisError)
                 logger.warning("token log not reachable, trying again: %s", error, exc_info=not known)
             took = time.monotonic() - started
-            time.sleep(pause or min(max(took, _LEAST_REST, _REST_FOR_EACH * len(round_)), _MAX_REST))
+            if pause:
+                time.sleep(pause)
+            else:
+                self._rest(
+                    at_least=min(max(took, _SHORT_REST_FOR_EACH * len(round_)), _MAX_REST),
+                    at_most=min(max(took, _LEAST_REST, _REST_FOR_EACH * len(round_)), _MAX_REST),
+                )
+
+    def _rest(self, *, at_least: float, at_most: float) -> None:
+        time.sleep(at_least)
+        self._awaited.wait(at_most - at_least)
 
     def _append(self, batch: list[Emission]) -> None:
         with self._work:

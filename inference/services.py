@@ -1,7 +1,7 @@
 """Every write to a Generation. States change by compare-and-set, so that two writers can never both win.
 
-The web process imports this: no torch here. Tasks are sent by name, on commit; a task that is lost on the way is
-sent again by the reaper, because the row says it is queued.
+The web process imports this: no torch here. Tasks are sent on commit; a task that is lost on the way is sent again by
+the reaper, because the row says it is queued.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
-from celery import current_app
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
-from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from inference import usage
@@ -28,12 +26,14 @@ from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
 from inference.signals import generation_ended
 from inference.stream import Append, Event, TokenLog, encode_event, text_of
+from inference.task_messages import queue_key, task_message
 from webapp.accounts.models import ApiKey, Workspace
 from webapp.core import sql
 from webapp.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 State = Generation.State
+_TASK, _QUEUE = "inference.generate", "generate"
 
 _token_log: TokenLog | None = None
 
@@ -160,16 +160,16 @@ def _record(generations: list[Generation]) -> None:
         generation.deadline = now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS)
         generation.sent_at = now
     sql.insert(generations)
-    for generation in generations:
-        transaction.on_commit(partial(send_task, generation.id))
+    transaction.on_commit(partial(send_tasks, *(generation.id for generation in generations)))
 
 
-def send_task(generation_id: UUID | str) -> None:
-    """Tells the workers; if the broker is away the row stays queued and the reaper sends it later."""
+def send_tasks(*generation_ids: UUID | str) -> None:
+    """Tells the workers; if the broker is away the rows stay queued and the reaper sends them later."""
+    messages = [task_message(_TASK, [str(id_)], _QUEUE) for id_ in generation_ids]
     try:
-        current_app.send_task("inference.generate", args=[str(generation_id)], queue="generate", retry=False)
-    except (OperationalError, RedisError, OSError) as error:
-        logger.warning("task of generation %s not sent, the reaper will: %s", generation_id, error)
+        token_log().connection.lpush(queue_key(_QUEUE), *messages)
+    except RedisError as error:
+        logger.warning("tasks of generations %s not sent, the reaper will: %s", generation_ids, error)
 
 
 def next_queued() -> UUID | None:
@@ -202,7 +202,7 @@ def release_generation(*, generation: Generation) -> bool:
         id=generation.id, state=State.RUNNING, attempt=generation.attempt
     ).update(state=State.QUEUED, worker=None, sent_at=now)
     if released:
-        send_task(generation.id)
+        send_tasks(generation.id)
     return bool(released)
 
 
@@ -313,9 +313,9 @@ def _end(
     with transaction.atomic():
         if new_attempt:
             fields["attempt"] = generation.attempt + 1
-        fields |= {"state": state, "worker": None, "finished_at": timezone.now()}
-        rows = Generation.objects.filter(id=generation.id, state=expected, attempt=generation.attempt)
-        if not rows.update(**fields):
+        fields |= {"state": state, "worker_id": None, "finished_at": timezone.now()}
+        same = {"id": generation.id, "state": expected, "attempt": generation.attempt}
+        if not sql.update(Generation, same, fields):
             return False
         for name, value in fields.items():
             setattr(generation, name, value)
@@ -386,7 +386,7 @@ def _recover_orphans(now: Any) -> None:
         elif generation.cancel_requested:
             end_unclaimed(generation=generation, state=State.CANCELLED)
         else:
-            send_task(generation.id)
+            send_tasks(generation.id)
 
 
 MAX_CRASHES = 3
@@ -399,10 +399,9 @@ def _resend_lost(now: Any) -> None:
     stuck = Generation.objects.filter(state=State.QUEUED, sent_at__lt=now - lost_after)
     for generation_id in list(stuck.values_list("id", flat=True)[:1000]):
         if Generation.objects.filter(id=generation_id, state=State.QUEUED).update(sent_at=now):
-            send_task(generation_id)
+            send_tasks(generation_id)
 
 
 def queue_length() -> int:
     """Tasks in the broker's generate queue. Raises redis.RedisError."""
-    prefix = settings.CELERY_BROKER_TRANSPORT_OPTIONS.get("global_keyprefix", "")
-    return token_log().connection.llen(f"{prefix}generate")
+    return token_log().connection.llen(queue_key(_QUEUE))

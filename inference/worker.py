@@ -114,7 +114,7 @@ class WorkerHost:
             placed = False
         if not placed:
             # The row is still queued: give the task back so that another worker need not wait for the reaper.
-            services.send_task(generation_id)
+            services.send_tasks(generation_id)
             return
         holder = generation_id
         try:

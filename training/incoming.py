@@ -9,7 +9,9 @@ import logging
 import os
 import time
 import uuid
+import weakref
 from pathlib import Path
+from typing import BinaryIO
 
 from django.utils.translation import gettext as _
 
@@ -26,7 +28,7 @@ _FORGOTTEN = 86_400  # seconds
 
 
 class Incoming:
-    """Gone when it is closed, unless it was moved to its place."""
+    """Gone when it is closed or nobody has it any more, unless it was moved to its place."""
 
     def __init__(self, *, most: int) -> None:
         """`most`: bytes. Raises UserError `disk_full`."""
@@ -37,10 +39,7 @@ class Incoming:
             self.file = self._path.open("x+b")
         except OSError as error:
             raise _unwritable(error) from error
-
-    def close(self) -> None:
-        self.file.close()
-        storage.remove_file(self._path)
+        self.close = weakref.finalize(self, _remove, self.file, self._path)
 
     def write(self, data: bytes) -> None:
         """Raises UserError `file_too_large`, `disk_full`."""
@@ -71,6 +70,11 @@ class Incoming:
             self._path.rename(path)
         except OSError as error:
             raise _unwritable(error) from error
+
+
+def _remove(file: BinaryIO, path: Path) -> None:
+    file.close()
+    storage.remove_file(path)
 
 
 def too_large(most: int) -> UserError:

@@ -8,7 +8,9 @@ now, and whatever ends (a report, a freezing) has it called again. Reports and v
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -44,13 +46,16 @@ AS_SENT = Recipe(
     drop_overlap=False,
     split=Split(validation=0.1, test=0.0),
 )
-# Whatever it waits for is done with the dataset by somebody.
+# Something is being done with the dataset, or has just been done to its files.
 _WAITS = ("dataset_busy", "not_yet", "report_first")
 # Rows keep sentences in English; pages translate them.
 INTERNAL = gettext_noop(
     "Its data could not be prepared, by an error on our side. The server's log says more."
 )
 FILE_GONE = gettext_noop("The file was deleted before its data was frozen.")
+NOT_ALONE = gettext_noop(
+    "Another file was added to its dataset. Freeze a version of that, and begin with it."
+)
 CANCELLED = gettext_noop("The freezing of its data was cancelled.")
 NO_TASK = gettext_noop("There is no training yet for data of this kind.")
 
@@ -166,8 +171,7 @@ def advance(job_id: UUID) -> None:
     except Unusable as error:
         _fail(job_id, error.code, error.message, error.param)
     except UserError as error:
-        if error.code not in _WAITS:
-            _fail(job_id, error.code, error.message, error.param or "")
+        _fail(job_id, error.code, error.message, error.param or "")
 
 
 @transaction.atomic
@@ -210,6 +214,8 @@ def _checked(job: Job, file_id: UUID | None, param: str) -> _Checked | None:
         return None
     if not storage.source_path(file).is_file():
         raise Unusable("file_not_found", FILE_GONE, param)
+    if file.dataset.files.count() > 1:
+        raise Unusable("file_of_several", NOT_ALONE, param)
     report = _report(job, file.dataset, param)
     if report is None:
         return None
@@ -224,8 +230,19 @@ def _report(job: Job, dataset: Dataset, param: str) -> DataWork | None:
     failed = services.last_failure(dataset, DataWork.Kind.REPORT)
     if failed is not None and failed.created_at >= job.sent_at:
         raise _invalid(failed.error_message, param)
-    services.start_report(dataset=dataset, **services.report_defaults(made))  # type: ignore[arg-type]
+    with _waiting():
+        services.start_report(dataset=dataset, **services.report_defaults(made))  # type: ignore[arg-type]
     return None
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[None]:
+    """Begins something, unless something else is being done with the dataset: its end has this called again."""
+    try:
+        yield
+    except UserError as error:
+        if error.code not in _WAITS:
+            raise
 
 
 def _require_usable(job: Job, file: SourceFile, report: DataWork, param: str) -> None:
@@ -269,13 +286,14 @@ def _frozen(job: Job, training: _Checked, validation: _Checked | None) -> Datase
         is_cancelled = made.state == DataWork.State.CANCELLED
         code, message = ("cancelled", CANCELLED) if is_cancelled else (made.error_code, made.error_message)
         raise Unusable(code, message, "training_file")
-    begun = services.start_freeze(
-        dataset=training.file.dataset,
-        recipe=recipe,
-        user=job.created_by,
-        validation=validation.report if validation is not None else None,
-    )
-    Job.objects.filter(id=job.id).update(freezing=begun.work)
+    with _waiting():
+        begun = services.start_freeze(
+            dataset=training.file.dataset,
+            recipe=recipe,
+            user=job.created_by,
+            validation=validation.report if validation is not None else None,
+        )
+        Job.objects.filter(id=job.id).update(freezing=begun.work)
     return None
 
 

@@ -6,6 +6,7 @@ What these return is committed; what follows happens on commit. Uploads are in u
 from __future__ import annotations
 
 import hashlib
+import uuid
 
 import msgspec
 from django.db import transaction
@@ -174,9 +175,12 @@ def start_freeze(
     parameters: dict[str, object] = {"recipe": msgspec.to_builtins(recipe), "report": str(report.id)}
     if validation is not None:
         parameters["validation"] = str(validation.id)
+    made = uuid.uuid4()
+    parameters["made"] = str(made)  # what is asked for the version, should it turn out to be an earlier one
     doing = _begin(dataset, Kind.FREEZE, parameters)
     highest = DatasetVersion.objects.filter(dataset=dataset).aggregate(highest=Max("number"))["highest"]
     version = DatasetVersion.objects.create(
+        id=made,
         dataset=dataset,
         number=(highest or 0) + 1,
         work=doing,
@@ -231,6 +235,17 @@ def last_failure(dataset: Dataset, kind: str) -> DataWork | None:
     """The last work of a kind, where it failed."""
     last = dataset.work.filter(kind=kind).order_by("-created_at").first()
     return last if last is not None and last.state == State.FAILED else None
+
+
+def version_made(dataset: Dataset, version_id: uuid.UUID) -> DatasetVersion | None:
+    """The version of this id, or the earlier one that it turned out to be the same as."""
+    versions = dataset.versions.select_related("dataset__workspace", "work")
+    version = versions.filter(pk=version_id).first()
+    if version is None:
+        frozen = dataset.work.filter(kind=Kind.FREEZE, state=State.READY, parameters__made=str(version_id))
+        result = frozen.values_list("result", flat=True).first()
+        version = versions.filter(number=result["version"]).first() if result else None
+    return version
 
 
 def report_defaults(made: DataWork | None) -> dict[str, object]:

@@ -10,10 +10,21 @@ from typing import Any
 from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
+from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
 from training.incoming import Incoming
 from webapp.core.errors import UserError
+
+
+def read_form(request: HttpRequest) -> None:
+    """So that nothing is left of a file in the midst of which something goes wrong: Django forgets it."""
+    try:
+        request.FILES  # noqa: B018
+    except BaseException:
+        for handler in request.upload_handlers:
+            handler.upload_interrupted()
+        raise
 
 
 class IncomingFile(UploadedFile):

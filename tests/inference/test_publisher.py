@@ -119,13 +119,13 @@ def test_what_comes_within_a_frame_of_the_screen_goes_out_together(monkeypatch: 
     publisher, emission = Publisher(log), Emission("generation", 1, [])
     rests: list[float] = []
 
-    def rest(seconds: float) -> None:
-        rests.append(seconds)
+    def rest(*, at_least: float, at_most: float) -> None:
+        rests.append(at_most)
         if len(rests) == 1:
             publisher.emit_texts([NewText(emission, "two ", [2])])
             publisher.emit_texts([NewText(emission, "three", [3])])
 
-    monkeypatch.setattr(module.time, "sleep", rest)
+    monkeypatch.setattr(publisher, "_rest", rest)
     publisher.emit_texts([NewText(emission, "one ", [1])])
     publisher.start()
     wait_until(lambda: len(rests) == 2, "two rounds", 10)
@@ -138,9 +138,25 @@ def test_the_more_replies_there_are_the_longer_it_rests(monkeypatch: pytest.Monk
     log = TokenLog()
     publisher = Publisher(log)
     rests: list[float] = []
-    monkeypatch.setattr(module.time, "sleep", rests.append)
+    monkeypatch.setattr(publisher, "_rest", lambda at_least, at_most: rests.append(at_most))
     publisher.emit_texts([NewText(Emission(f"generation-{n}", 1, []), "word", [1]) for n in range(12)])
     publisher.start()
     publisher.flush()
     publisher.stop()
     assert 0.03 < rests[0] <= 0.05
+
+
+def test_the_end_of_a_reply_does_not_wait_for_the_rest_after_its_last_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LEAST_REST", 60.0)
+    monkeypatch.setattr(module, "_MAX_REST", 60.0)
+    log = TokenLog()
+    publisher, emission = Publisher(log), Emission("generation", 1, [])
+    publisher.start()
+    publisher.emit_texts([NewText(emission, "last words", [1])])
+    publisher.flush()
+    publisher.emit(emission, "done", {"state": "complete"}, finished=True)
+    publisher.flush()
+    assert [event.type for event in log.read("generation")] == ["text", "done"]
+    publisher.stop()

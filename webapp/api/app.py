@@ -9,6 +9,7 @@ from webapp.api import (
     chat_completion_routes,
     completion_routes,
     conversation_routes,
+    dataset_routes,
     embedding_routes,
     file_routes,
     fine_tuning_routes,
@@ -41,6 +42,8 @@ api.add_router("/completions", completion_routes.router, tags=["Completions"])
 # The person's own chats on this site. (OpenAI's items of the same address are another thing.)
 api.add_router("/conversations", conversation_routes.router, tags=["Conversations"])
 api.add_router("/conversations", message_routes.router, tags=["Conversations"])
+# Files that are checked, cleaned and frozen together.
+api.add_router("/datasets", dataset_routes.router, tags=["Datasets"])
 # Texts as vectors.
 api.add_router("/embeddings", embedding_routes.router, tags=["Embeddings"])
 # What is learnt from, and the results of learning.

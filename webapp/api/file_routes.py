@@ -15,7 +15,7 @@ from ninja import Query, Router, Schema
 
 from training import access, file_status, services, storage, uploads
 from training.models import ResultFile, SourceFile
-from training.upload_handler import IncomingFile
+from training.upload_handler import IncomingFile, read_form
 from webapp.api.auth import Caller, Needs, caller
 from webapp.api.errors import Unsupported
 from webapp.api.ids import key_of, public_id
@@ -60,23 +60,15 @@ class DeletedFile(Schema):
     deleted: Literal[True] = True
 
 
-FORM = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "purpose"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "purpose": {"type": "string", "enum": ["fine-tune"]},
-                    },
-                }
-            }
-        },
-    }
-}
+def _form(**fields: dict[str, Any]) -> dict[str, Any]:
+    """How a form with a file is described: ninja would read it before it is known who sends it."""
+    properties = {"file": {"type": "string", "format": "binary"}, **fields}
+    schema = {"type": "object", "required": [*properties], "properties": properties}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+FORM = _form(purpose={"type": "string", "enum": ["fine-tune"]})
+FORM_OF_FILE = _form()
 UPLOAD_ERRORS: dict[int, Any] = {**ERRORS, 408: Error, 415: Error, 507: Error}
 CONTENT: dict[str, Any] = {
     "responses": {
@@ -118,6 +110,7 @@ def sent_file(request: HttpRequest, fields: tuple[str, ...]) -> IncomingFile:
             _("Send the file as a form: multipart/form-data, with the file in its field “file”."),
             status=415,
         )
+    read_form(request)
     for name in (*request.POST, *request.FILES):
         if name not in (*fields, "file"):
             raise Unsupported(name[:100].partition("[")[0])

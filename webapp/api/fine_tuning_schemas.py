@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from ninja import Schema
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from training.trainer.spec import RANGES
 
@@ -44,7 +44,7 @@ class Method(Schema):
     reinforcement: Any = None
 
 
-class FlywheelSettings(Schema):
+class FlywheelSettings(BaseModel):  # ninja's Schema forgets what is not a field
     """Beyond OpenAI's: any knob of the trainer (`epochs`, `max_steps`, `learning_rate`, `lora`, ...; docs/training.md),
     and these."""
 

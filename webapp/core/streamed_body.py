@@ -7,6 +7,7 @@ The view has a thread of its own, which waits for what has not arrived. Knows no
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -18,6 +19,7 @@ Application = Callable[..., Awaitable[None]]
 _KEY = "flywheel.body"
 # Beyond every limit on how slowly a body may come: only that no thread waits for ever.
 _PATIENCE = 600.0  # seconds
+_READ_BYTES = 2**18
 
 
 def stream_bodies(application: Application, is_streamed: Callable[[Message], bool]) -> Application:
@@ -38,15 +40,15 @@ class StreamedRequest(ASGIRequest):
 
     def __init__(self, scope: Message, body_file: Any) -> None:
         body = scope.get(_KEY)
-        super().__init__(scope, body_file if body is None else body)
+        super().__init__(scope, body_file if body is None else io.BufferedReader(body, _READ_BYTES))
         if body is not None and "CONTENT_LENGTH" not in self.META:
             # Django would take a body of unknown length for none.
             self.META["CONTENT_LENGTH"] = str(2**62)
 
 
-class StreamedBody:
-    """`read` is for the view's thread; `receive` is what Django hears of the connection meanwhile: an empty body, and
-    that the client is gone."""
+class StreamedBody(io.RawIOBase):
+    """What is read is for the view's thread; `receive` is what Django hears of the connection meanwhile: an empty body,
+    and that the client is gone."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive, self._loop = receive, asyncio.get_running_loop()
@@ -54,21 +56,16 @@ class StreamedBody:
         self._is_gone = self._is_begun = False
         self._rest = b""
 
-    def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes, or all; none at the end. Raises OSError where the client is gone, and what the wrapped
-        `receive` raises."""
-        parts, length = [self._rest], len(self._rest)
-        while (size < 0 or length < size) and not self._over.is_set():
-            part = asyncio.run_coroutine_threadsafe(self._next(), self._loop).result(_PATIENCE)
-            parts.append(part)
-            length += len(part)
-        whole = b"".join(parts)
-        cut = len(whole) if size < 0 else size
-        self._rest = whole[cut:]
-        return whole[:cut]
+    def readable(self) -> bool:
+        return True
 
-    def close(self) -> None:
-        """As files have it."""
+    def readinto(self, buffer: Any) -> int:
+        """0 at the end. Raises OSError where the client is gone, and what the wrapped `receive` raises."""
+        while not self._rest and not self._over.is_set():
+            self._rest = asyncio.run_coroutine_threadsafe(self._next(), self._loop).result(_PATIENCE)
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
 
     async def _next(self) -> bytes:
         message = await self._receive()
