@@ -32,7 +32,8 @@ STREAM: dict[str, Any] = {
     }
 }
 _DONE = b"data: [DONE]\n\n"
-_KEEP_ALIVE = b": still at it\n\n"
+# Without an empty line: once an event had an id, clients take one for an event with no data.
+_KEEP_ALIVE = b": still at it\n"
 # Of each choice the characters and the logprobs that were sent, and "e" where its end was.
 _PLACE = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?(e?)", re.ASCII)
 encode = msgspec.json.Encoder().encode

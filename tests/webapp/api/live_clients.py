@@ -1,0 +1,46 @@
+"""Programs that talk to a live site with a person's key: OpenAI's own client, and plain HTTP."""
+
+from __future__ import annotations
+
+import httpx
+import openai
+
+from tests.services import Site
+from webapp.accounts.api_keys import create_key
+from webapp.accounts.models import Membership, Role, Scope, User, Workspace
+
+
+def key_of(site: Site, email: str = "alice@example.org", *scopes: str) -> str:
+    """A new key for the person's first workspace, with every scope they may have."""
+    with site.rows():
+        membership = Membership.objects.filter(user__email=email).order_by("created_at")[0]
+        allowed = Scope.values if membership.is_admin else [Scope.CHAT.value]
+        _key, token = create_key(
+            user=membership.user, workspace=membership.workspace, name="test", scopes=list(scopes or allowed)
+        )
+    return token
+
+
+def outsider(site: Site) -> str:
+    """The key of somebody with a workspace of their own."""
+    email = "charlie@example.org"
+    with site.rows():
+        if not User.objects.filter(email=email).exists():
+            person = User.objects.create_user(email, None, name="Charlie")
+            workspace = Workspace.objects.create(name="Elsewhere")
+            Membership.objects.create(workspace=workspace, user=person, role=Role.OWNER)
+    return key_of(site, email)
+
+
+def openai_client(site: Site, key: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{site.base_url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+def async_openai_client(site: Site, key: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{site.base_url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+def http_client(site: Site, key: str) -> httpx.Client:
+    return httpx.Client(
+        base_url=f"{site.base_url}/v1", headers={"Authorization": f"Bearer {key}"}, timeout=60
+    )
