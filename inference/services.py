@@ -314,9 +314,9 @@ def _end(
     with transaction.atomic():
         if new_attempt:
             fields["attempt"] = generation.attempt + 1
-        fields |= {"state": state, "worker": None, "finished_at": timezone.now()}
-        rows = Generation.objects.filter(id=generation.id, state=expected, attempt=generation.attempt)
-        if not rows.update(**fields):
+        fields |= {"state": state, "worker_id": None, "finished_at": timezone.now()}
+        same = {"id": generation.id, "state": expected, "attempt": generation.attempt}
+        if not sql.update(Generation, same, fields):
             return False
         for name, value in fields.items():
             setattr(generation, name, value)

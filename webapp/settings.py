@@ -147,7 +147,9 @@ CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600, "global_keyprefix": "celery:"}
+# Nor does the broker keep what it has delivered: writing that down and crossing it out again takes a worker longer than
+# anything else about a short task. What is lost with a worker is sent again by whoever looks after its row.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"ack_emulation": False, "global_keyprefix": "celery:"}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False

@@ -6,17 +6,26 @@ a page may call it with its session and CSRF token. Both lead to the same routes
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
+import structlog
+from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
 from django.conf import settings
-from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.core.handlers.exception import convert_exception_to_response
+from django.db import close_old_connections
+from django.http import HttpRequest, HttpResponse
+from django.urls import set_script_prefix
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _
+from django_structlog.middlewares.request import RequestMiddleware
 
 from webapp.accounts.models import Scope
 from webapp.api.auth import let_in_key
@@ -42,14 +51,33 @@ _KEPT_FREE = 2**30
 _MIDDLEWARE = (
     "webapp.core.request_metrics.count_requests",
     "webapp.core.request_ids.carry_request_id",
-    "django_structlog.middlewares.RequestMiddleware",
+    "webapp.api.application.LogInPlace",
     "webapp.api.errors.in_openai_shape",
     "webapp.api.door.refuse_at_the_door",
 )
 
 
+class LogInPlace(RequestMiddleware):
+    """One line for each request, as everywhere; written without a thread, since nothing here has to be waited for."""
+
+    async def __acall__(self, request: HttpRequest) -> HttpResponse:
+        self.prepare(request)
+        response: HttpResponse = await self.get_response(request)  # type: ignore[misc]
+        self.handle_response(request, response)
+        return response
+
+    @classmethod
+    def bind_ip(cls, request: HttpRequest) -> None:
+        # The server has looked at what proxies say, where they are to be believed.
+        structlog.contextvars.bind_contextvars(ip=request.META.get("REMOTE_ADDR"))
+
+
 class ApiApplication(ASGIHandler):
-    """Django's own handler with the few middlewares above, and one thread for all of its requests' queries."""
+    """Django's own handler with the few middlewares above, and one thread for all of its requests' queries.
+
+    It does without the signals at a request's beginning and end, a visit to that thread each: what they see to is
+    that broken connections to the database are not kept, and here an answer that failed sees to that.
+    """
 
     def load_middleware(self, is_async: bool = False) -> None:
         # As BaseHandler.load_middleware makes them, without settings.MIDDLEWARE.
@@ -63,7 +91,65 @@ class ApiApplication(ASGIHandler):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         # Not in a ThreadSensitiveContext: a thread for each request would be a database connection for each.
-        await self.handle(scope, receive, send)
+        body = await _body(receive)
+        if body is None:
+            return
+        set_script_prefix(get_script_prefix(scope))
+        request, refusal = self.create_request(scope, BytesIO(body))
+        if request is None:
+            await self.send_response(refusal, send)
+            return
+        request.urlconf = "webapp.api.urls"
+        with _cancelled_when_gone(receive):
+            await self._answer(request, send)
+
+    async def _answer(self, request: HttpRequest, send: Any) -> None:
+        response = await self.get_response_async(request)
+        try:
+            await self.send_response(response, send)
+        finally:
+            for close in response._resource_closers:
+                close()
+        if response.status_code >= 500:
+            await sync_to_async(close_old_connections)()
+
+
+async def _body(receive: Any) -> bytes | None:
+    """All of it, which `limit_bodies` keeps small; None where the client has gone before it had sent it."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+@contextmanager
+def _cancelled_when_gone(receive: Any) -> Iterator[None]:
+    """Cancels what runs inside when the client hangs up, and swallows that."""
+    inside = asyncio.current_task()
+    assert inside is not None
+    has_gone = is_over = False
+
+    def cancel(_gone: object) -> None:
+        nonlocal has_gone
+        if not is_over:
+            has_gone = True
+            inside.cancel()
+
+    leaving = asyncio.ensure_future(receive())
+    leaving.add_done_callback(cancel)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not has_gone:
+            raise
+        inside.uncancel()
+    finally:
+        is_over = True
+        leaving.cancel()
 
 
 async def largest_body(scope: MutableMapping[str, Any]) -> int:

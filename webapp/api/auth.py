@@ -56,8 +56,12 @@ class Needs(AuthBase):
 
 
 class NeedsAsync(Needs):
+    def __init__(self, scope: str) -> None:
+        super().__init__(scope)
+        self._visit = sync_to_async(self._let_in)
+
     async def __call__(self, request: HttpRequest) -> Caller:  # type: ignore[override]
-        return await sync_to_async(self._let_in)(request)
+        return await self._visit(request)
 
 
 def let_in_key(authorization: str, scope: Scope) -> Caller:

@@ -137,7 +137,7 @@ class Following:
 
         A client that hangs up meanwhile does not leave it unknown whether it was done.
         """
-        started = asyncio.ensure_future(sync_to_async(start)())
+        started = asyncio.ensure_future(_visit(start))
         try:
             found = await asyncio.shield(started)
         except asyncio.CancelledError:
@@ -223,6 +223,11 @@ class Following:
         failure = self._error or next((c.failure for c in self.choices if c.failure is not None), None)
         if failure is not None:
             raise failure
+
+
+@sync_to_async
+def _visit(work: Callable[[], T]) -> T:
+    return work()
 
 
 async def _cancel(ids: list[UUID], resumable: UUID | None) -> None:

@@ -71,7 +71,7 @@ def start_completion(
         workspace_id=caller.workspace.pk,
         user_id=caller.user.pk,
         api_key_id=caller.key.pk if caller.key else None,
-        kind=kind,
+        kind=kind.value,
         model_name=answering.name,
         request=request or {},
         metadata=metadata or {},

@@ -9,32 +9,37 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from enum import Enum
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from django.db import connection, models
+from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 M = TypeVar("M", bound=models.Model)
 
 
 def fetch(sql: str, *values: object) -> list[tuple[Any, ...]]:
     """All rows, each column as the driver gives it (a UUID as text on SQLite)."""
+    connection = _connection()
     with connection.cursor() as cursor:
-        cursor.execute(sql, _adapted(values))
+        cursor.execute(sql, _adapted(values, connection))
         return cursor.fetchall()
 
 
 def execute(sql: str, *values: object) -> int:
     """The number of rows changed."""
+    connection = _connection()
     with connection.cursor() as cursor:
-        cursor.execute(sql, _adapted(values))
+        cursor.execute(sql, _adapted(values, connection))
         return cursor.rowcount
 
 
 def instances(model: type[M], sql: str, *values: object) -> list[M]:
     """Rows that have the model's columns, as the ORM would give them."""
+    connection = _connection()
     with connection.cursor() as cursor:
-        cursor.execute(sql, _adapted(values))
+        cursor.execute(sql, _adapted(values, connection))
         part = _part(connection.vendor, model, tuple(column[0] for column in cursor.description))
         return [part.build(row) for row in cursor.fetchall()]
 
@@ -42,9 +47,10 @@ def instances(model: type[M], sql: str, *values: object) -> list[M]:
 def joined(models_: Mapping[str, type[models.Model]], rest: str, *values: object) -> list[list[Any]]:
     """Rows of several models at once, of each row its instances. `models_` are by the names that `rest`, which begins
     with FROM, gives their tables."""
+    connection = _connection()
     parts = [_part(connection.vendor, model) for model in models_.values()]
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {_columns(tuple(models_.items()))} {rest}", _adapted(values))
+        cursor.execute(f"SELECT {_columns(tuple(models_.items()))} {rest}", _adapted(values, connection))
         rows = cursor.fetchall()
     found = []
     for row in rows:
@@ -66,6 +72,7 @@ class _Part:
         self._model = model
         self._places = [columns.index(str(field.column)) for field in fields]
         self._converters = []
+        connection = _connection()
         for at, field in enumerate(fields):
             column = field.get_col(model._meta.db_table)
             convert = [*connection.ops.get_db_converters(column), *column.get_db_converters(connection)]
@@ -73,6 +80,7 @@ class _Part:
                 self._converters.append((at, column, convert))
 
     def build(self, row: Sequence[Any]) -> Any:
+        connection = _connection()
         values = [row[place] for place in self._places]
         for at, column, convert in self._converters:
             for converter in convert:
@@ -87,41 +95,91 @@ def _part(vendor: str, model: type[models.Model], columns: tuple[str, ...] | Non
 
 @cache
 def _columns(models_: tuple[tuple[str, type[models.Model]], ...]) -> str:
-    return ", ".join(f"{name}.{field.column}" for name, model in models_ for field in model._meta.concrete_fields)
+    return ", ".join(
+        f"{name}.{field.column}" for name, model in models_ for field in model._meta.concrete_fields
+    )
 
 
 def insert(rows: Sequence[models.Model]) -> None:
     """New rows of one model, all with their primary keys, in one statement: as bulk_create leaves them."""
-    model = type(rows[0])
-    fields = model._meta.concrete_fields
-    head, places = _insertion(model)
-    values = [
-        field.get_db_prep_save(field.pre_save(row, add=True), connection) for row in rows for field in fields
-    ]
+    connection = _connection()
+    plan = _insertion(connection.vendor, type(rows[0]))
+    values = []
+    for row in rows:
+        for field, is_json, is_automatic in plan.fields:
+            value = field.pre_save(row, add=True) if is_automatic else getattr(row, field.attname)
+            values.append(field.get_db_prep_save(value, connection) if is_json else _adapt(value, connection))
     with connection.cursor() as cursor:
-        cursor.execute(head + ", ".join([places] * len(rows)), values)
+        cursor.execute(plan.head + ", ".join([plan.places] * len(rows)), values)
     for row in rows:
         row._state.adding, row._state.db = False, connection.alias
 
 
+def update(model: type[models.Model], where: Mapping[str, object], values: Mapping[str, object]) -> int:
+    """Sets these fields where those have these values; the number of rows. Fields by the names of their attributes, as
+    `worker_id`."""
+    connection = _connection()
+    statement, json_fields = _change(model, tuple(where), tuple(values))
+    given = [
+        json_fields[name].get_db_prep_save(value, connection)
+        if name in json_fields
+        else _adapt(value, connection)
+        for name, value in values.items()
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(statement, [*given, *_adapted([*where.values()], connection)])
+        return cursor.rowcount
+
+
 @cache
-def _insertion(model: type[models.Model]) -> tuple[str, str]:
-    """The statement up to its rows, and the place of one row's values."""
-    columns = [connection.ops.quote_name(str(field.column)) for field in model._meta.concrete_fields]
-    table = connection.ops.quote_name(model._meta.db_table)
-    head = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "  # noqa: S608  names of ours
-    return head, f"({', '.join(['%s'] * len(columns))})"
+def _change(
+    model: type[models.Model], where: tuple[str, ...], names: tuple[str, ...]
+) -> tuple[str, dict[str, models.JSONField]]:
+    fields = {field.attname: field for field in model._meta.concrete_fields}
+    changes = ", ".join(f"{fields[name].column} = %s" for name in names)
+    conditions = " AND ".join(f"{fields[name].column} = %s" for name in where)
+    json_fields = {name: field for name in names if isinstance(field := fields[name], models.JSONField)}
+    return f"UPDATE {model._meta.db_table} SET {changes} WHERE {conditions}", json_fields  # noqa: S608 - names of ours
 
 
-def _adapted(values: Sequence[object]) -> list[Any]:
-    return [_adapt(value) for value in values]
+class _Insertion(NamedTuple):
+    head: str
+    places: str  # of one row's values
+    fields: list[tuple[models.Field[Any, Any], bool, bool]]  # whether it is JSON, whether it fills itself
 
 
-def _adapt(value: object) -> Any:
-    if isinstance(value, uuid.UUID) and not connection.features.has_native_uuid_field:
-        return value.hex
+@cache
+def _insertion(vendor: str, model: type[models.Model]) -> _Insertion:
+    fields = model._meta.concrete_fields
+    columns = ", ".join(str(field.column) for field in fields)
+    return _Insertion(
+        f"INSERT INTO {model._meta.db_table} ({columns}) VALUES ",  # noqa: S608 - names of ours
+        f"({', '.join(['%s'] * len(fields))})",
+        [
+            (
+                field,
+                isinstance(field, models.JSONField),
+                isinstance(field, models.DateField) and (field.auto_now or field.auto_now_add),
+            )
+            for field in fields
+        ],
+    )
+
+
+def _connection() -> BaseDatabaseWrapper:
+    """This thread's. (Each look at django.db.connection is a search for it.)"""
+    return connections[DEFAULT_DB_ALIAS]
+
+
+def _adapted(values: Sequence[object], connection: BaseDatabaseWrapper) -> list[Any]:
+    return [_adapt(value, connection) for value in values]
+
+
+def _adapt(value: object, connection: BaseDatabaseWrapper) -> Any:
+    if isinstance(value, uuid.UUID):
+        return value if connection.features.has_native_uuid_field else value.hex
     if isinstance(value, datetime):
         return connection.ops.adapt_datetimefield_value(value)
     if isinstance(value, date):
         return connection.ops.adapt_datefield_value(value)
-    return value
+    return value.value if isinstance(value, Enum) else value
