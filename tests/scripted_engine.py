@@ -3,7 +3,8 @@
 It keeps the engine's contract (admission, resumption, stop strings, cancellation), so everything around it is real.
 
 Speed and length: SCRIPTED_RATE tokens a second for each reply [50] and SCRIPTED_TOKENS [64], or `max_tokens`, or, in
-the last message, words such as `tokens=200`, `rate=25` and `fail_after=10`; `say=Quiet_harbours` is an answer, which ends by itself.
+the last message, words such as `tokens=200`, `rate=25` and `fail_after=10`; `say=Quiet_harbours` is an answer, which
+ends by itself.
 With an adapter it answers what "says" is in the adapter's adapter_config.json, spelt in the same way.
 
 Of a prompt, each word is a token. Logprobs are a function of (token's text, position), a vector is one of the text's

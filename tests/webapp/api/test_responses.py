@@ -34,7 +34,7 @@ ORDER = [
 
 def long_answer(words: int, rate: int) -> str:
     """What the scripted engine answers in so many words, so many of them a second."""
-    return f"rate={rate} say={'_'.join(['word'] * words)}"
+    return f"rate={rate} tokens={words} say={'_'.join(['word'] * words)}"
 
 
 @pytest.fixture
@@ -421,7 +421,7 @@ def response_of(user: User, workspace: Workspace, model: ServedModel) -> str:
     ],
 )
 def test_for_everybody_else_a_response_does_not_exist(
-    method: str, path: str, client: Client, alice: User, bob: User, charlie: User,
+    method: str, path: str, alice: User, bob: User, charlie: User,
     workspace: Workspace, elsewhere: Workspace, model: ServedModel,
 ) -> None:  # fmt: skip
     response_id = response_of(alice, workspace, model)
@@ -437,7 +437,7 @@ def test_for_everybody_else_a_response_does_not_exist(
         body = {"model": "demo", "input": "Go on", "previous_response_id": response_id}
         went_on = other.post("/v1/responses", body, content_type="application/json")
         assert went_on.json()["error"]["code"] == "previous_response_not_found"
-    assert client.generic(method, f"/v1/responses/{response_id}{path}").status_code == 401
+    assert Client().generic(method, f"/v1/responses/{response_id}{path}").status_code == 401
     assert Generation.objects.filter(text="Secret", state="complete").count() == 1
     for nonsense in ("x", "resp_", "resp_" + "0" * 32, response_id.removeprefix("resp_")):
         assert others[0].generic(method, f"/v1/responses/{nonsense}{path}").status_code == 404
