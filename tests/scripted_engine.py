@@ -245,6 +245,9 @@ class ScriptedEngine:
     def has_work(self) -> bool:
         return bool(self._running)
 
+    def close(self) -> None:
+        pass
+
     def step(self) -> list[StepOutput]:
         if not self._running:
             return []
@@ -326,7 +329,7 @@ class ScriptedEngine:
         return sequence.held + sequence.decoder.decode(b"", final=True)
 
 
-def load(model: ServedModel) -> ScriptedEngine:
+def load(model: ServedModel, *, beside: object = None) -> ScriptedEngine:
     """What INFERENCE_ENGINE names in tests."""
     return ScriptedEngine(
         rate=float(os.environ.get("SCRIPTED_RATE", "50")), tokens=int(os.environ.get("SCRIPTED_TOKENS", "64"))
