@@ -12,6 +12,7 @@ from webapp.api import (
     embedding_routes,
     message_routes,
     model_routes,
+    moderation_routes,
     response_routes,
 )
 from webapp.api.errors import answer_errors
@@ -44,5 +45,7 @@ api.add_router("/conversations", message_routes.router, tags=["Conversations"])
 api.add_router("/embeddings", embedding_routes.router, tags=["Embeddings"])
 # Base models and what came of the workspace's own fine-tunes.
 api.add_router("/models", model_routes.router, tags=["Models"])
+# What a classifier of the workspace's says of texts.
+api.add_router("/moderations", moderation_routes.router, tags=["Moderations"])
 # Answers that are kept, and gone on from.
 api.add_router("/responses", response_routes.router, tags=["Responses"])

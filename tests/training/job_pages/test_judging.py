@@ -71,11 +71,12 @@ def worker(settings: Any, tiny: ServedModel, monkeypatch: pytest.MonkeyPatch) ->
         finally:
             connections.close_all()
 
-    def send(generation_id: object) -> None:
-        running.append(threading.Thread(target=run, args=(str(generation_id),)))
-        running[-1].start()
+    def send(*generation_ids: object) -> None:
+        for generation_id in generation_ids:
+            running.append(threading.Thread(target=run, args=(str(generation_id),)))
+            running[-1].start()
 
-    monkeypatch.setattr(services, "send_task", send)
+    monkeypatch.setattr(services, "send_tasks", send)
     host.start()
     assert host.loaded.wait(20)
     yield
