@@ -21,7 +21,7 @@ from webapp.api.auth import Caller
 from webapp.api.errors import ModelNotFound
 from webapp.api.models import Completion
 from webapp.core import sql
-from webapp.core.errors import NotFound
+from webapp.core.errors import NotFound, UserError
 
 # What ids look like outside, by kind: "chatcmpl-" and the row's id in 32 hexadecimal digits.
 PREFIXES = {
@@ -43,6 +43,16 @@ def model_named(workspace: Workspace, name: str) -> ServedModel:
     if not found or not found[0].is_served:
         raise ModelNotFound(name)
     return found[0]
+
+
+def writing_model(workspace: Workspace, name: str) -> ServedModel:
+    """One that has to do with texts itself. Raises ModelNotFound, and UserError `wrong_kind_of_model` for one that only
+    judges them."""
+    model = model_named(workspace, name)
+    if model.kind == ServedModel.Kind.CLASSIFIER:
+        message = _("“%(name)s” judges texts and writes none; ask it with /v1/moderations.")
+        raise UserError("wrong_kind_of_model", message % {"name": name}, param="model")
+    return model
 
 
 def public_id(completion: Completion) -> str:

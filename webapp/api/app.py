@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from ninja import NinjaAPI, Swagger
 
-from webapp.api import api_key_routes, chat_completion_routes, completion_routes, model_routes
+from webapp.api import (
+    api_key_routes,
+    chat_completion_routes,
+    completion_routes,
+    conversation_routes,
+    embedding_routes,
+    message_routes,
+    model_routes,
+    moderation_routes,
+    response_routes,
+)
 from webapp.api.errors import answer_errors
 from webapp.api.idempotency import answer_once, claim_first
 from webapp.api.parser import StrictParser
@@ -28,5 +38,14 @@ api.add_router("/api_keys", api_key_routes.router, tags=["API keys"])
 api.add_router("/chat/completions", chat_completion_routes.router, tags=["Chat"])
 # Texts that are continued as they are.
 api.add_router("/completions", completion_routes.router, tags=["Completions"])
+# The person's own chats on this site. (OpenAI's items of the same address are another thing.)
+api.add_router("/conversations", conversation_routes.router, tags=["Conversations"])
+api.add_router("/conversations", message_routes.router, tags=["Conversations"])
+# Texts as vectors.
+api.add_router("/embeddings", embedding_routes.router, tags=["Embeddings"])
 # Base models and what came of the workspace's own fine-tunes.
 api.add_router("/models", model_routes.router, tags=["Models"])
+# What a classifier of the workspace's says of texts.
+api.add_router("/moderations", moderation_routes.router, tags=["Moderations"])
+# Answers that are kept, and gone on from.
+api.add_router("/responses", response_routes.router, tags=["Responses"])

@@ -35,7 +35,15 @@ from webapp.core.errors import UserError
 Application = Callable[..., Awaitable[None]]
 # Coroutines that do what little they ask the database in one visit. Others may take a while, and all of these
 # share one thread for the database, which is what makes them fast.
-SHORT = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/models")
+SHORT = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/conversations",
+    "/v1/embeddings",
+    "/v1/models",
+    "/v1/moderations",
+    "/v1/responses",
+)
 # Addresses that take files, of up to API_MAX_UPLOAD_MB.
 UPLOADS = ("/v1/files",)
 # What stays free on the disk where bodies wait, whatever is sent.

@@ -107,12 +107,13 @@ class Following:
         each: int | None = None,
         resumable: UUID | None = None,
         rows: Sequence[Generation] | None = None,
+        lasting: bool = False,
     ) -> None:
         """`ids` are of generations, `each` of them choices of one prompt [all]; `param` is where the route takes the
         prompt from. `resumable` names a call that a client may come back to. `rows` are those of generations that
-        exist already; where there are none, `begin` makes them.
+        exist already; where there are none, `begin` makes them. `lasting`: they go on whether or not anybody reads.
         """
-        self.caller, self.ids, self.resumable = caller, ids, resumable
+        self.caller, self.ids, self.resumable, self.lasting = caller, ids, resumable, lasting
         over = {row.id: Choice.of_row(row, param) for row in rows or () if row.is_finished}
         self.choices = [over.get(id_) or Choice(index, param) for index, id_ in enumerate(ids)]
         self.woken = time.monotonic()
@@ -198,9 +199,9 @@ class Following:
         for follower in self._followers:
             follower.detach()
         left = [id_ for id_, choice in zip(self.ids, self.choices, strict=True) if not choice.ended]
-        if left and self._begun:
+        if left and self._begun and not self.lasting:
             wait = self.resumable is not None and self._error is None
-            _run_in_background(_cancel(left, self.resumable if wait else None))
+            run_in_background(_cancel(left, self.resumable if wait else None))
 
     def close_from_any_thread(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -239,7 +240,7 @@ async def _cancel(ids: list[UUID], resumable: UUID | None) -> None:
     await sync_to_async(services.cancel_generations)(ids=ids)
 
 
-def _run_in_background(work: Coroutine[Any, Any, None]) -> None:
+def run_in_background(work: Coroutine[Any, Any, None]) -> None:
     """In a context of its own: the request's, and its thread for the database, end with the request."""
     task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
     _background.add(task)

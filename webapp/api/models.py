@@ -10,13 +10,15 @@ from webapp.accounts.models import ApiKey, User, Workspace
 
 
 class Completion(models.Model):
-    """One answer of `chat/completions`, `completions` or `responses`: its choices are the generations whose
-    `call_id` is its id. One that was not to be stored goes, with them, once nobody can resume it."""
+    """One answer of an endpoint that asks a model: its choices, or what each of its inputs was read for, are the
+    generations whose `call_id` is its id. One that was not to be stored goes, with them, once nobody can resume it."""
 
     class Kind(models.TextChoices):
         CHAT = "chat.completion"
         TEXT = "text_completion"
         RESPONSE = "response"
+        EMBEDDING = "embedding"
+        MODERATION = "moderation"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="completions")

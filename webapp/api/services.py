@@ -61,10 +61,10 @@ def start_completion(
     """Records a completion and its generations, with these `ids`, and starts them.
 
     `request` is what of the request the answer repeats; `bind` is called with the completion in the transaction that
-    records it. Raises ModelNotFound, and UserError `no_worker`, `busy`, `rate_limit_exceeded`, `quota_exceeded`,
-    having recorded nothing.
+    records it. Raises ModelNotFound, and UserError `wrong_kind_of_model`, `no_worker`, `busy`, `rate_limit_exceeded`,
+    `quota_exceeded`, having recorded nothing.
     """
-    answering = access.model_named(caller.workspace, model)
+    answering = access.writing_model(caller.workspace, model)
     refuse_without_workers()
     completion = Completion(
         id=uuid4(),
@@ -182,7 +182,11 @@ def _read_key(completion_id: UUID) -> str:
 
 def _about(prompts: Sequence[inference.Prompt], choices: int, params: SamplingParams) -> int:
     """Tokens that a call will take, roughly."""
-    answer = choices * (_USUAL_TOKENS if params.max_tokens is None else params.max_tokens)
+    return tokens_of(prompts, choices * (_USUAL_TOKENS if params.max_tokens is None else params.max_tokens))
+
+
+def tokens_of(prompts: Sequence[inference.Prompt], answer: int = 0) -> int:
+    """Of prompts and an answer of so many tokens, roughly."""
     ids = sum(len(prompt.prompt) for prompt in prompts if isinstance(prompt.prompt, list))
     texts = [prompt.prompt for prompt in prompts if isinstance(prompt.prompt, str)]
     texts += [message["content"] for prompt in prompts for message in prompt.messages]

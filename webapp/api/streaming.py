@@ -32,8 +32,8 @@ STREAM: dict[str, Any] = {
     }
 }
 _DONE = b"data: [DONE]\n\n"
-# Without an empty line: once an event had an id, clients take one for an event with no data.
-_KEEP_ALIVE = b": still at it\n"
+# A comment, and no empty line behind it: OpenAI's client, once it has seen an id, would take that for an empty event.
+KEEP_ALIVE = b": still at it\n"
 # Of each choice the characters and the logprobs that were sent, and "e" where its end was.
 _PLACE = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?(e?)", re.ASCII)
 encode = msgspec.json.Encoder().encode
@@ -144,7 +144,7 @@ async def completion_events(following: Following, shapes: Shapes, position: Posi
     async for changed in following.changes():
         parts = [part for choice in changed for part in _news(choice, shapes, position)]
         if parts or not changed:
-            yield b"".join(parts or [_KEEP_ALIVE])
+            yield b"".join(parts or [KEEP_ALIVE])
     last = b""
     if not position.usage and (usage := shapes.usage(following.choices)) is not None:
         position.usage = True

@@ -23,14 +23,21 @@ def _mine(user: User | AnonymousUser) -> QuerySet[Conversation]:
 
 
 def get_conversation(
-    user: User | AnonymousUser, conversation_id: uuid.UUID | str, *, for_update: bool = False
+    user: User | AnonymousUser,
+    conversation_id: uuid.UUID | str,
+    *,
+    workspace: Workspace | None = None,
+    for_update: bool = False,
 ) -> Conversation:
     """The person's own conversation, with its workspace loaded. Raises NotFound for everyone else.
 
-    `for_update` locks its row until the transaction ends (SQLite locks as a whole).
+    With `workspace` only one of that workspace's: a key opens no other. `for_update` locks its row until the
+    transaction ends (SQLite locks as a whole).
     """
     key = _as_uuid(conversation_id)
     rows = _mine(user).select_related("workspace")
+    if workspace is not None:
+        rows = rows.filter(workspace=workspace)
     if for_update:
         rows = rows.select_for_update(of=("self",))
     found = next(iter(rows.filter(id=key)), None) if key else None
@@ -44,6 +51,19 @@ def get_chosen_model(conversation: Conversation) -> ServedModel | None:
     if conversation.model_id is None:
         return None
     return ServedModel.objects.select_related("base").get(pk=conversation.model_id)
+
+
+def get_message(conversation: Conversation, message_id: uuid.UUID | str) -> Message:
+    """One of its messages, with its generation and model loaded. Raises NotFound."""
+    key = _as_uuid(message_id)
+    found = None
+    if key:
+        messages = conversation.messages.select_related("generation__model").defer("generation__messages")
+        found = messages.filter(id=key).first()
+    if found is None:
+        raise NotFound(_("That message"))
+    found.conversation = conversation
+    return found
 
 
 def get_reply(user: User | AnonymousUser, message_id: uuid.UUID | str) -> Message:
@@ -71,6 +91,31 @@ def list_conversations(
         said = mine.filter(Q(text__icontains=query) | Q(generation__text__icontains=query))
         found = found.filter(Q(title__icontains=query) | Q(id__in=said.values("conversation_id")))
     return list(found[:limit])
+
+
+def page_of_conversations(
+    user: User, workspace: Workspace, *, beyond: Conversation | None, limit: int, newest_first: bool
+) -> list[Conversation]:
+    """The person's conversations in a workspace by when they were last used, each with its model; those that come
+    after `beyond` in that order."""
+    sign, compare = ("-", "lt") if newest_first else ("", "gt")
+    found = _mine(user).filter(workspace=workspace).select_related("model")
+    if beyond is not None:
+        same_time = Q(updated_at=beyond.updated_at, **{f"id__{compare}": beyond.pk})
+        found = found.filter(Q(**{f"updated_at__{compare}": beyond.updated_at}) | same_time)
+    return list(found.order_by(f"{sign}updated_at", f"{sign}id")[:limit])
+
+
+def page_of_messages(
+    conversation: Conversation, *, beyond: Message | None, limit: int, newest_first: bool
+) -> list[Message]:
+    """Messages in the order they were said, or the last first, each with its generation and model; those that come
+    after `beyond` in that order."""
+    messages = conversation.messages.select_related("generation__model").defer("generation__messages")
+    if beyond is not None:
+        compare = "lt" if newest_first else "gt"
+        messages = messages.filter(**{f"position__{compare}": beyond.position})
+    return list(messages.order_by("-position" if newest_first else "position")[:limit])
 
 
 def list_messages(

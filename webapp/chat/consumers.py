@@ -18,7 +18,7 @@ from webapp.accounts.consumers import AuthenticatedConsumer
 from webapp.chat import access, services
 from webapp.chat.live import LiveHub, Watcher
 from webapp.chat.models import Conversation, Message
-from webapp.chat.notify import tell_tabs
+from webapp.chat.notify import tell_deleted, tell_retried, tell_sent, tell_titled
 from webapp.chat.rendering import render_list_item, render_message
 from webapp.core.errors import NotFound, UserError
 
@@ -125,25 +125,27 @@ class ChatConsumer(AuthenticatedConsumer):
         assert sent.reply.generation_id is not None
         await self._watch(sent.reply.id, sent.reply.generation_id)
         if sent.is_new:
-            await tell_tabs(sent.conversation, {"type": "messages", **messages}, not_to=self.channel_name)
+            await tell_sent(sent.conversation, sent.reply, not_to=self.channel_name)
 
     async def _tell_retried(self, frame: dict[str, Any], reply: Message) -> None:
-        assert reply.generation_id is not None
-        restarted = {"type": "retried", "conversation": str(reply.conversation_id), "message": str(reply.id)}
-        await tell_tabs(reply.conversation, restarted | {"generation": str(reply.generation_id)})
+        await tell_retried(reply)
 
     async def _tell_renamed(self, frame: dict[str, Any], conversation: Conversation) -> None:
-        about = {"conversation": str(conversation.id), "title": conversation.title}
-        await tell_tabs(conversation, {"type": "title", **about})
+        await tell_titled(conversation)
 
     async def _tell_deleted(self, frame: dict[str, Any], conversation: Conversation) -> None:
-        await tell_tabs(conversation, {"type": "deleted", "conversation": str(_uuid(frame, "conversation"))})
+        await tell_deleted(user_id=self.user.pk, conversation_id=_uuid(frame, "conversation"))
 
     # --- what other tabs and workers tell -------------------------------------------------------------------
     async def chat_frame(self, message: dict[str, Any]) -> None:
         frame = message["frame"]
         if message["not_to"] == self.channel_name or self.closing:
             return
+        if frame["type"] == "sent":
+            shown = await self._read_sent(frame)
+            if shown is None:
+                return
+            frame = shown
         here = self.opened is not None and frame.get("conversation") == str(self.opened)
         if frame["type"] == "retried":
             if here:
@@ -156,6 +158,16 @@ class ChatConsumer(AuthenticatedConsumer):
             self.opened = None
             for reply in tuple(self.watcher.replies):
                 reply.unwatch(self.watcher)
+
+    @database_sync_to_async
+    def _read_sent(self, frame: dict[str, Any]) -> dict[str, Any] | None:
+        """What somebody else sent, as this tab shows it; None where it is gone already, or no longer this person's."""
+        try:
+            reply = access.get_reply(self.user, frame["reply"])
+        except NotFound:
+            return None
+        asked = access.list_messages(reply.conversation, before_position=reply.position, limit=1)
+        return {"type": "messages", **_messages_frame(reply.conversation, [*asked, reply])}
 
     async def session_closed(self, message: dict[str, Any]) -> None:
         await super().session_closed(message)

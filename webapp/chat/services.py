@@ -15,8 +15,9 @@ from inference.access import get_model
 from inference.models import Generation, ServedModel
 from inference.parameters import SamplingParams
 from webapp.accounts import limits
-from webapp.accounts.models import User, Workspace
+from webapp.accounts.models import ApiKey, User, Workspace
 from webapp.chat import access
+from webapp.chat.history import Said, history
 from webapp.chat.models import Conversation, Message
 from webapp.chat.rendering import forget_rendered
 from webapp.core import sql
@@ -25,11 +26,8 @@ from webapp.core.locks import lock_until_commit
 
 # Longer pastes are answered at once, with their length, instead of being tokenised first.
 MAX_MESSAGE_CHARACTERS = 100_000
-# How much history goes to a worker, in characters a token of context: it then keeps what fits, by the token.
-_CHARACTERS_PER_TOKEN = 6
-_HISTORY_PAGE = 100
 _TITLE_CHARACTERS = 60
-_BEYOND_ALL = 2**31 - 1  # a position no message has
+MAX_TITLE_CHARACTERS = 120
 # Replies of one person that wait or grow at once: more tabs than anybody reads, and no one's site is theirs alone.
 MAX_UNFINISHED_REPLIES = 8
 # How it is sampled is the model's own business: its generation_config says.
@@ -51,11 +49,14 @@ def send_message(
     client_id: uuid.UUID,
     text: str,
     model: str = "",
+    title: str = "",
+    api_key: ApiKey | None = None,
 ) -> Sent:
     """Stores what a person wrote and the reply to come, and starts it. Safe to repeat with the same `client_id`.
 
     Without a `conversation_id` a new conversation is begun, in `workspace`, and stays with the model begun with: the
-    one with the id `model`, which the workspace has to have, or the site's default.
+    one with the id `model`, which the workspace has to have, or the site's default. Its `title` stays, too, where one
+    is given. `api_key`: what a program sent it with.
     Raises NotFound, and UserError `message_empty`, `message_too_long`, `too_many_replies`,
     `no_model`, `busy`, `rate_limit_exceeded`, `quota_exceeded`.
     """
@@ -74,12 +75,12 @@ def send_message(
             if conversation_id is None:
                 assert workspace is not None
                 chosen = get_model(workspace, model) if model else None
-                conversation, said = _begin(user, workspace, text, chosen), _Said([], 0)
+                conversation, said = _begin(user, workspace, text, chosen, one_line(title)), Said([], 0)
                 answering = chosen or inference.default_model()
             else:
                 conversation = access.get_conversation(user, conversation_id, for_update=True)
                 answering = _model_of(conversation)
-                said = _history(conversation, answering, beside=len(text))
+                said = history(conversation, answering, beside=len(text))
                 conversation.updated_at = timezone.now()
                 sql.execute(
                     "UPDATE chat_conversation SET updated_at = %s WHERE id = %s",
@@ -98,7 +99,7 @@ def send_message(
                 conversation=conversation,
                 position=said.next_position + 1,
                 role=Message.Role.ASSISTANT,
-                generation=_generation(conversation, answering, turns),
+                generation=_generation(conversation, answering, turns, api_key),
             )
             Message.objects.bulk_create([message, reply])
             _admit(reply, turns)
@@ -116,7 +117,7 @@ def send_message(
     return Sent(conversation, message, reply, True)
 
 
-def retry_reply(*, reply: Message) -> Message:
+def retry_reply(*, reply: Message, api_key: ApiKey | None = None) -> Message:
     """Starts a reply anew that has ended.
 
     Raises NotFound; UserError `not_retryable`, `too_many_replies`, `busy`, `rate_limit_exceeded`, `quota_exceeded`.
@@ -127,12 +128,12 @@ def retry_reply(*, reply: Message) -> Message:
         conversation = _locked(reply.conversation)
         reply.refresh_from_db(fields=["generation"])
         model = _model_of(conversation)
-        said = _history(conversation, model, without=reply)
+        said = history(conversation, model, without=reply)
         last = said.next_position - 1
         if reply.generation is None or not reply.generation.is_finished or reply.position != last:
             raise UserError("not_retryable", _("Only the last reply can be tried again, once it has ended."))
         before = reply.generation
-        reply.generation = _generation(conversation, model, said.turns)
+        reply.generation = _generation(conversation, model, said.turns, api_key)
         reply.save(update_fields=["generation"])
         inference.delete_generations(ids=[before.id])
         _admit(reply, said.turns)
@@ -148,7 +149,7 @@ def stop_reply(*, reply: Message) -> None:
 
 def rename_conversation(*, conversation: Conversation, title: str) -> Conversation:
     """Raises NotFound, and UserError `title_empty`."""
-    title = " ".join(clean_text(title).split())[:120]
+    title = one_line(title)
     if not title:
         raise UserError("title_empty", _("A conversation needs a name."))
     conversation.title, conversation.title_source = title, "person"
@@ -182,6 +183,11 @@ def clean_text(text: str) -> str:
     return text.replace("\x00", "\ufffd").replace("\r\n", "\n").replace("\r", "\n")
 
 
+def one_line(text: str) -> str:
+    """One line of what somebody typed; "" where that is nothing."""
+    return " ".join(clean_text(text).split())[:MAX_TITLE_CHARACTERS]
+
+
 def first_words(text: str) -> str:
     """A provisional title: the beginning of the first message, cut at a word."""
     line = " ".join(text.split())
@@ -191,9 +197,16 @@ def first_words(text: str) -> str:
     return (cut.rsplit(" ", 1)[0] if " " in cut else cut) + "…"
 
 
-def _begin(user: User, workspace: Workspace, text: str, model: ServedModel | None) -> Conversation:
+def _begin(
+    user: User, workspace: Workspace, text: str, model: ServedModel | None, title: str
+) -> Conversation:
     return Conversation.objects.create(
-        user=user, workspace=workspace, title=first_words(text), model=model, updated_at=timezone.now()
+        user=user,
+        workspace=workspace,
+        title=title or first_words(text),
+        title_source="person" if title else "first_words",
+        model=model,
+        updated_at=timezone.now(),
     )
 
 
@@ -254,12 +267,26 @@ def _sent_before(user: User, client_id: uuid.UUID) -> Sent | None:
     return Sent(message.conversation, message, reply, False)
 
 
-def _generation(conversation: Conversation, model: ServedModel, turns: list[dict[str, str]]) -> Generation:
+def _as_text(turns: list[dict[str, str]]) -> str:
+    """For a model that goes on with a text: what was written so far by both, and what a person adds, in a new line."""
+    text = ""
+    for turn in turns:
+        begins_anew = text and turn["role"] == Message.Role.USER
+        text += ("\n" if begins_anew else "") + turn["content"]
+    return text
+
+
+def _generation(
+    conversation: Conversation, model: ServedModel, turns: list[dict[str, str]], api_key: ApiKey | None
+) -> Generation:
+    goes_on = model.kind == ServedModel.Kind.TEXT
     return inference.start_generation(
         workspace=conversation.workspace,
         user_id=conversation.user_id,
+        api_key=api_key,
         model=model,
-        messages=turns,
+        messages=None if goes_on else turns,
+        prompt=_as_text(turns) if goes_on else None,
         params=CHAT_PARAMS,
     )
 
@@ -271,52 +298,7 @@ def _admit(reply: Message, turns: list[dict[str, str]]) -> None:
     limits.admit(
         workspace_id=reply.generation.workspace_id,
         user_id=reply.generation.user_id,
-        api_key_id=None,
+        api_key_id=reply.generation.api_key_id,
         tokens=limits.estimate_tokens((turn["content"] for turn in turns), CHAT_PARAMS.max_tokens),
         slot=reply.generation.id,
-    )
-
-
-class _Said(NamedTuple):
-    turns: list[dict[str, str]]  # oldest first
-    next_position: int
-
-
-def _history(
-    conversation: Conversation, model: ServedModel, *, beside: int = 0, without: Message | None = None
-) -> _Said:
-    """What a conversation holds: its last turns, as many as may fit the model.
-
-    `beside` so many characters that are to follow; `without` a reply that is to be said anew. Replies that never said
-    anything are left out.
-    """
-    turns: list[dict[str, str]] = []
-    characters = model.context_length * _CHARACTERS_PER_TOKEN - beside
-    highest, before = -1, _BEYOND_ALL
-    while True:
-        page = _messages_before(conversation, before)
-        for position, role, text, reply in page:
-            if characters <= 0:
-                break
-            content = text if role == Message.Role.USER else reply
-            if not content or (without is not None and position == without.position):
-                continue
-            turns.append({"role": role, "content": content})
-            characters -= len(content)
-        if page:
-            highest, before = max(highest, page[0][0]), page[-1][0]
-        if characters <= 0 or len(page) < _HISTORY_PAGE:
-            break
-    return _Said(turns[::-1], highest + 1)
-
-
-def _messages_before(conversation: Conversation, position: int) -> list[tuple[int, str, str, str | None]]:
-    """The next so many messages, newest first: position, role, a person's text, a reply's text."""
-    return sql.fetch(
-        "SELECT position, role, chat_message.text, inference_generation.text FROM chat_message"
-        " LEFT JOIN inference_generation ON inference_generation.id = generation_id"
-        " WHERE conversation_id = %s AND position < %s ORDER BY position DESC LIMIT %s",
-        conversation.pk,
-        position,
-        _HISTORY_PAGE,
     )
