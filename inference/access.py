@@ -1,20 +1,31 @@
 """Permission-checked reads of models: the only way a workspace gets at one. Whose it is not gets NotFound.
 
-Everybody in a workspace may talk to its models; who belongs there is `webapp.accounts.access`'s business.
+Everybody in a workspace may use its models; who belongs there is `webapp.accounts.access`'s business.
 """
 
 from __future__ import annotations
 
 from django.db.models import F, Q, QuerySet
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from inference.models import ServedModel
+from inference.models import ServedModel, Worker
 from webapp.accounts.models import Workspace
 from webapp.core.errors import NotFound
 
 
 def models_for(workspace: Workspace) -> QuerySet[ServedModel]:
-    """Everybody's models first, the default of all; then the workspace's own, newest first. Each with its base."""
+    """What can be talked to: everybody's models first, the default of all; then the workspace's own, newest first.
+    Each with its base."""
+    return _all_for(workspace).exclude(kind=ServedModel.Kind.CLASSIFIER)
+
+
+def classifiers_for(workspace: Workspace) -> QuerySet[ServedModel]:
+    """What judges texts, in the same order: see `services.start_classification`."""
+    return _all_for(workspace).filter(kind=ServedModel.Kind.CLASSIFIER)
+
+
+def _all_for(workspace: Workspace) -> QuerySet[ServedModel]:
     return (
         ServedModel.objects.filter(Q(workspace=None) | Q(workspace=workspace), removed_at=None)
         .select_related("base")
@@ -30,3 +41,9 @@ def get_model(workspace: Workspace, model_id: str) -> ServedModel:
     if found is None:
         raise NotFound(_("That model"))
     return found
+
+
+def a_worker_is_ready() -> bool:
+    """Whether somebody would answer now: a live worker with its model loaded."""
+    alive = Worker.objects.filter(lease_expires_at__gt=timezone.now())
+    return alive.filter(state=Worker.State.READY).exists()

@@ -1,11 +1,10 @@
-"""The one thread that drives a worker's engine: takes generations in, steps, and sends on what each step made.
+"""The one thread that drives a worker's engines: takes generations in, steps, and sends on what each step made.
 
 It waits for nobody: the log is the publisher's, rows are the finisher's. Knows nothing of Celery.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import threading
@@ -13,19 +12,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.db import Error as DatabaseFailure
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from inference import services
-from inference.adapters import Adapters
 from inference.emission import NewText, Publisher
 from inference.engine import allocator
-from inference.engine.interface import Engine, EngineBusy, EngineError, StepOutput
+from inference.engine.interface import EngineBusy, EngineError, StepOutput
+from inference.engines import Engines, Resident
 from inference.extras import logprob_items, packed_vector
 from inference.finisher import BROKE, Finisher
 from inference.lease import Lease, database_work
-from inference.models import ServedModel, Worker
+from inference.model_finder import ModelFinder
+from inference.models import Worker
 from inference.running import Running
 from webapp.core.interpreter import settle
 
@@ -41,7 +42,7 @@ _TOO_SLOW = "This reply took too long and was stopped. What was written so far i
 
 
 class EngineThread:
-    """Owns the engine and every Running that was submitted to it. Others only `put` and `stop_generation`."""
+    """Owns the engines and every Running that was submitted to one. Others only `prepare`, `put` and stop."""
 
     def __init__(
         self,
@@ -53,15 +54,19 @@ class EngineThread:
         load: str,
         give_up: Callable[[], None],
     ) -> None:
-        """`load` names the callable(ServedModel) that makes the engine; `give_up` ends the process when the engine is
-        beyond repair."""
+        """`load` names the callable(ServedModel, beside=None) that makes an engine, as `worker.load_engine` does;
+        `give_up` ends the process when the default model's is beyond repair."""
         self._lease, self._publisher, self._finisher = lease, publisher, finisher
         self._stopping, self._load_path, self._give_up = stopping, load, give_up
         self.loaded = threading.Event()  # the engine is there, or known not to come
         self._broken = False
-        self._engine: Engine | None = None
-        self._model: ServedModel | None = None
-        self._adapters = Adapters()
+        self._engines = Engines(settings.INFERENCE_MAX_MODELS)
+        self._finder = ModelFinder(
+            self._engines,
+            load=lambda model, beside: import_string(load)(model, beside=beside),
+            most_waiting=max(settings.INFERENCE_MAX_RUNNING // 2, 1),
+            deliver=self._take,
+        )
         self._inbox: queue.SimpleQueue[Running | str] = queue.SimpleQueue()  # to start; ids to stop
         self._wake = threading.Event()
         self._running: dict[str, Running] = {}
@@ -75,13 +80,19 @@ class EngineThread:
 
     def prepare(self, running: Running) -> None:
         """What may take long is done here and not by the thread everybody waits for. Call it before `put`."""
-        if self._engine is not None:
-            assert self._model is not None
-            self._adapters.fit_out(running, self._engine, self._model)
-            with contextlib.suppress(Exception):  # what is wrong, `submit` says
-                self._engine.prepare(running.request)
+        self._finder.prepare(running)
 
     def put(self, running: Running) -> None:
+        if running.awaiting is None:
+            self._take(running)
+        else:
+            self._finder.wait(running)
+
+    def claimable(self) -> list[int] | None:
+        """See ModelFinder."""
+        return self._finder.claimable()
+
+    def _take(self, running: Running) -> None:
         self._inbox.put(running)
         self._wake.set()
 
@@ -98,7 +109,7 @@ class EngineThread:
 
     def hand_over_the_rest(self) -> None:
         """What was put after the thread had ended. Call it when it has."""
-        for item in self._drain():
+        for item in [*self._finder.end(), *self._drain()]:
             if isinstance(item, Running):
                 self._finisher.hand_over(item)
 
@@ -121,14 +132,15 @@ class EngineThread:
             return
         self._load()
         self.loaded.set()
-        while self._engine is None and not self._stopping.is_set():
+        while self._engines.default is None and not self._stopping.is_set():
             self._refuse_for_a_while()
         settle(_COLLECT_AFTER)
         while not self._stopping.is_set():
             self._take_in()
             self._check_deadlines()
-            if self._engine is not None and self._engine.has_work:
-                self._put_out(self._engine.step())
+            resident = self._engines.turn()
+            if resident is not None:
+                self._step(resident)
                 self._rest_at = time.monotonic() + _REST_AFTER
             else:
                 self._wait()
@@ -171,9 +183,9 @@ class EngineThread:
         assert self._lease.worker is not None
         with database_work():
             try:
-                self._model = services.default_model()
+                model = services.default_model()
                 started = time.monotonic()
-                self._engine = import_string(self._load_path)(self._model)
+                engine = import_string(self._load_path)(model)
             except Exception as error:  # whatever is wrong with a model, the process stays up and says so
                 known = isinstance(error, EngineError | services.UserError)
                 if str(error) not in self._lease.worker.error:  # said once, not with every try
@@ -181,9 +193,9 @@ class EngineThread:
                 said = str(error) if known else f"{type(error).__name__}: {error}"
                 self._lease.report(Worker.State.BROKEN, error=said)
             else:
-                took = time.monotonic() - started
-                logger.info("model %s is loaded, in %.1f s", self._model.name, took)
-                self._lease.report(Worker.State.READY, model=self._model.name)
+                self._engines.add(Resident(model, engine), default=True)
+                logger.info("model %s is loaded, in %.1f s", model.name, time.monotonic() - started)
+                self._lease.report(Worker.State.READY, model=model.name)
 
     def _refuse_for_a_while(self) -> None:
         """Without a model every reply fails with the reason; now and then the model is tried again, since the way
@@ -206,29 +218,30 @@ class EngineThread:
                 self._submit(item)
             elif item in self._running:
                 self._end(self._running[item], "cancelled")
+            else:
+                for waiting in self._finder.withdraw([item]):
+                    self._finish(waiting, "cancelled")
 
     def _submit(self, running: Running) -> None:
-        assert self._engine is not None
-        assert self._model is not None
-        generation = running.generation
+        generation, resident = running.generation, running.resident
         before = self._running.get(running.request.id)
         if before is not None:
             # We lost our lease and came upon the same reply again: once the attempt before has left, it goes on here.
             self._end(before, "handed_over")
-            self._finisher.hand_over(running)
+            self._hand_over(running)
             return
         if running.unavailable:
             self._finish(running, "failed", error_code="model_unavailable", error_message=running.unavailable)
             return
-        if generation.model_id != self._model.id and running.adapter is None:
-            self._finisher.hand_over(running)  # it was prepared before there was an engine
+        if resident is None or resident.is_broken:
+            self._hand_over(running)  # it was prepared before there was an engine, or for one that broke
             return
         try:
             if running.adapter is not None:
-                self._engine.add_adapter(running.request.adapter, running.adapter)
-            admission = self._engine.submit(running.request)
+                resident.engine.add_adapter(running.request.adapter, running.adapter)
+            admission = resident.engine.submit(running.request)
         except EngineBusy:
-            self._finisher.hand_over(running)
+            self._hand_over(running)
         except EngineError as error:
             state = "refused" if not running.request.prior_token_ids else "failed"
             running.extras.refusal = error.figures
@@ -243,7 +256,7 @@ class EngineThread:
                 data = {
                     "prompt_tokens": admission.prompt_tokens,
                     "max_tokens": admission.max_tokens,
-                    "model": running.model_name or self._model.name,
+                    "model": running.model_name,
                     "dropped_messages": admission.dropped_messages,
                 }
                 self._publisher.emit(running.emission, "admitted", data)
@@ -257,13 +270,33 @@ class EngineThread:
             for running in self._running.values():
                 if now > running.deadline and not running.ending:
                     self._end(running, "deadline_exceeded")
+            for running in self._finder.withdraw_late(now):
+                self._finish(running, "failed", error_code="deadline_exceeded", error_message=_TOO_SLOW)
 
     def _end(self, running: Running, why: str) -> None:
-        assert self._engine is not None
+        assert running.resident is not None
         running.ending = running.ending or why
-        self._engine.cancel(running.request.id)
+        running.resident.engine.cancel(running.request.id)
 
     # --- stepping -------------------------------------------------------------------------------------------
+    def _step(self, resident: Resident) -> None:
+        started = time.monotonic()
+        try:
+            outputs = resident.engine.step()
+        except Exception:
+            if resident is self._engines.default:
+                raise
+            logger.exception("the engine of %s broke", resident.model.name)
+            outputs = self._broken_off(resident)
+        resident.computed += time.monotonic() - started
+        self._put_out(outputs)
+
+    def _broken_off(self, resident: Resident) -> list[StepOutput]:
+        """The end of all that ran in it; others go on. It is loaded anew when it is asked for again."""
+        self._engines.discard(resident)
+        ran = [id_ for id_, running in self._running.items() if running.resident is resident]
+        return [StepOutput(id_, [], finish_reason="error", error=BROKE) for id_ in ran]
+
     def _put_out(self, outputs: list[StepOutput]) -> None:
         """Logs one step, and sends what it finished to the finisher."""
         texts: list[NewText] = []
@@ -303,7 +336,9 @@ class EngineThread:
     def _put_out_reading(self, running: Running, output: StepOutput) -> None:
         """What was read off the prompt. Of its logprobs the log is told before the first text, and once: a later
         attempt reads them again."""
-        if output.embedding is not None:
+        if output.embedding is not None and running.head is not None:
+            running.extras.result = {"scores": running.head.scores(output.embedding)}
+        elif output.embedding is not None:
             running.extras.result = {"embedding": packed_vector(output.embedding)}
         if output.prompt_logprobs is not None and running.extras.prompt_logprobs is None:
             running.extras.prompt_logprobs = logprob_items(output.prompt_logprobs)
@@ -313,6 +348,7 @@ class EngineThread:
     def _send_off(self, running: Running, output: StepOutput) -> None:
         reason = output.finish_reason or ""
         if reason == "cancelled" and running.ending == "handed_over":
+            self._finder.leave(running)
             self._finisher.drop(running)
         elif reason == "cancelled" and running.ending == "deadline_exceeded":
             self._finish(running, "failed", error_code="deadline_exceeded", error_message=_TOO_SLOW)
@@ -324,5 +360,9 @@ class EngineThread:
             self._finish(running, "complete", finish_reason=reason)
 
     def _finish(self, running: Running, state: str, **fields: Any) -> None:
-        digest = running.model_digest or (self._engine.model_digest if self._engine else "")
-        self._finisher.finish(running, state, model_digest=digest, **fields)
+        self._finder.leave(running)
+        self._finisher.finish(running, state, model_digest=running.model_digest, **fields)
+
+    def _hand_over(self, running: Running) -> None:
+        self._finder.leave(running)
+        self._finisher.hand_over(running)

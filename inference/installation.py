@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.catalog import CatalogModel, HubSource, WheelSource, is_valid_name
-from inference.formats.digest import content_digest
+from inference.formats.classifier_card import is_classifier
+from inference.formats.digest import adapted_digest, content_digest
 from inference.formats.errors import ModelFileError
 from inference.formats.model_files import ModelFiles, find_model
 
@@ -46,7 +47,9 @@ class ModelFacts:
     context_length: int
     parameters: int
     size_bytes: int
-    digest: str
+    digest: str  # of a classifier: over its head, too
+    has_template: bool  # whether it can hold a conversation
+    is_classifier: bool
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,26 @@ class AdapterFacts:
     """What an adapter's files say."""
 
     size_bytes: int
-    digest: str  # as the engine names it
+    digest: str  # as the engine names it; of a classifier: over its head, too
+    is_classifier: bool
 
 
 def inspect_adapter(folder: Path, base: Path) -> AdapterFacts:
     """Looks a PEFT LoRA folder through for the model at `base`: everything but its numbers. Raises ModelFileError."""
     from inference.engine.adapter_file import open_adapter
 
-    file = open_adapter(folder, _config(find_model(base)))
+    config = _config(find_model(base))
+    file = open_adapter(folder, config)
     size = sum(path.stat().st_size for path in folder.iterdir())
-    return AdapterFacts(size, file.digest())
+    return AdapterFacts(size, _with_head(file.digest(), folder, config), is_classifier(folder))
+
+
+def _with_head(digest: str, folder: Path, config: ModelConfig) -> str:
+    from inference.engine.head import read_head
+
+    if not is_classifier(folder):
+        return digest
+    return adapted_digest(digest, read_head(folder, config.hidden_size).digest)
 
 
 def _config(files: ModelFiles) -> ModelConfig:
@@ -78,20 +91,31 @@ def inspect_model(path: Path, *, digest_cache: Path | None = None) -> ModelFacts
     """Reads headers, configuration and vocabulary, but no weights. Raises ModelFileError."""
     from inference.formats.gguf_file import read_gguf
     from inference.formats.safetensors_file import read_headers
-    from inference.text.gguf_vocabulary import tokenizer_from_gguf
-    from inference.text.open_tokenizer import tokenizer_from_folder
+    from inference.text.open_model import text_of_folder, text_of_gguf
+    from inference.text.template_host import TemplateError
 
     files = find_model(path)
     config = _config(files)
-    if files.gguf is not None:
-        header = read_gguf(files.gguf)
-        parameters = header.parameters
-        tokenizer_from_gguf(header)
-    else:
-        parameters = sum(tensor.elements for tensor in read_headers(files.weights).values())
-        tokenizer_from_folder(files.folder)
-    digest = content_digest(files.content, digest_cache)
-    return ModelFacts(config.architecture, config.context_length, parameters, files.size_bytes, digest)
+    try:
+        if files.gguf is not None:
+            header = read_gguf(files.gguf)
+            parameters = header.parameters
+            _tokenizer, template = text_of_gguf(header)
+        else:
+            parameters = sum(tensor.elements for tensor in read_headers(files.weights).values())
+            _tokenizer, template = text_of_folder(files.folder)
+    except TemplateError as error:
+        raise ModelFileError(files.folder, str(error)) from error
+    digest = _with_head(content_digest(files.content, digest_cache), files.folder, config)
+    return ModelFacts(
+        config.architecture,
+        config.context_length,
+        parameters,
+        files.size_bytes,
+        digest,
+        template is not None,
+        is_classifier(files.folder),
+    )
 
 
 def install(

@@ -12,9 +12,17 @@ from django.db import transaction
 from django.utils import timezone
 
 from inference import catalog, model_storage
+from inference.formats.classifier_card import CARD_FILE, SCORE_FILE
 from inference.formats.errors import ModelFileError
 from inference.formats.model_files import find_model
-from inference.installation import InstallError, Progress, inspect_adapter, inspect_model, install
+from inference.installation import (
+    InstallError,
+    ModelFacts,
+    Progress,
+    inspect_adapter,
+    inspect_model,
+    install,
+)
 from inference.models import Generation, ServedModel
 from webapp.accounts.models import Workspace
 from webapp.core.errors import UserError
@@ -56,11 +64,13 @@ def register_model(*, name: str, path: Path) -> ServedModel:
         raise UserError("model_unusable", str(error)) from error
     models_folder = settings.MODELS_DIR.resolve()
     stored = path.relative_to(models_folder) if path.is_relative_to(models_folder) else path
+    kind = _kind(facts)
     with transaction.atomic():
         first = not ServedModel.objects.select_for_update().filter(is_default=True).exists()
         model, _made = ServedModel.objects.update_or_create(
             name=name,
             defaults={
+                "kind": kind,
                 "path": str(stored),
                 "digest": facts.digest,
                 "architecture": facts.architecture,
@@ -69,7 +79,7 @@ def register_model(*, name: str, path: Path) -> ServedModel:
                 "size_bytes": facts.size_bytes,
             },
         )
-        if first:
+        if first and kind != ServedModel.Kind.CLASSIFIER:
             model.is_default = True
             model.save(update_fields=["is_default"])
     return model
@@ -83,6 +93,8 @@ def set_default_model(*, name: str) -> ServedModel:
             raise UserError("unknown_model", f"No model is called {name!r}; see: manage.py models list")
         if model.workspace_id is not None:
             raise UserError("model_unusable", f"{name} is a workspace's own, and the default is everybody's.")
+        if model.kind == ServedModel.Kind.CLASSIFIER:
+            raise UserError("model_unusable", f"{name} judges texts and writes none.")
         ServedModel.objects.filter(is_default=True).exclude(pk=model.pk).update(is_default=False)
         model.is_default = True
         model.save(update_fields=["is_default"])
@@ -92,12 +104,14 @@ def set_default_model(*, name: str) -> ServedModel:
 def add_adapter(
     *, workspace: Workspace, base: ServedModel, name: str, source: Path, is_checkpoint: bool = False
 ) -> ServedModel:
-    """Keeps a copy of a PEFT LoRA folder and makes it answerable in this workspace, on workers that serve `base`.
+    """Keeps a copy of a PEFT LoRA folder and makes it answerable in this workspace. One with a classifier.json judges
+    texts.
 
     Belongs into the transaction that says where it came from. Raises UserError `bad_model_name`, `model_unusable`
     (says what is wrong with the files) and `model_not_stored`; then nothing is left behind.
     """
-    if base.workspace_id not in (None, workspace.pk) or base.base_id is not None or base.removed_at:
+    is_whole = base.base_id is None and base.kind != ServedModel.Kind.CLASSIFIER
+    if base.workspace_id not in (None, workspace.pk) or not is_whole or base.removed_at:
         raise UserError("model_unusable", f"{base.name} is no model that an adapter could be for.")
 
     def row(folder: Path) -> ServedModel:
@@ -105,6 +119,7 @@ def add_adapter(
         return ServedModel(
             base=base,
             is_checkpoint=is_checkpoint,
+            kind=ServedModel.Kind.CLASSIFIER if facts.is_classifier else base.kind,
             architecture=base.architecture,
             context_length=base.context_length,
             parameters=base.parameters,
@@ -113,7 +128,7 @@ def add_adapter(
         )
 
     files = [source / "adapter_config.json", source / "adapter_model.safetensors"]
-    return _add_trained(workspace, name, model_storage.ADAPTERS, files, row)
+    return _add_trained(workspace, name, model_storage.ADAPTERS, [*files, *_there(source, CARD_FILE)], row)
 
 
 def add_workspace_model(*, workspace: Workspace, name: str, source: Path) -> ServedModel:
@@ -122,6 +137,7 @@ def add_workspace_model(*, workspace: Workspace, name: str, source: Path) -> Ser
     def row(folder: Path) -> ServedModel:
         facts = inspect_model(folder)
         return ServedModel(
+            kind=_kind(facts),
             architecture=facts.architecture,
             context_length=facts.context_length,
             parameters=facts.parameters,
@@ -130,10 +146,23 @@ def add_workspace_model(*, workspace: Workspace, name: str, source: Path) -> Ser
         )
 
     try:
-        files = find_model(source).content
+        found = find_model(source)
     except ModelFileError as error:
         raise UserError("model_unusable", str(error)) from error
+    # How it is sampled by default is no part of a GGUF.
+    beside = _there(found.folder, "generation_config.json", CARD_FILE, SCORE_FILE)
+    files = [*found.content, *(file for file in beside if file not in found.content)]
     return _add_trained(workspace, name, model_storage.WHOLE_MODELS, files, row)
+
+
+def _there(folder: Path, *names: str) -> list[Path]:
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def _kind(facts: ModelFacts) -> ServedModel.Kind:
+    if facts.is_classifier:
+        return ServedModel.Kind.CLASSIFIER
+    return ServedModel.Kind.CHAT if facts.has_template else ServedModel.Kind.TEXT
 
 
 def _add_trained(

@@ -20,6 +20,13 @@ class ServedModel(models.Model):
     What came of a workspace's own training is that workspace's; everything else is everybody's.
     """
 
+    class Kind(models.TextChoices):
+        """What it does with what it is given."""
+
+        CHAT = "chat"  # answers messages
+        TEXT = "text"  # has no chat template: goes on with a text
+        CLASSIFIER = "classifier"  # judges a text: probabilities of labels, or a number
+
     name = models.CharField(
         max_length=200, unique=True
     )  # "smollm2-135m-instruct", "ft:BASE:WORKSPACE:SUFFIX:ID"
@@ -29,6 +36,7 @@ class ServedModel(models.Model):
     # Of an adapter: the model it changes, whose architecture, context length and parameters are named here, too.
     # RESTRICT, not PROTECT: a workspace goes with both its models and the adapters made for them.
     base = models.ForeignKey("self", on_delete=models.RESTRICT, null=True, related_name="adapters")
+    kind = models.CharField(max_length=10, choices=Kind.choices, default=Kind.CHAT)
     # Absolute, or relative to $FLYWHEEL_HOME/models; of a workspace's own: relative to $FLYWHEEL_HOME.
     path = models.CharField(max_length=500)
     digest = models.CharField(max_length=64)  # SHA-256 of the content: what "exactly this model" means
@@ -67,8 +75,11 @@ class ServedModel(models.Model):
 
     @property
     def is_served(self) -> bool:
-        """Whether workers answer with it: they load the default model, and take its adapters as they are asked for."""
-        return self.removed_at is None and (self.base or self).is_default
+        """Whether workers answer with it: adapters are taken as they are asked for, and so are other models than the
+        default one, where a worker may have more than one."""
+        whole = self.base or self
+        is_there = self.removed_at is None and whole.removed_at is None
+        return is_there and (whole.is_default or settings.INFERENCE_MAX_MODELS > 1)
 
 
 class Worker(models.Model):

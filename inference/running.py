@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
@@ -16,10 +16,18 @@ from django.utils import timezone
 from inference.emission import Emission
 from inference.engine.interface import Adapter, Pooling, Request
 from inference.extras import Extras
-from inference.models import Generation
+from inference.models import Generation, ServedModel
 from inference.parameters import SamplingParams
 from inference.stream import Event, encode_event
 from webapp.accounts.models import Workspace
+
+if TYPE_CHECKING:
+    from inference.engine.head import Head
+    from inference.engines import Resident
+
+
+# Of what is no text, by its purpose. A classifier's head was learnt on states as they are.
+_POOLING = {"embedding": Pooling(), "classification": Pooling(kind="last", normalize=False)}
 
 
 @dataclass(eq=False)
@@ -37,11 +45,14 @@ class Running:
     fields: dict[str, Any] = field(default_factory=dict)  # of the final row
     last_text: str = ""  # came free at the end and is not in the log yet
     ending: str = ""  # why it was cancelled: "cancelled", "deadline_exceeded", "handed_over"
-    # Where it is not the base model that answers, but an adapter to it; `unavailable` is why nothing does.
+    # What answers it (see `model_finder`); `unavailable` is why nothing does.
+    resident: Resident | None = None  # held until it has ended
     adapter: Adapter | None = None
+    head: Head | None = None
     model_name: str = ""
     model_digest: str = ""
     unavailable: str = ""
+    awaiting: ServedModel | None = None  # what has to be loaded first
 
     @classmethod
     def resumed(cls, generation: Generation, prior: list[Event]) -> Running:
@@ -58,7 +69,7 @@ class Running:
             prompt=generation.prompt if isinstance(generation.prompt, str) else None,
             prompt_token_ids=generation.prompt if isinstance(generation.prompt, list) else None,
             choice=generation.choice,
-            pooling=Pooling() if generation.purpose == "embedding" else None,
+            pooling=_POOLING.get(generation.purpose),
             sampling=sampling,
             seed=generation.seed,
             prior_token_ids=[token for event in texts for token in event.data["ids"]],

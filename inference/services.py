@@ -111,10 +111,11 @@ def start_generations(
     user_id: UUID | None = None,
     api_key_id: UUID | None = None,
     call_id: UUID | None = None,
+    first_choice: int = 0,
 ) -> list[Generation]:
     """Those of one call, under `ids`: equally many of every prompt, the first prompt's first.
 
-    `choice` counts through all of them; otherwise as `start_generation`.
+    `choice` counts through all of them, from `first_choice` on; otherwise as `start_generation`.
     """
     each, given, seed = len(ids) // len(prompts), _given(params), _seed(seed)
     generations = [
@@ -122,20 +123,49 @@ def start_generations(
             id=id_,
             workspace_id=workspace_id,
             model=model,
-            messages=prompts[choice // each].messages,
-            prompt=prompts[choice // each].prompt,
+            messages=prompts[at // each].messages,
+            prompt=prompts[at // each].prompt,
             user_id=user_id,
             api_key_id=api_key_id,
             call_id=call_id,
-            choice=choice,
+            choice=first_choice + at,
             params=given,
             seed=seed,
             purpose=purpose,
         )
-        for choice, id_ in enumerate(ids)
+        for at, id_ in enumerate(ids)
     ]
     _record(generations)
     return generations
+
+
+def start_classification(
+    *,
+    workspace: Workspace,
+    model: ServedModel,
+    text: str,
+    user_id: UUID | None = None,
+    api_key: ApiKey | None = None,
+    call_id: UUID | None = None,
+    choice: int = 0,
+) -> Generation:
+    """A generation that judges a text and writes none: `extras["scores"]` of the finished row, and the event `result`,
+    have a probability for each label, or a regressor's number as "value". A long text is cut as in training.
+
+    Raises UserError `no_classifier`, and as `start_generation`.
+    """
+    if model.kind != ServedModel.Kind.CLASSIFIER:
+        raise UserError("no_classifier", f"{model.name} is no classifier: it was not trained to judge texts.")
+    return start_generation(
+        workspace=workspace,
+        model=model,
+        prompt=text,
+        purpose="classification",
+        user_id=user_id,
+        api_key=api_key,
+        call_id=call_id,
+        choice=choice,
+    )
 
 
 def _given(params: SamplingParams | None) -> Any:
@@ -172,13 +202,23 @@ def send_tasks(*generation_ids: UUID | str) -> None:
         logger.warning("tasks of generations %s not sent, the reaper will: %s", generation_ids, error)
 
 
-def next_queued() -> UUID | None:
-    """Whose turn it is: the oldest of the workspace with the fewest running, and a reply before a title."""
+def next_queued(*, models: list[int] | None = None) -> UUID | None:
+    """Whose turn it is: the oldest of the workspace with the fewest running, and a reply before a title.
+
+    `models`: only of those with one of these, or with an adapter to one.
+    """
+    among = ""
+    if models is not None:
+        places = ", ".join(["%s"] * len(models))
+        whole = f"SELECT id FROM inference_servedmodel WHERE COALESCE(base_id, id) IN ({places})"  # noqa: S608
+        among = f" AND waiting.model_id IN ({whole})"
     rows = sql.fetch(
-        "SELECT waiting.id FROM inference_generation waiting LEFT JOIN"
+        "SELECT waiting.id FROM inference_generation waiting LEFT JOIN"  # noqa: S608 - of placeholders
         " (SELECT workspace_id, COUNT(*) AS running FROM inference_generation WHERE state = 'running'"
         " GROUP BY workspace_id) busy ON busy.workspace_id = waiting.workspace_id WHERE waiting.state = 'queued'"
-        " ORDER BY COALESCE(busy.running, 0), waiting.purpose = 'title', waiting.created_at LIMIT 1"
+        + among
+        + " ORDER BY COALESCE(busy.running, 0), waiting.purpose = 'title', waiting.created_at LIMIT 1",
+        *(models or ()),
     )
     return UUID(str(rows[0][0])) if rows else None
 
@@ -400,6 +440,17 @@ def _resend_lost(now: Any) -> None:
     for generation_id in list(stuck.values_list("id", flat=True)[:1000]):
         if Generation.objects.filter(id=generation_id, state=State.QUEUED).update(sent_at=now):
             send_tasks(generation_id)
+
+
+# What was judged is read at once by the page that asked, which then deletes it, unless its process died first.
+_UNREAD_AFTER = timedelta(minutes=15)
+
+
+def forget_unread() -> None:
+    """Deletes what was judged for nobody any more. (What an API call asked for is the API's to keep.)"""
+    judged = Generation.objects.filter(purpose="classification", call_id=None, state__in=Generation.TERMINAL)
+    ids = judged.filter(finished_at__lt=timezone.now() - _UNREAD_AFTER).values_list("id", flat=True)
+    delete_generations(ids=list(ids[:1000]))
 
 
 def queue_length() -> int:

@@ -61,3 +61,4 @@ def reap() -> None:
 @shared_task(name="inference.sweep")
 def sweep() -> None:
     model_services.remove_orphans()
+    services.forget_unread()

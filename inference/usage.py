@@ -18,6 +18,8 @@ from inference.models import NOBODY, Generation, UsageDay
 from webapp.accounts import limits
 from webapp.core import sql
 
+# Of their calls more may come when all so far have ended: who sends them says when the last one has.
+IN_WAVES = ("embedding", "classification")
 _UNFINISHED = (Generation.State.QUEUED, Generation.State.RUNNING)
 _COLUMNS = (
     "workspace_id, day, user_id, api_key_id, model_name, source, requests, prompt_tokens, completion_tokens"
@@ -66,8 +68,12 @@ def _shares_prompt(generation: Generation) -> bool:
 
 def _settle(generation: Generation, tokens: int, day: date) -> None:
     call = generation.call_id
-    is_last = call is None or not Generation.objects.filter(call_id=call, state__in=_UNFINISHED).exists()
+    is_last = call is None or not (generation.purpose in IN_WAVES or _others_are_open(call))
     limits.settle(slot=call or generation.id, tokens=tokens, is_last=is_last, day=day)
+
+
+def _others_are_open(call: UUID) -> bool:
+    return Generation.objects.filter(call_id=call, state__in=_UNFINISHED).exists()
 
 
 def add(day: UsageDay) -> None:

@@ -1,4 +1,4 @@
-"""An inference worker process: one resident engine and the threads around it. Imported by worker processes only.
+"""An inference worker process: its engines and the threads around them. Imported by worker processes only.
 
 A generation's way through it: Celery's thread takes a place and claims the row (`WorkerHost.run`); the engine thread
 (`engine_thread`) submits it and steps; the publisher (`emission`) logs what each step made; the finisher writes the
@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from uuid import UUID
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
@@ -34,25 +35,44 @@ logger = logging.getLogger(__name__)
 _STOP_SECONDS = 8.0
 
 
-def load_engine(model: ServedModel) -> Engine:
-    """The real engine with this model's weights. Raises ModelLoadError, which says what is wrong with the files."""
-    from inference.engine.loader import load_engine as load
+# What keys and values get of the memory they would have alone: the default model's where others may come, and these's.
+_FIRST, _BESIDE = 0.75, 0.25
 
+
+def load_engine(model: ServedModel, *, beside: Callable[[], bool] | None = None) -> Engine:
+    """The real engine with this model's weights. Raises ModelLoadError, which says what is wrong with the files.
+
+    `beside`, where it is to come and go beside the default model's, says whether anybody is being answered meanwhile:
+    then it is loaded at a slower pace. It has less memory, and is not compiled: it would be gone before that gains
+    anything. Raises NotEnoughMemory where there is no room for it.
+    """
+    from inference.engine.loader import load_engine as load
+    from inference.engine.pace import Pace
+    from inference.engine.room import check_room
+
+    dtype, device = settings.INFERENCE_DTYPE, settings.INFERENCE_DEVICE
+    if beside is not None:
+        check_room(model.name, model.parameters, dtype=dtype, device=device)
+    alone = settings.INFERENCE_MAX_MODELS == 1
+    compiles = settings.INFERENCE_COMPILE and beside is None
     return load(
         model.location,
-        dtype=settings.INFERENCE_DTYPE,
-        device=settings.INFERENCE_DEVICE,
+        dtype=dtype,
+        device=device,
         max_running=settings.INFERENCE_MAX_RUNNING,
+        kv_share=_BESIDE if beside is not None else 1.0 if alone else _FIRST,
         digest_cache=settings.FLYWHEEL_HOME / "cache",
-        compiled=settings.FLYWHEEL_HOME / "cache" / "compiled" if settings.INFERENCE_COMPILE else None,
+        compiled=settings.FLYWHEEL_HOME / "cache" / "compiled" if compiles else None,
+        pace=None if beside is None else Pace(beside),
     )
 
 
 class WorkerHost:
-    """The process's one engine and everything around it. Celery's threads call `run`."""
+    """The process's engines and everything around them. Celery's threads call `run`."""
 
     def __init__(self, give_up: Callable[[], None] | None = None) -> None:
-        """`give_up` ends the process when its engine is beyond repair; by default as a supervisor would."""
+        """`give_up` ends the process when its default model's engine is beyond repair; by default as a supervisor
+        would."""
         self.log = services.token_log()
         self.publisher = Publisher(self.log)
         self.lease = Lease()
@@ -71,7 +91,7 @@ class WorkerHost:
 
     @property
     def loaded(self) -> threading.Event:
-        """Set when the engine is there, or known not to come."""
+        """Set when the default model's engine is there, or known not to come."""
         return self._engine.loaded
 
     def start(self) -> None:
@@ -119,7 +139,7 @@ class WorkerHost:
         holder = generation_id
         try:
             generation = None
-            while generation is None and (turn := services.next_queued()) is not None:
+            while generation is None and (turn := self._next_queued()) is not None:
                 self._slots.pass_on(holder, to=str(turn))
                 holder = str(turn)
                 generation = self._claim(holder)
@@ -131,6 +151,9 @@ class WorkerHost:
             self._slots.leave(holder)
         else:
             self._engine.put(running)
+
+    def _next_queued(self) -> UUID | None:
+        return services.next_queued(models=self._engine.claimable())
 
     def _claim(self, generation_id: str) -> Generation | None:
         """None where another worker was faster."""

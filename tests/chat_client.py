@@ -107,8 +107,9 @@ class ChatPage:
         return {"type": "open", "conversation": self.conversation, "have": have}
 
     async def _take(self, frame: dict[str, Any]) -> None:
-        if frame["type"] in ("accepted", "messages"):
+        if frame["type"] == "accepted":
             self.conversation = frame["conversation"]
+        if frame["type"] in ("accepted", "messages") and frame["conversation"] == self.conversation:
             self.replies.setdefault(frame["reply"], ShownReply(frame["generation"]))
         elif frame["type"] == "stream":
             self._growing.add(frame["message"])
@@ -134,6 +135,8 @@ class ChatPage:
     async def command(self, type_: str, **fields: Any) -> None:
         await self.wait(lambda: self._socket is not None)
         assert self._socket is not None
+        if type_ == "open":
+            self.conversation = fields["conversation"]
         await self._socket.send(json.dumps({"type": type_, **fields}))
 
     async def drop_connection(self) -> None:

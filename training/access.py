@@ -120,7 +120,9 @@ def list_jobs(user: Person, workspace: Workspace) -> QuerySet[Job]:
 def get_job(user: Person, job_id: uuid.UUID | None, *, within: Workspace | None = None) -> Job:
     """With its workspace and what the list has loaded. Raises NotFound."""
     jobs = Job.objects.filter(workspace__in=_administered(user, within).values("workspace"))
-    related = jobs.select_related("workspace", "base", "model", "created_by", "version__dataset", "search")
+    related = jobs.select_related(
+        "workspace", "base", "model__base", "created_by", "version__dataset", "search"
+    )
     return _found(related, job_id, _("That fine-tune"))
 
 

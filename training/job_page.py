@@ -18,7 +18,7 @@ from training.job_forms import PROMPTLESS
 from training.models import Checkpoint, Job, JobEvent, Measurement, Sample
 
 # In the order of the page.
-_NAMES = ("state", "figures", "chart", "evaluation", "samples", "checkpoints", "settings", "events")
+_NAMES = ("state", "try", "figures", "chart", "evaluation", "samples", "checkpoints", "settings", "events")
 TEMPLATES = {name: f"training/job_{name}.html" for name in _NAMES}
 MOST_POINTS = 300
 MOST_EVENTS = 200

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
-from training import access, job_page, job_services, search_page
+from training import access, job_page, job_services, job_words, judging, search_page
 from training.models import DatasetVersion, Job, Measurement
 from webapp.accounts.access import current_workspace
 from webapp.accounts.models import User, Workspace
@@ -71,6 +71,24 @@ def _table(user: User, workspace: Workspace) -> dict[str, object]:
 def job(request: HttpRequest, job_id: UUID) -> HttpResponse:
     found = access.get_job(person(request), job_id)
     context = {"section": "jobs", "parts": job_page.TEMPLATES.items()}
+    return render(request, "training/job.html", job_page.job_context(found) | context)
+
+
+@never_cache
+@login_required
+@require_POST
+def try_job(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    """What a classifier says of a text: for the page's script that alone, else the page with it."""
+    user = person(request)
+    found = access.get_job(user, job_id)
+    if job_words.next_step(found) != "judge":
+        raise NotFound(_("That page"))
+    context: dict[str, object] = {
+        "tried": judging.judge(job=found, user=user, text=request.POST.get("text", ""))
+    }
+    if "HX-Request" in request.headers:
+        return render(request, "training/job_judged.html", context)
+    context |= {"section": "jobs", "parts": job_page.TEMPLATES.items()}
     return render(request, "training/job.html", job_page.job_context(found) | context)
 
 

@@ -54,10 +54,12 @@ _HOPELESS = (
 
 
 def next_step(job: Job) -> str:
-    """The one thing to do next: "try", "resume", "again" (with other settings), or nothing but to wait."""
+    """The one thing to do next: "try" it in a chat, have it "judge" a text, "resume", "again" (with other settings), or
+    nothing but to wait."""
     if job.state == Job.State.SUCCEEDED:
-        # A classifier judges texts, and says nothing.
-        return "try" if job.model_id is not None and job.task not in PROMPTLESS else ""
+        if job.model is None or not job.model.is_served:
+            return ""
+        return "judge" if job.task in PROMPTLESS else "try"
     if job.state == Job.State.PAUSED:
         return "resume"
     if job.state == Job.State.FAILED:

@@ -1,4 +1,4 @@
-"""What a job learnt becomes a model that its workspace can chat with. Knows nothing of how it was learnt."""
+"""What a job learnt becomes a model that its workspace can use. Knows nothing of how it was learnt."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ logger = logging.getLogger(__name__)
 _LONGEST_PART = 64
 
 
-def publish(job: Job, folder: Path) -> ServedModel | None:
-    """Inside the transaction that ends the job. None where nobody can chat with it: it judges texts.
+def publish(job: Job, folder: Path) -> ServedModel:
+    """Inside the transaction that ends the job.
 
     Raises UserError `model_unusable`, `model_not_stored`; then nothing is left behind.
     """
-    if job.task in (Job.Task.CLASSIFICATION, Job.Task.REGRESSION):
-        return None
     name, workspace = model_name(job), job.workspace
     if (folder / "adapter").is_dir():
         assert job.base is not None

@@ -84,7 +84,7 @@ def listed(search: Search) -> Listed:
 
 
 def search_context(search: Search) -> dict[str, Any]:
-    jobs = list(Job.objects.filter(search=search).select_related("model").order_by("number"))
+    jobs = list(Job.objects.filter(search=search).select_related("model__base").order_by("number"))
     context = {
         "search": search,
         "status": search_status(search, jobs),
@@ -114,7 +114,7 @@ def _of_trials(search: Search, jobs: list[Job]) -> dict[str, Any]:
         "rows": [Row(job, list(zip(labels, said[job.id], strict=True)), job == best) for job in jobs],
         "best": best,
         "best_values": list(zip(labels, said[best.id], strict=True)) if best else [],
-        "can_try": best is not None and job_words.next_step(best) == "try",
+        "next_step": job_words.next_step(best) if best is not None else "",
         "chart": job_charts.trials(losses, _best_so_far(done), wanted(search)) if losses else "",
         "importance": [(label_of(name), round(100 * share)) for name, share in importance.items()],
     }

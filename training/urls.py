@@ -33,6 +33,7 @@ urlpatterns = [
     path("fine-tunes/searches/<uuid:search_id>/delete/", search_views.delete, name="search_delete"),
     path("fine-tunes/<uuid:job_id>/", job_views.job, name="job"),
     path("fine-tunes/<uuid:job_id>/losses.csv", job_views.losses, name="job_losses"),
+    path("fine-tunes/<uuid:job_id>/try/", job_views.try_job, name="job_try"),
     path("fine-tunes/<uuid:job_id>/pause/", job_views.pause, name="job_pause"),
     path("fine-tunes/<uuid:job_id>/resume/", job_views.resume, name="job_resume"),
     path("fine-tunes/<uuid:job_id>/cancel/", job_views.cancel, name="job_cancel"),

@@ -183,6 +183,8 @@ INFERENCE_COMPILE = env.bool("INFERENCE_COMPILE", True)
 # A worker renews its lease three times within this; when it runs out, its replies are handed to another.
 INFERENCE_LEASE_SECONDS = env.int("INFERENCE_LEASE_SECONDS", 10, low=1, high=600)
 INFERENCE_MAX_RUNNING = env.int("INFERENCE_MAX_RUNNING", 32, low=1, high=4096)
+# Engines of one worker: the default model's, which stays, and those of other models, which come and go.
+INFERENCE_MAX_MODELS = env.int("INFERENCE_MAX_MODELS", 3, low=1, high=64)
 INFERENCE_MAX_QUEUED = env.int("INFERENCE_MAX_QUEUED", 500, low=1, high=100_000)
 INFERENCE_DEADLINE_SECONDS = env.int("INFERENCE_DEADLINE_SECONDS", 600, low=1, high=86_400)
 # How long a finished token log stays for readers that come back; after that the database row answers.

@@ -1,6 +1,7 @@
 """What a PEFT LoRA folder says, checked against the model it is for. Knows nothing of torch, nor of the numbers in it.
 
-The folder is what `PeftModel.save_pretrained` writes: adapter_config.json and adapter_model.safetensors.
+The folder is what `PeftModel.save_pretrained` writes: adapter_config.json and adapter_model.safetensors. With a
+classifier.json beside them it is a classifier's, whose head is one more tensor, and no business of an adapter's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.engine.config import ModelConfig
+from inference.formats.classifier_card import ADAPTERS_SCORE, is_classifier
 from inference.formats.errors import ModelFileError
 from inference.formats.json_file import json_object, read_text
 from inference.formats.safetensors_file import StoredTensor, read_headers
@@ -88,8 +90,11 @@ def open_adapter(folder: Path, config: ModelConfig, max_rank: int = MAX_RANK) ->
             "is pickled, which can run code when opened, and is never read here; save it as safetensors.",
         )
     text = read_text(folder / CONFIG_FILE, _CONFIG_BYTES)
-    settings = AdapterSettings(folder / CONFIG_FILE, text, max_rank)
+    has_head = is_classifier(folder)
+    settings = AdapterSettings(folder / CONFIG_FILE, text, max_rank, has_head=has_head)
     stored = read_headers([weights])
+    if has_head:
+        stored.pop(ADAPTERS_SCORE, None)
     return AdapterFile(weights, text, settings, stored, _modules(weights, stored, config, settings))
 
 
@@ -111,14 +116,15 @@ def module_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
 class AdapterSettings:
     """adapter_config.json, checked."""
 
-    def __init__(self, path: Path, text: str, max_rank: int) -> None:
+    def __init__(self, path: Path, text: str, max_rank: int, *, has_head: bool = False) -> None:
         values = json_object(path, text)
         if values.get("peft_type") != "LORA":
             raise ModelFileError(
                 path, f"is of the type {values.get('peft_type')!r}; only LORA adapters are served."
             )
+        known = {"modules_to_save": ["score"]} if has_head else {}
         for field, meaning in _UNSUPPORTED.items():
-            if values.get(field):
+            if values.get(field) and values[field] != known.get(field):
                 raise ModelFileError(path, f"asks for {meaning} ({field}), which is not served here.")
         if values.get("bias", "none") != "none":
             raise ModelFileError(

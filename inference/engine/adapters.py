@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from inference.engine.adapter_file import AdapterFile, open_adapter, stored_name
 from inference.engine.config import ModelConfig
 from inference.engine.interface import InvalidAdapter
+from inference.engine.pace import Pace
 from inference.formats.errors import ModelFileError
 from inference.formats.safetensors_file import StoredTensor
 
@@ -43,7 +43,7 @@ def read_adapter(folder: Path, config: ModelConfig, dtype: torch.dtype, max_rank
     """The adapter in `folder`, for a model of this shape. Raises InvalidAdapter, which says what is wrong."""
     try:
         file = open_adapter(folder, config, max_rank)
-        data, digest = _read(file, pace := _Pace())
+        data, digest = _read(file, pace := Pace())
         rank = max(file.settings.rank(module) for module in file.modules.values())
         factors = {}
         for key, module in file.modules.items():
@@ -54,21 +54,7 @@ def read_adapter(folder: Path, config: ModelConfig, dtype: torch.dtype, max_rank
     return LoadedAdapter(digest, config, rank, factors)
 
 
-class _Pace:
-    """Rests twice as long as was worked, so that most of a core is left to an engine that answers meanwhile: its
-    products wait for the slowest of their threads."""
-
-    def __init__(self) -> None:
-        self._since = time.thread_time()
-
-    def rest(self) -> None:
-        worked = time.thread_time() - self._since
-        if worked > 0.001:
-            time.sleep(2 * worked)
-            self._since = time.thread_time()
-
-
-def _read(file: AdapterFile, pace: _Pace) -> tuple[torch.Tensor, str]:
+def _read(file: AdapterFile, pace: Pace) -> tuple[torch.Tensor, str]:
     """The bytes of the file, and the digest of these and of the configuration.
 
     What is checked, named and used is this one reading. The file is not mapped: one cut short meanwhile is an

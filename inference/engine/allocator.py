@@ -1,8 +1,10 @@
-"""How the C library keeps freed memory. Knows nothing of engines; elsewhere than with glibc it does nothing."""
+"""How freed memory goes back to the system. Knows nothing of engines; of C libraries it knows glibc alone."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
+import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # The most glibc takes; a step's logits over a large vocabulary are smaller for any usual number of sequences.
@@ -26,3 +28,12 @@ def give_back() -> None:
     """What loading or steps used and freed. Takes some milliseconds, and the next steps some more."""
     if glibc := _glibc():
         glibc.malloc_trim(0)
+
+
+def give_back_all() -> None:
+    """What a model had that is gone, on the GPU too."""
+    gc.collect()
+    give_back()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

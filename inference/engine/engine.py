@@ -60,13 +60,15 @@ class TorchEngine:
         max_running: int = 32,
         max_waiting: int = 512,
         kv_tokens: int | None = None,
+        kv_share: float = 1.0,
         max_loras: int = 8,
         max_lora_rank: int = MAX_RANK,
         max_cpu_loras: int = 32,
         compiled: Path | None = None,
         speculation: bool = True,
     ) -> None:
-        """`speculation` guesses tokens (see `lookup`): it changes no answer, only how many steps it takes."""
+        """`kv_share` of what keys and values would get if no other engine were to have any, where `kv_tokens` says
+        nothing. `speculation` guesses tokens (see `lookup`): it changes no answer, only how many steps it takes."""
         allocator.keep_what_steps_use()
         self._loaded, self._model = loaded, loaded.model
         self.model_digest = loaded.digest
@@ -74,7 +76,8 @@ class TorchEngine:
         self.tokenizer = loaded.tokenizer
         config, device = loaded.config, loaded.model.device
         if kv_tokens is None:
-            kv_tokens = _affordable_tokens(config.kv_elements_per_token * loaded.model.dtype.itemsize, device)
+            size = config.kv_elements_per_token * loaded.model.dtype.itemsize
+            kv_tokens = _affordable_tokens(size, device, kv_share)
         capacity = min(kv_tokens, max_running * config.context_length)
         self._cache = KVCache(config, capacity, loaded.model.dtype, device=device)
         self._flash = is_for_flash(self._cache)
@@ -416,11 +419,12 @@ class TorchEngine:
         del self._sequences[sequence.id]
 
 
-def _affordable_tokens(bytes_per_token: int, device: torch.device) -> int:
+def _affordable_tokens(bytes_per_token: int, device: torch.device, share: float) -> int:
     if device.type == "cuda":
-        return max(int(torch.cuda.mem_get_info(device)[0] * _GPU_SHARE) // bytes_per_token, 1024)
+        room = torch.cuda.mem_get_info(device)[0] * _GPU_SHARE * share
+        return max(int(room) // bytes_per_token, 1024)
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
         free = _MAX_CACHE_BYTES
-    return max(min(free // 4, _MAX_CACHE_BYTES) // bytes_per_token, 1024)
+    return max(int(min(free // 4, _MAX_CACHE_BYTES) * share) // bytes_per_token, 1024)

@@ -1,9 +1,9 @@
 """What an engine takes and gives: the boundary between `inference` and whatever computes tokens. No torch here.
 
 `Engine` is a Protocol: the real one is `inference.engine.engine.TorchEngine`; load tests put a scripted one in
-its place. All methods but `prepare` and `read_adapter` are called from one thread, the engine thread, and `step` is
-the only one that computes; `submit` may be slow by as much as tokenising its prompt, and by what `prepare` has not
-prepared.
+its place. All methods but `prepare`, `read_adapter` and, once nothing comes any more, `close` are called from one
+thread, the engine thread, and `step` is the only one that computes; `submit` may be slow by as much as tokenising its
+prompt, and by what `prepare` has not prepared.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ class ModelLoadError(EngineError):
     code = "model_unavailable"
 
 
+class NotEnoughMemory(ModelLoadError):
+    """There is no room for the model beside what is there; with less there, there might be."""
+
+
 class Pooling(msgspec.Struct, frozen=True, kw_only=True):
     """How one vector is made of the prompt's last hidden states."""
 
@@ -77,11 +81,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     One of `messages` (goes through the model's chat template), `prompt` and `prompt_token_ids` (used as they are) is
     given; a prompt is begun as the vocabulary begins one, ids are not. n choices of a prompt are n requests that differ
-    in `choice`: submitted together, they compute the prompt once. With
-    `truncate_oldest`, the oldest turns (never the system message or the last one) are left out until the prompt
-    fits. `prior_token_ids` are tokens an earlier attempt already emitted: they are fed through the model,
-    penalties, stop strings and detokeniser before anything new is sampled, and are not emitted again.
-    Randomness is a function of (seed, choice, position of the token in the answer) alone.
+    in `choice`: submitted together, they compute the prompt once. With `truncate_oldest`, the oldest turns (never the
+    system message or the last one) are left out until the prompt fits, and of a text its beginning; of a text longer
+    than `prompt_limit` its end is left out. `prior_token_ids` are tokens an earlier attempt already emitted: they are
+    fed through the model, penalties, stop strings and detokeniser before anything new is sampled, and are not emitted
+    again. Randomness is a function of (seed, choice, position of the token in the answer) alone.
     """
 
     id: str
@@ -94,6 +98,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     choice: int = 0
     prior_token_ids: list[int] = []
     truncate_oldest: bool = False
+    prompt_limit: int | None = None  # tokens
     cache_salt: str = (
         ""  # the workspace's: those of one share what is cached, and take turns with others as one
     )
@@ -189,3 +194,6 @@ class Engine(Protocol):
     @property
     def has_work(self) -> bool:
         """Whether a call to `step` would do anything."""
+
+    def close(self) -> None:
+        """Ends what it started. Nothing runs in it, and nothing comes; its memory goes with the last name of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from inference.engine.config_gguf import config_from_gguf
 from inference.engine.device import CPU, multiplies_bf16, resolve_device
 from inference.engine.interface import ModelLoadError
 from inference.engine.model import LlamaModel
-from inference.engine.weights import GgufSource, MovedSource, SafetensorsSource, TensorSource
+from inference.engine.pace import Pace, one_core
+from inference.engine.weights import GgufSource, MovedSource, PacedSource, SafetensorsSource, TensorSource
 from inference.formats.digest import content_digest
 from inference.formats.errors import ModelFileError
 from inference.formats.gguf_file import GgufFile, read_gguf
@@ -67,17 +69,19 @@ def load_model(
     device: str = "cpu",
     digest_cache: Path | None = None,
     trainable: bool = False,
+    pace: Pace | None = None,
 ) -> LoadedModel:
     """Raises ModelLoadError, a sentence that names the file, for anything wrong with the model.
 
-    `trainable`: see LlamaModel; not in int8.
+    `trainable`: see LlamaModel; not in int8. With a `pace` it is loaded by one core, and slower, while others answer.
     """
     where = resolve_device(device)
     kind = resolve_dtype(dtype, where)
     try:
         files = find_model(Path(path))
         load = _load_gguf if files.gguf else _load_folder
-        return load(files, kind, where, digest_cache, trainable)
+        with contextlib.nullcontext() if pace is None else one_core():
+            return load(files, kind, where, digest_cache, trainable, pace)
     except ModelFileError as error:
         raise ModelLoadError(str(error)) from error
     except TemplateError as error:
@@ -89,23 +93,33 @@ def load_model(
 
 
 def _load_gguf(
-    files: ModelFiles, kind: str, device: torch.device, digest_cache: Path | None, trainable: bool
+    files: ModelFiles,
+    kind: str,
+    device: torch.device,
+    digest_cache: Path | None,
+    trainable: bool,
+    pace: Pace | None,
 ) -> LoadedModel:
     assert files.gguf is not None
     file: GgufFile = read_gguf(files.gguf)
     config = config_from_gguf(file)
     tokenizer, template = text_of_gguf(file)
     source = GgufSource(file, config)
-    return _assemble(files, config, tokenizer, template, source, kind, device, digest_cache, trainable)
+    return _assemble(files, config, tokenizer, template, source, kind, device, digest_cache, trainable, pace)
 
 
 def _load_folder(
-    files: ModelFiles, kind: str, device: torch.device, digest_cache: Path | None, trainable: bool
+    files: ModelFiles,
+    kind: str,
+    device: torch.device,
+    digest_cache: Path | None,
+    trainable: bool,
+    pace: Pace | None,
 ) -> LoadedModel:
     config = config_from_folder(files.folder)
     tokenizer, template = text_of_folder(files.folder)
     source = SafetensorsSource(files.weights)
-    return _assemble(files, config, tokenizer, template, source, kind, device, digest_cache, trainable)
+    return _assemble(files, config, tokenizer, template, source, kind, device, digest_cache, trainable, pace)
 
 
 def _assemble(
@@ -118,6 +132,7 @@ def _assemble(
     device: torch.device,
     digest_cache: Path | None,
     trainable: bool,
+    pace: Pace | None,
 ) -> LoadedModel:
     tokenizer.drop_specials_from(config.vocab_size)
     if tokenizer.vocab_size > config.vocab_size:
@@ -132,6 +147,8 @@ def _assemble(
     calibration_ids = [*tokenizer.prompt_prefix, *tokenizer.encode(CALIBRATION_TEXT)][: config.context_length]
     if device.type != "cpu":
         source = MovedSource(source, device)
+    if pace is not None:
+        source = PacedSource(source, pace)
     # Not inference_mode: a trainer could not use tensors made in it.
     with torch.no_grad():
         model = LlamaModel(config, source, kind, calibration_ids or [0], trainable=trainable)

@@ -48,7 +48,9 @@ class PromptBuilder:
             ids = self._tokenizer.prompt_prefix + self._tokenizer.encode(request.prompt)
             if not ids:
                 raise InvalidRequest("The prompt is empty.")
-            return self._fitting(Prompt(ids))
+            if request.truncate_oldest:
+                ids = self._last(ids, request)
+            return self._fitting(Prompt(ids[: request.prompt_limit]))
         if not request.messages:
             raise InvalidRequest("There is no message to answer.")
         if not all(isinstance(message, dict) for message in request.messages):
@@ -56,6 +58,17 @@ class PromptBuilder:
         if request.truncate_oldest:
             return self._fitting(self._truncated(request))
         return self._fitting(Prompt(self._render(request.messages, request.cache_salt)))
+
+    def _last(self, ids: list[int], request: Request) -> list[int]:
+        """As much of a text's end as leaves room for an answer, begun as a text is."""
+        begun = len(self._tokenizer.prompt_prefix)
+        excess = len(ids) - self._limit(request)
+        return ids[:begun] + ids[begun + excess :] if excess > 0 else ids
+
+    def _limit(self, request: Request) -> int:
+        """What a prompt of which a part may be left out has at most."""
+        room = min(request.sampling.max_tokens or _ANSWER_ROOM, _ANSWER_ROOM, self._context // 4)
+        return self._context - max(room, 1)
 
     def _fitting(self, prompt: Prompt) -> Prompt:
         most = self._context - 1  # an answer has at least one token
@@ -81,8 +94,7 @@ class PromptBuilder:
     def _truncated(self, request: Request) -> Prompt:
         """As few of the oldest turns left out as it takes; what is left begins with the person."""
         messages = request.messages or []
-        room = min(request.sampling.max_tokens or _ANSWER_ROOM, _ANSWER_ROOM, self._context // 4)
-        limit = self._context - max(room, 1)
+        limit = self._limit(request)
         last = len(messages) - 1
         head = next((n for n, m in enumerate(messages) if m.get("role") != "system"), last)
         sizes = self._newest_sizes(messages, head, limit)

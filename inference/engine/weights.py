@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from inference.engine.config import ModelConfig
+from inference.engine.pace import Pace
 from inference.formats.errors import ModelFileError
 from inference.formats.gguf_file import BLOCKS, GgufFile
 from inference.formats.safetensors_file import StoredTensor, read_headers
@@ -58,6 +59,20 @@ class MovedSource:
 
     def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         return self._source.get(name, shape).to(self._device)
+
+    def rope_factors(self) -> torch.Tensor | None:
+        return self._source.rope_factors()
+
+
+class PacedSource:
+    """The tensors of another source, with rests between them."""
+
+    def __init__(self, source: TensorSource, pace: Pace) -> None:
+        self._source, self._pace = source, pace
+
+    def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        self._pace.rest()
+        return self._source.get(name, shape)
 
     def rope_factors(self) -> torch.Tensor | None:
         return self._source.rope_factors()

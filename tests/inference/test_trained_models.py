@@ -245,7 +245,7 @@ def test_the_models_command_lists_them_apart_and_removes_them(
     assert NAME not in installed
     assert f"{NAME}  " in of_workspaces
     assert "adapter to tiny, of Acme" in of_workspaces
-    assert "a whole model, served by no worker" in of_workspaces
+    assert ", a whole model, of Acme" in of_workspaces
     assert "is removed" in models("remove", NAME)
     assert NAME not in models("list")
     with pytest.raises(CommandError, match="No model is called"):

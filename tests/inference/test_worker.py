@@ -56,6 +56,9 @@ class OneWordEngine:
     def has_work(self) -> bool:
         return bool(self._requests)
 
+    def close(self) -> None:
+        pass
+
     def step(self) -> list[StepOutput]:
         if self.breaks:
             raise RuntimeError("the device is gone")
@@ -63,7 +66,7 @@ class OneWordEngine:
         return [StepOutput(id_, [1], text=self.text, finish_reason="stop") for id_ in done]
 
 
-def load(model: ServedModel) -> OneWordEngine:
+def load(model: ServedModel, *, beside: object = None) -> OneWordEngine:
     return OneWordEngine()
 
 
@@ -276,7 +279,7 @@ def test_a_place_is_not_given_up_because_another_worker_was_faster(
     services.claim_generation(generation_id=gone.id, worker_id=busy.id)
     turns = iter([gone.id])
     look = services.next_queued
-    monkeypatch.setattr(services, "next_queued", lambda: next(turns, None) or look())
+    monkeypatch.setattr(services, "next_queued", lambda **among: next(turns, None) or look(**among))
     start().run(str(gone.id))
     assert ended(mine).state == "complete"
 

@@ -26,7 +26,7 @@ class ClockEngine(ScriptedEngine):
         return 7, f"{clock():08d}" + ("\n\n" if sequence.position % 12 == 0 else " "), False
 
 
-def load(model: ServedModel) -> ClockEngine:
+def load(model: ServedModel, *, beside: object = None) -> ClockEngine:
     return ClockEngine(
         rate=float(os.environ.get("SCRIPTED_RATE", "25")),
         tokens=int(os.environ.get("SCRIPTED_TOKENS", "500")),

@@ -9,7 +9,7 @@ from inference.models import ServedModel
 from tests.load.engine_alone import fixed_length, ready_engine
 
 
-def load(model: ServedModel) -> Engine:
+def load(model: ServedModel, *, beside: object = None) -> Engine:
     engine = ready_engine(settings.MODELS_DIR / model.path)
     submit = engine.submit
 

@@ -1,61 +1,42 @@
 """A trained classifier or regressor, read back from where it was saved: texts in, probabilities out.
 
-What it is stands in classifier.json beside the weights. Knows nothing of how it was trained, or of how good it is.
+What it is stands in classifier.json beside the weights (`inference.formats.classifier_card`). Knows nothing of how it
+was trained, or of how good it is. Workers serve it through the engine, with the same head (`inference.engine.head`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
+from inference.engine.head import Head, answers, read_head
 from inference.engine.interface import ModelLoadError
 from inference.engine.loaded_model import LoadedModel, load_model
+from inference.formats.errors import ModelFileError
 from training.datasets.examples import LabelledExample
 from training.encoding import Encoder
 from training.trainer.attention import PackedAttention
 from training.trainer.data import chunks
-from training.trainer.evaluation import THRESHOLD, Kind
 from training.trainer.failures import TrainingFailure
 from training.trainer.labelled_split import LabelledSplit, Target
 from training.trainer.lora import LoraAdapter
-from training.trainer.model_files import SCORE_FILE
-from training.trainer.peft_files import SCORE, read_lora, restore_adapter
+from training.trainer.peft_files import read_lora, restore_adapter
 
-CARD = "classifier.json"
 _TOKENS = 4096  # of one forward pass
 
 
-class Card(msgspec.Struct, kw_only=True):
-    """classifier.json."""
-
-    format: Literal[1] = 1
-    task: Literal["classification", "regression"]
-    kind: Kind
-    labels: list[str]  # of the outputs, in order; regression has one output and no label
-    pooling: Literal["last"] = "last"  # the head reads the last token's final state, normed
-    threshold: float = THRESHOLD  # of multi-label: from which probability on a text has a label
-    mean: float  # of regression: the output times `std` plus `mean` is in the unit of the data
-    std: float
-    max_length: int  # tokens; what is beyond is cut off
-    base: str  # SHA-256 of the content of the model that an adapter is for
-
-
 class Classifier:
-    def __init__(
-        self, card: Card, loaded: LoadedModel, adapter: LoraAdapter | None, score: torch.Tensor
-    ) -> None:
-        """score [outputs, hidden_size]"""
-        self.card = card
+    def __init__(self, head: Head, loaded: LoadedModel, adapter: LoraAdapter | None) -> None:
+        self.card = head.card
         self.encoder = Encoder(loaded.tokenizer, loaded.template, loaded.end_token_ids)
         self._loaded, self._adapter = loaded, adapter
         self._device = loaded.model.device
-        self._score = score.to(self._device, torch.float32)
+        self._score = torch.tensor(head.score, device=self._device)
 
     @property
     def labels(self) -> list[str]:
@@ -83,21 +64,11 @@ class Classifier:
             batch = split.batch(some, self._device)
             attend = PackedAttention(batch.lengths, self._loaded.config.layer_windows, self._device)
             hidden = self._loaded.model(batch.ids, batch.positions, attend, self._adapter)
-            rows = self._answers(F.linear(hidden[batch.rows].float(), self._score)).tolist()
+            logits = F.linear(hidden[batch.rows].float(), self._score)
+            rows = answers(self.card, logits.cpu().numpy()).tolist()
             found |= zip((span.start for span in some), rows, strict=True)
             beat()
         return [found[span.start] for span in spans], [split.target(span) for span in spans]
-
-    def _answers(self, logits: torch.Tensor) -> torch.Tensor:
-        """fp64, in which probabilities of several labels add up to one."""
-        logits = logits.double()
-        match self.card.kind:
-            case "regression":
-                return logits * self.card.std + self.card.mean
-            case "multilabel":
-                return logits.sigmoid()
-            case _:
-                return logits.softmax(dim=1)
 
 
 def load(
@@ -105,30 +76,21 @@ def load(
 ) -> Classifier:
     """An adapter's folder and the model it is for, or a whole model's folder alone. Raises TrainingFailure `model`."""
     try:
-        card = msgspec.json.decode((folder / CARD).read_bytes(), type=Card)
         if not (folder / "adapter_config.json").is_file():
             loaded = load_model(folder, dtype=dtype, device=device, trainable=True)
-            return Classifier(card, loaded, None, _whole_models_score(folder))
+            return Classifier(read_head(folder, loaded.config.hidden_size), loaded, None)
         if base is None:
             raise TrainingFailure("model", f"{folder.name} is an adapter; name the model it is for, too.")
         if isinstance(base, Path):
             base = load_model(base, dtype=dtype, device=device, trainable=True)
-        if base.digest != card.base:
+        head = read_head(folder, base.config.hidden_size)
+        if base.digest != head.card.base:
             raise TrainingFailure("model", f"{folder.name} was trained on another model than this.")
-        weights = (folder / "adapter_model.safetensors").read_bytes()
         lora = read_lora((folder / "adapter_config.json").read_bytes())
         adapter = LoraAdapter(base.config, lora, seed=0).eval()
-        score = torch.empty(max(len(card.labels), 1), base.config.hidden_size)
-        restore_adapter(adapter, weights, score)
-        return Classifier(card, base, adapter.to(base.model.device), score)
+        restore_adapter(adapter, (folder / "adapter_model.safetensors").read_bytes())
+        return Classifier(head, base, adapter.to(base.model.device))
     except ModelLoadError as error:
         raise TrainingFailure("model", str(error)) from error
-    except (OSError, SafetensorError, msgspec.DecodeError) as error:
+    except (OSError, SafetensorError, msgspec.DecodeError, ModelFileError) as error:
         raise TrainingFailure("model", f"The classifier in {folder.name} cannot be read: {error}.") from error
-
-
-def _whole_models_score(folder: Path) -> torch.Tensor:
-    file = folder / SCORE_FILE
-    with safe_open(str(file if file.is_file() else folder / "model.safetensors"), framework="pt") as opened:
-        score: torch.Tensor = opened.get_tensor(SCORE)
-    return score

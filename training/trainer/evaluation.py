@@ -32,9 +32,9 @@ from typing import Any, Literal
 
 import msgspec
 
-Kind = Literal["binary", "multiclass", "multilabel", "regression"]
+from inference.formats.classifier_card import Kind
+
 Judged = Literal["test", "validation", "fold"]  # "fold": the part that a cross-validation held back
-THRESHOLD = 0.5  # of multi-label: from which probability on a text has a label
 ROC_POINTS = 200  # of one curve, at most
 SCATTER_POINTS = 500
 MOST_DRAWN = 100  # labels: with more there are neither curves nor a confusion matrix

@@ -14,10 +14,11 @@ import msgspec
 import torch
 import torch.nn.functional as F
 
+from inference.formats.classifier_card import CARD_FILE, Card
 from training.datasets.examples import LabelledExample
 from training.datasets.frozen import read_manifest
 from training.encoding import Encoder
-from training.trainer.classifier import CARD, Card, Classifier
+from training.trainer.classifier import Classifier
 from training.trainer.evaluation import Evaluation, Judged
 from training.trainer.failures import TrainingFailure
 from training.trainer.folds import Examples, Use
@@ -83,7 +84,7 @@ class Labelled:
             max_length=max_length,
             base=base,
         )
-        described = files | {CARD: msgspec.json.format(msgspec.json.encode(card), indent=1)}
+        described = files | {CARD_FILE: msgspec.json.format(msgspec.json.encode(card), indent=1)}
         if CONFIG in files:
             described[CONFIG] = self._transformers_config(files[CONFIG])
         return described

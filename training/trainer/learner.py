@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from inference.engine.interface import ModelLoadError
 from inference.engine.loaded_model import LoadedModel, load_model
 from inference.engine.model import Adapt, Layer, QKNorm, Turns
+from inference.formats.classifier_card import SCORE
 from training.trainer.attention import PackedAttention
 from training.trainer.data import Batch
 from training.trainer.dropout import ResidualDropout
@@ -22,7 +23,7 @@ from training.trainer.failures import TrainingFailure
 from training.trainer.lora import LoraAdapter
 from training.trainer.model_files import model_files
 from training.trainer.objective import Objective
-from training.trainer.peft_files import SCORE, adapter_files, restore_adapter
+from training.trainer.peft_files import adapter_files, restore_adapter
 from training.trainer.prefix import sharing_prefix
 from training.trainer.spec import Spec
 

@@ -10,11 +10,9 @@ from safetensors.torch import save
 from inference.engine.adapter_file import PRODUCTS, module_shapes
 from inference.engine.config import ModelConfig
 from inference.engine.model import Layer, LlamaModel, QKNorm
+from inference.formats.classifier_card import SCORE, SCORE_FILE
 from inference.formats.model_files import find_model
 from training.trainer.gguf_model import gguf_file
-from training.trainer.peft_files import SCORE
-
-SCORE_FILE = "score.safetensors"  # the head of a classifier beside a GGUF, which has no place for it
 
 
 def model_files(

@@ -8,13 +8,12 @@ import msgspec
 import torch
 from safetensors.torch import load, save
 
+from inference.formats.classifier_card import ADAPTERS_SCORE
 from training.trainer.failures import TrainingFailure
 from training.trainer.lora import LoraAdapter
 from training.trainer.spec import Lora
 
-SCORE = "score.weight"  # the head of a classifier, as transformers calls it
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-_STORED_SCORE = f"base_model.model.{SCORE}"
 
 
 def adapter_files(
@@ -43,7 +42,7 @@ def adapter_files(
         for name, parameter in parameters.items()
     }
     if score is not None:
-        tensors[_STORED_SCORE] = score.detach().cpu().contiguous()
+        tensors[ADAPTERS_SCORE] = score.detach().cpu().contiguous()
     return {
         "adapter_config.json": json.dumps(config, indent=1).encode(),
         "adapter_model.safetensors": save(tensors),
@@ -65,7 +64,7 @@ def restore_adapter(adapter: LoraAdapter, data: bytes, score: torch.Tensor | Non
         for name, parameter in parameters.items()
     }
     if score is not None:
-        places[_STORED_SCORE] = score
+        places[ADAPTERS_SCORE] = score
     with torch.no_grad():
         for name, place in places.items():
             found = stored.get(name)

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics
 
+from inference.formats.classifier_card import THRESHOLD
 from training.trainer.evaluation import (
     MOST_DRAWN,
     ROC_POINTS,
     SCATTER_POINTS,
-    THRESHOLD,
     Averages,
     Classification,
     ClassScore,

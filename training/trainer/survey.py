@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, TypeVar
 
+from inference.formats.classifier_card import Kind
 from training.datasets.examples import LabelledExample
 from training.datasets.problems import DataError
-from training.trainer.evaluation import Kind
 from training.trainer.failures import TrainingFailure
 from training.trainer.folds import Examples, Use
 

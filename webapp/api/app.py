@@ -15,6 +15,8 @@ from webapp.api import (
     fine_tuning_routes,
     message_routes,
     model_routes,
+    moderation_routes,
+    response_routes,
 )
 from webapp.api.errors import answer_errors
 from webapp.api.idempotency import answer_once, claim_first
@@ -52,3 +54,7 @@ api.add_router("/files", file_routes.router, tags=["Files"])
 api.add_router("/fine_tuning", fine_tuning_routes.router, tags=["Fine-tuning"])
 # Base models and what came of the workspace's own fine-tunes.
 api.add_router("/models", model_routes.router, tags=["Models"])
+# What a classifier of the workspace's says of texts.
+api.add_router("/moderations", moderation_routes.router, tags=["Moderations"])
+# Answers that are kept, and gone on from.
+api.add_router("/responses", response_routes.router, tags=["Responses"])

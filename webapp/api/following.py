@@ -119,7 +119,7 @@ class Following:
         self.woken = time.monotonic()
         self._leading = self.choices[:: each or len(ids)]
         self._begun = rows is not None
-        self._closed = False
+        self._closed = self._poked = False
         self._error: UserError | None = None
         self._changed: dict[Choice, None] = dict.fromkeys(over.values())  # an ordered set
         self._arrived = asyncio.Event()
@@ -165,14 +165,15 @@ class Following:
         return self.choices
 
     async def changes(self) -> AsyncIterator[list[Choice]]:
-        """The choices that have changed since last time, first those that have anything; empty now and then where
-        nothing comes. Raises UserError, behind what came before it, where one does not end well."""
-        silent = False
+        """The choices that have changed since last time, first those that have anything; empty where nothing has come
+        for so long that the reader should hear of it. Raises UserError, behind what came before it, where one does not
+        end well."""
         while True:
+            self._arrived.clear()
             changed, self._changed = self._changed, {}
-            if changed or silent:
+            if changed or self._poked:
+                self._poked = False
                 yield list(changed)
-            silent = True
             if not self._changed:
                 self._raise_failure()
                 if self._all_ended:
@@ -182,10 +183,11 @@ class Following:
     def end(self, error: UserError) -> None:
         """The reader is told of this error, and what has not ended is cancelled."""
         self._error = error
-        self.poke()
+        self._arrived.set()
 
     def poke(self) -> None:
-        """Wakes the reader up."""
+        """Wakes the reader up, with nothing to tell."""
+        self._poked = True
         self._arrived.set()
 
     def close(self) -> None:
@@ -199,7 +201,7 @@ class Following:
         left = [id_ for id_, choice in zip(self.ids, self.choices, strict=True) if not choice.ended]
         if left and self._begun and not self.lasting:
             wait = self.resumable is not None and self._error is None
-            _run_in_background(_cancel(left, self.resumable if wait else None))
+            run_in_background(_cancel(left, self.resumable if wait else None))
 
     def close_from_any_thread(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -238,7 +240,7 @@ async def _cancel(ids: list[UUID], resumable: UUID | None) -> None:
     await sync_to_async(services.cancel_generations)(ids=ids)
 
 
-def _run_in_background(work: Coroutine[Any, Any, None]) -> None:
+def run_in_background(work: Coroutine[Any, Any, None]) -> None:
     """In a context of its own: the request's, and its thread for the database, end with the request."""
     task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
     _background.add(task)

@@ -93,6 +93,7 @@ async def retrieve_message(
     response={200: ConversationMessage, **ERRORS},
     summary="Stop a reply",
 )
+@repeatable
 async def stop_reply(request: HttpRequest, conversation_id: str, message_id: str) -> Any:
     """What it said so far is kept. Stopping one that has ended is no error."""
     who = caller(request)

@@ -21,7 +21,7 @@ from inference.models import ServedModel
 from inference.services import Prompt
 from webapp.api import reading_services, services
 from webapp.api.auth import Caller
-from webapp.api.following import Choice, Following
+from webapp.api.following import Choice, Following, run_in_background
 from webapp.api.models import Completion
 from webapp.core.errors import UserError
 
@@ -52,39 +52,44 @@ async def read_texts(
 
     Raises UserError: those of any request for a model, and for a text that cannot be read one that names it.
     """
-    started = await sync_to_async(reading_services.start_reading)(
-        caller=caller, kind=kind, model=model, tokens=services.tokens_of(prompts)
-    )
+    start = partial(reading_services.start_reading, caller=caller, kind=kind, model=model, prompts=prompts)
+    started = await sync_to_async(start)()
     size = max(1, min(_WAVE, settings.INFERENCE_MAX_QUEUED // _PART_OF_QUEUE))
     choices: list[Choice] = []
-    while len(choices) < len(prompts):
-        at = len(choices)
-        wave = await _read_wave(caller, started, prompts[at : at + size], at)
-        if not choices:
-            for choice in wave:
-                check(choice.result)
-        choices += wave
-    await sync_to_async(reading_services.forget_reading)(started=started)
+    try:
+        while len(choices) < len(prompts):
+            at = len(choices)
+            choices += await _read_wave(caller, started, prompts, range(len(prompts))[at : at + size])
+            if at == 0:
+                for choice in choices:
+                    check(choice.result)
+    finally:
+        # The client may have hung up: this is done all the same.
+        run_in_background(sync_to_async(reading_services.end_reading)(started=started))
     return Readings([c.result for c in choices], sum(c.prompt_tokens for c in choices), started.headers)
 
 
 async def _read_wave(
-    caller: Caller, started: services.Started, prompts: Sequence[Prompt], at: int
+    caller: Caller, started: services.Started, prompts: Sequence[Prompt], wave: range
 ) -> list[Choice]:
-    """`at` is the index of the first of these texts in the request."""
-    ids = [uuid4() for _prompt in prompts]
+    """Those of the request's texts that have these places."""
+    ids = [uuid4() for _place in wave]
     following = Following(caller, ids, param="input", each=1)
     try:
-        start = partial(reading_services.start_texts, started=started, ids=ids, prompts=prompts)
-        await _begin(following, start, patient=at > 0)
-        choices = await following.whole()
+        start = partial(
+            reading_services.start_texts,
+            started=started,
+            ids=ids,
+            prompts=[prompts[place] for place in wave],
+            first=wave[0],
+        )
+        await _begin(following, start, patient=wave[0] > 0)
+        return await following.whole()
     except UserError as error:
         failed = next((choice for choice in following.choices if choice.failure is error), None)
-        raise error if failed is None else _about(error, at + failed.index) from None
+        raise error if failed is None or len(prompts) == 1 else _about(error, wave[failed.index]) from None
     finally:
         following.close()
-    await sync_to_async(reading_services.forget_texts)(ids=ids)
-    return choices
 
 
 async def _begin(following: Following, start: Callable[[], None], *, patient: bool) -> None:

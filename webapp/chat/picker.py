@@ -10,6 +10,7 @@ from typing import NamedTuple
 from django.utils.translation import gettext as _
 
 from inference.models import ServedModel
+from webapp.chat.serving import note_on
 from webapp.core.errors import NotFound
 
 
@@ -18,6 +19,7 @@ class Choice:
     value: str  # of the address and of the frame; "" is the site's default, whatever it is by then
     label: str
     is_chosen: bool
+    note: str  # see serving.note_on
 
 
 class Picker(NamedTuple):
@@ -45,9 +47,9 @@ def picker(models: Sequence[ServedModel], wanted: str) -> Picker:
         label = model.label
         if labels[label] > 1:  # two jobs of one name: what tells them apart is the end of the model's
             label = f"{label} ({model.name.rsplit(':', 1)[-1]})"
-        return Choice("" if model.is_default else str(model.pk), label, model == chosen)
+        return Choice("" if model.is_default else str(model.pk), label, model == chosen, note_on(model))
 
-    # Somebody's own is always listed; a base model that waits for an operator is nobody else's business.
+    # Somebody's own is always listed; a base model that is not served is nobody else's business.
     # Programs ask a checkpoint by its name; people choose among what came of their fine-tunes.
     listed = [m for m in models if m == chosen or ((m.is_served or m.workspace_id) and not m.is_checkpoint)]
     return Picker(

@@ -267,15 +267,26 @@ def _sent_before(user: User, client_id: uuid.UUID) -> Sent | None:
     return Sent(message.conversation, message, reply, False)
 
 
+def _as_text(turns: list[dict[str, str]]) -> str:
+    """For a model that goes on with a text: what was written so far by both, and what a person adds, in a new line."""
+    text = ""
+    for turn in turns:
+        begins_anew = text and turn["role"] == Message.Role.USER
+        text += ("\n" if begins_anew else "") + turn["content"]
+    return text
+
+
 def _generation(
     conversation: Conversation, model: ServedModel, turns: list[dict[str, str]], api_key: ApiKey | None
 ) -> Generation:
+    goes_on = model.kind == ServedModel.Kind.TEXT
     return inference.start_generation(
         workspace=conversation.workspace,
         user_id=conversation.user_id,
         api_key=api_key,
         model=model,
-        messages=turns,
+        messages=None if goes_on else turns,
+        prompt=_as_text(turns) if goes_on else None,
         params=CHAT_PARAMS,
     )
 

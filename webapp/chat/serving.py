@@ -21,6 +21,16 @@ def trouble_with(model: ServedModel | None) -> str:
     ) % {"model": model.label}
 
 
+def note_on(model: ServedModel | None) -> str:
+    """What to know of a model before one talks to it; "" where it talks as the others do."""
+    if model is None or model.kind != ServedModel.Kind.TEXT:
+        return ""
+    return _(
+        "“%(model)s” was trained on documents and holds no conversation: it goes on with what you write, and with all "
+        "that stands above it."
+    ) % {"model": model.label}
+
+
 def obstacle() -> str:
     """Why a message sent now would have to wait, and what to do; "" where a worker is ready."""
     if not ServedModel.objects.filter(is_default=True).exists():

@@ -73,13 +73,12 @@ def _ask_for_title(generation: Generation) -> None:
     )
     if conversation is None:
         return
-    # What a model was fine-tuned to say is seldom a title: the model it was made from is asked.
-    model = generation.model.base or generation.model
     try:
         conversation.title_generation = inference.start_generation(
             workspace=conversation.workspace,
             user_id=conversation.user_id,
-            model=model,
+            # What a model was fine-tuned to say is seldom a title, and the default one is always there.
+            model=inference.default_model(),
             messages=_prompt(_first_message(conversation)),
             params=_PARAMS,
             purpose="title",

@@ -22,7 +22,7 @@ from webapp.chat.context import list_page
 from webapp.chat.models import Conversation, Message
 from webapp.chat.picker import picker
 from webapp.chat.rendering import render_message
-from webapp.chat.serving import obstacle, trouble_with
+from webapp.chat.serving import note_on, obstacle, trouble_with
 from webapp.core.errors import UserError
 
 PAGE_SIZE = 50
@@ -50,7 +50,8 @@ def home(request: HttpRequest) -> HttpResponse:
     ]
     models = picker(list(models_for(workspace)), request.GET.get("model", ""))
     context = {"conversation": None, "examples": examples, "picker": models, "obstacle": obstacle()}
-    return render(request, "chat/page.html", context | {"trouble": trouble_with(models.chosen)})
+    said = {"trouble": trouble_with(models.chosen), "note": note_on(models.chosen)}
+    return render(request, "chat/page.html", context | said)
 
 
 @require_GET
@@ -60,7 +61,9 @@ def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     found = access.get_conversation(person(request), conversation_id)
     model = access.get_chosen_model(found)
     context = {"conversation": found, "model": model, "obstacle": obstacle(), **_messages(found, None)}
-    return render(request, "chat/page.html", context | {"trouble": trouble_with(model)})
+    trouble = trouble_with(model)
+    said = {"trouble": trouble, "note": "" if trouble else note_on(model)}
+    return render(request, "chat/page.html", context | said)
 
 
 @require_GET

@@ -80,7 +80,9 @@ class Command(BaseCommand):
         if trained:
             self.stdout.write("\nOf workspaces:")
         for model in trained.select_related("base", "workspace"):
-            about = f"adapter to {model.base.name}" if model.base else "a whole model, served by no worker"
+            about = f"adapter to {model.base.name}" if model.base else "a whole model"
+            if model.kind == ServedModel.Kind.CLASSIFIER:
+                about += ", judges texts"
             self.stdout.write(
                 f"   {model.name}  {_size(model.size_bytes)}, {about}, of {model.workspace}  {model.digest[:12]}"
             )

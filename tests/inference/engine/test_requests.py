@@ -272,6 +272,27 @@ def test_a_last_message_that_is_too_long_alone_is_refused(engine: TorchEngine) -
         engine.submit(Request(id="one", messages=messages, truncate_oldest=True))
 
 
+def test_of_a_text_that_is_too_long_the_end_is_kept_and_room_for_an_answer(engine: TorchEngine) -> None:
+    text = " ".join(f"fox {n} and dog {n}" for n in range(500))
+    with pytest.raises(PromptTooLong):
+        engine.submit(Request(id="one", prompt=text))
+    request = Request(id="one", prompt=text, truncate_oldest=True, sampling=SamplingParams(max_tokens=50))
+    ids, whole = engine.encode_prompt(request), engine.tokenizer.encode(text)
+    begun = engine.tokenizer.prompt_prefix
+    assert ids == begun + whole[len(whole) - (1024 - 50 - len(begun)) :]
+    assert engine.submit(request).max_tokens == 50
+    short = Request(id="two", prompt="The fox", truncate_oldest=True)
+    assert engine.encode_prompt(short) == begun + engine.tokenizer.encode("The fox")
+
+
+def test_of_a_text_with_a_limit_the_beginning_is_kept(engine: TorchEngine) -> None:
+    text = " ".join(f"fox {n} and dog {n}" for n in range(500))
+    whole = engine.tokenizer.prompt_prefix + engine.tokenizer.encode(text)
+    assert engine.encode_prompt(Request(id="one", prompt=text, prompt_limit=100)) == whole[:100]
+    with pytest.raises(PromptTooLong):
+        engine.submit(Request(id="one", prompt=text, prompt_limit=1024))
+
+
 # --- Stop means now -----------------------------------------------------------------------------------------
 def test_a_cancelled_request_ends_at_the_next_step(engine: TorchEngine) -> None:
     for n in range(10):  # eight run, two wait

@@ -21,7 +21,7 @@ OF_JOBS = [pattern for pattern in urls.urlpatterns if str(pattern.pattern).start
 OF_ONE = ("job", "job_losses", "search", "search_now")
 PAGES = ("jobs", "jobs_list", "job_new", *OF_ONE)
 LED_ON = ("job_new_method", "job_new_settings")  # pages that lead to the first one where nothing was chosen
-ACTS = ("job_pause", "job_resume", "job_cancel", "job_delete", "search_cancel", "search_delete")
+ACTS = ("job_try", "job_pause", "job_resume", "job_cancel", "job_delete", "search_cancel", "search_delete")
 
 
 @pytest.fixture

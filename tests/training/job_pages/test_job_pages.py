@@ -133,7 +133,11 @@ def test_a_page_is_complete_because_it_is_made_from_rows(client: Client, running
         (RUNNING | {"wish": "cancel"}, [], []),
         ({"state": "paused"}, ["Resume"], ["Cancel"]),
         ({"state": "succeeded", "model": served}, ["Try it"], ["Another like this"]),
-        ({"state": "succeeded", "model": served, "task": "classification"}, [], ["Another like this"]),
+        (
+            {"state": "succeeded", "model": served, "task": "classification"},
+            ["Judge it"],
+            ["Another like this"],
+        ),
         ({"state": "succeeded"}, [], ["Another like this"]),
         ({"state": "failed", "error_code": "disk"}, ["Resume"], ["Another like this"]),
         ({"state": "failed", "error_code": "nan"}, ["Change the settings"], ["Resume"]),

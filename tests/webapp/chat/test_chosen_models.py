@@ -100,14 +100,61 @@ def test_models_of_one_name_are_told_apart(
     assert labels == ["demo", f"support ({newer.name[-8:]})", f"support ({older.name[-8:]})"]
 
 
-def test_a_whole_model_of_a_workspace_is_listed_as_one_that_does_not_answer(
+def test_every_model_that_workers_load_is_listed_and_none_that_judges(
     hers: Client, default: ServedModel, tuned: Any, workspace: Workspace
 ) -> None:
+    other = ServedModel.objects.create(name="other", path="other", digest="0", **FACTS)
+    tuned(workspace, "spam", kind=ServedModel.Kind.CLASSIFIER)
+    own, adapter = tuned(workspace, "own", base=None), tuned(workspace, base=other)
+    page = hers.get("/").content.decode()
+    assert picked(page) == [("demo", True), ("other", False), ("support", False), ("own", False)]
+    assert "Not being served" not in page
+    for model in (other, own, adapter):
+        assert "is not being served" not in hers.get(f"/?model={model.pk}").content.decode()
+
+
+def test_where_workers_have_one_engine_a_whole_model_of_a_workspace_is_listed_as_one_that_does_not_answer(
+    hers: Client, default: ServedModel, tuned: Any, workspace: Workspace, settings: Any
+) -> None:
+    settings.INFERENCE_MAX_MODELS = 1
+    ServedModel.objects.create(name="other", path="other", digest="0", **FACTS)
     own = tuned(workspace, "own", base=None)
     page = hers.get("/").content.decode()
     assert re.search(rf'<optgroup label="Not being served"><option value="{own.pk}" disabled>own<', page)
     assert "is not being served" not in page
     assert "“own” is not being served" in hers.get(f"/?model={own.pk}").content.decode()
+    assert ">other<" not in page
+
+
+def test_a_model_that_only_goes_on_with_a_text_says_so_where_it_is_chosen_and_in_its_chats(
+    hers: Client, default: ServedModel, tuned: Any, workspace: Workspace, alice: User, broker: object
+) -> None:
+    note = "“stories” was trained on documents and holds no conversation: it goes on with what you write"
+    model = tuned(workspace, "stories", base=None, kind=ServedModel.Kind.TEXT)
+    page = hers.get("/").content.decode()
+    assert re.search(rf'<option value="{model.pk}" data-note="{note}', page)
+    assert re.search(r'id="about-model" role="status" hidden></p>', page)
+    assert f'id="about-model" role="status">{note}' in hers.get(f"/?model={model.pk}").content.decode()
+    sent = send(alice, workspace, model=str(model.pk))
+    assert f'role="status">{note}' in hers.get(f"/c/{sent.conversation.pk}/").content.decode()
+
+
+def test_such_a_model_is_given_all_that_was_written_as_one_text(
+    default: ServedModel, tuned: Any, workspace: Workspace, alice: User, broker: object
+) -> None:
+    model = tuned(workspace, "stories", base=None, kind=ServedModel.Kind.TEXT)
+    sent = send(alice, workspace, model=str(model.pk), text="Once upon a time")
+    first = sent.reply.generation
+    assert first is not None
+    assert (first.prompt, first.messages) == ("Once upon a time", [])
+    Generation.objects.update(state="complete", text=" there was a fox.")
+    again = send(alice, workspace, conversation_id=sent.conversation.pk, text="It slept")
+    assert again.reply.generation is not None
+    assert again.reply.generation.prompt == "Once upon a time there was a fox.\nIt slept"
+    Generation.objects.filter(pk=again.reply.generation.pk).update(state="complete", text=" well.")
+    retried = services.retry_reply(reply=again.reply).generation
+    assert retried is not None
+    assert retried.prompt == "Once upon a time there was a fox.\nIt slept"
 
 
 @pytest.mark.parametrize("wanted", ["9999999", "-1", "9" * 40, "demo", "1;drop", "²"])
@@ -220,10 +267,16 @@ def test_a_reply_names_the_model_that_gave_it(
     assert re.search(rf'<span class="model" title="{model.name} · [^"]+">support</span>', page)
 
 
-def test_a_title_is_asked_of_the_base_of_the_model_that_answered(
-    default: ServedModel, tuned: Any, workspace: Workspace, alice: User, broker: object
+@pytest.mark.parametrize("fields", [{}, {"base": None, "kind": ServedModel.Kind.TEXT}])
+def test_a_title_is_asked_of_the_default_model_whichever_answered(
+    fields: dict[str, Any],
+    default: ServedModel,
+    tuned: Any,
+    workspace: Workspace,
+    alice: User,
+    broker: object,
 ) -> None:
-    sent = send(alice, workspace, model=str(tuned(workspace).pk))
+    sent = send(alice, workspace, model=str(tuned(workspace, **fields).pk))
     assert sent.reply.generation is not None
     Generation.objects.update(state="running", attempt=1)
     sent.reply.generation.refresh_from_db()

@@ -13,7 +13,9 @@ socket.addEventListener("up", () => socket.send({ type: "watch", job: page.datas
 socket.on("job", (frame) => {
   const before = state().dataset.state;
   for (const [name, html] of Object.entries(frame.html)) {
-    put(page.querySelector(`[data-part="${CSS.escape(name)}"]`), html);
+    const part = page.querySelector(`[data-part="${CSS.escape(name)}"]`);
+    // What is being tried stays as it is: a connection that comes back brings all parts again.
+    if (name !== "try" || !part.childElementCount) put(part, html);
   }
   if (state().dataset.state !== before) announce(state().dataset.say);
 });

@@ -13,6 +13,9 @@ export class ModelPicker {
       history.replaceState(null, "", `${location.pathname}${query}`);
       // What was said was of the one before: only those that answer can be chosen.
       document.getElementById("trouble")?.remove();
+      const about = document.getElementById("about-model");
+      about.textContent = this.#select.selectedOptions[0].dataset.note ?? "";
+      about.hidden = !about.textContent;
     });
   }
 

@@ -3,148 +3,24 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from inference import model_services, services
-from inference.adapters import OTHER_MODEL, Adapters
-from inference.engine.config_folder import config_from_folder
+from inference.adapters import Adapters
 from inference.engine.engine import TorchEngine
-from inference.engine.interface import Request, StepOutput
-from inference.engine.loader import load_engine
+from inference.engine.interface import StepOutput
 from inference.formats.digest import adapted_digest
-from inference.models import Generation, ServedModel
+from inference.models import ServedModel
 from inference.parameters import SamplingParams
-from inference.running import Running
 from inference.worker import WorkerHost
-from tests.inference.engine.running import Answer, collect
-from tests.inference.lora_adapters import save_adapter
-from tests.inference.tiny_models import save_model
+from tests.inference.serving.conftest import ENGINES, LONG, PAUSE, ended, load
 from tests.services import wait_until
-from webapp.accounts.models import Workspace
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-ENGINES: list[TorchEngine] = []  # of the workers of a test
-PAUSE = {"seconds": 0.0}  # between steps
-MESSAGES = [{"role": "user", "content": "What does the fox do until the morning comes?"}]
-PARAMS = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
-LONG = SamplingParams(temperature=0, max_tokens=900, ignore_eos=True)
-
-
-class PacedEngine(TorchEngine):
-    def step(self) -> list[StepOutput]:
-        time.sleep(PAUSE["seconds"])
-        return super().step()
-
-
-def load(model: ServedModel) -> TorchEngine:
-    engine = load_engine(model.location, dtype="fp32", max_running=8)
-    engine.__class__ = PacedEngine
-    ENGINES.append(engine)
-    return engine
-
-
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("served") / "tiny"
-    save_model(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _site(settings: Any, tmp_path: Path) -> Iterator[None]:
-    settings.INFERENCE_ENGINE = f"{__name__}.load"
-    settings.INFERENCE_LEASE_SECONDS = 5
-    settings.FLYWHEEL_HOME = tmp_path
-    PAUSE["seconds"] = 0.0
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    while ENGINES:
-        ENGINES.pop().close()
-
-
-@pytest.fixture
-def base(tiny_folder: Path, db: None) -> ServedModel:
-    return model_services.register_model(name="tiny", path=tiny_folder)
-
-
-@pytest.fixture
-def adapter(base: ServedModel, workspace: Workspace, tmp_path: Path) -> Callable[..., ServedModel]:
-    """Adds one with its own random weights, as a job that has succeeded would.
-
-    Of these seeds' answers no token is nearly as likely as another, so that rounding chooses none.
-    """
-
-    def add(name: str, seed: int = 7) -> ServedModel:
-        source = save_adapter(tmp_path / "jobs" / name, config_from_folder(base.location), seed=seed)
-        return model_services.add_adapter(
-            workspace=workspace, base=base, name=f"ft:tiny:acme:{name}:01234567", source=source
-        )
-
-    return add
-
-
-@pytest.fixture
-def start(base: ServedModel) -> Iterator[Callable[[], WorkerHost]]:
-    hosts: list[WorkerHost] = []
-
-    def start_host() -> WorkerHost:
-        host = WorkerHost(give_up=lambda: None)
-        hosts.append(host)
-        host.start()
-        assert host.loaded.wait(20)
-        return host
-
-    yield start_host
-    for host in hosts:
-        host.stop()
-
-
-@pytest.fixture
-def ask(workspace: Workspace) -> Callable[..., Generation]:
-    def asking(model: ServedModel, params: SamplingParams = PARAMS) -> Generation:
-        return services.start_generation(workspace=workspace, model=model, messages=MESSAGES, params=params)
-
-    return asking
-
-
-def ended(generation: Generation) -> Generation:
-    def row() -> Generation | None:
-        generation.refresh_from_db()
-        return generation if generation.is_finished else None
-
-    return wait_until(row, "the generation to end", 30)
-
-
-@pytest.fixture(scope="module")
-def reference(tiny_folder: Path) -> Iterator[TorchEngine]:
-    engine = load_engine(tiny_folder, dtype="fp32")
-    yield engine
-    engine.close()
-
-
-@pytest.fixture
-def alone(reference: TorchEngine) -> Callable[..., str]:
-    """What an engine by itself answers with a model."""
-
-    def answering(model: ServedModel, params: SamplingParams = PARAMS) -> str:
-        name = model.name if model.base is not None else ""
-        if name:
-            reference.load_adapter(name, model.location)
-        answer = Answer()
-        reference.submit(Request(id="one", messages=MESSAGES, sampling=params, adapter=name))
-        collect(reference, {"one": answer})
-        return answer.text.replace("\x00", "\ufffd")  # no row holds a NUL
-
-    return answering
 
 
 def test_an_adapter_answers_as_the_engine_does_with_it_and_not_as_its_base(
@@ -249,15 +125,6 @@ def test_an_adapter_that_was_removed_says_so(
     )
 
 
-def test_a_model_that_no_worker_serves_fails_its_reply_at_once(
-    workspace: Workspace, base: ServedModel, start: Callable[[], WorkerHost], ask: Any
-) -> None:
-    whole = model_services.add_workspace_model(workspace=workspace, name="ft:whole", source=base.location)
-    generation = ask(whole)
-    start().run(str(generation.id))
-    assert (ended(generation).error_code, generation.error_message) == ("model_unavailable", OTHER_MODEL)
-
-
 def test_another_worker_continues_a_reply_with_the_same_adapter(
     adapter: Any, start: Callable[[], WorkerHost], ask: Any, alone: Callable[..., str]
 ) -> None:
@@ -319,7 +186,7 @@ def test_a_stop_that_comes_while_the_adapter_is_read_is_heard(
 
 
 def test_adapters_are_read_once_and_the_longest_unused_is_forgotten(
-    base: ServedModel, adapter: Callable[..., ServedModel], ask: Any, monkeypatch: pytest.MonkeyPatch
+    base: ServedModel, adapter: Callable[..., ServedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = load(base)
     reads: list[str] = []
@@ -330,20 +197,21 @@ def test_adapters_are_read_once_and_the_longest_unused_is_forgotten(
         return read(engine, folder)
 
     monkeypatch.setattr(TorchEngine, "read_adapter", noting)
-    adapters = Adapters(kept=2)
+    adapters = Adapters(engine, kept=2)
     models = {seed: adapter(f"number-{seed}", seed=seed) for seed in (1, 2, 3)}
     for seed in (1, 2, 1, 3, 1, 2):
-        running = Running.resumed(ask(models[seed]), [])
-        adapters.fit_out(running, engine, base)
-        assert running.request.adapter == models[seed].digest
+        found = (adapters.known(models[seed]) or adapters.read(models[seed])).adapter
+        assert found is not None
+        assert found.digest == models[seed].digest
     assert reads == [models[seed].location.name for seed in (1, 2, 3, 2)]
 
 
 def test_an_adapter_many_ask_for_at_once_is_read_once(
-    base: ServedModel, adapter: Callable[..., ServedModel], ask: Any, monkeypatch: pytest.MonkeyPatch
+    base: ServedModel, adapter: Callable[..., ServedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, model, adapters = load(base), adapter("support"), Adapters()
-    all_there, reads = threading.Barrier(3), []
+    engine, model = load(base), adapter("support")
+    adapters = Adapters(engine)
+    all_there, reads, found = threading.Barrier(3), [], []
     read = TorchEngine.read_adapter
 
     def noting(engine: TorchEngine, folder: Path) -> Any:
@@ -351,16 +219,15 @@ def test_an_adapter_many_ask_for_at_once_is_read_once(
         return read(engine, folder)
 
     monkeypatch.setattr(TorchEngine, "read_adapter", noting)
-    asked = [Running.resumed(ask(model), []) for _ in range(3)]
 
-    def fit_out(running: Running) -> None:
+    def ask() -> None:
         all_there.wait(10)
-        adapters.fit_out(running, engine, base)
+        found.append(adapters.read(model).adapter)
 
-    threads = [threading.Thread(target=fit_out, args=(running,)) for running in asked]
+    threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
     assert len(reads) == 1
-    assert len({id(running.adapter) for running in asked}) == 1
+    assert len({id(adapter) for adapter in found}) == 1
