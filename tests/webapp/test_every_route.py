@@ -56,6 +56,8 @@ OF_THE_PERSON = {
 # Of a workspace's data and fine-tunes, which test_data_access.py and test_job_access.py ask as everybody.
 OF_DATA = {pattern.name for pattern in training_urls.urlpatterns}
 OF_THE_PERSON |= OF_DATA
+# Of what a workspace uses and may use, which limits/test_usage_pages.py and test_limit_pages.py ask as everybody.
+OF_THE_PERSON |= {"usage", "usage_csv", "limits", "limits_all", "limits_member", "limits_key"}
 # For anybody: they show nothing of anybody.
 OPEN = {
     *("setup", "set_language", "invitation", "/healthz", "/readyz", "/metrics"),

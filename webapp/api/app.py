@@ -13,10 +13,12 @@ from webapp.api import (
     embedding_routes,
     file_routes,
     fine_tuning_routes,
+    limit_routes,
     message_routes,
     model_routes,
     moderation_routes,
     response_routes,
+    usage_routes,
 )
 from webapp.api.errors import answer_errors
 from webapp.api.idempotency import answer_once, claim_first
@@ -52,9 +54,13 @@ api.add_router("/embeddings", embedding_routes.router, tags=["Embeddings"])
 api.add_router("/files", file_routes.router, tags=["Files"])
 # Training jobs, as OpenAI's clients see them.
 api.add_router("/fine_tuning", fine_tuning_routes.router, tags=["Fine-tuning"])
+# What the workspace, its members and its keys may use.
+api.add_router("/limits", limit_routes.router, tags=["Usage and limits"])
 # Base models and what came of the workspace's own fine-tunes.
 api.add_router("/models", model_routes.router, tags=["Models"])
 # What a classifier of the workspace's says of texts.
 api.add_router("/moderations", moderation_routes.router, tags=["Moderations"])
 # Answers that are kept, and gone on from.
 api.add_router("/responses", response_routes.router, tags=["Responses"])
+# What the workspace used, by day.
+api.add_router("/usage", usage_routes.router, tags=["Usage and limits"])

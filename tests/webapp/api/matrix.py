@@ -83,8 +83,16 @@ PLACES: dict[str, Place] = {
     "POST /v1/fine_tuning/jobs/{job_id}/resume": Place("training"),
     "GET /v1/fine_tuning/jobs/{job_id}/events": Place("training"),
     "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": Place("training"),
+    "GET /v1/limits": Place("admin"),
+    "GET /v1/limits/workspace": Place("admin"),
+    "PUT /v1/limits/workspace": Place("admin", {"requests_per_minute": 1}),
+    "GET /v1/limits/users/{user_id}": Place("admin"),
+    "PUT /v1/limits/users/{user_id}": Place("admin", {"requests_per_minute": 1}),
+    "GET /v1/limits/keys/{key_id}": Place("admin"),
+    "PUT /v1/limits/keys/{key_id}": Place("admin", {"requests_per_minute": 1}),
     "GET /v1/models": Place("chat"),
     "GET /v1/models/{model}": Place("chat"),
+    "GET /v1/usage": Place("admin"),
 }
 
 
@@ -155,6 +163,7 @@ IDS: dict[str, Callable[[World], object]] = {
     "key_id": lambda world: world.key,
     "message_id": lambda world: world.reply.pk,
     "model": lambda world: world.model.name,
+    "user_id": lambda world: world.person.pk,
 }
 
 
