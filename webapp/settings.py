@@ -13,6 +13,7 @@ from webapp import database
 from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
 from webapp.core import logs, mail
 from webapp.core.body_limit import MAX_BODY_BYTES
+from webapp.core.public_addresses import Allowed
 from webapp.env import Env, generated_secret
 from webapp.ops import broker
 
@@ -172,6 +173,8 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600.0,
         "options": {"expires": 3600},
     },
+    "deliver webhooks": {"task": "api.deliver_webhooks", "schedule": 5.0, "options": {"expires": 10}},
+    "prune webhooks": {"task": "api.prune_webhooks", "schedule": 3600.0, "options": {"expires": 3600}},
 }
 
 # --- Inference ---------------------------------------------------------------------------------------------
@@ -301,6 +304,9 @@ LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 LOCALE_PATHS = [ROOT / "webapp" / "locale"]
 USE_TZ = True
 TIME_ZONE = "UTC"
+
+# --- Addresses that people typed, as of webhooks ------------------------------------------------------------
+OUTBOUND_ALLOW = Allowed.parse(env.list("OUTBOUND_ALLOW"), variable="OUTBOUND_ALLOW")
 
 # --- Operations --------------------------------------------------------------------------------------------
 HOST = env.str("HOST", "127.0.0.1")

@@ -17,6 +17,7 @@ from inference.models import Generation, ServedModel
 from tests.webapp.site_routes import routes
 from training import urls as training_urls
 from webapp.accounts.models import Membership, Role, User, Workspace
+from webapp.api import urls as api_urls
 from webapp.chat.models import Conversation, Message
 
 pytestmark = pytest.mark.django_db
@@ -58,6 +59,13 @@ OF_DATA = {pattern.name for pattern in training_urls.urlpatterns}
 OF_THE_PERSON |= OF_DATA
 # Of what a workspace uses and may use, which limits/test_usage_pages.py and test_limit_pages.py ask as everybody.
 OF_THE_PERSON |= {"usage", "usage_csv", "limits", "limits_all", "limits_member", "limits_key"}
+# Of a workspace's webhooks: api/test_webhook_pages.py asks these as everybody.
+OF_WEBHOOKS = {
+    pattern.name
+    for pattern in api_urls.urlpatterns
+    if (getattr(pattern, "name", None) or "").startswith("webhook")
+}
+OF_THE_PERSON |= OF_WEBHOOKS
 # For anybody: they show nothing of anybody.
 OPEN = {
     *("setup", "set_language", "invitation", "/healthz", "/readyz", "/metrics"),

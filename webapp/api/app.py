@@ -19,6 +19,7 @@ from webapp.api import (
     moderation_routes,
     response_routes,
     usage_routes,
+    webhook_routes,
 )
 from webapp.api.errors import answer_errors
 from webapp.api.idempotency import answer_once, claim_first
@@ -64,3 +65,6 @@ api.add_router("/moderations", moderation_routes.router, tags=["Moderations"])
 api.add_router("/responses", response_routes.router, tags=["Responses"])
 # What the workspace used, by day.
 api.add_router("/usage", usage_routes.router, tags=["Usage and limits"])
+# Who is told of events.
+api.add_router("/webhook_endpoints", webhook_routes.router, tags=["Webhooks"])
+api.add_router("/webhook_event_types", webhook_routes.event_types_router, tags=["Webhooks"])

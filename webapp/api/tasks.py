@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from webapp.api import idempotency, services
+from webapp.api import idempotency, services, webhook_delivery
 
 
 @shared_task(name="api.forget")
@@ -15,3 +15,13 @@ def forget() -> None:
 @shared_task(name="api.sweep_idempotency")
 def sweep_idempotency() -> None:
     idempotency.sweep()
+
+
+@shared_task(name="api.deliver_webhooks")
+def deliver_webhooks() -> None:
+    webhook_delivery.deliver_due()
+
+
+@shared_task(name="api.prune_webhooks")
+def prune_webhooks() -> None:
+    webhook_delivery.prune()
