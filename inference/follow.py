@@ -198,10 +198,12 @@ class StepReader:
     # --- the fast path --------------------------------------------------------------------------------------
     async def _listen(self) -> None:
         pause = 0.05
-        while True:
+        while _goes_on():
             try:
                 async with self._subscription.pubsub(ignore_subscribe_messages=True) as pubsub:
                     await pubsub.subscribe(STEPS_CHANNEL)
+                    if not _goes_on():
+                        return
                     for follower in self._everyone():
                         if not follower.behind:
                             self._fall_behind(follower)
@@ -234,8 +236,8 @@ class StepReader:
 
     # --- the log --------------------------------------------------------------------------------------------
     async def _catch_up(self) -> None:
-        while True:
-            while self._behind:
+        while _goes_on():
+            while self._behind and _goes_on():
                 batch = [self._behind.popleft() for _ in range(min(len(self._behind), _CATCH_UP_BATCH))]
                 try:
                     await self._read_logs(batch)
@@ -244,7 +246,7 @@ class StepReader:
                     self._behind.extendleft(batch)
                     await asyncio.sleep(0.2)
             self._wake.clear()
-            if not self._behind:
+            if not self._behind and _goes_on():
                 await self._wake.wait()
 
     async def _read_logs(self, waiting: list[Follower]) -> None:
@@ -284,7 +286,7 @@ class StepReader:
 
     # --- the row --------------------------------------------------------------------------------------------
     async def _look_after_the_quiet(self) -> None:
-        while True:
+        while _goes_on():
             await asyncio.sleep(QUIET_SECONDS / 4)
             try:
                 await self._check_quiet()
@@ -311,6 +313,13 @@ class StepReader:
             elif row.is_finished:
                 # Its worker died between the row and the log's last event, or the log is gone.
                 follower.give_row(row)
+
+
+def _goes_on() -> bool:
+    """False once this task was cancelled: `asyncio.wait_for`, which redis-py sends with, forgets a cancellation that
+    comes just as it ends (python/cpython 86296), and an event loop waits for its tasks before it closes."""
+    task = asyncio.current_task()
+    return task is None or not task.cancelling()
 
 
 @sync_to_async

@@ -3,7 +3,8 @@
 It keeps the engine's contract (admission, resumption, stop strings, cancellation), so everything around it is real.
 
 Speed and length: SCRIPTED_RATE tokens a second for each reply [50] and SCRIPTED_TOKENS [64], or `max_tokens`, or, in
-the last message, words such as `tokens=200`, `rate=25` and `fail_after=10`; `say=Quiet_harbours` is an answer.
+the last message, words such as `tokens=200`, `rate=25` and `fail_after=10`; `say=Quiet_harbours` is an answer, which
+ends by itself.
 With an adapter it answers what "says" is in the adapter's adapter_config.json, spelt in the same way.
 
 Of a prompt, each word is a token. Logprobs are a function of (token's text, position), a vector is one of the text's
@@ -22,6 +23,7 @@ import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from inference.engine.interface import (
     Admission,
@@ -135,6 +137,11 @@ class _Sequence:
     say: list[str] = field(default_factory=list)  # the words of the answer, where the message gives them
     held: str = ""  # decoded, but maybe the beginning of a stop string
     read: bool = False  # what there is to say of the prompt has been said
+
+    @property
+    def ending(self) -> Literal["stop", "length"]:
+        """Who was told what to say ends by itself."""
+        return "stop" if self.say and self.position >= len(self.say) else "length"
 
 
 class ScriptedEngine:
@@ -263,12 +270,13 @@ class ScriptedEngine:
         if sequence.position == sequence.fail_after:
             return StepOutput(request.id, [], "", "error", "The scripted engine was told to fail here.")
         if sequence.position >= sequence.max_tokens:
-            return self._read(sequence, StepOutput(request.id, [], self._flush(sequence), "length"))
+            return self._read(sequence, StepOutput(request.id, [], self._flush(sequence), sequence.ending))
         # After a stall it goes on at its speed, from the current tick, instead of catching up in a burst.
         sequence.due = max(sequence.due + sequence.interval, now // sequence.interval * sequence.interval)
         token, text, stopped = self._say(sequence)
-        reason = "stop" if stopped else "length" if sequence.position >= sequence.max_tokens else None
-        if reason == "length":
+        at_end = sequence.position >= sequence.max_tokens
+        reason = "stop" if stopped else sequence.ending if at_end else None
+        if at_end and not stopped:
             text += self._flush(sequence)
         output = StepOutput(request.id, [token], text, reason)
         if request.sampling.logprobs is not None:

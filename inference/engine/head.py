@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.formats.classifier_card import ADAPTERS_SCORE, SCORE, SCORE_FILE, Card, read_card
+from inference.formats.classifier_card import ADAPTERS_SCORE, SCORE, SCORE_FILE, VALUE, Card, read_card
 from inference.formats.errors import ModelFileError
 from inference.formats.safetensors_file import StoredTensor, read_headers
 
-VALUE = "value"  # what a regressor's number is called
 _FILES = ((SCORE_FILE, SCORE), ("adapter_model.safetensors", ADAPTERS_SCORE), ("model.safetensors", SCORE))
 
 

@@ -13,6 +13,7 @@ CARD_FILE = "classifier.json"
 SCORE_FILE = "score.safetensors"  # the head of a classifier beside a GGUF, which has no place for it
 SCORE = "score.weight"  # the head, as transformers calls it
 ADAPTERS_SCORE = f"base_model.model.{SCORE}"  # as PEFT does, in an adapter's own file
+VALUE = "value"  # what a regressor's number is called
 Kind = Literal["binary", "multiclass", "multilabel", "regression"]
 THRESHOLD = 0.5  # of multi-label: from which probability on a text has a label
 _MOST_BYTES = 4 * 2**20

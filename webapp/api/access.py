@@ -9,8 +9,9 @@ import uuid
 from collections.abc import Collection
 from datetime import datetime
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q, QuerySet, TextField
 from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -20,7 +21,7 @@ from webapp.api.auth import Caller
 from webapp.api.errors import ModelNotFound
 from webapp.api.models import Completion
 from webapp.core import sql
-from webapp.core.errors import NotFound
+from webapp.core.errors import NotFound, UserError
 
 # What ids look like outside, by kind: "chatcmpl-" and the row's id in 32 hexadecimal digits.
 PREFIXES = {
@@ -42,6 +43,16 @@ def model_named(workspace: Workspace, name: str) -> ServedModel:
     if not found or not found[0].is_served:
         raise ModelNotFound(name)
     return found[0]
+
+
+def writing_model(workspace: Workspace, name: str) -> ServedModel:
+    """One that has to do with texts itself. Raises ModelNotFound, and UserError `wrong_kind_of_model` for one that only
+    judges them."""
+    model = model_named(workspace, name)
+    if model.kind == ServedModel.Kind.CLASSIFIER:
+        message = _("“%(name)s” judges texts and writes none; ask it with /v1/moderations.")
+        raise UserError("wrong_kind_of_model", message % {"name": name}, param="model")
+    return model
 
 
 def public_id(completion: Completion) -> str:
@@ -78,7 +89,7 @@ def list_completions(
         found = found.filter(model_name=model)
     for number, (key, value) in enumerate((metadata or {}).items()):
         # Not metadata__KEY: what a program sends is no lookup of Django's.
-        found = found.alias(**{f"value{number}": KeyTextTransform(key, "metadata")})
+        found = found.alias(**{f"value{number}": Cast(KeyTextTransform(key, "metadata"), TextField())})
         found = found.filter(**{f"value{number}": value})
     if beyond is not None:
         compare = "lt" if newest_first else "gt"

@@ -16,6 +16,8 @@ from webapp.api import (
     limit_routes,
     message_routes,
     model_routes,
+    moderation_routes,
+    response_routes,
     usage_routes,
     webhook_routes,
 )
@@ -57,6 +59,10 @@ api.add_router("/fine_tuning", fine_tuning_routes.router, tags=["Fine-tuning"])
 api.add_router("/limits", limit_routes.router, tags=["Usage and limits"])
 # Base models and what came of the workspace's own fine-tunes.
 api.add_router("/models", model_routes.router, tags=["Models"])
+# What a classifier of the workspace's says of texts.
+api.add_router("/moderations", moderation_routes.router, tags=["Moderations"])
+# Answers that are kept, and gone on from.
+api.add_router("/responses", response_routes.router, tags=["Responses"])
 # What the workspace used, by day.
 api.add_router("/usage", usage_routes.router, tags=["Usage and limits"])
 # Who is told of events.

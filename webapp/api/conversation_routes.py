@@ -13,7 +13,7 @@ from asgiref.sync import sync_to_async
 from django.http import HttpRequest
 from ninja import Query, Router
 
-from webapp.api.access import model_named
+from webapp.api.access import writing_model
 from webapp.api.auth import Caller, NeedsAsync, caller
 from webapp.api.conversation_schemas import (
     Conversation,
@@ -58,7 +58,7 @@ async def create_conversation(request: HttpRequest, body: NewConversation) -> An
     With an Idempotency-Key it can be sent again without harm."""
 
     def begin() -> services.Sent:
-        named = None if body.model is None else model_named(caller(request).workspace, body.model)
+        named = None if body.model is None else writing_model(caller(request).workspace, body.model)
         model = "" if named is None else str(named.pk)
         return send(request, body.content, conversation_id=None, model=model, title=body.title or "")
 

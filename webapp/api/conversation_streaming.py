@@ -12,7 +12,6 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponseBase
 
-from webapp.api import idempotency
 from webapp.api.auth import Caller, caller
 from webapp.api.conversation_schemas import (
     ConversationMessage,
@@ -61,7 +60,7 @@ def send(
 
 def _client_id(who: Caller, idempotency_key: str | None) -> uuid.UUID:
     """What the same message sent again is known by."""
-    if idempotency_key is None:
+    if not idempotency_key:
         return uuid.uuid4()
     return uuid.uuid5(who.workspace.pk, f"{who.user.pk}:{idempotency_key}")
 

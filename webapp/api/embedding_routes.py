@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from ninja import Router, Schema
 from pydantic import Field
 
-from webapp.api.access import model_named
+from webapp.api.access import writing_model
 from webapp.api.auth import NeedsAsync, caller
 from webapp.api.idempotency import repeatable
 from webapp.api.inputs import TextsOrIds, prompts_of
@@ -59,7 +59,7 @@ async def create_embeddings(request: HttpRequest, body: EmbeddingRequest) -> Any
     """Each input's vector, in the order of the inputs: up to 2,048 texts, or lists of the model's token ids. A vector
     is the mean of what the model makes of all tokens, with length 1."""
     who, prompts = caller(request), prompts_of(body.input)
-    model = await sync_to_async(model_named)(who.workspace, body.model)
+    model = await sync_to_async(writing_model)(who.workspace, body.model)
     readings = await read_texts(
         who,
         kind=Completion.Kind.EMBEDDING,

@@ -15,21 +15,12 @@ MAX_INPUTS = 2048  # of one request, as OpenAI has it
 _TEXT = {"type": "string", "minLength": 1}
 _IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _MANY = {"minItems": 1, "maxItems": MAX_INPUTS}
-# Checked by `prompts_of` and `texts_of`, which say which input is wrong and why.
+TEXT_SCHEMAS = [_TEXT, {"type": "array", "items": _TEXT, **_MANY}]
+# Checked by `prompts_of`, which says which input is wrong and why.
 TextsOrIds = Annotated[
     Any,
-    WithJsonSchema(
-        {
-            "anyOf": [
-                _TEXT,
-                {"type": "array", "items": _TEXT, **_MANY},
-                _IDS,
-                {"type": "array", "items": _IDS, **_MANY},
-            ]
-        }
-    ),
+    WithJsonSchema({"anyOf": [*TEXT_SCHEMAS, _IDS, {"type": "array", "items": _IDS, **_MANY}]}),
 ]
-Texts = Annotated[Any, WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, **_MANY}]})]
 
 
 def prompts_of(value: Any) -> list[Prompt]:

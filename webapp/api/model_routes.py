@@ -8,7 +8,7 @@ from asgiref.sync import sync_to_async
 from django.http import HttpRequest
 from ninja import Router, Schema
 
-from inference.access import models_for
+from inference.access import classifiers_for, models_for
 from inference.models import ServedModel
 from webapp.accounts.models import Workspace
 from webapp.api.access import model_named
@@ -24,6 +24,7 @@ class Model(Schema):
     created: int
     owned_by: str
     context_length: int
+    kind: str  # what it does: "chat" answers messages, "text" goes on with a text, a "classifier" judges one
     base: str | None = None  # of an adapter: the model it changes
 
 
@@ -34,7 +35,8 @@ class Models(Schema):
 
 @router.get("", response={200: Models, **ERRORS}, summary="List models")
 async def list_models(request: HttpRequest) -> Any:
-    """Models that chat, completions and embeddings take, the site's default first."""
+    """Models that chat, completions and embeddings take, the site's default first; then those that judge texts, which
+    moderations take."""
     return await sync_to_async(_listed)(caller(request).workspace)
 
 
@@ -45,7 +47,8 @@ async def retrieve_model(request: HttpRequest, model: str) -> Any:
 
 
 def _listed(workspace: Workspace) -> Models:
-    return Models(data=[as_model(model) for model in models_for(workspace) if model.is_served])
+    found = [*models_for(workspace), *classifiers_for(workspace)]
+    return Models(data=[as_model(model) for model in found if model.is_served])
 
 
 def as_model(model: ServedModel) -> Model:
@@ -54,5 +57,6 @@ def as_model(model: ServedModel) -> Model:
         created=int(model.created_at.timestamp()),
         owned_by="flywheel" if model.workspace_id is None else f"workspace-{model.workspace_id}",
         context_length=model.context_length,
+        kind=model.kind,
         base=model.base.name if model.base else None,
     )

@@ -26,7 +26,9 @@ from inference.parameters import JsonObject, JsonSchema, ResponseFormat, Samplin
 
 MAX_CHOICES = 16
 # top_p may be 0 in OpenAI's API, which means the likeliest token.
-_LEAST_TOP_P = 1e-6
+LEAST_TOP_P = 1e-6
+# Of a schema: far more than a grammar takes, and far less than makes any reader or writer of JSON give up.
+_MAX_DEPTH = 200
 UNSUPPORTED = "unsupported"  # the type of error that becomes `unsupported_parameter`
 
 
@@ -124,7 +126,7 @@ class SamplingFields(Body):
         return SamplingParams(
             max_tokens=max_tokens,
             temperature=self.temperature,
-            top_p=None if self.top_p is None else max(self.top_p, _LEAST_TOP_P),
+            top_p=None if self.top_p is None else max(self.top_p, LEAST_TOP_P),
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
@@ -166,19 +168,22 @@ class JsonObjectFormat(Body):
 
 
 def _that_can_be_written(schema: dict[str, Any]) -> dict[str, Any]:
-    try:
-        json.dumps(schema)
-    except RecursionError:
-        raise PydanticCustomError("value_error", "it is nested too deeply")
-    return schema
+    level: list[Any] = [schema]
+    for _depth in range(_MAX_DEPTH):
+        inner = [list(part.values()) if isinstance(part, dict) else part for part in level]
+        level = [value for part in inner if isinstance(part, list) for value in part]
+        if not level:
+            return schema
+    raise PydanticCustomError("value_error", "it is nested too deeply")
+
+
+SchemaObject = Annotated[dict[str, Any], AfterValidator(_that_can_be_written)]
 
 
 class NamedSchema(Body):
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
     description: str | None = None
-    json_schema: Annotated[dict[str, Any], AfterValidator(_that_can_be_written)] | None = Field(
-        None, alias="schema"
-    )
+    json_schema: SchemaObject | None = Field(None, alias="schema")
     strict: bool | None = None  # it is kept to either way
 
 
@@ -195,15 +200,17 @@ def _kind_of_format(value: Any) -> str | None:
     return _FORMATS.get(kind) if isinstance(kind, str) else None
 
 
+# Of a union of formats with the tags above.
+ONE_OF_FORMATS = Discriminator(
+    _kind_of_format,
+    custom_error_type="unknown_format",
+    custom_error_message="its type has to be text, json_object or json_schema",
+)
 Format = Annotated[
     Annotated[TextFormat, Tag("of text")]
     | Annotated[JsonObjectFormat, Tag("of an object")]
     | Annotated[JsonSchemaFormat, Tag("of a schema")],
-    Discriminator(
-        _kind_of_format,
-        custom_error_type="unknown_format",
-        custom_error_message="its type has to be text, json_object or json_schema",
-    ),
+    ONE_OF_FORMATS,
 ]
 
 

@@ -61,10 +61,10 @@ def start_completion(
     """Records a completion and its generations, with these `ids`, and starts them.
 
     `request` is what of the request the answer repeats; `bind` is called with the completion in the transaction that
-    records it. Raises ModelNotFound, and UserError `no_worker`, `busy`, `rate_limit_exceeded`, `quota_exceeded`,
-    having recorded nothing.
+    records it. Raises ModelNotFound, and UserError `wrong_kind_of_model`, `no_worker`, `busy`, `rate_limit_exceeded`,
+    `quota_exceeded`, having recorded nothing.
     """
-    answering = access.model_named(caller.workspace, model)
+    answering = access.writing_model(caller.workspace, model)
     refuse_without_workers()
     completion = Completion(
         id=uuid4(),

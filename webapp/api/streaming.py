@@ -32,7 +32,7 @@ STREAM: dict[str, Any] = {
     }
 }
 _DONE = b"data: [DONE]\n\n"
-# A comment, and no empty line after it: OpenAI's client would take that for an event without data, once one had an id.
+# A comment, and no empty line behind it: OpenAI's client, once it has seen an id, would take that for an empty event.
 KEEP_ALIVE = b": still at it\n"
 # Of each choice the characters and the logprobs that were sent, and "e" where its end was.
 _PLACE = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?(e?)", re.ASCII)

@@ -9,14 +9,23 @@ from tests.services import Site
 from webapp.accounts.api_keys import create_key
 from webapp.accounts.models import Membership, Role, Scope, User, Workspace
 
+_keys: dict[tuple[str, str], str] = {}
 
-def key_of(site: Site, email: str = "alice@example.org", *scopes: str) -> str:
-    """A new key for the person's first workspace, with every scope they may have."""
+
+def key_of(site: Site, email: str = "alice@example.org") -> str:
+    """A key for the person's first workspace, with every scope they may have: the same one for all tests."""
+    if (site.base_url, email) not in _keys:
+        _keys[site.base_url, email] = new_key(site, email)
+    return _keys[site.base_url, email]
+
+
+def new_key(site: Site, email: str = "alice@example.org") -> str:
+    """One of a test's own, to be revoked."""
     with site.rows():
         membership = Membership.objects.filter(user__email=email).order_by("created_at")[0]
-        allowed = Scope.values if membership.is_admin else [Scope.CHAT.value]
+        scopes = Scope.values if membership.is_admin else [Scope.CHAT.value]
         _key, token = create_key(
-            user=membership.user, workspace=membership.workspace, name="test", scopes=list(scopes or allowed)
+            user=membership.user, workspace=membership.workspace, name="test", scopes=list(scopes)
         )
     return token
 

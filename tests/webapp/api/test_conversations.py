@@ -18,7 +18,7 @@ from inference.models import Generation, ServedModel
 from tests.chat_client import chat_page
 from tests.services import Site, wait_until
 from tests.webapp.api.conftest import key_client
-from tests.webapp.api.live_clients import http_client, key_of
+from tests.webapp.api.live_clients import http_client, key_of, new_key
 from webapp.accounts.api_keys import revoke_key
 from webapp.accounts.models import ApiKey, Membership, Role, User, Workspace
 from webapp.chat.models import Conversation, Message
@@ -325,7 +325,7 @@ async def test_what_a_program_does_is_seen_live_on_the_persons_pages(
 
 
 def test_a_stream_ends_when_its_key_is_revoked(live_site: Site) -> None:
-    key = key_of(live_site)
+    key = new_key(live_site)
     with http_client(live_site, key).stream(
         "POST", "/conversations", json={"content": "tokens=4000 rate=50", "stream": True}
     ) as response:
