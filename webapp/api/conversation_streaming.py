@@ -12,6 +12,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponseBase
 
+from webapp.api import idempotency
 from webapp.api.auth import Caller, caller
 from webapp.api.conversation_schemas import (
     ConversationMessage,
