@@ -353,18 +353,6 @@ class Site:
             owned = Workspace.objects.create(name="Acme")
             Membership.objects.create(workspace=owned, user=person, role=Role.OWNER)
 
-    def create_key(self, email: str = "alice@example.org", *scopes: str) -> str:
-        """A key of this person's in their first workspace; with every scope, where none are named."""
-        from webapp.accounts.api_keys import create_key
-        from webapp.accounts.models import Scope, User
-
-        with self.rows():
-            person = User.objects.get(email=email)
-            workspace = person.workspaces.first()
-            assert workspace is not None
-            wanted = list(scopes or Scope.values)
-            return create_key(user=person, workspace=workspace, name="test", scopes=wanted)[1]
-
     def log_in(self, email: str = "alice@example.org", password: str = "correct horse 1") -> httpx.Client:
         """An HTTP client logged in through the page. `ws_headers(client)` opens sockets as the same person."""
         client = httpx.Client(base_url=self.base_url, follow_redirects=True, timeout=30)

@@ -18,6 +18,7 @@ from tests.load.clock_engine import MODULUS, clock
 from tests.load.raw_http import Answer, RawHttp
 from tests.load.sockets import clock_site
 from tests.services import Site
+from tests.webapp.api.live_clients import key_of
 
 CHAT = "/v1/chat/completions"
 
@@ -83,7 +84,7 @@ def overhead(name: str, database_url: str | None, times: int = 100) -> Iterator[
     try:
         site.start()
         site.create_owner()
-        found = sorted(overheads(site, site.create_key(), times)[5:])
+        found = sorted(overheads(site, key_of(site), times)[5:])
         print(f"    p50 {statistics.median(found):.1f} ms, p95 {found[int(len(found) * 0.95)]:.1f} ms")
         yield Row.at_most(f"api.overhead.{name}", statistics.median(found), 15, "ms")
     finally:
@@ -139,7 +140,7 @@ def throughput(at_once: int = 32, seconds: float = 15) -> Iterator[Row]:
     try:
         site.start()
         site.create_owner()
-        key = site.create_key()
+        key = key_of(site)
         asyncio.run(completions(site, key, at_once, 3))
         run = asyncio.run(completions(site, key, at_once, seconds))
         costs = ", ".join(f"{name} {cost:.2f}" for name, cost in run.costs.items())
@@ -175,7 +176,7 @@ def two_hundred_streams(count: int = 200, seconds: int = 20) -> Iterator[Row]:
     try:
         site.start()
         site.create_owner()
-        texts = asyncio.run(streams(site, site.create_key(), count, seconds * 25))
+        texts = asyncio.run(streams(site, key_of(site), count, seconds * 25))
         with site.rows():
             stored = Counter(Generation.objects.values_list("text", flat=True))
         wrong = (Counter(texts) - stored).total()

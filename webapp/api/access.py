@@ -9,8 +9,9 @@ import uuid
 from collections.abc import Collection
 from datetime import datetime
 
-from django.db.models import Q, QuerySet
+from django.db.models import Q, QuerySet, TextField
 from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -88,7 +89,7 @@ def list_completions(
         found = found.filter(model_name=model)
     for number, (key, value) in enumerate((metadata or {}).items()):
         # Not metadata__KEY: what a program sends is no lookup of Django's.
-        found = found.alias(**{f"value{number}": KeyTextTransform(key, "metadata")})
+        found = found.alias(**{f"value{number}": Cast(KeyTextTransform(key, "metadata"), TextField())})
         found = found.filter(**{f"value{number}": value})
     if beyond is not None:
         compare = "lt" if newest_first else "gt"

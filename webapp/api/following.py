@@ -119,7 +119,7 @@ class Following:
         self.woken = time.monotonic()
         self._leading = self.choices[:: each or len(ids)]
         self._begun = rows is not None
-        self._closed = False
+        self._closed = self._poked = False
         self._error: UserError | None = None
         self._changed: dict[Choice, None] = dict.fromkeys(over.values())  # an ordered set
         self._arrived = asyncio.Event()
@@ -168,14 +168,15 @@ class Following:
         return self.choices
 
     async def changes(self) -> AsyncIterator[list[Choice]]:
-        """The choices that have changed since last time, first those that have anything; empty now and then where
-        nothing comes. Raises UserError, behind what came before it, where one does not end well."""
-        silent = False
+        """The choices that have changed since last time, first those that have anything; empty where nothing has come
+        for so long that the reader should hear of it. Raises UserError, behind what came before it, where one does not
+        end well."""
         while True:
+            self._arrived.clear()
             changed, self._changed = self._changed, {}
-            if changed or silent:
+            if changed or self._poked:
+                self._poked = False
                 yield list(changed)
-            silent = True
             if not self._changed:
                 self._raise_failure()
                 if self._all_ended:
@@ -185,10 +186,11 @@ class Following:
     def end(self, error: UserError) -> None:
         """The reader is told of this error, and what has not ended is cancelled."""
         self._error = error
-        self.poke()
+        self._arrived.set()
 
     def poke(self) -> None:
-        """Wakes the reader up."""
+        """Wakes the reader up, with nothing to tell."""
+        self._poked = True
         self._arrived.set()
 
     def close(self) -> None:
