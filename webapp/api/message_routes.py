@@ -115,7 +115,9 @@ async def stop_reply(request: HttpRequest, conversation_id: str, message_id: str
     summary="Try a reply again",
     openapi_extra=STREAM,
 )
-async def retry_reply(request: HttpRequest, conversation_id: str, message_id: str, body: Retry) -> Any:
+async def retry_reply(
+    request: HttpRequest, conversation_id: str, message_id: str, body: Retry | None = None
+) -> Any:
     """The last reply of a conversation, once it has ended: it is written anew and takes the old one's place."""
     who = caller(request)
 
@@ -125,7 +127,7 @@ async def retry_reply(request: HttpRequest, conversation_id: str, message_id: st
 
     reply = await sync_to_async(retry)()
     await tell_retried(reply)
-    if body.stream:
+    if body is not None and body.stream:
         return stream_reply(request, reply, Position(1))
     await reply_ended(request, reply)
     return await sync_to_async(lambda: as_message(_own_message(who, conversation_id, message_id)))()

@@ -264,7 +264,7 @@ def test_a_reply_is_read_while_it_grows_stopped_and_tried_again(http: httpx.Clie
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "not_a_reply")
     with http.stream("POST", f"{path}/retry", json={"stream": True}) as response:
         next(events_of(response))
-        running = http.post(f"{path}/retry", json={})
+        running = http.post(f"{path}/retry")
         assert (running.status_code, running.json()["error"]["code"]) == (400, "not_retryable")
     http.post(f"{path}/stop")
 
