@@ -36,7 +36,7 @@ def execute(sql: str, *values: object) -> int:
 
 
 def instances(model: type[M], sql: str, *values: object) -> list[M]:
-    """Rows that have the model's columns, as the ORM would give them."""
+    """Rows that have the model's columns, as the ORM would give them; other columns are attributes as they are."""
     connection = _connection()
     with connection.cursor() as cursor:
         cursor.execute(sql, _adapted(values, connection))
@@ -71,6 +71,8 @@ class _Part:
         self.names = [field.attname for field in fields]
         self._model = model
         self._places = [columns.index(str(field.column)) for field in fields]
+        own = {field.column for field in fields}
+        self._others = [(name, place) for place, name in enumerate(columns) if name not in own]
         self._converters = []
         connection = _connection()
         for at, field in enumerate(fields):
@@ -85,7 +87,10 @@ class _Part:
         for at, column, convert in self._converters:
             for converter in convert:
                 values[at] = converter(values[at], column, connection)
-        return self._model.from_db(connection.alias, self.names, values)
+        instance = self._model.from_db(connection.alias, self.names, values)
+        for name, place in self._others:
+            setattr(instance, name, row[place])
+        return instance
 
 
 @cache
