@@ -51,10 +51,8 @@ def send(
         if error.code in ("message_empty", "message_too_long"):
             error.param = "content"
         raise
-    same_place = (
-        sent.message.position == 0 if conversation_id is None else sent.conversation.id == conversation_id
-    )
-    if not same_place or sent.message.text != services.clean_text(text):
+    sent_to = sent.conversation.id if sent.message.position else None
+    if sent_to != conversation_id or sent.message.text != services.clean_text(text):
         raise idempotency.key_reused()
     return sent
 
