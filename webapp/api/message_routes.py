@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, Literal
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest
@@ -24,6 +24,7 @@ from webapp.api.conversation_schemas import (
 )
 from webapp.api.conversation_streaming import answer_turn, reply_ended, send, stream_reply
 from webapp.api.idempotency import repeatable
+from webapp.api.lists import Order, place_of
 from webapp.api.schemas import ERRORS
 from webapp.api.streaming import STREAM, Position
 from webapp.chat import access, models, services
@@ -43,7 +44,7 @@ async def list_messages(
     conversation_id: str,
     limit: int = Query(20, ge=1, le=100),
     after: str | None = None,
-    order: Literal["asc", "desc"] = "asc",
+    order: Order = "asc",
 ) -> Any:
     """In the order they were said, or the last first. `after` is the last id of the page before."""
     return await sync_to_async(_page)(caller(request), conversation_id, limit, after, order == "desc")
@@ -151,7 +152,7 @@ def _page(
     who: Caller, conversation_id: str, limit: int, after: str | None, newest_first: bool
 ) -> ConversationMessageList:
     conversation = own_conversation(who, conversation_id)
-    beyond = None if after is None else access.get_message(conversation, after)
+    beyond = place_of(after, lambda text: access.get_message(conversation, text))
     found = access.page_of_messages(conversation, beyond=beyond, limit=limit + 1, newest_first=newest_first)
     page = [as_message(message) for message in found[:limit]]
     return ConversationMessageList(

@@ -160,7 +160,8 @@ def test_lists_show_nothing_of_anybody_else(
     conversation = conversation_of(alice, workspace, model)
     for other in others:
         assert other.get("/v1/conversations").json()["data"] == []
-        assert other.get(f"/v1/conversations?after={conversation.id}").status_code == 404
+        refused = other.get(f"/v1/conversations?after={conversation.id}").json()["error"]
+        assert (refused["code"], refused["param"]) == ("invalid_value", "after")
 
 
 def test_a_key_without_the_scope_is_refused(alice: User, workspace: Workspace) -> None:
