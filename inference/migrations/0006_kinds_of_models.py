@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('inference', '0004_api'),
+        ('inference', '0005_checkpoints'),
     ]
 
     operations = [
