@@ -7,6 +7,7 @@ by the time they compute. Knows nothing of what they are asked, nor of how model
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -37,11 +38,12 @@ class Resident:
     holders: int = 0  # generations that are prepared for it or run in it
     is_leaving: bool = False  # takes nobody more, so that others come to have their turn
     is_broken: bool = False
-    held_at: float = 0.0  # on time.monotonic()'s clock
+    used_at: float = field(init=False)  # last, on time.monotonic()'s clock
     computed: float = 0.0  # seconds of its steps, as far as turns go by them
 
     def __post_init__(self) -> None:
         self.adapters = Adapters(self.engine)
+        self.used_at = time.monotonic()
 
 
 class Engines:
@@ -72,12 +74,13 @@ class Engines:
             if resident is None or resident.is_leaving:
                 return None
             resident.holders += 1
-            resident.held_at = time.monotonic()
+            resident.used_at = time.monotonic()
             return resident
 
     def release(self, resident: Resident) -> None:
         with self.changed:
             resident.holders -= 1
+            resident.used_at = time.monotonic()
             if not resident.holders:
                 self.changed.notify_all()
 
@@ -116,10 +119,10 @@ class Engines:
             if asked is not None:
                 asked.is_leaving = False
 
-    def drop_idle(self) -> bool:
-        """Drops the longest unused that nobody holds. False where there is none."""
+    def drop_idle(self, *, unused_for: float = 0.0) -> bool:
+        """Drops the longest unused that nobody holds, if it is that for so many seconds. False where there is none."""
         with self.changed:
-            idle = self._pop_idle()
+            idle = self._pop_idle(time.monotonic() - unused_for)
         if idle is not None:
             self._close(idle)
         return idle is not None
@@ -132,11 +135,11 @@ class Engines:
             self.changed.notify_all()
         _end(resident)
 
-    def _pop_idle(self) -> Resident | None:
-        idle = [r for r in self._others() if not r.holders]
+    def _pop_idle(self, used_before: float = math.inf) -> Resident | None:
+        idle = [r for r in self._others() if not r.holders and r.used_at <= used_before]
         if not idle:
             return None
-        longest = min(idle, key=lambda resident: resident.held_at)
+        longest = min(idle, key=lambda resident: resident.used_at)
         return self._residents.pop(key_of(longest.model))
 
     def _ask_to_leave(self) -> Resident | None:

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 OTHER_MODEL = "This site answers with its own model and what was fine-tuned from that. Choose another model."
 NOT_THERE = "The model of this reply is not there any more. Choose another model."
+# So long after its last reply a model makes room unasked [s]: a training job may need it.
+_UNUSED_AFTER, _LOOK_EVERY = 900.0, 30.0
 
 
 class _Unavailable(Exception):
@@ -164,11 +166,13 @@ class ModelFinder:
     def _load_what_is_wanted(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._ended or self._waiting)
+                self._changed.wait_for(lambda: self._ended or self._waiting, _LOOK_EVERY)
                 if self._ended:
                     return
-                base = next(iter(self._waiting.values()))[0].awaiting
-            assert base is not None
+                base = next(iter(self._waiting.values()))[0].awaiting if self._waiting else None
+            if base is None:
+                self._engines.drop_idle(unused_for=_UNUSED_AFTER)
+                continue
             with database_work():
                 self._serve(base)
 

@@ -377,7 +377,9 @@ def test_a_model_that_answers_is_not_dropped_and_those_who_wait_have_their_turn(
     run(host, growing)
     writing(growing)
     wanted, later = ask(second), ask(first)
-    run(host, wanted, later)
+    run(host, wanted)
+    wait_until(lambda: first.pk not in host._engine._engines.takers(), "the first to take nobody more", 10)
+    run(host, later)
     assert ended(wanted).state == "complete"
     growing.refresh_from_db()
     assert (growing.state, growing.completion_tokens) == ("complete", 100)
@@ -409,6 +411,25 @@ def test_a_model_for_which_there_is_no_memory_has_an_idle_one_dropped_or_says_so
     generation = ask(first)
     run(host, generation)
     assert ended(generation).error_message == f"{first.name} cannot be used. {first.name} needs more."
+
+
+def test_a_model_that_nobody_asks_any_more_makes_room_unasked(
+    base: ServedModel, whole: Whole, loaded: list[str], start: Callable[[], WorkerHost], ask: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("inference.model_finder._UNUSED_AFTER", 0.2)
+    monkeypatch.setattr("inference.model_finder._LOOK_EVERY", 0.02)
+    model, host = whole(), start()
+    PAUSE["seconds"] = 0.02  # it takes longer than it may be unused
+    for _ in range(2):
+        generation = ask(model)
+        run(host, generation)
+        assert ended(generation).text == alone(model)
+        wait_until(lambda: not host._engine._engines.has(model), "the model to make room", 10)
+    assert loaded == [base.name, model.name, model.name]
+    generation = ask(base)
+    run(host, generation)
+    assert ended(generation).state == "complete"
 
 
 # --- Turns ------------------------------------------------------------------------------------------------

@@ -54,6 +54,13 @@ def served(job: Job) -> ServedModel:
     )  # fmt: skip
 
 
+def whole(job: Job) -> ServedModel:
+    model = served(job)
+    model.base = None
+    model.save()
+    return model
+
+
 def words(page: str) -> list[str]:
     return re.findall(r'<span class="status-word"><span class="dot[^"]*"></span> ([^<]+)<', page)
 
@@ -133,6 +140,7 @@ def test_a_page_is_complete_because_it_is_made_from_rows(client: Client, running
         (RUNNING | {"wish": "cancel"}, [], []),
         ({"state": "paused"}, ["Resume"], ["Cancel"]),
         ({"state": "succeeded", "model": served}, ["Try it"], ["Another like this"]),
+        ({"state": "succeeded", "model": whole, "task": "scratch"}, ["Try it"], ["Another like this"]),
         (
             {"state": "succeeded", "model": served, "task": "classification"},
             ["Judge it"],

@@ -15,6 +15,7 @@ import torch
 from sklearn import metrics
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
+from inference.installation import inspect_adapter, inspect_model
 from tests.inference.tiny_models import save_gguf
 from tests.training.trainer import started
 from tests.training.trainer.conftest import freeze
@@ -90,6 +91,7 @@ def test_a_classifier_learns_and_is_judged_as_it_was_saved(kind: str, bench: Ben
     assert (line["accuracy"], line["split"], line["step"]) == (found["accuracy"], "test", found["step"])
     steps = done.lines("step")
     assert steps[0]["trained_tokens"] == 4  # examples
+    assert inspect_adapter(done.output / "adapter", bench.base).is_classifier
 
 
 def test_numbers_are_learnt_and_judged_in_their_own_unit(bench: Bench) -> None:
@@ -111,6 +113,7 @@ def test_numbers_are_learnt_and_judged_in_their_own_unit(bench: Bench) -> None:
 def test_all_weights_of_a_classifier_are_left_as_transformers_reads_them(bench: Bench) -> None:
     done = bench.run(task="classification", method="full", max_steps=8, checkpoint_every=8)
     model = done.output / "model"
+    assert inspect_model(model).is_classifier
     theirs = AutoModelForSequenceClassification.from_pretrained(model).float()
     assert theirs.config.id2label == {0: "a", 1: "b", 2: "c"}
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
@@ -143,6 +146,7 @@ def test_all_weights_of_a_gguf_are_read_back_as_a_classifier(bench: Bench) -> No
     assert done.exit_status == 0
     assert evaluation(done.output)["examples"] == 21
     assert len(load(done.output / "model", dtype="fp32").predict(["fox"])[0]) == 3
+    assert inspect_model(done.output / "model").is_classifier
 
 
 def test_a_fold_is_held_back_and_the_folds_are_summed_up(bench: Bench) -> None:

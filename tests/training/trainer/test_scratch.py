@@ -15,6 +15,7 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from inference.engine.loaded_model import load_model
+from inference.installation import inspect_model
 from tests.training.trainer.conftest import freeze
 from tests.training.trainer.test_jobs import Bench
 from training.datasets.examples import ChatExample, DocumentExample, Example, Message
@@ -55,6 +56,7 @@ def test_a_new_model_learns_more_than_how_common_words_are_and_transformers_read
     )
     assert last < data["unigram_entropy"] < first
 
+    assert not inspect_model(trained.output / "model").has_template  # it goes on with a text
     ours = load_model(trained.output / "model", dtype="fp32", trainable=True)
     theirs = LlamaForCausalLM.from_pretrained(trained.output / "model", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(trained.output / "model")
@@ -76,6 +78,7 @@ def test_a_new_model_that_learns_conversations_has_a_template_that_ends_turns(
 ) -> None:
     trained = chats_of_some_length.run(**_QUICK | {"max_length": 512}, max_steps=1)
     assert trained.exit_status == 0
+    assert inspect_model(trained.output / "model").has_template
     model = load_model(trained.output / "model", dtype="fp32")
     messages = [{"role": "user", "content": "What is <|im_end|>?"}]
     assert model.template is not None
