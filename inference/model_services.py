@@ -101,7 +101,9 @@ def set_default_model(*, name: str) -> ServedModel:
     return model
 
 
-def add_adapter(*, workspace: Workspace, base: ServedModel, name: str, source: Path) -> ServedModel:
+def add_adapter(
+    *, workspace: Workspace, base: ServedModel, name: str, source: Path, is_checkpoint: bool = False
+) -> ServedModel:
     """Keeps a copy of a PEFT LoRA folder and makes it answerable in this workspace. One with a classifier.json judges
     texts.
 
@@ -117,6 +119,7 @@ def add_adapter(*, workspace: Workspace, base: ServedModel, name: str, source: P
         return ServedModel(
             base=base,
             kind=ServedModel.Kind.CLASSIFIER if facts.is_classifier else base.kind,
+            is_checkpoint=is_checkpoint,
             architecture=base.architecture,
             context_length=base.context_length,
             parameters=base.parameters,
@@ -191,30 +194,38 @@ def _add_trained(
 
 
 def remove_model(*, name: str) -> ServedModel:
-    """Takes a workspace's model out of service and deletes its files. The replies it gave keep its name.
+    """Takes a workspace's model out of service, with its checkpoints, and deletes their files. The replies it gave keep
+    its name.
 
     Raises UserError `unknown_model`, `not_removable` for a model that is everybody's, and `model_in_use` where replies
     are still being written with it, or adapters are made for it.
     """
     with transaction.atomic():
-        model = ServedModel.objects.select_for_update().filter(name=name, removed_at=None).first()
+        present = ServedModel.objects.select_for_update().filter(removed_at=None)
+        model = present.filter(name=name).first()
         if model is None:
             raise UserError("unknown_model", f"No model is called {name!r}; see: manage.py models list")
         if model.workspace_id is None:
             raise UserError("not_removable", f"{name} is everybody's; only what came of training is removed.")
-        writing = Generation.objects.filter(model=model).exclude(state__in=Generation.TERMINAL)
-        if count := writing.count():
-            raise UserError(
-                "model_in_use",
-                f"{model.name} is writing {count} replies. Wait for them, or stop them.",
-                status=409,
-            )
-        if adapter := model.adapters.filter(removed_at=None).first():
-            raise UserError("model_in_use", f"{adapter.name} is made for it. Remove that first.", status=409)
-        model.removed_at = timezone.now()
-        model.save(update_fields=["removed_at"])
-        transaction.on_commit(partial(model_storage.remove, model.location))
+        for each in (model, *present.filter(is_checkpoint=True, name__startswith=f"{name}:")):
+            _remove(each)
     return model
+
+
+def _remove(model: ServedModel) -> None:
+    """Raises UserError `model_in_use`."""
+    writing = Generation.objects.filter(model=model).exclude(state__in=Generation.TERMINAL)
+    if count := writing.count():
+        raise UserError(
+            "model_in_use",
+            f"{model.name} is writing {count} replies. Wait for them, or stop them.",
+            status=409,
+        )
+    if adapter := model.adapters.filter(removed_at=None).first():
+        raise UserError("model_in_use", f"{adapter.name} is made for it. Remove that first.", status=409)
+    model.removed_at = timezone.now()
+    model.save(update_fields=["removed_at"])
+    transaction.on_commit(partial(model_storage.remove, model.location))
 
 
 def remove_orphans() -> None:

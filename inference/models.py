@@ -45,6 +45,8 @@ class ServedModel(models.Model):
     parameters = models.PositiveBigIntegerField()
     size_bytes = models.PositiveBigIntegerField()
     is_default = models.BooleanField(default=False)  # what conversations use
+    # An earlier state of what a workspace trained: programs ask it by its name, and pages do not offer it.
+    is_checkpoint = models.BooleanField(default=False)
     created_at = models.DateTimeField(auto_now_add=True)
     # Its files are gone; the row stays for the replies it gave, which name it.
     removed_at = models.DateTimeField(null=True)

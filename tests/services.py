@@ -214,6 +214,8 @@ class Site:
             "INFERENCE_COMPILE": "false",
             # A dead worker is noticed soon, so that tests of recovery are short.
             "INFERENCE_LEASE_SECONDS": "2",
+            # Where tests listen for webhooks.
+            "OUTBOUND_ALLOW": "127.0.0.1",
             **(environment or {}),
         }
         self.web = self._service(processes.web(host="127.0.0.1", port=self.port))

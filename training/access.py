@@ -1,6 +1,7 @@
-"""Permission-checked reads of datasets and jobs: the only way pages fetch them.
+"""Permission-checked reads of datasets and jobs: the only way pages and programs fetch them.
 
-Both are the business of a workspace's owners and admins; for everybody else, its members too, it does not exist.
+Both are the business of a workspace's owners and admins; for everybody else, its members too, it does not exist. A
+program asks with the key of one workspace, and what its person has in others does not exist for it, either.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.db.models import Model, OuterRef, Prefetch, QuerySet, Subquery
 from django.utils.translation import gettext as _
 
-from training.models import Dataset, DatasetVersion, DataWork, Job, Search, SourceFile
+from training.models import Dataset, DatasetVersion, DataWork, Job, ResultFile, Search, SourceFile
 from webapp.accounts.models import Membership, Role, User, Workspace
 from webapp.core.errors import NotFound
 
@@ -20,14 +21,16 @@ M = TypeVar("M", bound=Model)
 Person = User | AnonymousUser
 
 
-def _administered(user: Person) -> QuerySet[Membership]:
+def _administered(user: Person, within: Workspace | None = None) -> QuerySet[Membership]:
+    """`within`: in this workspace alone."""
     if not user.is_authenticated:
         return Membership.objects.none()
-    return Membership.objects.filter(user_id=user.pk, role__in=(Role.OWNER, Role.ADMIN))
+    administered = Membership.objects.filter(user_id=user.pk, role__in=(Role.OWNER, Role.ADMIN))
+    return administered if within is None else administered.filter(workspace=within)
 
 
-def _mine(user: Person) -> QuerySet[Dataset]:
-    return Dataset.objects.filter(workspace__in=_administered(user).values("workspace"))
+def _mine(user: Person, within: Workspace | None = None) -> QuerySet[Dataset]:
+    return Dataset.objects.filter(workspace__in=_administered(user, within).values("workspace"))
 
 
 def require_data_admin(user: Person, workspace: Workspace) -> None:
@@ -62,14 +65,33 @@ def last_work(datasets: list[Dataset]) -> dict[uuid.UUID, DataWork]:
     return {work.dataset_id: work for work in found}
 
 
-def get_dataset(user: Person, dataset_id: uuid.UUID) -> Dataset:
+def get_dataset(user: Person, dataset_id: uuid.UUID | None, *, within: Workspace | None = None) -> Dataset:
     """With its workspace loaded. Raises NotFound."""
-    return _found(_mine(user).select_related("workspace", "created_by"), dataset_id, _("That dataset"))
+    datasets = _mine(user, within).select_related("workspace", "created_by")
+    return _found(datasets, dataset_id, _("That dataset"))
 
 
-def get_file(user: Person, file_id: uuid.UUID) -> SourceFile:
-    files = SourceFile.objects.select_related("dataset__workspace").filter(dataset__in=_mine(user))
+def get_file(user: Person, file_id: uuid.UUID | None, *, within: Workspace | None = None) -> SourceFile:
+    files = SourceFile.objects.select_related("dataset__workspace").filter(dataset__in=_mine(user, within))
     return _found(files, file_id, _("That file"))
+
+
+def list_files(user: User, workspace: Workspace) -> QuerySet[SourceFile]:
+    """All that have arrived whole, each with its dataset. Raises NotFound."""
+    require_data_admin(user, workspace)
+    arrived = SourceFile.objects.exclude(state=SourceFile.State.UPLOADING)
+    return arrived.filter(dataset__workspace=workspace).select_related("dataset")
+
+
+def list_results(user: User, workspace: Workspace) -> QuerySet[ResultFile]:
+    """Of all jobs. Raises NotFound."""
+    require_data_admin(user, workspace)
+    return ResultFile.objects.filter(job__workspace=workspace)
+
+
+def get_result(user: Person, result_id: uuid.UUID | None, *, within: Workspace) -> ResultFile:
+    workspaces = _administered(user, within).values("workspace")
+    return _found(ResultFile.objects.filter(job__workspace__in=workspaces), result_id, _("That file"))
 
 
 def get_work(user: Person, work_id: uuid.UUID) -> DataWork:
@@ -77,8 +99,12 @@ def get_work(user: Person, work_id: uuid.UUID) -> DataWork:
     return _found(work, work_id, _("That work"))
 
 
-def get_version(user: Person, version_id: uuid.UUID) -> DatasetVersion:
-    versions = DatasetVersion.objects.select_related("dataset__workspace").filter(dataset__in=_mine(user))
+def get_version(
+    user: Person, version_id: uuid.UUID | None, *, within: Workspace | None = None
+) -> DatasetVersion:
+    versions = DatasetVersion.objects.select_related("dataset__workspace", "work").filter(
+        dataset__in=_mine(user, within)
+    )
     return _found(versions, version_id, _("That version"))
 
 
@@ -91,9 +117,9 @@ def list_jobs(user: Person, workspace: Workspace) -> QuerySet[Job]:
     return Job.objects.filter(workspace=workspace).select_related("base", "model", "created_by", "version")
 
 
-def get_job(user: Person, job_id: uuid.UUID) -> Job:
+def get_job(user: Person, job_id: uuid.UUID | None, *, within: Workspace | None = None) -> Job:
     """With its workspace and what the list has loaded. Raises NotFound."""
-    jobs = Job.objects.filter(workspace__in=_administered(user).values("workspace"))
+    jobs = Job.objects.filter(workspace__in=_administered(user, within).values("workspace"))
     related = jobs.select_related(
         "workspace", "base", "model__base", "created_by", "version__dataset", "search"
     )
@@ -114,8 +140,9 @@ def get_search(user: Person, search_id: uuid.UUID) -> Search:
     return _found(searches.select_related("workspace", "created_by"), search_id, _("That search"))
 
 
-def _found(rows: QuerySet[M], key: uuid.UUID, what: str) -> M:
-    found = rows.filter(pk=key).first()
+def _found(rows: QuerySet[M], key: uuid.UUID | None, what: str) -> M:
+    """`key`: None where what was asked for is no id at all."""
+    found = rows.filter(pk=key).first() if key is not None else None
     if found is None:
         raise NotFound(what)
     return found

@@ -184,16 +184,21 @@ def _freeze(work: DataWork, progress: Keeper) -> bool:
     report = _report_of(work)
     version = DatasetVersion.objects.get(work=work)
     made = storage.work_folder(work)
-    manifest = freeze(
-        storage.work_folder(report),
-        _recipe(work),
-        made,
-        parent=version.parent,
-        model=_model(report.parameters["model"]),
-        evaluation=_evaluation(work.dataset, report.parameters["evaluation"]),
-        progress=progress,
-        processes=processes(),
-    )
+    aside = made.with_name(f"{made.name}.validation")
+    try:
+        manifest = freeze(
+            storage.work_folder(report),
+            _recipe(work),
+            made,
+            parent=version.parent,
+            validation=_given_validation(work, aside),
+            model=_model(report.parameters["model"]),
+            evaluation=_evaluation(work.dataset, report.parameters["evaluation"]),
+            progress=progress,
+            processes=processes(),
+        )
+    finally:
+        storage.remove_folder(aside)
     with transaction.atomic():
         if not life.lock_work(work=work):
             return False
@@ -241,12 +246,27 @@ def _sources(dataset: Dataset) -> list[Source]:
     ]
 
 
-def _report_of(work: DataWork) -> DataWork:
+def _report_of(work: DataWork, name: str = "report") -> DataWork:
     """The report whose records this work is about; its model and evaluation data count here too."""
-    report = DataWork.objects.filter(id=work.parameters["report"], state=State.READY).first()
+    reports = DataWork.objects.filter(dataset__workspace=work.dataset.workspace_id, state=State.READY)
+    report = reports.filter(id=work.parameters[name]).first()
     if report is None or not storage.work_folder(report).is_dir():
         raise DataError("report_gone", REPORT_GONE)
     return report
+
+
+def _given_validation(work: DataWork, aside: Path) -> Path | None:
+    """Links to the records of another dataset's report, which may be made anew there meanwhile."""
+    if "validation" not in work.parameters:
+        return None
+    records = storage.work_folder(_report_of(work, "validation")) / "records"
+    (aside / "records").mkdir(parents=True, exist_ok=True)
+    try:
+        for shard in records.glob("*.jsonl"):
+            (aside / "records" / shard.name).hardlink_to(shard)
+    except FileNotFoundError as error:
+        raise DataError("report_gone", REPORT_GONE) from error
+    return aside
 
 
 def _recipe(work: DataWork) -> Recipe:

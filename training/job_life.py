@@ -1,6 +1,8 @@
 """The life of a job: sent, claimed in turn, kept alive, ended once, recovered. Knows nothing of how a job is done.
 
-    queued -> validating_files -> running -> succeeded | failed | cancelled | paused | queued again
+    validating_files -> queued -> running -> succeeded | failed | cancelled | paused | queued again
+
+validating_files is a job whose files are still being checked and frozen (`training.job_files`); no worker holds it.
 
 Every change of state is a compare-and-set on state and attempt, so that of two who want it only one can win. A task
 says that a job waits, and not which: whose turn it is decides the row that is claimed. So a task delivered twice finds
@@ -31,8 +33,9 @@ logger = logging.getLogger(__name__)
 State, Wish, Level = Job.State, Job.Wish, JobEvent.Level
 
 QUEUE = "training"
+CHECKING = "checking"  # a stage: its worker looks whether the data is what was frozen
 # States in which an attempt holds the job.
-HELD = (State.VALIDATING_FILES, State.RUNNING)
+HELD = (State.RUNNING,)
 # A worker renews this about every half second; when it runs out the job goes to another.
 LEASE = timedelta(seconds=15)
 MAX_CRASHES = 3
@@ -74,10 +77,16 @@ def change(job: Job, *, expected: tuple[str, ...], state: str, **fields: Any) ->
 def add_event(
     job: Job, code: str, message: str, *, level: str = Level.INFO, data: dict[str, Any] | None = None
 ) -> None:
-    """Inside a transaction that has changed or locked the job's row, so that numbers are given one at a time."""
-    last = JobEvent.objects.filter(job=job).aggregate(last=Max("number"))["last"] or 0
+    """Inside a transaction: the job's row is locked from then on, so that numbers are given one at a time."""
+    rows = Job.objects.filter(id=job.id)
+    rows.update(last_event=F("last_event") + 1)
     JobEvent.objects.create(
-        job=job, number=last + 1, level=level, code=code, message=message, data=data or {}
+        job=job,
+        number=rows.values_list("last_event", flat=True).get(),
+        level=level,
+        code=code,
+        message=message,
+        data=data or {},
     )
     job_changed(job)
 
@@ -86,7 +95,7 @@ def add_event(
 
 
 def claim_next() -> Job | None:
-    """The job whose turn it is, under a new attempt, in state validating_files; None where none waits.
+    """The job whose turn it is, under a new attempt; None where none waits.
 
     It is the oldest of the workspace with the fewest jobs in hand, and of those the one that was served longest ago.
     """
@@ -95,11 +104,11 @@ def claim_next() -> Job | None:
         now = timezone.now()
         with transaction.atomic():
             claimed = waiting.update(
-                state=State.VALIDATING_FILES,
+                state=State.RUNNING,
                 attempt=F("attempt") + 1,
                 heartbeat_at=now,
                 started_at=job.started_at or now,
-                stage="",
+                stage=CHECKING,
                 wish=Wish.NONE,
             )
             if not claimed:
@@ -139,8 +148,8 @@ def lock(job: Job) -> bool:
 
 @transaction.atomic
 def begin(job: Job) -> bool:
-    """validating_files -> running."""
-    if not change(job, expected=(State.VALIDATING_FILES,), state=State.RUNNING):
+    """Its data is what was frozen, and its trainer starts. False where the attempt is lost."""
+    if keep(job, stage="") is None:
         return False
     first = job.attempt == 1
     add_event(job, "started", "It begins." if first else "It goes on.", data={"attempt": job.attempt})

@@ -6,9 +6,13 @@ second. The rest of a job's life is in job_life.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Q
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -17,8 +21,11 @@ from inference.models import ServedModel
 from training import job_life
 from training.job_life import HELD
 from training.job_notify import job_changed
+from training.job_request import JobRequest
+from training.job_tasks import send_prepare
 from training.knobs import check_knobs, tasks_for
 from training.models import DatasetVersion, Job, Search
+from training.work import cancel_work
 from webapp.accounts.audit import record_audit
 from webapp.accounts.models import User, Workspace
 from webapp.core.errors import NotFound, UserError
@@ -47,97 +54,47 @@ def clean_name(name: str) -> str:
 
 
 @transaction.atomic
-def start_job(
-    *,
-    user: User,
-    workspace: Workspace,
-    version: DatasetVersion,
-    base: ServedModel | None,
-    task: str,
-    name: str,
-    spec: dict[str, Any],
-    request: HttpRequest | None = None,
-) -> Job:
-    """`spec`: the knobs that are not left as they are. Raises UserError as `add_job`."""
-    job = add_job(user=user, workspace=workspace, version=version, base=base, task=task, name=name, spec=spec)
-    _record("job_started", job, user, request)
+def start_job(*, asked: JobRequest, request: HttpRequest | None = None) -> Job:
+    """Raises UserError as `add_job`."""
+    job = add_job(asked=asked)
+    record_job("job_started", job, asked.user, request)
     return job
 
 
 @transaction.atomic
-def add_job(
-    *,
-    user: User | None,
-    workspace: Workspace,
-    version: DatasetVersion,
-    base: ServedModel | None,
-    task: str,
-    name: str,
-    spec: dict[str, Any],
-    search: Search | None = None,
-    number: int = 0,
-) -> Job:
-    """`search`, `number`: the trial or fold that it is. `user`: whose it is, None where they are gone.
+def add_job(*, asked: JobRequest, search: Search | None = None, number: int = 0) -> Job:
+    """`search`, `number`: the trial or fold that it is.
 
     Raises UserError `bad_name`, `bad_knobs`, `bad_task`, `bad_base`, `base_missing`, `version_not_ready`,
     `nothing_to_learn`, `too_many`.
     """
     # Under the lock a version goes only before, or is found in use afterwards.
-    lock_until_commit(f"training.jobs.{workspace.pk}")
-    name, ready = check_start(
-        workspace=workspace, version=version, base=base, task=task, name=name, spec=spec
-    )
-    _check_room(workspace)
-    job = Job.objects.create(
-        workspace=workspace,
-        created_by=user,
-        name=name,
-        task=task,
-        version=ready,
-        data_label=f"{ready.dataset.name}, {ready.number}",
-        data_hash=ready.content_hash,
-        base=base,
-        spec=spec,
-        search=search,
-        number=number,
-        sent_at=timezone.now(),
-    )
+    lock_until_commit(f"training.jobs.{asked.workspace.pk}")
+    asked = check_start(asked)
+    check_room(asked.workspace)
+    job = Job.objects.create(**asked.fields(), search=search, number=number, sent_at=timezone.now())
     job_life.add_event(job, "created", "It waits for a worker.")
     job_life.send_task()
     return job
 
 
-def check_start(
-    *,
-    workspace: Workspace,
-    version: DatasetVersion,
-    base: ServedModel | None,
-    task: str,
-    name: str,
-    spec: dict[str, Any],
-) -> tuple[str, DatasetVersion]:
-    """The name without what cannot be seen, and the version as it is now.
+def check_start(asked: JobRequest) -> JobRequest:
+    """The same with the name without what cannot be seen, and the version as it is now.
 
     Raises UserError as `add_job`, but for `too_many`.
     """
-    name = clean_name(name)
+    name = clean_name(asked.name)
     found = DatasetVersion.objects.select_related("dataset").filter(
-        pk=version.pk, dataset__workspace=workspace, state=DatasetVersion.State.READY
+        pk=asked.version.pk, dataset__workspace=asked.workspace, state=DatasetVersion.State.READY
     )
     ready = found.first()
     if ready is None:
         raise UserError("version_not_ready", _("That version of the data cannot be used yet, or no more."))
-    _check_task(ready, task)
-    _check_base(base, task)
-    check_knobs(task, spec)
-    longest = spec.get("max_length", "auto")
-    if base is not None and longest != "auto" and longest > base.context_length:
-        raise UserError(
-            "bad_knobs",
-            _("max_length may be at most %(limit)s, what the model can read.")
-            % {"limit": base.context_length},
-        )
-    return name, ready
+    _check_task(ready, asked.task)
+    check_base(asked.base, asked.task)
+    check_knobs(asked.task, asked.spec)
+    check_length(asked.base, asked.spec)
+    return replace(asked, name=name, version=ready)
 
 
 @transaction.atomic
@@ -151,9 +108,10 @@ def cancel_job(*, job: Job, user: User, request: HttpRequest | None = None) -> J
         raise _finished()
     if job.state in HELD:
         _wish(job, Wish.CANCEL)
-    elif job_life.change(job, expected=(State.QUEUED, State.PAUSED), state=State.CANCELLED):
+    elif job_life.change(job, expected=(*Job.WAITING, State.PAUSED), state=State.CANCELLED):
         job_life.add_event(job, "cancelled", "It was cancelled.")
-    _record("job_cancelled", job, user, request)
+        _let_go(job)
+    record_job("job_cancelled", job, user, request)
     return job
 
 
@@ -167,9 +125,9 @@ def pause_job(*, job: Job, user: User, request: HttpRequest | None = None) -> Jo
         raise UserError("job_cancelling", _("This fine-tune is being cancelled."), status=409)
     if job.state in HELD:
         _wish(job, Wish.PAUSE)
-    elif job_life.change(job, expected=(State.QUEUED,), state=State.PAUSED):
+    elif job_life.change(job, expected=Job.WAITING, state=State.PAUSED):
         job_life.add_event(job, "paused", "It is paused.")
-    _record("job_paused", job, user, request)
+    record_job("job_paused", job, user, request)
     return job
 
 
@@ -185,17 +143,29 @@ def resume_job(*, job: Job, user: User, request: HttpRequest | None = None) -> J
         raise UserError("job_pausing", _("This fine-tune is still being saved. Wait a moment."), status=409)
     if job.state not in (State.PAUSED, State.FAILED):
         raise UserError("job_not_paused", _("This fine-tune is not paused."), status=409)
-    if job.version is None:
+    # What never began may have its files frozen once more; what did would go on with other data.
+    is_to_be_frozen = job.version is None and job.training_file is not None and not job.attempt
+    if job.version is None and not is_to_be_frozen:
         raise UserError("version_gone", _("The data of this fine-tune was deleted."), status=409)
     if job.search is not None and job.search.finished_at is not None:
         raise UserError("search_finished", _("The search that it was part of has ended."), status=409)
     if job.is_finished:
-        _check_room(job.workspace)
-    again = {"crashes": 0, "error_code": "", "error_message": "", "sent_at": timezone.now()}
-    if job_life.change(job, expected=(job.state,), state=State.QUEUED, **again):
+        check_room(job.workspace)
+    again = {
+        "crashes": 0,
+        "error_code": "",
+        "error_message": "",
+        "error_param": "",
+        "sent_at": timezone.now(),
+    }
+    if is_to_be_frozen:
+        if job_life.change(job, expected=(job.state,), state=State.VALIDATING_FILES, freezing=None, **again):
+            job_life.add_event(job, "validating", "Its data is being checked.")
+            send_prepare()
+    elif job_life.change(job, expected=(job.state,), state=State.QUEUED, **again):
         job_life.add_event(job, "requeued", "It waits for a worker, to go on from the last checkpoint.")
         job_life.send_task()
-    _record("job_resumed", job, user, request)
+    record_job("job_resumed", job, user, request)
     return job
 
 
@@ -207,14 +177,28 @@ def delete_job(*, job: Job, user: User, request: HttpRequest | None = None) -> N
         raise UserError("job_of_search", _("It is part of a search, and is deleted with it."), status=409)
     if not job.is_finished:
         raise UserError("job_unfinished", _("Cancel this fine-tune before you delete it."), status=409)
-    _record("job_deleted", job, user, request)
+    record_job("job_deleted", job, user, request)
     job_changed(job)
     job.delete()  # signals.py sees to the files
 
 
-def require_unused(versions: Any, workspace: Workspace) -> None:
-    """Inside the transaction that deletes versions. Raises UserError `version_in_use`."""
+def require_unused(versions: Any, workspace: Workspace, files: Iterable[UUID] = ()) -> None:
+    """Inside the transaction that deletes versions, or files by their ids.
+
+    Raises UserError `version_in_use`, `file_in_use`.
+    """
     lock_until_commit(f"training.jobs.{workspace.pk}")
+    files = list(files)
+    preparing = Job.objects.filter(workspace=workspace, state=State.VALIDATING_FILES).filter(
+        Q(training_file__in=files) | Q(validation_file__in=files)
+    )
+    if (waiting := preparing.first()) is not None:
+        raise UserError(
+            "file_in_use",
+            _("The fine-tune “%(name)s” still needs this file. Cancel it first, or wait until it is queued.")
+            % {"name": waiting.name},
+            status=409,
+        )
     using: Job | Search | None = (
         Job.objects.filter(version__in=versions).exclude(state__in=Job.TERMINAL).first()
     )
@@ -234,12 +218,21 @@ def require_unused(versions: Any, workspace: Workspace) -> None:
 def _locked(job: Job) -> Job:
     """As it is now, and until the commit. Raises UserError `not_found`."""
     rows = Job.objects.select_for_update(of=("self",)).select_related(
-        "workspace", "version", "base", "search"
+        "workspace", "version", "base", "search", "freezing"
     )
     found = rows.filter(pk=job.pk).first()
     if found is None:
         raise NotFound(_("That fine-tune"))
     return found
+
+
+def _let_go(job: Job) -> None:
+    """Of the freezing that nobody else waits for."""
+    if (
+        job.freezing is not None
+        and not Job.objects.filter(freezing=job.freezing, state=State.VALIDATING_FILES).exists()
+    ):
+        cancel_work(work=job.freezing)
 
 
 def _wish(job: Job, wish: str) -> None:
@@ -269,7 +262,8 @@ def _check_task(version: DatasetVersion, task: str) -> None:
         raise UserError("nothing_to_learn", _("There is nothing to learn from: no example is for training."))
 
 
-def _check_base(base: ServedModel | None, task: str) -> None:
+def check_base(base: ServedModel | None, task: str) -> None:
+    """Raises UserError `bad_base`, `base_missing`."""
     if task == Job.Task.SCRATCH:
         if base is not None:
             raise UserError("bad_base", _("A model that is made from scratch has no model to begin with."))
@@ -279,7 +273,18 @@ def _check_base(base: ServedModel | None, task: str) -> None:
         raise UserError("bad_base", _("Begin with one of the installed models, not with a fine-tuned one."))
 
 
-def _check_room(workspace: Workspace) -> None:
+def check_length(base: ServedModel | None, spec: dict[str, Any]) -> None:
+    """Raises UserError `bad_knobs` where examples are to be longer than the model can read."""
+    longest = spec.get("max_length", "auto")
+    if base is not None and longest != "auto" and longest > base.context_length:
+        raise UserError(
+            "bad_knobs",
+            _("max_length may be at most %(limit)s, what the model can read.")
+            % {"limit": base.context_length},
+        )
+
+
+def check_room(workspace: Workspace) -> None:
     """The workspace's jobs are locked. Raises UserError `too_many`."""
     unfinished = Job.objects.filter(workspace=workspace).exclude(state__in=Job.TERMINAL).count()
     if unfinished >= MAX_UNFINISHED:
@@ -291,7 +296,7 @@ def _check_room(workspace: Workspace) -> None:
         )
 
 
-def _record(action: str, job: Job, user: User, request: HttpRequest | None) -> None:
+def record_job(action: str, job: Job, user: User | None, request: HttpRequest | None) -> None:
     record_audit(
         action=action, actor=user, workspace=job.workspace, request=request, detail={"job": str(job.pk)}
     )

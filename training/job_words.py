@@ -12,7 +12,7 @@ from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from training import knob_fields
+from training import job_life, knob_fields
 from training.estimate import Estimate
 from training.job_forms import METHODS, PROMPTLESS
 from training.knob_fields import KNOBS, label_of
@@ -46,7 +46,11 @@ _KNOB = re.compile(rf"\b({'|'.join(re.escape(name) for name in KNOBS if not name
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _PLACE = re.compile(r"\{(\d)\}")
 # The same again would end the same way: what helps is another job with other settings.
-_HOPELESS = ("spec", "data", "nan", "oom", "checkpoint", "model", "bad_knobs")
+_HOPELESS = (
+    *("spec", "data", "nan", "oom", "checkpoint", "model", "bad_knobs"),
+    *("invalid_training_file", "invalid_validation_file", "file_not_found"),
+    *("bad_task", "nothing_to_learn", "mixed_kinds"),
+)
 
 
 def next_step(job: Job) -> str:
@@ -66,7 +70,8 @@ def next_step(job: Job) -> str:
 def can_resume(job: Job) -> bool:
     """As `job_services.resume_job` has it, but for one that is just being paused."""
     ends_alone = job.search is None or job.search.finished_at is None
-    return job.state in (Job.State.PAUSED, Job.State.FAILED) and job.version_id is not None and ends_alone
+    has_data = job.version_id is not None or (job.training_file is not None and not job.attempt)
+    return job.state in (Job.State.PAUSED, Job.State.FAILED) and has_data and ends_alone
 
 
 def what_was_kept(job: Job, last_kept: int | None) -> str:
@@ -135,9 +140,12 @@ def stage_name(job: Job) -> str:
     """What a job that is under way does right now."""
     if job.is_pruned:
         return _("It was stopped early: others were better by then.")
+    if job.state == Job.State.VALIDATING_FILES:
+        return _("Its files are being checked and frozen. You can leave this page: it goes on by itself.")
     if job.state == Job.State.QUEUED:
         return _("It waits for a free worker. You can leave this page: it goes on by itself.")
     return {
+        job_life.CHECKING: _("The data is being checked."),
         "loading": _("The model is being loaded."),
         "reading": _("The data is being read."),
         "training": "",

@@ -28,7 +28,10 @@ FRONT = ("epochs", "learning_rate", "batch_size")
 OF_SCRATCH = ("size", "vocabulary")
 OF_FOLDS = ("folds", "fold")
 GROUPS: list[tuple[Words, tuple[str, ...]]] = [
-    (_("How it learns"), ("optimizer", "momentum", "schedule", "warmup", "max_steps", "patience")),
+    (
+        _("How it learns"),
+        ("optimizer", "momentum", "schedule", "warmup", "learning_rate_multiplier", "max_steps", "patience"),
+    ),
     (_("Against learning by heart"), ("weight_decay", "l1", "label_smoothing", "dropout", "max_grad_norm")),
     (_("The new model"), OF_SCRATCH),
     (_("The adapter"), ("lora.r", "lora.alpha", "lora.dropout", "lora.initialisation", "lora.rslora", "lora.targets")),
@@ -48,6 +51,7 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "max_length": (_("Longest example"), _("In tokens. What is beyond is cut off; documents are divided.")),
     "packing": (_("Several examples in one pass"), _("Faster, with the same result.")),
     "learning_rate": (_("Learning rate"), _("How far each step goes.")),
+    "learning_rate_multiplier": (_("Learning rate times"), _("0.5: half of the rate that is set or chosen.")),
     "schedule": (_("Schedule"), _("How the learning rate falls.")),
     "warmup": (_("Warm-up"), _("The share of the steps in which the learning rate rises.")),
     "optimizer": (_("Optimizer"), _("How a step is made of the gradients.")),
@@ -67,7 +71,7 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "size": (_("Size"), _("Layers. Each makes the model 64 wider, too: twice the size is eight times the weights.")),
     "vocabulary": (_("Vocabulary"), _("How many different tokens it knows.")),
     "class_weights": (_("Weights of labels"), _("Balanced: as if all labels were equally common.")),
-    "folds": (_("Cross-validation"), _("Parts the data is divided into. 0: none, it is as it was frozen.")),
+    "folds": (_("Cross-validation"), _("Parts the training split is divided into. 0: none.")),
     "fold": (_("Part held back"), _("From 1: it is judged by this part, and learns from the others.")),
     "lora.r": (_("Rank"), _("How much the adapter can hold.")),
     "lora.alpha": (_("Alpha"), _("How much weight the adapter has: alpha / rank.")),
@@ -76,6 +80,7 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "lora.rslora": (_("Divide by the rank's root (rsLoRA)"), _("For ranks above 64.")),
     "lora.targets": (_("Layers it changes"), ""),
 }  # fmt: skip
+_OF_THE_SITE: dict[str, Words] = {"device": _("Computes on"), "fsdp": _("Weights shared out over processes")}
 _CHOICES: dict[str, Words] = {
     "auto": _("auto"),
     "constant": _("constant"),
@@ -122,7 +127,9 @@ KNOBS = _knobs()
 
 def label_of(name: str) -> Words:
     """What a knob is called where people read of it."""
-    return KNOBS[name].label if name in KNOBS else name.replace("_", " ").capitalize()
+    if name in KNOBS:
+        return KNOBS[name].label
+    return _OF_THE_SITE.get(name) or name.replace("_", " ").capitalize()
 
 
 def groups(names: set[str]) -> list[tuple[Words, list[str]]]:

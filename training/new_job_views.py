@@ -27,6 +27,7 @@ from training.job_forms import (
     second_form,
     written,
 )
+from training.job_request import JobRequest
 from training.job_views import admin_of
 from training.job_words import expectation, in_labels
 from training.models import DatasetVersion, Job
@@ -194,24 +195,26 @@ def _start(
     several: SearchForm,
 ) -> HttpResponse | None:
     """To the page of what was begun. None where it cannot be: the form says why, and nothing entered is lost."""
-    asked: dict[str, Any] = {
-        "user": user,
-        "workspace": workspace,
-        "version": chosen.version,
-        "base": second.cleaned_data.get("base"),
-        "task": chosen.task,
-        "name": form.cleaned_data["name"],
-        "spec": second.spec() | form.spec(),
-        "request": request,
-    }
+    asked = JobRequest(
+        user=user,
+        workspace=workspace,
+        version=chosen.version,
+        base=second.cleaned_data.get("base"),
+        task=chosen.task,
+        name=form.cleaned_data["name"],
+        spec=second.spec() | form.spec(),
+    )
     space, folds = several.space(), several.cleaned_data.get("folds")
     try:
         if space:
             trials = several.cleaned_data["trials"] or several.fields["trials"].initial
-            return redirect("search", search_services.start_search(**asked, space=space, trials=trials).pk)
+            search = search_services.start_search(asked=asked, space=space, trials=trials, request=request)
+            return redirect("search", search.pk)
         if folds:
-            return redirect("search", search_services.start_folds(**asked, folds=folds).pk)
-        return redirect("job", job_services.start_job(**asked).pk)
+            return redirect(
+                "search", search_services.start_folds(asked=asked, folds=folds, request=request).pk
+            )
+        return redirect("job", job_services.start_job(asked=asked, request=request).pk)
     except UserError as error:
         form.add_error("name" if error.code == "bad_name" else None, in_labels(error.message))
         return None

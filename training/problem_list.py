@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -33,6 +35,24 @@ def read_problems(folder: Path, code: str = "") -> Iterator[Problem]:
                     yield problem
     except FileNotFoundError:
         return
+
+
+def first_error(folder: Path) -> Problem | None:
+    """The first problem that leaves an example out."""
+    return next((problem for problem in read_problems(folder) if problem.severity == "error"), None)
+
+
+def counts_of(report: Mapping[str, Any], severity: str) -> Counter[str]:
+    """How many problems a report's result has of a severity, by code."""
+    severities = report.get("severities") or {}
+    counts = {count["name"]: count["count"] for count in report.get("problems") or []}
+    return Counter({code: count for code, count in counts.items() if severities.get(code) == severity})
+
+
+def spoken(problem: Problem) -> str:
+    """ "train.jsonl, line 65: There is no list of messages. Give the example ... (missing_messages_list)" """
+    line = f", line {problem.line}" if problem.line else ""
+    return f"{problem.file}{line}: {problem.reason} {problem.remedy} ({problem.code})"
 
 
 def page_of_problems(folder: Path, code: str, page: int, size: int) -> tuple[list[Problem], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from django.utils.text import slugify
 
 from inference.model_services import add_adapter, add_workspace_model
 from inference.models import ServedModel
-from training.models import Job
+from training.models import Checkpoint, Job
+from webapp.core.errors import UserError
 
+logger = logging.getLogger(__name__)
 _LONGEST_PART = 64
 
 
@@ -24,6 +27,28 @@ def publish(job: Job, folder: Path) -> ServedModel:
         assert job.base is not None
         return add_adapter(workspace=workspace, base=job.base, name=name, source=folder / "adapter")
     return add_workspace_model(workspace=workspace, name=name, source=folder / "model")
+
+
+def publish_checkpoints(job: Job, model: ServedModel, folder: Path) -> None:
+    """Inside the transaction that ends the job: its last checkpoints answer, too, as "NAME:ckpt-step-40".
+
+    The best one is the model itself. Those of all weights lie there as they are learnt and not as they are served, and
+    those of classifiers without their card.
+    """
+    if model.base is None or model.kind == ServedModel.Kind.CLASSIFIER:
+        return
+    for checkpoint in Checkpoint.objects.filter(job=job, is_kept=True).exclude(step=job.best_step):
+        name = f"{model.name}:ckpt-step-{checkpoint.step}"
+        source = folder / "checkpoints" / f"step-{checkpoint.step:08d}"
+        try:
+            checkpoint.model = add_adapter(
+                workspace=job.workspace, base=model.base, name=name, source=source, is_checkpoint=True
+            )
+        except UserError as error:
+            # The job has succeeded all the same.
+            logger.warning("%s is not published: %s", name, error.message)
+            continue
+        checkpoint.save(update_fields=["model"])
 
 
 def model_name(job: Job) -> str:

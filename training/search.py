@@ -17,6 +17,7 @@ from django.utils.translation import gettext_noop
 from inference.models import ServedModel
 from training import job_life, job_services, storage
 from training.job_notify import job_changed
+from training.job_request import JobRequest
 from training.models import Checkpoint, DatasetVersion, Job, Measurement, Search
 from training.publishing import publish
 from training.search_services import trial_name
@@ -87,50 +88,33 @@ def _begin_trial(search: Search, jobs: list[Job]) -> bool:
         _finish_with_best(search, jobs, error=GONE)
         return False
     study = Study(asked["space"], _trials(search, jobs), wanted=asked["trials"], seed=search.id.hex)
-    spec = with_knobs(asked["spec"], study.next())
+    trial = JobRequest(
+        user=search.created_by,
+        workspace=search.workspace,
+        version=version,
+        base=base,
+        task=asked["task"],
+        name=trial_name(search, number),
+        spec=with_knobs(asked["spec"], study.next()),
+    )
     try:
-        job_services.add_job(
-            user=search.created_by,
-            workspace=search.workspace,
-            version=version,
-            base=base,
-            task=asked["task"],
-            name=trial_name(search, number),
-            spec=spec,
-            search=search,
-            number=number,
-        )
+        job_services.add_job(asked=trial, search=search, number=number)
     except UserError as error:
         if error.code == "too_many":
             logger.info("search %s waits for room", search.id)
         elif error.code == "bad_knobs":
-            _record_impossible(search, version, base, number, spec, error)
+            _record_impossible(search, trial, number, error)
             return True
         else:
             _finish_with_best(search, jobs, error=error.message)
     return False
 
 
-def _record_impossible(
-    search: Search,
-    version: DatasetVersion,
-    base: ServedModel | None,
-    number: int,
-    spec: dict[str, Any],
-    error: UserError,
-) -> None:
+def _record_impossible(search: Search, trial: JobRequest, number: int, error: UserError) -> None:
     """Knobs that are good each may not go together: a trial that failed, and the search goes on."""
     now = timezone.now()
     job = Job.objects.create(
-        workspace=search.workspace,
-        created_by=search.created_by,
-        name=trial_name(search, number),
-        task=search.parameters["task"],
-        version=version,
-        data_label=f"{version.dataset.name}, {version.number}",
-        data_hash=version.content_hash,
-        base=base,
-        spec=spec,
+        **trial.fields(),
         search=search,
         number=number,
         state=State.FAILED,

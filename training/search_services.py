@@ -6,22 +6,23 @@ the other, by `training.search` in a worker.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from django.db import transaction
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
-from inference.models import ServedModel
 from training import job_services
 from training.job_forms import PROMPTLESS
+from training.job_request import JobRequest
 from training.job_services import clean_name
-from training.models import DatasetVersion, Job, Search
+from training.models import Job, Search
 from training.search_space import checked_space
 from training.search_tasks import send_search
 from training.trainer.spec import RANGES
 from webapp.accounts.audit import record_audit
-from webapp.accounts.models import User, Workspace
+from webapp.accounts.models import User
 from webapp.core.errors import NotFound, UserError
 from webapp.core.locks import lock_until_commit
 
@@ -38,71 +39,43 @@ def trial_name(search: Search, number: int) -> str:
 
 @transaction.atomic
 def start_search(
-    *,
-    user: User,
-    workspace: Workspace,
-    version: DatasetVersion,
-    base: ServedModel | None,
-    task: str,
-    name: str,
-    spec: dict[str, Any],
-    space: dict[str, Any],
-    trials: int,
-    request: HttpRequest | None = None,
+    *, asked: JobRequest, space: dict[str, Any], trials: int, request: HttpRequest | None = None
 ) -> Search:
-    """`spec`: what all trials have; `space`: what is looked for (`training.search_space`). It begins on commit.
+    """`asked`: what all trials have; `space`: what is looked for (`training.search_space`). It begins on commit.
 
     Raises UserError `bad_space`, `bad_trials`, `nothing_to_compare`, and as `job_services.check_start`.
     """
     if not 2 <= trials <= MOST_TRIALS:
         raise UserError("bad_trials", _("A search has 2 to %(most)s trials.") % {"most": MOST_TRIALS})
-    lock_until_commit(f"training.jobs.{workspace.pk}")
-    job_services.check_start(workspace=workspace, version=version, base=base, task=task, name=name, spec=spec)
-    parameters = {"space": checked_space(task, spec, space), "trials": trials}
-    if not version.validation:
+    lock_until_commit(f"training.jobs.{asked.workspace.pk}")
+    job_services.check_start(asked)
+    parameters = {"space": checked_space(asked.task, asked.spec, space), "trials": trials}
+    if not asked.version.validation:
         raise UserError(
             "nothing_to_compare",
             _("Trials are compared by the validation split, and this version has none. Freeze one that has."),
         )
-    search = _begun(Search.Kind.SEARCH, user, workspace, version, base, task, name, spec, parameters)
+    search = _begun(Search.Kind.SEARCH, asked, parameters)
     send_search(search.id)
-    _record("search_started", search, user, request)
+    _record("search_started", search, asked.user, request)
     return search
 
 
 @transaction.atomic
-def start_folds(
-    *,
-    user: User,
-    workspace: Workspace,
-    version: DatasetVersion,
-    base: ServedModel | None,
-    task: str,
-    name: str,
-    spec: dict[str, Any],
-    folds: int,
-    request: HttpRequest | None = None,
-) -> Search:
+def start_folds(*, asked: JobRequest, folds: int, request: HttpRequest | None = None) -> Search:
     """A job for each part that is held back. Raises UserError `bad_folds`, and as `job_services.add_job`."""
-    if task not in PROMPTLESS:
+    if asked.task not in PROMPTLESS:
         raise UserError("bad_folds", _("Cross-validation is for classification and for numbers."))
     if not 2 <= folds <= MOST_FOLDS:
         raise UserError("bad_folds", _("Cross-validation has 2 to %(most)s parts.") % {"most": MOST_FOLDS})
-    lock_until_commit(f"training.jobs.{workspace.pk}")
-    search = _begun(Search.Kind.FOLDS, user, workspace, version, base, task, name, spec, {"folds": folds})
+    lock_until_commit(f"training.jobs.{asked.workspace.pk}")
+    search = _begun(Search.Kind.FOLDS, asked, {"folds": folds})
     for number in range(1, folds + 1):
-        job_services.add_job(
-            user=user,
-            workspace=workspace,
-            version=version,
-            base=base,
-            task=task,
-            name=trial_name(search, number),
-            spec=spec | {"folds": folds, "fold": number},
-            search=search,
-            number=number,
+        fold = replace(
+            asked, name=trial_name(search, number), spec=asked.spec | {"folds": folds, "fold": number}
         )
-    _record("search_started", search, user, request)
+        job_services.add_job(asked=fold, search=search, number=number)
+    _record("search_started", search, asked.user, request)
     return search
 
 
@@ -141,17 +114,8 @@ def _locked(search: Search) -> Search:
     return found
 
 
-def _begun(
-    kind: Search.Kind,
-    user: User,
-    workspace: Workspace,
-    version: DatasetVersion,
-    base: ServedModel | None,
-    task: str,
-    name: str,
-    spec: dict[str, Any],
-    parameters: dict[str, Any],
-) -> Search:
+def _begun(kind: Search.Kind, asked: JobRequest, parameters: dict[str, Any]) -> Search:
+    workspace, base = asked.workspace, asked.base
     if Search.objects.filter(workspace=workspace, finished_at=None).count() >= MAX_UNFINISHED:
         raise UserError(
             "too_many",
@@ -159,19 +123,23 @@ def _begun(
             % {"limit": MAX_UNFINISHED},
             status=409,
         )
-    asked = {
-        "version": str(version.pk),
+    of_all = {
+        "version": str(asked.version.pk),
         "base": str(base.pk) if base else None,
-        "data_label": f"{version.dataset.name}, {version.number}",
+        "data_label": asked.data_label,
         "base_name": base.name if base else "",
-        "task": task,
-        "spec": spec,
+        "task": asked.task,
+        "spec": asked.spec,
     }
     return Search.objects.create(
-        workspace=workspace, created_by=user, name=clean_name(name), kind=kind, parameters=asked | parameters
+        workspace=workspace,
+        created_by=asked.user,
+        name=clean_name(asked.name),
+        kind=kind,
+        parameters=of_all | parameters,
     )
 
 
-def _record(action: str, search: Search, user: User, request: HttpRequest | None) -> None:
+def _record(action: str, search: Search, user: User | None, request: HttpRequest | None) -> None:
     detail = {"search": str(search.pk)}
     record_audit(action=action, actor=user, workspace=search.workspace, request=request, detail=detail)

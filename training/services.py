@@ -6,6 +6,7 @@ What these return is committed; what follows happens on commit. Uploads are in u
 from __future__ import annotations
 
 import hashlib
+import uuid
 
 import msgspec
 from django.db import transaction
@@ -39,7 +40,12 @@ def clean_name(name: str) -> str:
 
 @transaction.atomic
 def create_dataset(
-    *, user: User, workspace: Workspace, name: str, request: HttpRequest | None = None
+    *,
+    user: User,
+    workspace: Workspace,
+    name: str,
+    is_for_file: bool = False,
+    request: HttpRequest | None = None,
 ) -> Dataset:
     """Raises UserError `bad_name`, `too_many`."""
     lock_until_commit(f"training.datasets.{workspace.pk}")
@@ -49,7 +55,9 @@ def create_dataset(
             _("This workspace has %(limit)s datasets, which is the most. Delete one first.")
             % {"limit": MAX_DATASETS},
         )
-    dataset = Dataset.objects.create(workspace=workspace, name=clean_name(name), created_by=user)
+    dataset = Dataset.objects.create(
+        workspace=workspace, name=clean_name(name), created_by=user, is_for_file=is_for_file
+    )
     _record("dataset_created", dataset, user, request)
     return dataset
 
@@ -63,18 +71,36 @@ def rename_dataset(*, dataset: Dataset, name: str) -> Dataset:
 
 @transaction.atomic
 def delete_dataset(*, dataset: Dataset, user: User, request: HttpRequest | None = None) -> None:
-    """With its files, reports and versions. What a worker does with it ends. Raises UserError `version_in_use`."""
-    require_unused(dataset.versions.all(), dataset.workspace)
+    """With its files, reports and versions. What a worker does with it ends.
+
+    Raises UserError `version_in_use`, `file_in_use`.
+    """
+    files = dataset.files.values_list("id", flat=True)
+    require_unused(dataset.versions.all(), dataset.workspace, files)
     _record("dataset_deleted", dataset, user, request)
     dataset.delete()  # signals.py sees to the files
 
 
 @transaction.atomic
 def remove_file(*, file: SourceFile) -> None:
-    """Raises UserError `dataset_busy`."""
+    """Raises UserError `dataset_busy`, `file_in_use`."""
     _require_idle(file.dataset)
+    require_unused([], file.dataset.workspace, [file.pk])
     file.delete()
     file.dataset.save(update_fields=["updated_at"])
+
+
+@transaction.atomic
+def delete_file(*, file: SourceFile, user: User, request: HttpRequest | None = None) -> None:
+    """As programs see it: a dataset that was made for one file goes with its last one, and its versions with it.
+
+    Raises UserError `dataset_busy`, `version_in_use`, `file_in_use`.
+    """
+    dataset = file.dataset
+    if dataset.is_for_file and not dataset.files.exclude(pk=file.pk).exists():
+        delete_dataset(dataset=dataset, user=user, request=request)
+    else:
+        remove_file(file=file)
 
 
 @transaction.atomic
@@ -132,14 +158,29 @@ def start_preview(*, dataset: Dataset, recipe: Recipe) -> DataWork:
 
 @transaction.atomic
 def start_freeze(
-    *, dataset: Dataset, recipe: Recipe, user: User, request: HttpRequest | None = None
+    *,
+    dataset: Dataset,
+    recipe: Recipe,
+    user: User | None,
+    validation: DataWork | None = None,
+    request: HttpRequest | None = None,
 ) -> DatasetVersion:
-    """Makes a version of the dataset. Raises UserError `dataset_busy`, `report_first`."""
+    """Makes a version of the dataset. `validation`: the report of another dataset of the workspace, whose examples are
+    the validation split; the recipe names its sources as `split.given`.
+
+    Raises UserError `dataset_busy`, `report_first`.
+    """
     _require_idle(dataset)
     report = require_report(dataset)
-    doing = _begin(dataset, Kind.FREEZE, {"recipe": msgspec.to_builtins(recipe), "report": str(report.id)})
+    parameters: dict[str, object] = {"recipe": msgspec.to_builtins(recipe), "report": str(report.id)}
+    if validation is not None:
+        parameters["validation"] = str(validation.id)
+    made = uuid.uuid4()
+    parameters["made"] = str(made)  # what is asked for the version, should it turn out to be an earlier one
+    doing = _begin(dataset, Kind.FREEZE, parameters)
     highest = DatasetVersion.objects.filter(dataset=dataset).aggregate(highest=Max("number"))["highest"]
     version = DatasetVersion.objects.create(
+        id=made,
         dataset=dataset,
         number=(highest or 0) + 1,
         work=doing,
@@ -196,6 +237,17 @@ def last_failure(dataset: Dataset, kind: str) -> DataWork | None:
     return last if last is not None and last.state == State.FAILED else None
 
 
+def version_made(dataset: Dataset, version_id: uuid.UUID) -> DatasetVersion | None:
+    """The version of this id, or the earlier one that it turned out to be the same as."""
+    versions = dataset.versions.select_related("dataset__workspace", "work")
+    version = versions.filter(pk=version_id).first()
+    if version is None:
+        frozen = dataset.work.filter(kind=Kind.FREEZE, state=State.READY, parameters__made=str(version_id))
+        result = frozen.values_list("result", flat=True).first()
+        version = versions.filter(number=result["version"]).first() if result else None
+    return version
+
+
 def report_defaults(made: DataWork | None) -> dict[str, object]:
     """What the next check looks at, unless somebody says otherwise: the same as the last."""
     if made is not None:
@@ -233,7 +285,9 @@ def _require_idle(dataset: Dataset) -> None:
         raise work.busy()
 
 
-def _record(action: str, dataset: Dataset, user: User, request: HttpRequest | None, **detail: object) -> None:
+def _record(
+    action: str, dataset: Dataset, user: User | None, request: HttpRequest | None, **detail: object
+) -> None:
     record_audit(
         action=action,
         actor=user,

@@ -10,7 +10,7 @@ from django.db.models.signals import post_delete
 from django.dispatch import receiver
 
 from training import storage
-from training.models import Dataset, DatasetVersion, Job, SourceFile
+from training.models import Dataset, DatasetVersion, Job, ResultFile, SourceFile
 
 
 @receiver(post_delete, sender=Dataset)
@@ -32,3 +32,8 @@ def on_version_deleted(sender: object, instance: DatasetVersion, **kwargs: Any) 
 def on_job_deleted(sender: object, instance: Job, **kwargs: Any) -> None:
     # Where it runs, its worker hears of it with its next heartbeat, and removes what was written since.
     transaction.on_commit(partial(storage.remove_folder, storage.job_folder(instance)))
+
+
+@receiver(post_delete, sender=ResultFile)
+def on_result_deleted(sender: object, instance: ResultFile, **kwargs: Any) -> None:
+    transaction.on_commit(partial(storage.remove_file, storage.result_path(instance.job_id)))

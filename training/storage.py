@@ -1,4 +1,4 @@
-"""Where files of datasets and jobs lie, and how they go. Every name below datasets/ and jobs/ is an id of ours.
+"""Where files of datasets and jobs lie, and how they go. No name below datasets/ and jobs/ is a person's.
 
 Knows nothing of what the files hold.
 """
@@ -37,6 +37,11 @@ def dataset_folder(dataset_id: UUID) -> Path:
     return datasets_folder() / str(dataset_id)
 
 
+def incoming_folder() -> Path:
+    """Files that are not whole yet, beside where they will lie: to move one there is a rename."""
+    return datasets_folder() / "incoming"
+
+
 def source_path(file: OfDataset) -> Path:
     return dataset_folder(file.dataset_id) / "sources" / str(file.id)
 
@@ -50,9 +55,18 @@ def version_folder(version: OfDataset) -> Path:
     return dataset_folder(version.dataset_id) / "versions" / str(version.id)
 
 
+def jobs_folder() -> Path:
+    return Path(settings.FLYWHEEL_HOME) / "jobs"
+
+
 def job_folder(job: HasId) -> Path:
     """spec.json, what the trainer says and saves, and its log: all attempts share it, one after the other."""
-    return Path(settings.FLYWHEEL_HOME) / "jobs" / str(job.id)
+    return jobs_folder() / str(job.id)
+
+
+def result_path(job_id: UUID) -> Path:
+    """What a program fetches of a finished job."""
+    return jobs_folder() / str(job_id) / "results.csv"
 
 
 def free_bytes() -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from django.db import transaction
+from django.utils import timezone
 
 from training import job_life
 from training.job_notify import job_changed
@@ -116,6 +117,8 @@ class _Lines:
         self._now: dict[str, Any] = {
             name: getattr(job, name) for name in ("step", "rate", "memory", "seconds", "data", "crashes")
         }
+        # Others note events, too, but not while the row is locked.
+        self._now["last_event"] = Job.objects.values_list("last_event", flat=True).get(id=job.id)
         self._now["chosen"] = {choice["knob"]: choice for choice in job.chosen}
         self._measured: dict[tuple[str, int], Measurement] = {}
 
@@ -129,7 +132,7 @@ class _Lines:
             self._measured.values(),
             update_conflicts=True,
             unique_fields=["job", "kind", "step"],
-            update_fields=["loss", "values"],
+            update_fields=["loss", "values", "number", "created_at"],
         )
         return self._now | {"chosen": list(self._now["chosen"].values())}
 
@@ -138,8 +141,18 @@ class _Lines:
             return
         values = {name: value for name, value in line.items() if name not in _OF_THE_ROW}
         self._measured[kind, line["step"]] = Measurement(
-            job=self._job, kind=kind, step=line["step"], loss=line["loss"], values=values
+            job=self._job,
+            kind=kind,
+            step=line["step"],
+            loss=line["loss"],
+            values=values,
+            number=self._next_number(),
+            created_at=timezone.now(),
         )
+
+    def _next_number(self) -> int:
+        self._now["last_event"] += 1
+        return int(self._now["last_event"])
 
     def _rewind(self, step: int) -> None:
         """What came after `step` is computed again."""
@@ -229,4 +242,6 @@ class _Lines:
 
     def _event(self, code: str, message: str, line: dict[str, Any], *, level: str = Level.INFO) -> None:
         data = {name: value for name, value in line.items() if name not in ("type", "time")}
-        job_life.add_event(self._job, code, message, level=level, data=data)
+        JobEvent.objects.create(
+            job=self._job, number=self._next_number(), level=level, code=code, message=message, data=data
+        )

@@ -9,7 +9,7 @@ from uuid import UUID
 from celery import shared_task
 from celery.signals import worker_shutting_down
 
-from training import job_life, search_tasks, uploads, work
+from training import job_files, job_life, search_tasks, uploads, work
 
 
 @shared_task(name="data.run")
@@ -43,9 +43,16 @@ def _stop_training(**_: Any) -> None:
         worker.stopping.set()
 
 
+@shared_task(name="jobs.prepare")
+def prepare_jobs() -> None:
+    """Delivered any number of times: what is to be done is in the rows."""
+    job_files.advance_all()
+
+
 @shared_task(name="jobs.reap")
 def reap_jobs() -> None:
     job_life.reap()
+    job_files.advance_all()
     search_tasks.reap()
 
 

@@ -24,8 +24,9 @@ from training import job_life, storage, tail
 from training.datasets.frozen import check_files, read_manifest
 from training.datasets.problems import DataError
 from training.knobs import trainer_task
-from training.models import Checkpoint, Job
-from training.publishing import publish
+from training.models import Checkpoint, Job, ResultFile
+from training.publishing import publish, publish_checkpoints
+from training.results import write_results
 from training.trainer.failures import TrainingFailure
 from training.trainer_process import TrainerProcess, end_left
 from webapp.core.errors import UserError
@@ -201,12 +202,19 @@ class Supervision:
         job = self._job
         evaluation = self._folder / "evaluation.json"
         judged = json.loads(evaluation.read_bytes()) if evaluation.exists() else None
+        tokens, size = write_results(job)
         with transaction.atomic():
             if not job_life.lock(job):
                 raise Lost
             # Of a search's trials the best one is served, once that is known (`training.search`).
             model = publish(job, self._folder) if job.search_id is None else None
-            job_life.end(job, State.SUCCEEDED, model=model, evaluation=judged, eta=None)
+            if model is not None:
+                publish_checkpoints(job, model, self._folder)
+                job_life.add_event(job, "model", f"New model: {model.name}", data={"model": model.name})
+            if size:
+                ResultFile.objects.update_or_create(job=job, defaults={"size": size})
+            ended = {"model": model, "evaluation": judged, "eta": None, "trained_tokens": tokens}
+            job_life.end(job, State.SUCCEEDED, **ended)
             Checkpoint.objects.filter(job=job).update(is_kept=False)
         self._forget_checkpoints()
 

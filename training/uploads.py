@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from training import storage
+from training.incoming import RESERVED_BYTES, Incoming, remove_forgotten
 from training.models import Dataset, DataWork, SourceFile
 from training.sizes import spoken_size
 from training.work import begin_work
@@ -25,8 +26,6 @@ from webapp.core.locks import lock_until_commit
 
 MAX_FILE_BYTES = 20 * 2**30
 MAX_FILES = 100
-# What stays free on the disk whatever is uploaded: the database and everybody's chats live there too.
-RESERVED_BYTES = 2**30
 # Small enough to stay in memory while a request is read, and not be written to disk twice.
 CHUNK_BYTES = 2 * 2**20
 # An upload nobody went on with for so long is given up.
@@ -62,7 +61,7 @@ def begin_upload(*, dataset: Dataset, name: str, size: int, modified: int = 0) -
     """
     name = clean_name(name)
     if size < 1:
-        raise UserError("file_empty", _("%(name)s is empty.") % {"name": name})
+        raise _empty(name)
     if size > MAX_FILE_BYTES:
         raise UserError(
             "file_too_large",
@@ -75,17 +74,8 @@ def begin_upload(*, dataset: Dataset, name: str, size: int, modified: int = 0) -
         continued = files.filter(name=name, size=size, modified=modified, state=State.UPLOADING).first()
         if continued is not None:
             return continued
-        if files.count() >= MAX_FILES:
-            raise UserError(
-                "too_many_files",
-                ngettext(
-                    "A dataset has at most %(count)s file.",
-                    "A dataset has at most %(count)s files.",
-                    MAX_FILES,
-                )
-                % {"count": MAX_FILES},
-            )
-        _require_space(name, size)
+        _require_room(dataset)
+        require_space(name, size)
         file = SourceFile.objects.create(
             dataset=dataset, name=name, size=size, modified=modified, received_at=timezone.now()
         )
@@ -96,7 +86,25 @@ def begin_upload(*, dataset: Dataset, name: str, size: int, modified: int = 0) -
     return file
 
 
-def _require_space(name: str, size: int) -> None:
+def _empty(name: str) -> UserError:
+    return UserError("file_empty", _("%(name)s is empty.") % {"name": name})
+
+
+def _require_room(dataset: Dataset) -> None:
+    if SourceFile.objects.filter(dataset=dataset).count() >= MAX_FILES:
+        raise UserError(
+            "too_many_files",
+            ngettext(
+                "A dataset has at most %(count)s file.",
+                "A dataset has at most %(count)s files.",
+                MAX_FILES,
+            )
+            % {"count": MAX_FILES},
+        )
+
+
+def require_space(name: str, size: int) -> None:
+    """Raises UserError `disk_full`."""
     free = max(0, storage.free_bytes() - RESERVED_BYTES)
     if size > free:
         raise UserError(
@@ -139,6 +147,28 @@ def receive_chunk(*, file: SourceFile, offset: int, length: int, body: Readable)
         ) from error
 
 
+@transaction.atomic
+def keep_file(*, dataset: Dataset, name: str, incoming: Incoming) -> SourceFile:
+    """A file that arrived in one request, which is looked at next. Raises UserError `file_empty`, `too_many_files`."""
+    name = clean_name(name)
+    if not incoming.size:
+        raise _empty(name)
+    lock_until_commit(f"training.files.{dataset.pk}")
+    _require_room(dataset)
+    file = SourceFile.objects.create(
+        dataset=dataset,
+        name=name,
+        size=incoming.size,
+        received=incoming.size,
+        state=State.DETECTING,
+        received_at=timezone.now(),
+    )
+    dataset.save(update_fields=["updated_at"])
+    begin_work(dataset=dataset, kind=DataWork.Kind.DETECT, parameters={}, file=file)
+    incoming.move_to(storage.source_path(file))
+    return file
+
+
 def _copy(body: Readable, target: IO[bytes], length: int) -> None:
     left = length
     while left:
@@ -167,3 +197,4 @@ def remove_abandoned() -> None:
     forgotten = SourceFile.objects.filter(state=State.UPLOADING, received_at__lt=timezone.now() - ABANDONED)
     for file in forgotten[:1000]:
         file.delete()
+    remove_forgotten()

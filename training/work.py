@@ -20,6 +20,7 @@ from django.utils.translation import gettext_noop
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from training.job_tasks import send_prepare
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
 from webapp.core.errors import UserError
 
@@ -126,6 +127,7 @@ def end_work(*, work: DataWork, expected: str, state: str, **fields: Any) -> boo
             setattr(work, name, value)
         if state in (State.FAILED, State.CANCELLED):
             _leave_nothing_half_made(work)
+        send_prepare()
     return True
 
 

@@ -20,17 +20,20 @@ from channels.security.websocket import WebsocketDenier
 from django.urls import path, re_path
 
 from training.consumers import JobConsumer
-from webapp.api.application import ApiApplication, largest_body, short_way
+from webapp.api.application import ApiApplication, is_upload, largest_body, short_way
 from webapp.chat.consumers import ChatConsumer
 from webapp.core.body_limit import limit_bodies
 from webapp.core.origin import SameOriginValidator
 from webapp.core.request_metrics import count_sockets
+from webapp.core.streamed_body import StreamedRequest, stream_bodies
 from webapp.ops.lifespan import lifespan
 
+django_application.request_class = StreamedRequest
 application = ProtocolTypeRouter(
     {
         "http": limit_bodies(
-            short_way(ApiApplication(), django_application), allowance=largest_body
+            stream_bodies(short_way(ApiApplication(), django_application), is_upload),
+            allowance=largest_body,
         ),
         "websocket": count_sockets(
             SameOriginValidator(

@@ -13,6 +13,7 @@ from webapp import database
 from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
 from webapp.core import logs, mail
 from webapp.core.body_limit import MAX_BODY_BYTES
+from webapp.core.public_addresses import Allowed
 from webapp.env import Env, generated_secret
 from webapp.ops import broker
 
@@ -165,7 +166,10 @@ CELERY_BEAT_SCHEDULE = {
     "reap": {"task": "inference.reap", "schedule": 2.0, "options": {"expires": 10}},
     "sweep models": {"task": "inference.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap data": {"task": "data.reap", "schedule": 5.0, "options": {"expires": 10}},
+    "sweep widgets": {"task": "widgets.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap jobs": {"task": "jobs.reap", "schedule": 5.0, "options": {"expires": 10}},
+    "deliver webhooks": {"task": "api.deliver_webhooks", "schedule": 5.0, "options": {"expires": 10}},
+    "prune webhooks": {"task": "api.prune_webhooks", "schedule": 3600.0, "options": {"expires": 3600}},
     "forget completions": {"task": "api.forget", "schedule": 60.0, "options": {"expires": 60}},
     "sweep idempotency": {
         "task": "api.sweep_idempotency",
@@ -289,6 +293,7 @@ CONTENT_SECURITY_POLICY = {
     }
 }
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_BODY_BYTES  # of what is not a file
+FILE_UPLOAD_HANDLERS = ["training.upload_handler.StraightToDisk"]
 
 # --- Static files, language, time --------------------------------------------------------------------------
 STATIC_URL = "static/"
@@ -301,6 +306,9 @@ LOCALE_PATHS = [ROOT / "webapp" / "locale"]
 USE_TZ = True
 TIME_ZONE = "UTC"
 
+# --- Addresses that people typed, as of webhooks ------------------------------------------------------------
+OUTBOUND_ALLOW = Allowed.parse(env.list("OUTBOUND_ALLOW"), variable="OUTBOUND_ALLOW")
+
 # --- Operations --------------------------------------------------------------------------------------------
 HOST = env.str("HOST", "127.0.0.1")
 WEB_PROCESSES = env.int("WEB_PROCESSES", 1, low=1, high=64)
@@ -311,6 +319,8 @@ LOGGING = logs.configuration(LOG_FORMAT, LOG_LEVEL)
 logs.configure_structlog()
 # One line a request: when it has been answered.
 DJANGO_STRUCTLOG_STATUS_START_LOG_LEVEL = logging.DEBUG
+# webapp.core.request_ids has looked at it by then.
+DJANGO_STRUCTLOG_TRUST_UPSTREAM_REQUEST_ID = True
 
 # --- Mail --------------------------------------------------------------------------------------------------
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", "flywheel@localhost")

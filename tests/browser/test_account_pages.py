@@ -121,3 +121,25 @@ def test_no_account_page_is_wider_than_the_screen(page: Page, width: int) -> Non
     ):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+
+
+def test_a_key_is_made_copied_and_revoked(page: Page, alice: User, workspace: Workspace) -> None:
+    log_in(page)
+    page.goto("/settings/workspace/keys/")
+    page.get_by_role("textbox", name="Name").fill("Shop assistant")
+    page.get_by_label("Files:").check()
+    page.get_by_label("Expires").select_option("In 30 days")
+    page.get_by_role("button", name="Make the key").click()
+    made = page.get_by_label("Copy it now").input_value()
+    page.get_by_role("button", name="Copy key").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == made
+    assert made in page.get_by_label("Try it in a terminal").input_value()
+    page.goto("/settings/workspace/keys/")
+    row = page.locator(".keys > li", has_text="Shop assistant")
+    expect(row).to_contain_text(made[:11])
+    # In two steps: what uses it stops at once.
+    row.get_by_label("Revoke Shop assistant").click()
+    row.get_by_role("button", name="Revoke key").click()
+    expect(page.get_by_text("opens nothing any more")).to_be_visible()
+    expect(page.get_by_text("1 that is revoked or has expired")).to_be_visible()

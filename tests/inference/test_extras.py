@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from celery import current_app
 from django.utils import timezone
 
@@ -168,7 +169,7 @@ def test_a_text_becomes_a_vector_of_length_one(run: Any) -> None:
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_both_figures(run: Any) -> None:
-    row, log = run(prompt="hill " * 20_000)
+    row, log = run(prompt="hill " * 20_000, purpose="api")
     assert (row.state, row.error_code) == ("refused", "prompt_too_long")
     [refused] = log
     assert refused.data["prompt_tokens"] > refused.data["context_length"] > 0
@@ -183,16 +184,21 @@ def test_a_prompt_that_is_none_is_refused_and_nothing_breaks(run: Any, prompt: A
     assert run(prompt=PROMPT, params=SamplingParams(max_tokens=2))[0].state == "complete"
 
 
-async def test_a_reader_that_comes_when_the_log_is_gone_is_given_it_all(
+def test_a_reader_that_comes_when_the_log_is_gone_is_given_it_all(
     workspace: Workspace, model: ServedModel
 ) -> None:
     extras = {"logprobs": [{"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}]}
-    generation = await Generation.objects.acreate(
+    generation = Generation.objects.create(
         workspace=workspace, model=model, seed=1, state="complete", text="a", extras=extras,
         sent_at=timezone.now(), deadline=timezone.now(),
     )  # fmt: skip
-    events = [event async for event in follow(generation.id)]
-    await StepReader.current().close()
+
+    async def followed() -> list[Event]:
+        events = [event async for event in follow(generation.id)]
+        await StepReader.current().close()
+        return events
+
+    events = async_to_sync(followed)()  # with its queries in this thread, whose connection is closed
     assert [event.type for event in events] == ["reset", "done"]
     assert events[0].data == {"text": "a", "extras": extras}
 

@@ -1,11 +1,8 @@
-"""The web process's two doors, from outside: who may open a socket and how many, and how much a request may bring."""
+"""The web process's door for sockets, from outside: who may open one, and how many."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from asgiref.testing import ApplicationCommunicator
 from django.test import Client
 from pytest_django.fixtures import Settings
 
@@ -13,7 +10,6 @@ from tests.webapp.websocket import Websocket
 from webapp.accounts import presence
 from webapp.accounts.models import User, Workspace
 from webapp.asgi import application
-from webapp.core.body_limit import MAX_BODY_BYTES, limit_bodies
 from webapp.core.origin import is_own_origin
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -127,39 +123,3 @@ async def test_many_sockets_of_one_person_may_not_talk_faster_than_one(
     assert any(frame.get("code") == "too_many_frames" for frame in frames)
     for socket in sockets:
         await socket.disconnect()
-
-
-def http_scope(*headers: tuple[bytes, bytes]) -> dict[str, Any]:
-    return {
-        "type": "http", "method": "POST", "path": "/accounts/login/", "raw_path": b"/accounts/login/",
-        "query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": "",
-        "headers": [(b"host", b"localhost"), *headers], "client": ("192.0.2.1", 5), "server": ("localhost", 80),
-    }  # fmt: skip
-
-
-async def test_a_body_that_announces_too_much_is_refused_before_it_is_sent(workspace: Workspace) -> None:
-    length = (b"content-length", str(MAX_BODY_BYTES + 1).encode())
-    door = ApplicationCommunicator(application, http_scope(length))
-    assert (await door.receive_output(5))["status"] == 413
-
-
-async def test_a_body_that_announces_nothing_is_refused_when_it_has_grown_too_long(
-    workspace: Workspace,
-) -> None:
-    door = ApplicationCommunicator(application, http_scope((b"transfer-encoding", b"chunked")))
-    for _ in range(5):
-        await door.send_input({"type": "http.request", "body": b"x" * 2**20, "more_body": True})
-    assert (await door.receive_output(5))["status"] == 413
-
-
-async def test_a_body_of_usual_size_arrives_whole() -> None:
-    async def echo(scope: Any, receive: Any, send: Any) -> None:
-        body = (await receive())["body"] + (await receive())["body"]
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": body})
-
-    door = ApplicationCommunicator(limit_bodies(echo, 10), http_scope((b"content-length", b"10")))
-    await door.send_input({"type": "http.request", "body": b"12345", "more_body": True})
-    await door.send_input({"type": "http.request", "body": b"67890", "more_body": False})
-    assert (await door.receive_output(5))["status"] == 200
-    assert (await door.receive_output(5))["body"] == b"1234567890"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from training.datasets.duplicates import find_duplicates, find_overlap
 from training.datasets.evaluation import evaluation_fingerprints
 from training.datasets.examples import Example, Kind, LabelledExample
 from training.datasets.fingerprints import Fingerprints
-from training.datasets.frozen import FORMAT, SPLITS, Manifest, SplitInfo, content_hash
+from training.datasets.frozen import FORMAT, SPLITS, Manifest, SplitInfo, content_hash, write_groups
 from training.datasets.outliers import find_outliers
 from training.datasets.parallel import run_all
 from training.datasets.prepare import (
@@ -43,7 +44,7 @@ from training.datasets.problems import DataError
 from training.datasets.progress import Progress, silent
 from training.datasets.recipe import Augment, Effect, Recipe
 from training.datasets.shards import Index, parts_of
-from training.datasets.split import TRAIN, split_rows
+from training.datasets.split import TRAIN, VALIDATION, keys_of_groups, split_rows
 
 _SAY_EVERY = 2**20  # bytes written
 _decoder: msgspec.json.Decoder[Example] = msgspec.json.Decoder(Example)
@@ -64,7 +65,7 @@ def preview(
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix="preview-") as scratch:
             return _plan(
-                folder, recipe, Path(scratch), model, evaluation, progress, processes, write=False
+                folder, None, recipe, Path(scratch), model, evaluation, progress, processes, write=False
             ).effects
     except OSError as error:
         raise disk_full(error) or error from error
@@ -76,6 +77,7 @@ def freeze(
     out: Path,
     *,
     parent: str,
+    validation: Path | None = None,
     model: Path | None = None,
     evaluation: Sequence[Path] = (),
     progress: Progress = silent,
@@ -83,13 +85,16 @@ def freeze(
 ) -> Manifest:
     """Makes the folder `out` of `folder/records`; it is there as a whole or not at all.
 
+    `validation`: a folder whose records are the validation split, instead of a share of the others.
     `model`: whose tokens the recipe's `max_tokens` are. `evaluation`: what the recipe's `drop_overlap` keeps out.
     Raises DataError `nothing_to_learn`, `mixed_kinds`, `no_model`, `model_unreadable`, `dataset_broken`, `disk_full`,
     `worker_lost`, and what `progress` raises.
     """
     with folder_aside(out) as aside:
         with tempfile.TemporaryDirectory(dir=aside) as scratch:
-            plan = _plan(folder, recipe, Path(scratch), model, evaluation, progress, processes, write=True)
+            plan = _plan(
+                folder, validation, recipe, Path(scratch), model, evaluation, progress, processes, write=True
+            )
             splits, labels = _write(plan, recipe, aside, progress)
         manifest = Manifest(
             FORMAT, plan.kind, content_hash(plan.kind, splits), parent, recipe, splits, plan.effects, labels
@@ -104,12 +109,14 @@ class _Plan:
     lines: list[Path]  # of all examples that the first steps left, one file for each part
     kept: Mask  # of these
     split: npt.NDArray[np.uint8]
+    together: npt.NDArray[np.uint64]  # the same for what no split and no fold tears apart
     augment: Mask
     effects: list[Effect]
 
 
 def _plan(
     folder: Path,
+    validation: Path | None,
     recipe: Recipe,
     scratch: Path,
     model: Path | None,
@@ -122,9 +129,10 @@ def _plan(
     limited = recipe.max_tokens > 0 and recipe.too_long != "keep"
     if limited and model is None:
         raise DataError("no_model", "A length in tokens needs a model whose tokens they are; choose one.")
+    given = parts_of(validation / "records") if validation is not None else []
     pieces = [
         Piece(part, str(scratch / f"{number:05}.npz"), recipe, str(model) if limited else "", write)
-        for number, part in enumerate(parts_of(folder / "records"))
+        for number, part in enumerate([*parts_of(folder / "records"), *given])
     ]
     total = sum(piece.part.size for piece in pieces)
     prepared = run_all(prepare, pieces, stage="cleaning", total=total, processes=processes, progress=progress)
@@ -134,9 +142,9 @@ def _plan(
             "mixed_kinds", f"A dataset holds one kind of example; this has {' and '.join(sorted(kinds))}."
         )
     others = evaluation_fingerprints(evaluation if recipe.drop_overlap else (), progress)
-    whole = _Whole(pieces, prepared)
+    whole = _Whole(pieces, prepared, given=len(given))
     whole.decide(recipe, others, limited)
-    if not (whole.kept & (whole.flags & LEARNABLE > 0)).any():
+    if not (whole.kept & ~whole.given & (whole.flags & LEARNABLE > 0)).any():
         raise DataError(
             "nothing_to_learn", "Nothing is left to learn from; look at the report, or change the steps."
         )
@@ -145,9 +153,10 @@ def _plan(
 
 
 class _Whole:
-    """All examples that the first steps left, and which of them are kept."""
+    """All examples that the first steps left, and which of them are kept. Those of the last `given` pieces are the
+    validation split."""
 
-    def __init__(self, pieces: list[Piece], prepared: list[Prepared]) -> None:
+    def __init__(self, pieces: list[Piece], prepared: list[Prepared], given: int) -> None:
         files = [Path(piece.into) for piece in pieces]
         self._lines = [file.with_suffix(".jsonl") for file in files]
         self._prints = load_fingerprints(files)
@@ -159,6 +168,7 @@ class _Whole:
         self.kept: Mask = np.ones(len(self.flags), bool)
         self.effects = _summed([some.effects for some in prepared])
         begins = np.cumsum([0, *(len(some) for some in offsets)]).tolist()
+        self.given: Mask = np.arange(len(self.flags)) >= begins[len(pieces) - given]
         self._cuts = [
             (begin + row, before, after)
             for begin, some in zip(begins, prepared, strict=False)
@@ -185,17 +195,19 @@ class _Whole:
             effect.samples = (cuts + effect.samples)[:SAMPLES]
 
     def plan(self, recipe: Recipe, kind: Kind) -> _Plan:
-        rows = np.flatnonzero(self.kept)
+        rows = np.flatnonzero(self.kept & ~self.given)
         # Clusters by their first row that is still there.
         _, first, inverse = np.unique(self._duplicates.cluster[rows], return_index=True, return_inverse=True)
-        split = np.zeros(len(self.kept), np.uint8)
-        split[rows] = split_rows(self._prints.exact[rows], first[inverse], self._groups[rows], recipe.split)
+        split = np.full(len(self.kept), VALIDATION, np.uint8)
+        together = np.zeros(len(self.kept), np.uint64)
+        together[rows] = keys_of_groups(self._prints.exact[rows], first[inverse], self._groups[rows])
+        split[rows] = split_rows(together[rows], recipe.split)
         augment = np.zeros(len(self.kept), bool)
         if recipe.augment is not None:
             augment = self.kept & (split == TRAIN) & (self.flags & AUGMENTABLE > 0)
             added = recipe.augment.copies * int(augment.sum())
             self.effects.append(Effect("augment", 0, 0, added, self._augmented(augment, recipe.augment)))
-        return _Plan(kind, self._lines, self.kept, split, augment, self.effects)
+        return _Plan(kind, self._lines, self.kept, split, together, augment, self.effects)
 
     def _drop(self, step: str, rows: Mask) -> Effect:
         dropped = self.kept & rows
@@ -229,13 +241,20 @@ def _write(
 ) -> tuple[dict[str, SplitInfo], list[str]]:
     """The files of the splits; and the labels, where there are any."""
     hashes = [hashlib.sha256() for _ in SPLITS]
+    groups = [array("Q") for _ in SPLITS]
     counts = [0 for _ in SPLITS]
     labels: set[str] = set()
     done, said, total = 0, 0, sum(file.stat().st_size for file in plan.lines)
     with ExitStack() as stack:
         files = [stack.enter_context((folder / f"{name}.jsonl").open("wb")) for name in SPLITS]
-        rows = zip(plan.kept.tolist(), plan.split.tolist(), plan.augment.tolist(), strict=True)
-        for line, (kept, split, augment) in zip(_lines(plan.lines), rows, strict=True):
+        rows = zip(
+            plan.kept.tolist(),
+            plan.split.tolist(),
+            plan.augment.tolist(),
+            plan.together.tolist(),
+            strict=True,
+        )
+        for line, (kept, split, augment, together) in zip(_lines(plan.lines), rows, strict=True):
             done += len(line)
             if done - said > _SAY_EVERY:
                 progress("writing", done, total)
@@ -253,9 +272,13 @@ def _write(
             for one in written:
                 files[split].write(one)
                 hashes[split].update(one)
+                groups[split].append(together)
             counts[split] += len(written)
     progress("writing", total, total)
-    infos = (SplitInfo(count, hash.hexdigest()) for count, hash in zip(counts, hashes, strict=True))
+    infos = [
+        SplitInfo(count, hash.hexdigest(), write_groups(folder, name, keys))
+        for name, count, hash, keys in zip(SPLITS, counts, hashes, groups, strict=True)
+    ]
     return dict(zip(SPLITS, infos, strict=True)), sorted(labels)
 
 

@@ -16,6 +16,7 @@ class Split(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     validation: float = 0.1
     test: float = 0.1
     salt: str = "flywheel"
+    given: str = ""  # the validation split is other files: the SHA-256 over them, as of the sources
 
 
 class Augment(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):

@@ -14,7 +14,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from inference.models import ServedModel
-from training.models.data import DatasetVersion
+from training.models.data import DatasetVersion, DataWork
 from webapp.accounts.models import Workspace
 
 # A cancelled trial's `error_code`, where it was the search that cancelled it.
@@ -92,14 +92,21 @@ class Job(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
     )
     name = models.CharField(max_length=64)  # also the suffix of the model that comes of it
-    task = models.CharField(max_length=14, choices=Task.choices)
+    task = models.CharField(max_length=14, choices=Task.choices)  # "" while nobody knows what its files hold
     version = models.ForeignKey(DatasetVersion, on_delete=models.SET_NULL, null=True, related_name="jobs")
     data_label = models.CharField(max_length=160)  # "Support, version 3": kept where the version is deleted
     data_hash = models.CharField(max_length=64)
+    # Of a job that was begun with files: their ids, which it keeps when they are deleted; how they are to be frozen,
+    # {"recipe", "skip_invalid"} (`training.job_files`); and the freezing that it waits for.
+    training_file = models.UUIDField(null=True, db_index=True)
+    validation_file = models.UUIDField(null=True, db_index=True)
+    preparing = models.JSONField(default=dict)
+    freezing = models.ForeignKey(DataWork, on_delete=models.SET_NULL, null=True, related_name="+")
     base = models.ForeignKey(
         ServedModel, on_delete=models.PROTECT, null=True, related_name="+"
     )  # scratch: none
     spec = models.JSONField()  # the knobs of training.trainer.spec.Spec that were given
+    metadata = models.JSONField(default=dict)  # whatever a program notes of it: names and texts
     search = models.ForeignKey(Search, on_delete=models.CASCADE, null=True, related_name="jobs")
     number = models.PositiveIntegerField(default=0)  # of the trial or the fold, from 1
 
@@ -120,6 +127,8 @@ class Job(models.Model):
     metrics_read = models.PositiveBigIntegerField(default=0)  # bytes of metrics.jsonl that are in these rows
     chosen = models.JSONField(default=list)  # [{knob, value, why}]: what "auto" came to
     data = models.JSONField(default=dict)  # examples, tokens, trained_tokens, ... as the trainer counted them
+    trained_tokens = models.PositiveBigIntegerField(null=True)  # over all steps, once it succeeded
+    last_event = models.PositiveBigIntegerField(default=0)  # the highest number in its log, `JobEvent.number`
     base_validation_loss = models.FloatField(null=True)
     best_validation_loss = models.FloatField(null=True)
     best_step = models.PositiveBigIntegerField(default=0)
@@ -129,6 +138,7 @@ class Job(models.Model):
     )  # what came of it, once it succeeded
     error_code = models.CharField(max_length=60, blank=True)
     error_message = models.TextField(blank=True)
+    error_param = models.CharField(max_length=40, blank=True)  # "training_file", where it was that file
 
     created_at = models.DateTimeField(auto_now_add=True)
     sent_at = (
@@ -165,7 +175,8 @@ class Job(models.Model):
 
 
 class JobEvent(models.Model):
-    """What happened to a job, as a sentence: numbered from 1, never changed."""
+    """What happened to a job, as a sentence; never changed. Measurements are numbered with these, so that a job has one
+    log in one order."""
 
     class Level(models.TextChoices):
         INFO = "info"
@@ -173,7 +184,7 @@ class JobEvent(models.Model):
         ERROR = "error"
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events")
-    number = models.PositiveIntegerField()
+    number = models.PositiveBigIntegerField()  # from 1 within the job, and growing
     level = models.CharField(max_length=5, choices=Level.choices, default=Level.INFO)
     code = models.CharField(max_length=40)  # "created", "started", "checkpoint", "paused", ...
     message = models.TextField()  # in English; pages translate what they know
@@ -199,19 +210,25 @@ class Measurement(models.Model):
     values = models.JSONField(
         default=dict
     )  # the rest of the trainer's line: learning_rate, gradient_norm, ...
+    # As a JobEvent's; none of those that are older than the numbering.
+    number = models.PositiveBigIntegerField(null=True)
+    created_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ["step"]
         constraints = [models.UniqueConstraint(fields=["job", "kind", "step"], name="measurement_once")]
+        indexes = [models.Index(fields=["job", "-number"], name="measurement_log")]
 
 
 class Checkpoint(models.Model):
-    """What was saved at a step. `is_kept`: whether its files are still there."""
+    """What was saved at a step. `is_kept`: whether its files are still there. `model`: what answers as it did, where it
+    is not the job's own, which is the best step's."""
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="checkpoints")
     step = models.PositiveBigIntegerField()
     validation_loss = models.FloatField(null=True)
     is_kept = models.BooleanField(default=True)
+    model = models.OneToOneField(ServedModel, on_delete=models.SET_NULL, null=True, related_name="checkpoint")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -231,3 +248,12 @@ class Sample(models.Model):
     class Meta:
         ordering = ["step", "number"]
         constraints = [models.UniqueConstraint(fields=["job", "step", "number"], name="sample_once")]
+
+
+class ResultFile(models.Model):
+    """The losses of a finished job as CSV, for programs to fetch. The file lies in the job's folder."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    job = models.OneToOneField(Job, on_delete=models.CASCADE, related_name="result_file")
+    size = models.PositiveBigIntegerField()  # bytes
+    created_at = models.DateTimeField(auto_now_add=True)

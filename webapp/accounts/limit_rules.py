@@ -19,9 +19,9 @@ from django.utils.translation import gettext_lazy
 
 from webapp.accounts import access
 from webapp.accounts.audit import record_audit
-from webapp.accounts.models import ApiKey, LimitRule, Membership, User
+from webapp.accounts.models import LimitRule, Membership, User
 from webapp.core import sql
-from webapp.core.errors import NotFound, UserError
+from webapp.core.errors import UserError
 from webapp.core.locks import lock_until_commit
 
 NAMES = {
@@ -86,22 +86,6 @@ def list_rules(membership: Membership) -> Rules:
     return _read(membership.workspace_id)
 
 
-def list_keys(membership: Membership) -> list[ApiKey]:
-    """The keys that open something, each with its person. For admins."""
-    if not membership.is_admin:
-        raise access.AdminsOnly
-    keys = ApiKey.objects.filter(workspace_id=membership.workspace_id, revoked_at=None)
-    return list(keys.select_related("user"))
-
-
-def get_key(membership: Membership, key_id: uuid.UUID) -> ApiKey:
-    """One of `list_keys`. Raises NotFound, AdminsOnly."""
-    for key in list_keys(membership):
-        if key.pk == key_id:
-            return key
-    raise NotFound(_("That key"))
-
-
 @transaction.atomic
 def set_limits(
     *,
@@ -123,7 +107,7 @@ def set_limits(
     if user_id is not None:
         detail["user"] = str(access.get_member(mine, user_id).user_id)
     elif api_key_id is not None:
-        detail["prefix"] = get_key(mine, api_key_id).prefix
+        detail["prefix"] = access.get_key(mine, api_key_id).prefix
     _check(limits)
     whose: dict[str, Any] = {"workspace": mine.workspace, "user_id": user_id, "api_key_id": api_key_id}
     row = LimitRule.objects.filter(**whose).first()

@@ -127,16 +127,14 @@ class Current(NamedTuple):
 
 
 def current_use(workspace_id: UUID, whose: Sequence[UUID | None]) -> dict[UUID | None, Current]:
-    """What the workspace (None), its people and keys used in the last minute; only of those that have such limits, and
-    empty while Redis is away."""
-    rules = rules_of(workspace_id)
-    counted = [one for one in whose if one in rules]
+    """What the workspace (None), its people or keys used in the last minute, where they have limits by the minute and
+    so are counted. Empty while Redis is away."""
     try:
-        uses = _limiter(settings.REDIS_URL).uses(_key(workspace_id, one) for one in counted)
+        uses = _limiter(settings.REDIS_URL).uses(_key(workspace_id, one) for one in whose)
     except RedisError as error:
         _leave_alone(error)
         return {}
-    return {one: Current(*msgspec.structs.astuple(uses[_key(workspace_id, one)])) for one in counted}
+    return {one: Current(*msgspec.structs.astuple(uses[_key(workspace_id, one)])) for one in whose}
 
 
 def _metered(workspace_id: UUID, user_id: UUID | None, api_key_id: UUID | None) -> list[_Metered]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from django.db.models import Q
@@ -15,7 +15,6 @@ from webapp.accounts import models as accounts
 from webapp.api.auth import Needs, caller
 from webapp.api.idempotency import keeps_a_secret
 from webapp.api.schemas import ERRORS
-from webapp.core.errors import NotFound
 
 router = Router(auth=Needs("admin"))
 _LAST_SECOND = 253_402_300_799  # of the year 9999
@@ -98,7 +97,7 @@ def create_api_key(request: HttpRequest, body: CreateApiKey) -> Any:
         workspace=who.workspace,
         name=body.name,
         scopes=list(body.scopes),
-        expires_at=None if body.expires_at is None else datetime.fromtimestamp(body.expires_at, timezone.utc),
+        expires_at=None if body.expires_at is None else datetime.fromtimestamp(body.expires_at, UTC),
         through=who.key,
         request=request,
     )

@@ -9,11 +9,17 @@ from webapp.api import (
     chat_completion_routes,
     completion_routes,
     conversation_routes,
+    dataset_routes,
     embedding_routes,
+    file_routes,
+    fine_tuning_routes,
+    limit_routes,
     message_routes,
     model_routes,
     moderation_routes,
     response_routes,
+    usage_routes,
+    webhook_routes,
 )
 from webapp.api.errors import answer_errors
 from webapp.api.idempotency import answer_once, claim_first
@@ -41,11 +47,24 @@ api.add_router("/completions", completion_routes.router, tags=["Completions"])
 # The person's own chats on this site. (OpenAI's items of the same address are another thing.)
 api.add_router("/conversations", conversation_routes.router, tags=["Conversations"])
 api.add_router("/conversations", message_routes.router, tags=["Conversations"])
+# Files that are checked, cleaned and frozen together.
+api.add_router("/datasets", dataset_routes.router, tags=["Datasets"])
 # Texts as vectors.
 api.add_router("/embeddings", embedding_routes.router, tags=["Embeddings"])
+# What is learnt from, and the results of learning.
+api.add_router("/files", file_routes.router, tags=["Files"])
+# Training jobs, as OpenAI's clients see them.
+api.add_router("/fine_tuning", fine_tuning_routes.router, tags=["Fine-tuning"])
+# What the workspace, its members and its keys may use.
+api.add_router("/limits", limit_routes.router, tags=["Usage and limits"])
 # Base models and what came of the workspace's own fine-tunes.
 api.add_router("/models", model_routes.router, tags=["Models"])
 # What a classifier of the workspace's says of texts.
 api.add_router("/moderations", moderation_routes.router, tags=["Moderations"])
 # Answers that are kept, and gone on from.
 api.add_router("/responses", response_routes.router, tags=["Responses"])
+# What the workspace used, by day.
+api.add_router("/usage", usage_routes.router, tags=["Usage and limits"])
+# Who is told of events.
+api.add_router("/webhook_endpoints", webhook_routes.router, tags=["Webhooks"])
+api.add_router("/webhook_event_types", webhook_routes.event_types_router, tags=["Webhooks"])

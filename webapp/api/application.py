@@ -7,8 +7,7 @@ a page may call it with its session and CSRF token. Both lead to the same routes
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
+import re
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -24,13 +23,11 @@ from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse
 from django.urls import set_script_prefix
 from django.utils.module_loading import import_string
-from django.utils.translation import gettext as _
 from django_structlog.middlewares.request import RequestMiddleware
 
 from webapp.accounts.models import Scope
 from webapp.api.auth import let_in_key
 from webapp.core.body_limit import MAX_BODY_BYTES
-from webapp.core.errors import UserError
 
 Application = Callable[..., Awaitable[None]]
 # Coroutines that do what little they ask the database in one visit. Others may take a while, and all of these
@@ -45,9 +42,7 @@ SHORT = (
     "/v1/responses",
 )
 # Addresses that take files, of up to API_MAX_UPLOAD_MB.
-UPLOADS = ("/v1/files",)
-# What stays free on the disk where bodies wait, whatever is sent.
-_KEPT_FREE = 2**30
+UPLOADS = re.compile(r"/v1/(?:files|datasets/[^/]+/files)")
 _MIDDLEWARE = (
     "webapp.core.request_metrics.count_requests",
     "webapp.core.request_ids.carry_request_id",
@@ -155,19 +150,21 @@ def _cancelled_when_gone(receive: Any) -> Iterator[None]:
 async def largest_body(scope: MutableMapping[str, Any]) -> int:
     """For `limit_bodies`: who sends a key for files may upload one; nobody else may fill the disk with anything.
 
-    Raises UserError for a key that is none, may not upload, or where the disk is nearly full.
+    Raises UserError for a key that is none, or may not upload.
     """
-    if scope["method"] != "POST" or scope["path"] not in UPLOADS:
+    if not is_upload(scope):
         return MAX_BODY_BYTES
     given = [value for name, value in scope["headers"] if name == b"authorization"]
     if not given:
         return MAX_BODY_BYTES
     await database_sync_to_async(let_in_key)(given[0].decode("latin1"), Scope.FILES)
-    if shutil.disk_usage(tempfile.gettempdir()).free < _KEPT_FREE:
-        message = _("This server has no room for another file. Tell the person who runs it.")
-        raise UserError("disk_full", message, status=507)
-    most: int = settings.API_MAX_UPLOAD_MB * 2**20
+    # The file, and the form round it.
+    most: int = settings.API_MAX_UPLOAD_MB * 2**20 + 2**20
     return max(most, MAX_BODY_BYTES)
+
+
+def is_upload(scope: MutableMapping[str, Any]) -> bool:
+    return scope["method"] == "POST" and UPLOADS.fullmatch(scope["path"]) is not None
 
 
 def short_way(api: Application, site: Application) -> Application:

@@ -2,8 +2,11 @@
 
 `answer_once` goes round every operation of the API, from outside; `claim_first` round its view, behind the log-in and
 the checks of the request, so that what was refused there claims nothing. Between them a row says what became of a key:
-being worked on, answered, or pointing at the completion that a repeat follows. Work of a request with a JSON body and
-its answer are one transaction: a process that is killed leaves both or neither.
+being worked on, answered, or pointing at the completion that a repeat follows. What a route that is a function does
+and its answer are one transaction: a process that is killed leaves both or neither. A coroutine that makes a completion
+asks first whether it `repeated` one, and else says which one it made:
+
+    completion = repeated(request) or start_completion(..., bind=partial(bind, request))
 
 Knows nothing of what is made. Routes that make nothing, or know by themselves what they were asked before, are
 `repeatable` and go past this.
@@ -77,6 +80,14 @@ def key_of(request: HttpRequest) -> str | None:
     return key
 
 
+def key_reused() -> UserError:
+    return UserError(
+        "idempotency_key_reused",
+        _("That Idempotency-Key came with another request before. Take a new one for each."),
+        param="Idempotency-Key",
+    )
+
+
 def repeated(request: HttpRequest) -> Completion | None:
     """What an earlier request with this key began, and this one follows instead of beginning it again."""
     claim: Claim | None = getattr(request, _CLAIM, None)
@@ -144,7 +155,7 @@ def claim_first(view: Callable[..., Any]) -> Callable[..., Any]:
         if _is_asked(request):
             if (answer := _begin(request)) is not None:
                 return answer
-            _begin_transaction(request)
+            _enter_transaction(request)
         return view(request, **values)
 
     return view_sync
@@ -154,12 +165,11 @@ def _is_asked(request: HttpRequest) -> bool:
     return request.method == "POST" and "Idempotency-Key" in request.headers
 
 
-def _begin_transaction(request: HttpRequest) -> None:
-    """Not for uploads: on SQLite nobody else could write until a large file had been copied."""
-    if request.content_type != "multipart/form-data":
-        claim: Claim = getattr(request, _CLAIM)
-        claim.work.enter_context(transaction.atomic())
-        claim.in_transaction = True
+def _enter_transaction(request: HttpRequest) -> None:
+    """A file of any size has arrived by now, or others would wait for it on SQLite."""
+    claim: Claim = getattr(request, _CLAIM)
+    claim.work.enter_context(transaction.atomic())
+    claim.in_transaction = True
 
 
 # --- the row -------------------------------------------------------------------------------------------------
@@ -181,11 +191,7 @@ def _begin(request: HttpRequest) -> HttpResponse | None:
         setattr(request, _CLAIM, Claim(row.pk, row.created_at))
         return None
     if row.fingerprint != fingerprint:
-        raise UserError(
-            "idempotency_key_reused",
-            _("That Idempotency-Key came with another request before. Take a new one for each."),
-            param="Idempotency-Key",
-        )
+        raise key_reused()
     if row.completion is not None:
         setattr(request, _CLAIM, Claim(row.pk, row.created_at, repeats=row.completion, is_bound=True))
         return None

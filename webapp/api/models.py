@@ -56,18 +56,37 @@ class IdempotentRequest(models.Model):
 class Webhook(models.Model):
     """An address of a customer's that is told of events, each signed with its secret (Standard Webhooks)."""
 
+    class Off(models.TextChoices):
+        """Why it is switched off."""
+
+        NOT = ""
+        PERSON = "person"  # somebody did it
+        GONE = "gone"  # its server answered 410
+        FAILING = "failing"  # for days nothing arrived
+
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="webhooks")
     created_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+")
+    name = models.CharField(max_length=80)
     url = models.URLField(max_length=500)
     secret = models.CharField(max_length=80)  # "whsec_" and base64: it signs, so it cannot be kept as a hash
+    # The one before it signs, too, for as long as the receiver may take to change it.
+    previous_secret = models.CharField(max_length=80, blank=True)
+    previous_until = models.DateTimeField(null=True)
     events = models.JSONField(default=list)  # types, as "fine_tuning.job.succeeded"
     is_active = models.BooleanField(default=True)
-    failing_since = models.DateTimeField(null=True)
+    off_because = models.CharField(max_length=8, choices=Off.choices, default=Off.NOT, blank=True)
+    failing_since = models.DateTimeField(null=True)  # when the first event did not arrive that none has since
     created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now_add=True)  # when a person last changed it
 
     class Meta:
         ordering = ["created_at", "id"]
+
+    @property
+    def secret_hint(self) -> str:
+        """Enough to tell one from another."""
+        return f"whsec_…{self.secret.rstrip('=')[-4:]}"
 
 
 class WebhookDelivery(models.Model):
@@ -82,16 +101,23 @@ class WebhookDelivery(models.Model):
     webhook = models.ForeignKey(Webhook, on_delete=models.CASCADE, related_name="deliveries")
     type = models.CharField(max_length=60)
     body = models.TextField()  # JSON, exactly as it is signed
+    is_test = models.BooleanField(default=False)  # tried once, and its failure counts for nothing
     state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
     attempts = models.PositiveIntegerField(default=0)
     next_at = models.DateTimeField(null=True, db_index=True)  # when it is tried next; None: never
     status = models.PositiveIntegerField(null=True)  # of the last answer
-    error = models.CharField(max_length=300, blank=True)  # of the last attempt, a sentence
+    # Of the last attempt: an English sentence that pages translate.
+    error = models.CharField(max_length=300, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     tried_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ["-created_at", "-id"]
+
+    @property
+    def is_under_way(self) -> bool:
+        """An attempt has begun of which nothing is known yet."""
+        return self.state == self.State.PENDING and self.attempts > 0 and not (self.status or self.error)
 
 
 class Widget(models.Model):

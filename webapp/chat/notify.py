@@ -27,7 +27,9 @@ async def tell_sent(conversation: Conversation, reply: Message, *, not_to: str =
 async def tell_retried(reply: Message) -> None:
     assert reply.generation_id is not None
     about = {"conversation": str(reply.conversation_id), "message": str(reply.id)}
-    await _tell(reply.conversation.user_id, {"type": "retried", **about, "generation": str(reply.generation_id)})
+    await _tell(
+        reply.conversation.user_id, {"type": "retried", **about, "generation": str(reply.generation_id)}
+    )
 
 
 async def tell_titled(conversation: Conversation) -> None:

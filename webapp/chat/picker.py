@@ -50,7 +50,8 @@ def picker(models: Sequence[ServedModel], wanted: str) -> Picker:
         return Choice("" if model.is_default else str(model.pk), label, model == chosen, note_on(model))
 
     # Somebody's own is always listed; a base model that is not served is nobody else's business.
-    listed = [m for m in models if m.is_served or m.workspace_id or m == chosen]
+    # Programs ask a checkpoint by its name; people choose among what came of their fine-tunes.
+    listed = [m for m in models if m == chosen or ((m.is_served or m.workspace_id) and not m.is_checkpoint)]
     return Picker(
         [choice(m) for m in listed if m.is_served], [choice(m) for m in listed if not m.is_served], chosen
     )

@@ -33,6 +33,7 @@ def web(*, host: str, port: int, processes: int = 1, proxied: bool = False) -> P
         (
             *(sys.executable, "-m", "uvicorn", "webapp.asgi:application"),
             *("--host", host, "--port", str(port), "--workers", str(processes)),
+            *("--http", "webapp.core.http_protocol:HttpProtocol"),
             # Deflate would cost each socket four times its memory.
             *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false"),
             *("--ws-max-size", str(4 * 2**20)),

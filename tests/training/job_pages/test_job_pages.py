@@ -97,6 +97,15 @@ def test_the_list_says_in_a_word_how_each_is_and_asks_again_while_one_is_under_w
     assert word in shown(client, job)
 
 
+def test_a_job_that_a_program_began_says_that_its_files_are_being_checked(client: Client, job: Job) -> None:
+    changed(job, state="validating_files", task="", version=None, data_hash="", data_label="orders.jsonl")
+    page = shown(client, job)
+    assert "orders.jsonl" in page
+    assert "Its files are being checked and frozen." in page
+    assert "deleted" not in page
+    assert "orders.jsonl" in client.get("/fine-tunes/").content.decode()
+
+
 def test_a_page_is_complete_because_it_is_made_from_rows(client: Client, running: Job) -> None:
     learn(running, 168)
     page = shown(client, running)

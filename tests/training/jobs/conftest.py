@@ -14,6 +14,7 @@ from inference.models import ServedModel
 from tests.training.trainer.conftest import chats, conversation, freeze, tiny_base  # noqa: F401
 from training import job_services, storage
 from training.datasets.frozen import read_manifest
+from training.job_request import JobRequest
 from training.models import Dataset, DatasetVersion, Job
 from webapp.accounts.models import User, Workspace
 
@@ -70,6 +71,6 @@ def start(base: ServedModel, version: DatasetVersion, alice: User) -> Start:
             "user": alice, "workspace": version.dataset.workspace, "version": version, "base": base,
             "task": "chat", "name": "support", "spec": {},
         }  # fmt: skip
-        return job_services.start_job(**asked | changes)
+        return job_services.start_job(asked=JobRequest(**asked | changes))
 
     return start

@@ -147,7 +147,7 @@ def test_what_is_wished_of_a_job_that_runs_is_for_its_worker_to_hear(start: Star
     job = job_life.claim_next()
     assert job is not None
     assert job_life.keep(job) == ""
-    assert job_services.pause_job(job=job, user=alice).state == State.VALIDATING_FILES
+    assert job_services.pause_job(job=job, user=alice).state == State.RUNNING
     assert job_life.keep(job) == Wish.PAUSE
     assert code_of(lambda: job_services.resume_job(job=job, user=alice)) == "job_pausing"
     job_services.cancel_job(job=job, user=alice)

@@ -27,6 +27,7 @@ from training import (
     trainer_process,
     training_worker,
 )
+from training.job_request import JobRequest
 from training.models import DatasetVersion, Job, Measurement, Search
 from training.search import advance
 from webapp.accounts.models import AuditEvent, User
@@ -47,9 +48,10 @@ def begin(base: ServedModel, version: DatasetVersion, alice: User) -> Begin:
     def begin(**changes: Any) -> Search:
         asked: dict[str, Any] = {
             "user": alice, "workspace": version.dataset.workspace, "version": version, "base": base, "task": "chat",
-            "name": "tone", "spec": {"epochs": 2.0}, "space": SPACE, "trials": 3,
+            "name": "tone", "spec": {"epochs": 2.0},
         }  # fmt: skip
-        return search_services.start_search(**asked | changes)
+        searched = {name: changes.pop(name, usual) for name, usual in (("space", SPACE), ("trials", 3))}
+        return search_services.start_search(asked=JobRequest(**asked | changes), **searched)  # type: ignore[arg-type]
 
     return begin
 
@@ -58,10 +60,11 @@ def begin(base: ServedModel, version: DatasetVersion, alice: User) -> Begin:
 def folds(base: ServedModel, version: DatasetVersion, alice: User) -> Search:
     version.kind, version.manifest = "labelled", {"labels": ["ham", "spam"]}
     version.save()
-    return search_services.start_folds(
+    asked = JobRequest(
         user=alice, workspace=version.dataset.workspace, version=version, base=base, task="classification",
-        name="sorted", spec={}, folds=3,
+        name="sorted", spec={},
     )  # fmt: skip
+    return search_services.start_folds(asked=asked, folds=3)
 
 
 @pytest.fixture(autouse=True)
@@ -412,7 +415,8 @@ def test_cross_validation_is_for_labels_and_numbers(folds: Search, alice: User) 
         "user": alice, "workspace": job.workspace, "version": job.version, "base": job.base, "name": "x", "spec": {},
     }  # fmt: skip
     for task, many in (("chat", 3), ("classification", 1), ("classification", 21)):
-        refused = code_of(lambda: search_services.start_folds(**asked, task=task, folds=many))  # noqa: B023
+        request = JobRequest(**asked, task=task)
+        refused = code_of(lambda: search_services.start_folds(asked=request, folds=many))  # noqa: B023
         assert refused.code == "bad_folds"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from django.conf import settings
 from django.test import Client
 
 from inference.models import ServedModel
@@ -31,6 +32,22 @@ def bobs(bob: User, workspace: Workspace) -> Client:
 def charlies(charlie: User, elsewhere: Workspace) -> Client:
     """Sends a key of another workspace's owner."""
     return key_client(charlie, elsewhere)
+
+
+class Page(Client):
+    """A page of the site: sends its session, and with everything its CSRF token."""
+
+    def __init__(self, user: User) -> None:
+        super().__init__(enforce_csrf_checks=True)
+        self.force_login(user)
+        token = "t" * 32
+        self.cookies[settings.CSRF_COOKIE_NAME] = token
+        self.defaults["HTTP_X_CSRFTOKEN"] = token
+
+
+@pytest.fixture
+def alice_on_a_page(alice: User, workspace: Workspace) -> Page:
+    return Page(alice)
 
 
 @pytest.fixture

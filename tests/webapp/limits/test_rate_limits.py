@@ -24,7 +24,9 @@ def limits() -> RateLimits:
     return RateLimits(connect(settings.REDIS_URL))
 
 
-def ask(limits: RateLimits, *meters: Meter, tokens: int = 1, slot: UUID | None = None, **more: Any) -> Verdict:
+def ask(
+    limits: RateLimits, *meters: Meter, tokens: int = 1, slot: UUID | None = None, **more: Any
+) -> Verdict:
     fields = {"lease": LEASE, "month": NOVEMBER, "now": 1000.0, **more}
     return limits.admit(meters=meters, tokens=tokens, slot=slot or uuid.uuid4(), **fields)
 

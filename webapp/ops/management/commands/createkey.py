@@ -57,9 +57,7 @@ class Command(BaseCommand):
                 workspace=membership.workspace,
                 name=name,
                 scopes=_scopes(scopes, membership),
-                expires_at=None
-                if expires_days is None
-                else timezone.now() + timedelta(days=expires_days),
+                expires_at=None if expires_days is None else timezone.now() + timedelta(days=expires_days),
             )
         except UserError as error:
             raise CommandError(error.message)
@@ -77,7 +75,9 @@ def _membership(user: User, wanted: str) -> Membership:
         raise CommandError(f"{user.email} is in no workspace called {wanted!r}. Theirs: {names or 'none'}.")
     if len(found) > 1:
         ids = ", ".join(str(workspace.pk) for workspace in found)
-        raise CommandError(f"{user.email} is in {len(found)} workspaces called {wanted!r}. Give an id: {ids}.")
+        raise CommandError(
+            f"{user.email} is in {len(found)} workspaces called {wanted!r}. Give an id: {ids}."
+        )
     return found[0].memberships.get(user=user)
 
 

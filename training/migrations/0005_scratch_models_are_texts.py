@@ -13,6 +13,6 @@ def forwards(apps: Any, schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("inference", "0005_kinds_of_models"), ("training", "0002_jobs")]
+    dependencies = [("inference", "0006_kinds_of_models"), ("training", "0004_log_numbers")]
 
     operations = [migrations.RunPython(forwards, migrations.RunPython.noop)]

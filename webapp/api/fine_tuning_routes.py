@@ -1,0 +1,151 @@
+"""/v1/fine_tuning/jobs: OpenAI's fine-tuning, on this site's trainer. What a job does is `training`'s business."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from django.db.models import QuerySet
+from django.db.models.fields.json import KeyTransform
+from django.http import HttpRequest
+from django.utils.translation import gettext as _
+from ninja import Query, Router
+
+from training import access, job_services
+from training.job_log import page_of_log
+from training.models import Checkpoint, Job
+from webapp.api.auth import Caller, Needs, caller
+from webapp.api.fine_tuning_answers import as_checkpoints, as_event, as_job, checkpoint_id, event_number
+from webapp.api.fine_tuning_requests import start
+from webapp.api.fine_tuning_schemas import (
+    CreateJob,
+    FineTuningJob,
+    FineTuningJobs,
+    JobCheckpoints,
+    JobEvents,
+)
+from webapp.api.ids import key_of
+from webapp.api.lists import no_such_place, page_by_time, place_of
+from webapp.api.schemas import ERRORS
+from webapp.core.errors import UserError
+
+router = Router(auth=Needs("training"))
+_METADATA = re.compile(r"metadata\[(.{1,64})\]")
+_BY_METADATA = {
+    "parameters": [
+        {
+            "in": "query",
+            "name": "metadata",
+            "style": "deepObject",
+            "explode": True,
+            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+            "description": "Only jobs whose metadata has these values: metadata[k]=v.",
+        }
+    ]
+}
+
+
+@router.post("/jobs", response={200: FineTuningJob, **ERRORS}, summary="Create a fine-tuning job")
+def create_job(request: HttpRequest, body: CreateJob) -> Any:
+    """Its files are checked and frozen first (`validating_files`), then it waits for a worker. An example that cannot
+    be learnt fails it, and `error` names file and line."""
+    return as_job(start(caller(request), body, request))
+
+
+@router.get(
+    "/jobs", response={200: FineTuningJobs, **ERRORS}, summary="List jobs", openapi_extra=_BY_METADATA
+)
+def list_jobs(request: HttpRequest, limit: int = Query(20, ge=1, le=100), after: str | None = None) -> Any:
+    """The workspace's, the newest first, those begun on the pages too; trials of a search are part of that."""
+    who = caller(request)
+    alone = access.list_jobs(who.user, who.workspace).filter(search=None)
+    jobs = _with_metadata(alone.select_related("result_file"), request)
+    last = place_of(after, lambda text: _job(who, text))
+    page, has_more = page_by_time([jobs], after=last, limit=limit, order="desc")
+    return FineTuningJobs(data=[as_job(job) for job in page], has_more=has_more)
+
+
+def _with_metadata(jobs: QuerySet[Job], request: HttpRequest) -> QuerySet[Job]:
+    """Those whose metadata has what the query asks for."""
+    for name, value in request.GET.items():
+        if name == "metadata" and value == "null":
+            jobs = jobs.filter(metadata={})
+        elif asked := _METADATA.fullmatch(name):
+            jobs = jobs.annotate(asked=KeyTransform(asked[1], "metadata")).filter(asked=value)
+        elif name.startswith("metadata"):
+            raise UserError(
+                "invalid_value", _("Filter by metadata as “metadata[key]=value”."), param="metadata"
+            )
+    return jobs
+
+
+@router.get("/jobs/{job_id}", response={200: FineTuningJob, **ERRORS}, summary="Retrieve a job")
+def retrieve_job(request: HttpRequest, job_id: str) -> Any:
+    return as_job(_job(caller(request), job_id))
+
+
+@router.post("/jobs/{job_id}/cancel", response={200: FineTuningJob, **ERRORS}, summary="Cancel a job")
+def cancel_job(request: HttpRequest, job_id: str) -> Any:
+    """Ends it: at once where it waits, within 15 seconds where it runs."""
+    return _done(request, job_id, job_services.cancel_job)
+
+
+@router.post("/jobs/{job_id}/pause", response={200: FineTuningJob, **ERRORS}, summary="Pause a job")
+def pause_job(request: HttpRequest, job_id: str) -> Any:
+    """What it has learnt is saved first; `status` is then `paused`."""
+    return _done(request, job_id, job_services.pause_job)
+
+
+@router.post("/jobs/{job_id}/resume", response={200: FineTuningJob, **ERRORS}, summary="Resume a job")
+def resume_job(request: HttpRequest, job_id: str) -> Any:
+    """A paused one goes on from its last checkpoint; so does one that failed, once the reason is gone."""
+    return _done(request, job_id, job_services.resume_job)
+
+
+@router.get("/jobs/{job_id}/events", response={200: JobEvents, **ERRORS}, summary="List a job's events")
+def list_events(
+    request: HttpRequest, job_id: str, limit: int = Query(20, ge=1, le=1000), after: str | None = None
+) -> Any:
+    """The newest first: messages, and the losses of each step as metrics."""
+    job = _job(caller(request), job_id)
+    before = None
+    if after is not None and (before := event_number(job, after)) is None:
+        raise no_such_place(after)
+    page, has_more = page_of_log(job, before=before, size=limit)
+    return JobEvents(data=[as_event(job, entry) for entry in page], has_more=has_more)
+
+
+@router.get(
+    "/jobs/{job_id}/checkpoints", response={200: JobCheckpoints, **ERRORS}, summary="List a job's checkpoints"
+)
+def list_checkpoints(
+    request: HttpRequest, job_id: str, limit: int = Query(10, ge=1, le=100), after: str | None = None
+) -> Any:
+    """The newest first. Of a job that succeeded the best one and the last ones can be asked by their names."""
+    job = _job(caller(request), job_id)
+    rows = Checkpoint.objects.filter(job=job).select_related("model").order_by("-step")
+    if after is not None:
+        last = next((row for row in rows if checkpoint_id(row) == after), None)
+        if last is None:
+            raise no_such_place(after)
+        rows = rows.filter(step__lt=last.step)
+    page = list(rows[: limit + 1])
+    data = as_checkpoints(job, page[:limit])
+    return JobCheckpoints(
+        data=data,
+        first_id=data[0].id if data else None,
+        last_id=data[-1].id if data else None,
+        has_more=len(page) > limit,
+    )
+
+
+def _done(request: HttpRequest, job_id: str, does: Callable[..., Job]) -> FineTuningJob:
+    who = caller(request)
+    does(job=_job(who, job_id), user=who.user, request=request)
+    return as_job(_job(who, job_id))
+
+
+def _job(who: Caller, text: str) -> Job:
+    """Raises NotFound."""
+    return access.get_job(who.user, key_of("ftjob", text), within=who.workspace)
