@@ -92,6 +92,7 @@ class ApiApplication(ASGIHandler):
         set_script_prefix(get_script_prefix(scope))
         request, refusal = self.create_request(scope, BytesIO(body))
         if request is None:
+            assert refusal is not None
             await self.send_response(refusal, send)
             return
         request.urlconf = "webapp.api.urls"
@@ -103,7 +104,7 @@ class ApiApplication(ASGIHandler):
         try:
             await self.send_response(response, send)
         finally:
-            for close in response._resource_closers:
+            for close in response._resource_closers:  # type: ignore[attr-defined]
                 close()
         if response.status_code >= 500:
             await sync_to_async(close_old_connections)()
