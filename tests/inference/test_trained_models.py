@@ -219,6 +219,25 @@ def test_a_removed_model_loses_its_files_and_keeps_its_name_on_replies(
         model_services.remove_model(name=base.name)
 
 
+def test_a_model_is_removed_with_its_checkpoints(
+    base: ServedModel,
+    source: Path,
+    workspace: Workspace,
+    home: Path,
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
+    model_services.add_adapter(workspace=workspace, base=base, name=NAME, source=source)
+    for name in (f"{NAME}:ckpt-step-8", f"{NAME}4:ckpt-step-8"):
+        model_services.add_adapter(
+            workspace=workspace, base=base, name=name, source=source, is_checkpoint=True
+        )
+    with django_capture_on_commit_callbacks(execute=True):
+        model_services.remove_model(name=NAME)
+    left = ServedModel.objects.filter(workspace=workspace, removed_at=None)
+    assert [model.name for model in left] == [f"{NAME}4:ckpt-step-8"]
+    assert len(kept(home)) == 1
+
+
 def test_a_model_with_adapters_is_not_removed(source: Path, workspace: Workspace, tmp_path: Path) -> None:
     save_model(tmp_path / "whole")
     whole = model_services.add_workspace_model(

@@ -81,6 +81,12 @@ def test_a_job_whose_worker_is_killed_goes_on_with_the_losses_of_an_uninterrupte
     assert (job.model.workspace, job.model.base) == (job.workspace, base)
     assert job.model.name == f"ft:tiny:acme:support:{job.id.hex[:8]}"
     assert (job.model.location / "adapter_model.safetensors").exists()
+    others = {step: f"{job.model.name}:ckpt-step-{step}" for step in (20, 30) if step != job.best_step}
+    answering = job.checkpoints.filter(model__isnull=False).select_related("model").order_by("step")
+    assert {checkpoint.step: checkpoint.model.name for checkpoint in answering} == others
+    for checkpoint in answering:
+        assert checkpoint.model.is_checkpoint
+        assert (checkpoint.model.location / "adapter_model.safetensors").exists()
     assert not marked(str(job.id))
 
 

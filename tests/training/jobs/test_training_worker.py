@@ -107,6 +107,25 @@ def test_what_a_trainer_writes_is_in_rows_when_it_has_succeeded(start: Start, tr
     assert not (storage.job_folder(job) / "checkpoints").exists()
     codes = list(job.events.values_list("code", flat=True))
     assert codes == ["created", "validating", "started", "refused", "checkpoint", "checkpoint", "succeeded"]
+    lines = storage.result_path(job.id).read_text().splitlines()
+    assert job.result_file.size == storage.result_path(job.id).stat().st_size
+    assert lines[0].startswith("step,train_loss,train_accuracy,valid_loss,")
+    assert lines[1].startswith("0,,,5.0,")
+    assert lines[5].startswith(f"4,{loss(4)},,{loss(4) + 0.1},")
+
+
+def test_events_and_measurements_are_numbered_once_and_in_order(start: Start, trainer: Trainer) -> None:
+    job = start(spec=SPEC)
+    trainer("dies")
+    run_next()
+    run_next()
+    job = now(job)
+    events = list(job.events.values_list("number", flat=True))
+    measured = list(job.measurements.order_by("number").values_list("number", flat=True))
+    assert len({*events, *measured}) == len(events) + len(measured)
+    assert max(*events, *measured) == job.last_event
+    by_step = job.measurements.filter(kind="train").order_by("step").values_list("number", flat=True)
+    assert list(by_step) == sorted(by_step)
 
 
 def test_a_trainer_that_is_killed_goes_on_from_its_last_checkpoint(start: Start, trainer: Trainer) -> None:

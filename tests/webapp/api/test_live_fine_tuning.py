@@ -73,6 +73,24 @@ def test_a_script_written_for_openai_runs_as_it_is(learning_site: Site, tmp_path
     name, _, answer = lines[-1].partition(": ")
     assert name.startswith(f"ft:{BASE}:acme:support:")
     assert "order 7" in answer.lower()
+    asked_by_name(learning_site, name, checkpoints)
+
+
+def asked_by_name(site: Site, name: str, checkpoints: list[str]) -> None:
+    """The model and its checkpoints are listed, and answer; for nobody else they are there."""
+    client, theirs = openai_client(site, key_of(site)), openai_client(site, outsider(site))
+    named = [line.rsplit(" ", 1)[1] for line in checkpoints if "ft:" in line]
+    assert name in named
+    assert {name, *named} <= {model.id for model in client.models.list()}
+    checkpoint = next(each for each in named if ":ckpt-step-" in each)
+    question: Any = [{"role": "user", "content": "Where is order 7?"}]
+    said = client.chat.completions.create(model=checkpoint, messages=question, max_tokens=5)
+    assert said.choices[0].message.content
+    assert said.model == checkpoint
+    for model in (name, checkpoint):
+        with pytest.raises(openai.NotFoundError) as caught:
+            theirs.chat.completions.create(model=model, messages=question, max_tokens=5)
+        assert caught.value.code == "model_not_found"
 
 
 def test_a_faulty_file_fails_the_job_with_file_line_and_reason(client: openai.OpenAI) -> None:

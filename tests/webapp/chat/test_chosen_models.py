@@ -92,6 +92,15 @@ def test_a_new_chat_lists_the_default_and_the_workspaces_own(
     assert picked(hers.get(f"/?model={support.pk}").content.decode()) == [("demo", False), ("support", True)]
 
 
+def test_a_checkpoint_is_for_programs_and_is_not_listed(
+    hers: Client, tuned: Any, workspace: Workspace
+) -> None:
+    tuned(workspace)
+    checkpoint = tuned(workspace, "early", is_checkpoint=True)
+    assert [label for label, _chosen in picked(hers.get("/").content.decode())] == ["demo", "support"]
+    assert checkpoint in models_for(workspace)
+
+
 def test_models_of_one_name_are_told_apart(
     hers: Client, default: ServedModel, tuned: Any, workspace: Workspace
 ) -> None:
