@@ -184,6 +184,9 @@ def test_members_may_use_a_workspaces_models_and_for_others_there_are_none(
     model = tuned(workspace)
     assert list(models_for(workspace)) == [default, model]
     assert list(models_for(elsewhere)) == [default]
+    assert get_model(workspace, str(model.pk)) == model
+    with pytest.raises(NotFound):
+        get_model(elsewhere, str(model.pk))
     for person, status in ((bob, 200), (charlie, 404)):
         client = Client()
         client.force_login(person)
