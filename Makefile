@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv/bin
 
-.PHONY: run test bench soak fmt lint setup
+.PHONY: run test bench soak fuzz fmt lint setup
 .DEFAULT_GOAL := run
 
 setup:
@@ -34,3 +34,8 @@ REQUESTS ?= 20000
 SEED ?= 1
 soak: setup
 	@exec $(VENV)/python -m tests.load.soak $(REQUESTS) $(SEED)
+
+# make fuzz CASES=500 SEED=2: other than 20,000 requests of seed 1.
+CASES ?= 20000
+fuzz: setup
+	@exec $(VENV)/python -m tests.load.fuzz $(CASES) $(SEED)

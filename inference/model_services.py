@@ -118,8 +118,8 @@ def add_adapter(
         facts = inspect_adapter(folder, base.location)
         return ServedModel(
             base=base,
-            is_checkpoint=is_checkpoint,
             kind=ServedModel.Kind.CLASSIFIER if facts.is_classifier else base.kind,
+            is_checkpoint=is_checkpoint,
             architecture=base.architecture,
             context_length=base.context_length,
             parameters=base.parameters,

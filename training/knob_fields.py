@@ -71,7 +71,7 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "size": (_("Size"), _("Layers. Each makes the model 64 wider, too: twice the size is eight times the weights.")),
     "vocabulary": (_("Vocabulary"), _("How many different tokens it knows.")),
     "class_weights": (_("Weights of labels"), _("Balanced: as if all labels were equally common.")),
-    "folds": (_("Cross-validation"), _("Parts the data is divided into. 0: none, it is as it was frozen.")),
+    "folds": (_("Cross-validation"), _("Parts the training split is divided into. 0: none.")),
     "fold": (_("Part held back"), _("From 1: it is judged by this part, and learns from the others.")),
     "lora.r": (_("Rank"), _("How much the adapter can hold.")),
     "lora.alpha": (_("Alpha"), _("How much weight the adapter has: alpha / rank.")),
@@ -80,6 +80,7 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "lora.rslora": (_("Divide by the rank's root (rsLoRA)"), _("For ranks above 64.")),
     "lora.targets": (_("Layers it changes"), ""),
 }  # fmt: skip
+_OF_THE_SITE: dict[str, Words] = {"device": _("Computes on"), "fsdp": _("Weights shared out over processes")}
 _CHOICES: dict[str, Words] = {
     "auto": _("auto"),
     "constant": _("constant"),
@@ -126,7 +127,9 @@ KNOBS = _knobs()
 
 def label_of(name: str) -> Words:
     """What a knob is called where people read of it."""
-    return KNOBS[name].label if name in KNOBS else name.replace("_", " ").capitalize()
+    if name in KNOBS:
+        return KNOBS[name].label
+    return _OF_THE_SITE.get(name) or name.replace("_", " ").capitalize()
 
 
 def groups(names: set[str]) -> list[tuple[Words, list[str]]]:

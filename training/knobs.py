@@ -17,7 +17,7 @@ from webapp.core.errors import UserError
 
 Task = Job.Task
 # What the site says and nobody else: where things are, and how much of the machine a job gets.
-OURS = ("base", "dataset", "output", "task", "device", "threads")
+OURS = ("base", "dataset", "output", "task", "device", "threads", "fsdp")
 _PLACES = {"base": "", "dataset": "", "output": ""}
 _TASKS: dict[str, tuple[Job.Task, ...]] = {
     "chat": (Task.CHAT,),

@@ -32,9 +32,10 @@ def publish(job: Job, folder: Path) -> ServedModel:
 def publish_checkpoints(job: Job, model: ServedModel, folder: Path) -> None:
     """Inside the transaction that ends the job: its last checkpoints answer, too, as "NAME:ckpt-step-40".
 
-    The best one is the model itself. Those of all weights are not served, as whole models are not.
+    The best one is the model itself. Those of all weights lie there as they are learnt and not as they are served, and
+    those of classifiers without their card.
     """
-    if model.base is None:
+    if model.base is None or model.kind == ServedModel.Kind.CLASSIFIER:
         return
     for checkpoint in Checkpoint.objects.filter(job=job, is_kept=True).exclude(step=job.best_step):
         name = f"{model.name}:ckpt-step-{checkpoint.step}"

@@ -57,6 +57,8 @@ OF_THE_PERSON = {
 # Of a workspace's data and fine-tunes, which test_data_access.py and test_job_access.py ask as everybody.
 OF_DATA = {pattern.name for pattern in training_urls.urlpatterns}
 OF_THE_PERSON |= OF_DATA
+# Of the API's admins, whom tests/webapp/api asks as everybody.
+OF_THE_PERSON |= {"widgets", "widget_settings", "widget_delete"}
 # Of what a workspace uses and may use, which limits/test_usage_pages.py and test_limit_pages.py ask as everybody.
 OF_THE_PERSON |= {"usage", "usage_csv", "limits", "limits_all", "limits_member", "limits_key"}
 # Of a workspace's webhooks: api/test_webhook_pages.py asks these as everybody.
@@ -81,7 +83,12 @@ OPEN = {
     *("/accounts/social/login/error/", "/accounts/social/signup/"),
     *("socialaccount_login_cancelled", "socialaccount_login_error", "socialaccount_signup"),
     *("openid_connect_login", "openid_connect_callback"),
+    *("guides", "guide", "api:openapi-view", "api:openapi-json", "api:api-root", "api_unknown"),
+    # A visitor's token opens these, and no login: tests/webapp/api/test_widgets.py.
+    *("widget_script", "widget_frame", "widget_sessions", "widget_messages", "widget_reply", "widget_stop"),
 }
+# Of programs: tests/webapp/api/test_matrix.py asks each as everybody.
+OF_PROGRAMS = {route.name for route in routes() if route.path.startswith("/v1/")} - OPEN
 
 
 @pytest.fixture
@@ -143,7 +150,7 @@ NO_LONGER: dict[str, Callable[[Client, User], None]] = {
 
 
 def test_every_address_has_its_place_here() -> None:
-    known = OF_A_CONVERSATION | OF_THE_PERSON | OPEN
+    known = OF_A_CONVERSATION | OF_THE_PERSON | OF_PROGRAMS | OPEN
     assert {route.name for route in routes()} == known
 
 
@@ -229,7 +236,7 @@ def test_no_answer_may_be_kept_framed_or_run_what_it_was_given(
 ) -> None:
     client = logged_in(alice) if person else Client()
     for route in routes():
-        if route.name in ("/healthz", "/readyz", "/metrics"):
+        if route.name in ("/healthz", "/readyz", "/metrics", "widget_script"):
             continue
         answer = client.get(route.path)
         assert "no-store" in answer.headers["Cache-Control"], route
@@ -247,8 +254,10 @@ def test_what_changes_something_needs_the_token_of_our_own_pages(workspace: Work
     client = Client(enforce_csrf_checks=True)
     client.force_login(alice)
     for route in routes():
-        if route.name.startswith("/") or route.name == "openid_connect_callback":
+        if route.name.startswith("/") or route.name in ("openid_connect_callback", "api_unknown"):
             continue
+        if route.name.startswith("widget_") and route.name in OPEN:
+            continue  # cookies mean nothing there
         assert client.post(route.path, {"next": "/"}).status_code in (403, 405), route
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from training.datasets.duplicates import find_duplicates, find_overlap
 from training.datasets.evaluation import evaluation_fingerprints
 from training.datasets.examples import Example, Kind, LabelledExample
 from training.datasets.fingerprints import Fingerprints
-from training.datasets.frozen import FORMAT, SPLITS, Manifest, SplitInfo, content_hash
+from training.datasets.frozen import FORMAT, SPLITS, Manifest, SplitInfo, content_hash, write_groups
 from training.datasets.outliers import find_outliers
 from training.datasets.parallel import run_all
 from training.datasets.prepare import (
@@ -43,7 +44,7 @@ from training.datasets.problems import DataError
 from training.datasets.progress import Progress, silent
 from training.datasets.recipe import Augment, Effect, Recipe
 from training.datasets.shards import Index, parts_of
-from training.datasets.split import TRAIN, VALIDATION, split_rows
+from training.datasets.split import TRAIN, VALIDATION, keys_of_groups, split_rows
 
 _SAY_EVERY = 2**20  # bytes written
 _decoder: msgspec.json.Decoder[Example] = msgspec.json.Decoder(Example)
@@ -108,6 +109,7 @@ class _Plan:
     lines: list[Path]  # of all examples that the first steps left, one file for each part
     kept: Mask  # of these
     split: npt.NDArray[np.uint8]
+    together: npt.NDArray[np.uint64]  # the same for what no split and no fold tears apart
     augment: Mask
     effects: list[Effect]
 
@@ -197,13 +199,15 @@ class _Whole:
         # Clusters by their first row that is still there.
         _, first, inverse = np.unique(self._duplicates.cluster[rows], return_index=True, return_inverse=True)
         split = np.full(len(self.kept), VALIDATION, np.uint8)
-        split[rows] = split_rows(self._prints.exact[rows], first[inverse], self._groups[rows], recipe.split)
+        together = np.zeros(len(self.kept), np.uint64)
+        together[rows] = keys_of_groups(self._prints.exact[rows], first[inverse], self._groups[rows])
+        split[rows] = split_rows(together[rows], recipe.split)
         augment = np.zeros(len(self.kept), bool)
         if recipe.augment is not None:
             augment = self.kept & (split == TRAIN) & (self.flags & AUGMENTABLE > 0)
             added = recipe.augment.copies * int(augment.sum())
             self.effects.append(Effect("augment", 0, 0, added, self._augmented(augment, recipe.augment)))
-        return _Plan(kind, self._lines, self.kept, split, augment, self.effects)
+        return _Plan(kind, self._lines, self.kept, split, together, augment, self.effects)
 
     def _drop(self, step: str, rows: Mask) -> Effect:
         dropped = self.kept & rows
@@ -237,13 +241,20 @@ def _write(
 ) -> tuple[dict[str, SplitInfo], list[str]]:
     """The files of the splits; and the labels, where there are any."""
     hashes = [hashlib.sha256() for _ in SPLITS]
+    groups = [array("Q") for _ in SPLITS]
     counts = [0 for _ in SPLITS]
     labels: set[str] = set()
     done, said, total = 0, 0, sum(file.stat().st_size for file in plan.lines)
     with ExitStack() as stack:
         files = [stack.enter_context((folder / f"{name}.jsonl").open("wb")) for name in SPLITS]
-        rows = zip(plan.kept.tolist(), plan.split.tolist(), plan.augment.tolist(), strict=True)
-        for line, (kept, split, augment) in zip(_lines(plan.lines), rows, strict=True):
+        rows = zip(
+            plan.kept.tolist(),
+            plan.split.tolist(),
+            plan.augment.tolist(),
+            plan.together.tolist(),
+            strict=True,
+        )
+        for line, (kept, split, augment, together) in zip(_lines(plan.lines), rows, strict=True):
             done += len(line)
             if done - said > _SAY_EVERY:
                 progress("writing", done, total)
@@ -261,9 +272,13 @@ def _write(
             for one in written:
                 files[split].write(one)
                 hashes[split].update(one)
+                groups[split].append(together)
             counts[split] += len(written)
     progress("writing", total, total)
-    infos = (SplitInfo(count, hash.hexdigest()) for count, hash in zip(counts, hashes, strict=True))
+    infos = [
+        SplitInfo(count, hash.hexdigest(), write_groups(folder, name, keys))
+        for name, count, hash, keys in zip(SPLITS, counts, hashes, groups, strict=True)
+    ]
     return dict(zip(SPLITS, infos, strict=True)), sorted(labels)
 
 

@@ -1,12 +1,16 @@
 """A frozen dataset on disk: train.jsonl, validation.jsonl, test.jsonl and manifest.json. Knows nothing of Django.
 
-Each line is an Example. The content hash is the SHA-256 over the kind and the hashes of the three files, so it names
-exactly these examples in exactly this order in exactly these splits.
+Each line is an Example. Beside them, train.groups and so on have 8 bytes for each line: the same ones for what nearly
+repeats another, is of the same conversation or person, or was made of the same example. No fold tears it apart.
+The content hash is the SHA-256 over the kind and the hashes of the three files of examples, so it names exactly these
+examples in exactly this order in exactly these splits.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +30,7 @@ _decoder: msgspec.json.Decoder[Example] = msgspec.json.Decoder(Example)
 class SplitInfo(msgspec.Struct):
     examples: int
     sha256: str
+    groups: str = ""  # the SHA-256 of what belongs together; datasets frozen long ago do not say it
 
 
 class Manifest(msgspec.Struct):
@@ -63,18 +68,55 @@ def check_files(folder: Path, manifest: Manifest, beat: Callable[[], None]) -> N
     Raises DataError `dataset_broken`.
     """
     for split, info in manifest.splits.items():
-        found = hashlib.sha256()
+        _check_file(folder / f"{split}.jsonl", info.sha256, beat)
+        if info.groups:
+            _check_file(folder / _groups_file(split), info.groups, beat)
+
+
+def _check_file(path: Path, sha256: str, beat: Callable[[], None]) -> None:
+    found = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                found.update(block)
+                beat()
+    except OSError as error:
+        raise DataError("dataset_broken", f"{path.name} of the dataset cannot be read: {error}.") from error
+    if found.hexdigest() != sha256:
+        raise DataError("dataset_broken", f"{path.name} of the dataset is not what was frozen.")
+
+
+def write_groups(folder: Path, split: str, groups: array[int]) -> str:
+    """A key for each example of a split, in order; answers their SHA-256."""
+    data = _little_endian(groups).tobytes()
+    (folder / _groups_file(split)).write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_groups(folder: Path, split: str) -> array[int]:
+    """Empty where the dataset does not say what belongs together. Raises DataError `dataset_broken`."""
+    info = read_manifest(folder).splits[split]
+    groups = array("Q")
+    if info.groups:
         try:
-            with (folder / f"{split}.jsonl").open("rb") as file:
-                while block := file.read(_BLOCK):
-                    found.update(block)
-                    beat()
-        except OSError as error:
+            groups.frombytes((folder / _groups_file(split)).read_bytes())
+        except (OSError, ValueError) as error:
             raise DataError(
-                "dataset_broken", f"{split}.jsonl of the dataset cannot be read: {error}."
+                "dataset_broken", f"{_groups_file(split)} of the dataset cannot be read: {error}."
             ) from error
-        if found.hexdigest() != info.sha256:
-            raise DataError("dataset_broken", f"{split}.jsonl of the dataset is not what was frozen.")
+        if len(groups) != info.examples:
+            raise DataError("dataset_broken", f"{_groups_file(split)} of the dataset is not what was frozen.")
+    return _little_endian(groups)
+
+
+def _groups_file(split: str) -> str:
+    return f"{split}.groups"
+
+
+def _little_endian(numbers: array[int]) -> array[int]:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
 
 
 def read_split(folder: Path, split: str) -> Iterator[Example]:

@@ -17,28 +17,28 @@ from training.datasets.recipe import Split
 TRAIN, VALIDATION, TEST = 0, 1, 2
 
 
-def split_rows(
-    exact: npt.NDArray[np.uint64],
-    cluster: npt.NDArray[np.int64],
-    groups: npt.NDArray[np.uint64],
-    split: Split,
-) -> npt.NDArray[np.uint8]:
-    """The split of each row. `exact` is its fingerprint, `cluster` the first row that it nearly repeats, perhaps by way
-    of others, and `groups` the hash of its group's name, or 0."""
+def keys_of_groups(
+    exact: npt.NDArray[np.uint64], cluster: npt.NDArray[np.int64], groups: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """Of each row a key, the same for what may not be torn apart: that of its smallest member, in whichever order they
+    come. `exact` is its fingerprint, `cluster` the first row that it nearly repeats, perhaps by way of others, and
+    `groups` the hash of its group's name, or 0."""
     whole = cluster.copy()
     named = np.flatnonzero(groups)
     _, first, inverse = np.unique(groups[named], return_index=True, return_inverse=True)
     join(whole, named[first[inverse]], named)
-    keys = np.where(groups > 0, groups, exact)
-    # What is together has the key of its smallest member, in whichever order they come.
-    smallest = np.full(len(keys), np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(smallest, whole, keys)
-    roots = np.flatnonzero(whole == np.arange(len(whole)))
-    places = np.zeros(len(keys))
-    places[roots] = [_place(split.salt, key) for key in smallest[roots].tolist()]
-    if len(roots) and not (places[roots] >= split.test + split.validation).any():
-        places[roots[np.argmax(places[roots])]] = 1.0  # Something has to be learnt.
-    places = places[whole]
+    smallest = np.full(len(whole), np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(smallest, whole, np.where(groups > 0, groups, exact))
+    return smallest[whole]
+
+
+def split_rows(keys: npt.NDArray[np.uint64], split: Split) -> npt.NDArray[np.uint8]:
+    """The split of each row, by what it may not be torn from."""
+    together, inverse = np.unique(keys, return_inverse=True)
+    places = np.array([_place(split.salt, key) for key in together.tolist()])
+    if len(places) and not (places >= split.test + split.validation).any():
+        places[np.argmax(places)] = 1.0  # Something has to be learnt.
+    places = places[inverse]
     return np.select(
         [places < split.test, places < split.test + split.validation], [TEST, VALIDATION], TRAIN
     ).astype(np.uint8)

@@ -62,6 +62,19 @@ class Choices:
         self.made.append(Choice("precision", name, why))
         return name
 
+    def fsdp(self, spec: Spec, processes: int, device: torch.device) -> bool:
+        """Whether weights are shared out over the processes."""
+        if processes == 1 or spec.method == "lora":
+            return False
+        if spec.fsdp != "auto":
+            return spec.fsdp
+        on_gpus = device.type == "cuda"
+        why = (
+            "All weights are learnt on several GPUs." if on_gpus else "Without GPUs nothing is gained by it."
+        )
+        self.made.append(Choice("fsdp", on_gpus, why))
+        return on_gpus
+
     def model_and_data(
         self, spec: Spec, config: ModelConfig, lengths: list[int], device: torch.device
     ) -> None:

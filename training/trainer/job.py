@@ -19,7 +19,6 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors.torch import load, save
 
 from inference.engine import allocator
 from inference.engine.interface import EngineError
@@ -30,7 +29,7 @@ from training.trainer.checkpoints import Checkpoints, write_file, write_folder
 from training.trainer.choices import Choices
 from training.trainer.classifier import Classifier
 from training.trainer.classifier import load as load_classifier
-from training.trainer.data import Order, Span, chunks, packed, shared
+from training.trainer.data import Order, Span, TokenizedSplit, chunks, packed, shared
 from training.trainer.evaluation import headline
 from training.trainer.failures import Stopped, TrainingFailure
 from training.trainer.learner import Learner
@@ -40,7 +39,9 @@ from training.trainer.processes import Processes
 from training.trainer.record import Record
 from training.trainer.samples import Samples
 from training.trainer.scratch import INITIAL, initial_model
+from training.trainer.shards import gathered
 from training.trainer.spec import Spec
+from training.trainer.tensor_files import pieces, stored
 from training.trainer.unigram import unigram_entropy
 
 # Refused examples that are named; the rest are counted.
@@ -58,6 +59,7 @@ class _State(msgspec.Struct):
     precision: str
     microbatch_tokens: int  # "auto" goes by the memory that is free, and another number sums in another order
     seed: int  # all randomness is a function of it and of the step
+    fsdp: bool = False  # whether weights were shared out; they are whole here
     best_step: int = 0
     best_loss: float | None = None
     base_loss: float | None = None
@@ -88,11 +90,14 @@ class Job:
             if spec.task == "scratch":
                 self._spec = spec = self._with_initial_model()
         self._precision = self._choices.precision(spec, self._device)
-        self._learner = Learner(spec, self._objective, self._precision, self._device)
+        self._fsdp = self._choices.fsdp(spec, self._processes.world, self._device)
+        self._learner = Learner(spec, self._objective, self._precision, self._device, fsdp=self._fsdp)
         record.state("reading")
         with _broken_dataset_told():
             self._read()
-        self._optimizer = Optimizer(self._learner.parameters, spec, self._choices.learning_rate)
+        self._optimizer = Optimizer(
+            self._learner.parameters, spec, self._choices.learning_rate, self._processes
+        )
         self._checkpoints = Checkpoints(self._output / "checkpoints", spec.keep_checkpoints)
         self._state = self._begin()
         for choice in self._choices.made:
@@ -172,6 +177,7 @@ class Job:
             precision=self._precision,
             microbatch_tokens=self._choices.microbatch_tokens,
             seed=spec.seed,
+            fsdp=self._fsdp,
         )
         folder = self._checkpoints.last()
         self._processes.wait()
@@ -184,8 +190,8 @@ class Job:
                 "The output folder holds checkpoints of another model, dataset or spec; name another.",
             )
         self._learner.restore(folder)
-        self._optimizer.restore(load((folder / "optimizer.safetensors").read_bytes()))
-        here = {name: getattr(fresh, name) for name in ("world", "threads", "torch", "precision")}
+        self._optimizer.restore(stored(folder / "optimizer.safetensors"))
+        here = {name: getattr(fresh, name) for name in ("world", "threads", "torch", "precision", "fsdp")}
         exact = all(getattr(state, name) == value for name, value in here.items())
         self.record.line("resumed", step=state.step, exact=exact)
         self._choices.microbatch_tokens = state.microbatch_tokens
@@ -206,6 +212,7 @@ class Job:
         decisive = msgspec.to_builtins(spec)
         if spec.learning_rate_multiplier == 1:
             del decisive["learning_rate_multiplier"]  # jobs begun before there was one go on
+        del decisive["fsdp"]
         parts = [
             msgspec.json.encode(decisive),
             self._dataset_hash.encode(),
@@ -214,10 +221,12 @@ class Job:
         return hashlib.sha256(b"\n".join(parts)).hexdigest()
 
     def _save(self) -> None:
-        if self._processes.is_first:
-            files = self._learner.checkpoint_files()
-            state = {name: value.cpu() for name, value in self._optimizer.state().items()}
-            files["optimizer.safetensors"] = save(state)
+        first = self._processes.is_first
+        if first or self._fsdp:  # what is shared out is gathered from all
+            files = self._learner.checkpoint_files(keep=first)
+            state = gathered(self._optimizer.state(), keep=first)
+        if first:
+            files["optimizer.safetensors"] = pieces(state)
             files["state.json"] = msgspec.json.encode(self._state)
             self._checkpoints.write(self._state.step, files, self._state.best_step)
             self.record.line("checkpoint", step=self._state.step)
@@ -261,11 +270,14 @@ class Job:
                 self._stopped()
             if number < len(mine):
                 loss += self._learn(mine[number], trained, passes.index(mine[number]))
+            elif self._fsdp:
+                self._accompany(self._train_split, spans, training=True)
             self.record.beat()
-        gradients = self._processes.add_up(self._optimizer.gradients())
+        gradients = self._optimizer.gradients()
         loss = self._processes.total(loss) / trained
         rate = rate_at(state.step, choices.total_steps, spec, choices.learning_rate)
-        if not (math.isfinite(loss) and bool(gradients.isfinite().all())):
+        finite = math.isfinite(loss) and bool(gradients.isfinite().all())
+        if self._processes.any(not finite):
             raise self._not_finite(self._broken or spans)
         norm = self._optimizer.step(gradients, rate)
         state.step += 1
@@ -297,12 +309,19 @@ class Job:
         (loss / trained).backward()
         return value
 
+    def _accompany(self, split: TokenizedSplit, spans: list[Span], *, training: bool) -> None:
+        """A pass that counts for nothing: the others wait for this process's part of every layer."""
+        shortest = min(spans, key=lambda span: (span.length, span.start))
+        loss = self._learner.summed_loss(split.batch([shortest], self._device), training=training)
+        if training:
+            (loss * 0.0).backward()
+
     def _not_finite(self, spans: list[Span]) -> TrainingFailure:
         lines = ", ".join(str(span.line) for span in spans[:8]) + (", ..." if len(spans) > 8 else "")
         return TrainingFailure(
             "nan",
             f"The loss of step {self._state.step + 1} is not finite; it read lines {lines} of "
-            f"{self._objective.files}. Lower the learning rate, or look at these lines.",
+            "train.jsonl. Lower the learning rate, or look at these lines.",
         )
 
     def _stopped(self) -> None:
@@ -326,6 +345,8 @@ class Job:
             if start + rank < len(passes):
                 batch = self._validation_split.batch(passes[start + rank], self._device)
                 total += float(self._learner.summed_loss(batch, training=False).detach())
+            elif self._fsdp:
+                self._accompany(self._validation_split, passes[0], training=False)
             self.record.beat()
         loss = self._processes.total(total) / sum(span.trained for span in self._validation)
         self.record.line("validation", step=self._state.step, loss=loss)
@@ -351,6 +372,11 @@ class Job:
         spec = self._spec
         if not (spec.prompts and self._processes.is_first and self._device.type == "cpu"):
             return None
+        if self._fsdp:
+            if self._state.step == 0:
+                why = "No process has all of the weights that are learnt."
+                self.record.line("sample_failed", step=0, why=why)
+            return None
         return Samples(self._learner.loaded, spec.prompts, spec.sample_tokens, spec.lora.r)
 
     def _ask(self, checkpoint: Path | None) -> None:
@@ -370,9 +396,12 @@ class Job:
         state = self._state
         result = self._output / ("adapter" if self._spec.method == "lora" else "model")
         if self._processes.is_first:
-            if state.best_step != state.step:
-                self._learner.restore(self._checkpoints.path(state.best_step))
-            write_folder(result, self._learner.served_files(self._choices.max_length))
+            learner, best = self._learner, self._checkpoints.path(state.best_step)
+            if self._fsdp:
+                learner = Learner(self._spec, self._objective, self._precision, torch.device("cpu"))
+            if self._fsdp or state.best_step != state.step:
+                learner.restore(best)
+            write_folder(result, learner.served_files(self._choices.max_length))
         self._processes.wait()
         if self._processes.is_first:
             self._judge_result(result)

@@ -43,7 +43,6 @@ class Labelled:
                 f"{spec.task.capitalize()} learns from labelled texts, and the dataset is of the kind {kind}.",
             )
         self._examples = Examples(Path(spec.dataset), spec.folds, spec.fold)
-        self.files = self._examples.files
         self._survey = survey(self._examples, spec.task, beat)
         self._number = {label: number for number, label in enumerate(self._survey.labels)}
         self.outputs = max(len(self._survey.labels), 1)
@@ -111,7 +110,7 @@ class Labelled:
         classifier = reopened()
         uses: list[tuple[Use, Judged]] = [("test", "test"), ("validation", "validation")]
         if self._spec.folds:
-            uses = [("validation", "fold")]
+            uses = [("test", "fold")]
         for use, judged in uses:
             split = self.read(use, classifier.encoder, beat)
             if not split.lengths:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,6 +16,7 @@ from inference.engine.loaded_model import LoadedModel, load_model
 from inference.engine.model import Adapt, Layer, QKNorm, Turns
 from inference.formats.classifier_card import SCORE
 from training.trainer.attention import PackedAttention
+from training.trainer.checkpoints import Content
 from training.trainer.data import Batch
 from training.trainer.dropout import ResidualDropout
 from training.trainer.failures import TrainingFailure
@@ -25,14 +25,24 @@ from training.trainer.model_files import model_files
 from training.trainer.objective import Objective
 from training.trainer.peft_files import adapter_files, restore_adapter
 from training.trainer.prefix import sharing_prefix
+from training.trainer.shards import gathered, own_part, part_of, share_out
 from training.trainer.spec import Spec
+from training.trainer.tensor_files import pieces, stored
 
 
 class Learner:
     """`parameters` are what is learnt, by name, in fp32 whatever the precision of the arithmetic."""
 
-    def __init__(self, spec: Spec, objective: Objective, precision: str, device: torch.device) -> None:
-        """Raises TrainingFailure `model`."""
+    def __init__(
+        self,
+        spec: Spec,
+        objective: Objective,
+        precision: str,
+        device: torch.device,
+        *,
+        fsdp: bool = False,
+    ) -> None:
+        """`fsdp`: its weights are shared out over the processes. Raises TrainingFailure `model`."""
         self._spec, self._objective, self._precision, self._device = spec, objective, precision, device
         self.shares_prefixes = device.type == "cpu"  # a GPU's kernels are faster where sequences are whole
         # All weights are learnt in fp32, where small steps add up; an adapter's base does not change.
@@ -41,7 +51,7 @@ class Learner:
             self.loaded: LoadedModel = load_model(Path(spec.base), dtype=kind, trainable=True)
         except ModelLoadError as error:
             raise TrainingFailure("model", str(error)) from error
-        self._model = self.loaded.model.to(device)
+        self._model = self.loaded.model
         self.adapter: LoraAdapter | None = None
         if spec.method == "lora":
             self.adapter = LoraAdapter(self.loaded.config, spec.lora, spec.seed).to(device)
@@ -56,7 +66,12 @@ class Learner:
         if objective.outputs:
             if not self.loaded.config.tie_word_embeddings:
                 self._model.lm_head.requires_grad_(False)
+            # Small, so it is never shared out.
             self.score = nn.Parameter(self._first_score(objective.outputs).to(device))
+        if fsdp:
+            share_out(self._model, device, bf16=precision == "bf16")
+        else:
+            self._model.to(device)
         self.parameters = {name: p for name, p in learnt.named_parameters() if p.requires_grad}
         if self.score is not None:
             self.parameters[SCORE] = self.score
@@ -92,27 +107,31 @@ class Learner:
         random = torch.Generator().manual_seed(self._spec.seed)
         return torch.empty(outputs, self.loaded.config.hidden_size).normal_(std=0.02, generator=random)
 
-    def checkpoint_files(self) -> dict[str, bytes]:
-        """What `restore` reads: an adapter as it is served, or all weights as they are learnt."""
+    def checkpoint_files(self, *, keep: bool = True) -> dict[str, Content]:
+        """What `restore` reads: an adapter as it is served, or all weights as they are learnt, to be written at once.
+
+        Of weights that are shared out every process has to ask; who does not `keep` them gets nothing.
+        """
         if self.adapter is not None:
-            return adapter_files(self.adapter, self._spec.lora, Path(self._spec.base).name, self.score)
-        return {
-            "weights.safetensors": save({n: p.detach().cpu().clone() for n, p in self.parameters.items()})
-        }
+            return {**self._adapter_files(self.adapter)}
+        weights = gathered(dict(self.parameters), keep=keep)
+        return {"weights.safetensors": pieces(weights)} if keep else {}
+
+    def _adapter_files(self, adapter: LoraAdapter) -> dict[str, bytes]:
+        return adapter_files(adapter, self._spec.lora, Path(self._spec.base).name, self.score)
 
     def restore(self, folder: Path) -> None:
         if self.adapter is not None:
             restore_adapter(self.adapter, (folder / "adapter_model.safetensors").read_bytes(), self.score)
             return
-        stored = load((folder / "weights.safetensors").read_bytes())
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(stored[name])
+            for name, whole in stored(folder / "weights.safetensors"):
+                own_part(self.parameters[name]).copy_(part_of(self.parameters[name], whole))
 
     def served_files(self, max_length: int) -> dict[str, bytes]:
         """What was learnt, as it is loaded to be served: an adapter, or a whole model."""
         if self.adapter is not None:
-            files = self.checkpoint_files()
+            files = self._adapter_files(self.adapter)
         else:
             dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
             base, output = Path(self._spec.base), Path(self._spec.output)

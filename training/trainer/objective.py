@@ -29,7 +29,6 @@ class Objective(Protocol):
     """Of one job; it has looked through the dataset once it is there."""
 
     outputs: int  # of a head of its own, beside the model; 0: what is learnt is the vocabulary's head
-    files: str  # that lines are told of
 
     def read(self, use: Use, encoder: Encoder, beat: Beat) -> TokenizedSplit:
         """`beat` is called often, and may raise. Raises DataError where the dataset is broken."""
@@ -61,7 +60,6 @@ class LanguageModelling:
                 "translations; labels are learnt by the task classification, and numbers by regression.",
             )
         self._examples = Examples(Path(spec.dataset))
-        self.files = self._examples.files
         self._smoothing = spec.label_smoothing
 
     def read(self, use: Use, encoder: Encoder, beat: Beat) -> TokenizedSplit:

@@ -7,15 +7,20 @@ import os
 import torch
 import torch.distributed as dist
 
+from training.trainer.failures import TrainingFailure
+
 
 class Processes:
     """Started by torchrun, which says in the environment who is who; alone without it."""
 
     def __init__(self, device: torch.device) -> None:
+        """Raises TrainingFailure `spec` where there are fewer GPUs than processes."""
         self.rank = int(os.environ.get("RANK", "0"))
         self.world = int(os.environ.get("WORLD_SIZE", "1"))
         self._device = device
         if self.world > 1:
+            if device.type == "cuda":
+                _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
     @property
@@ -44,3 +49,13 @@ class Processes:
     def close(self) -> None:
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _take_gpu(number: int) -> None:
+    """Each process of a machine has one of its own."""
+    found = torch.cuda.device_count()
+    if number >= found:
+        raise TrainingFailure(
+            "spec", f"This machine has {found} GPUs, and each process needs one of its own: start fewer."
+        )
+    torch.cuda.set_device(number)

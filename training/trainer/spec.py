@@ -96,6 +96,8 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     gradient_checkpointing: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0  # of each process; 0: as torch finds them
+    # Whether several processes share all weights out, each a part of every one. "auto": on GPUs.
+    fsdp: bool | Auto = "auto"
     seed: int = 0
 
     checkpoint_every: int | Auto = "auto"  # steps; each time it is also evaluated and asked the prompts
@@ -171,6 +173,8 @@ def _wrong_for_task(spec: Spec) -> list[str]:
                 wrong.append(f"{name} is only for scratch")
     if spec.dropout and spec.method == "lora":
         wrong.append("dropout is for where all weights are learnt; an adapter has lora.dropout")
+    if spec.fsdp is True and spec.method == "lora":
+        wrong.append("fsdp is for where all weights are learnt; an adapter is small enough for every process")
     if spec.lora.initialisation == "orthogonal" and spec.lora.r % 2:
         wrong.append(f"lora.r is {spec.lora.r} and may only be even where lora.initialisation is orthogonal")
     if spec.task == "regression":

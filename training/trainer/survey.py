@@ -83,8 +83,8 @@ def _labels(examples: Examples, beat: Callable[[], None]) -> Survey:
         if unknown:
             raise TrainingFailure(
                 "data",
-                f"{_quoted(sorted(unknown))} occurs in the {use} split and in no example to learn from; add some of "
-                "it, leave it out, or split the data otherwise.",
+                f"{_quoted(sorted(unknown))} occurs in the {examples.called(use)} and in no example to learn from; add "
+                "some of it, leave it out, or split the data otherwise.",
             )
     return Survey(
         kind="multilabel" if several else "binary" if len(counts) == 2 else "multiclass",

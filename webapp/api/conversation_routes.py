@@ -6,7 +6,7 @@ OpenAI has other things at this address, items kept for its Responses API; of th
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
@@ -26,6 +26,7 @@ from webapp.api.conversation_schemas import (
 )
 from webapp.api.conversation_streaming import answer_turn, send
 from webapp.api.idempotency import repeatable
+from webapp.api.lists import Order, place_of
 from webapp.api.schemas import ERRORS
 from webapp.api.streaming import STREAM
 from webapp.chat import access, models, services
@@ -44,7 +45,7 @@ async def list_conversations(
     request: HttpRequest,
     limit: int = Query(20, ge=1, le=100),
     after: str | None = None,
-    order: Literal["asc", "desc"] = "desc",
+    order: Order = "desc",
 ) -> Any:
     """The caller's own in the workspace of the key, last used first. `after` is the last id of the page before."""
     return await sync_to_async(_page)(caller(request), limit, after, order == "desc")
@@ -103,7 +104,7 @@ async def delete_conversation(request: HttpRequest, conversation_id: str) -> Any
 
 
 def _page(who: Caller, limit: int, after: str | None, newest_first: bool) -> ConversationList:
-    beyond = None if after is None else own_conversation(who, after)
+    beyond = place_of(after, lambda text: own_conversation(who, text))
     found = access.page_of_conversations(
         who.user, who.workspace, beyond=beyond, limit=limit + 1, newest_first=newest_first
     )

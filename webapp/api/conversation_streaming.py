@@ -11,8 +11,8 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponseBase
-from django.utils.translation import gettext as _
 
+from webapp.api import idempotency
 from webapp.api.auth import Caller, caller
 from webapp.api.conversation_schemas import (
     ConversationMessage,
@@ -24,7 +24,6 @@ from webapp.api.conversation_schemas import (
     as_turn,
 )
 from webapp.api.following import Following
-from webapp.api.idempotency import key_of
 from webapp.api.streaming import KEEP_ALIVE, Position, event_stream, sse
 from webapp.chat import access, models, services
 from webapp.chat.notify import tell_sent
@@ -42,7 +41,7 @@ def send(
             user=who.user,
             workspace=who.workspace,
             conversation_id=conversation_id,
-            client_id=_client_id(who, key_of(request)),
+            client_id=_client_id(who, idempotency.key_of(request)),
             text=text,
             model=model,
             title=title,
@@ -52,13 +51,10 @@ def send(
         if error.code in ("message_empty", "message_too_long"):
             error.param = "content"
         raise
+    # The first message was sent to no conversation: it began one.
     sent_to = sent.conversation.id if sent.message.position else None
     if sent_to != conversation_id or sent.message.text != services.clean_text(text):
-        raise UserError(
-            "idempotency_key_reused",
-            _("That Idempotency-Key came with another request before. Take a new one for each."),
-            param="Idempotency-Key",
-        )
+        raise idempotency.key_reused()
     return sent
 
 

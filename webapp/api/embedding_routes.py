@@ -27,7 +27,7 @@ from webapp.core.errors import UserError
 router = Router(auth=NeedsAsync("chat"))
 
 
-class EmbeddingRequest(Body):
+class CreateEmbeddings(Body):
     model: str = Field(max_length=200)
     input: TextsOrIds
     encoding_format: Literal["float", "base64"] | None = None
@@ -55,7 +55,7 @@ class Embeddings(Schema):
 
 @router.post("", response={200: Embeddings, **ERRORS}, summary="Create embeddings")
 @repeatable
-async def create_embeddings(request: HttpRequest, body: EmbeddingRequest) -> Any:
+async def create_embeddings(request: HttpRequest, body: CreateEmbeddings) -> Any:
     """Each input's vector, in the order of the inputs: up to 2,048 texts, or lists of the model's token ids. A vector
     is the mean of what the model makes of all tokens, with length 1."""
     who, prompts = caller(request), prompts_of(body.input)

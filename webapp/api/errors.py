@@ -160,6 +160,7 @@ def _shaped(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBas
         return response
     if "Cache-Control" not in response:
         response.headers["Cache-Control"] = "private, no-store"
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
     if response.status_code == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     if response.status_code < 400 or response.headers.get("Content-Type", "").startswith("application/json"):
@@ -169,7 +170,7 @@ def _shaped(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBas
     shaped = JsonResponse(
         UserError(code, message, status=response.status_code).as_json(), status=response.status_code
     )
-    for name in ("Allow", "Retry-After", "Cache-Control"):
-        if name in response:
-            shaped[name] = response.headers[name]
+    for name, value in response.headers.items():
+        if name not in ("Content-Type", "Content-Length", "Content-Encoding"):
+            shaped.headers[name] = value
     return shaped

@@ -155,6 +155,9 @@ class Following:
         while not all(choice.admitted or choice.ended for choice in self._leading):
             await self._wait()
             self._raise_failure()
+        # It may all have come while the rows were still being recorded.
+        if any(choice.ended and not choice.admitted for choice in self._leading):
+            self._raise_failure()
 
     async def whole(self) -> list[Choice]:
         """All choices, once they have ended. Raises UserError where one did not end well."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, Literal
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest
@@ -24,6 +24,7 @@ from webapp.api.conversation_schemas import (
 )
 from webapp.api.conversation_streaming import answer_turn, reply_ended, send, stream_reply
 from webapp.api.idempotency import repeatable
+from webapp.api.lists import Order, place_of
 from webapp.api.schemas import ERRORS
 from webapp.api.streaming import STREAM, Position
 from webapp.chat import access, models, services
@@ -43,7 +44,7 @@ async def list_messages(
     conversation_id: str,
     limit: int = Query(20, ge=1, le=100),
     after: str | None = None,
-    order: Literal["asc", "desc"] = "asc",
+    order: Order = "asc",
 ) -> Any:
     """In the order they were said, or the last first. `after` is the last id of the page before."""
     return await sync_to_async(_page)(caller(request), conversation_id, limit, after, order == "desc")
@@ -115,7 +116,9 @@ async def stop_reply(request: HttpRequest, conversation_id: str, message_id: str
     summary="Try a reply again",
     openapi_extra=STREAM,
 )
-async def retry_reply(request: HttpRequest, conversation_id: str, message_id: str, body: Retry) -> Any:
+async def retry_reply(
+    request: HttpRequest, conversation_id: str, message_id: str, body: Retry | None = None
+) -> Any:
     """The last reply of a conversation, once it has ended: it is written anew and takes the old one's place."""
     who = caller(request)
 
@@ -125,7 +128,7 @@ async def retry_reply(request: HttpRequest, conversation_id: str, message_id: st
 
     reply = await sync_to_async(retry)()
     await tell_retried(reply)
-    if body.stream:
+    if body is not None and body.stream:
         return stream_reply(request, reply, Position(1))
     await reply_ended(request, reply)
     return await sync_to_async(lambda: as_message(_own_message(who, conversation_id, message_id)))()
@@ -149,7 +152,7 @@ def _page(
     who: Caller, conversation_id: str, limit: int, after: str | None, newest_first: bool
 ) -> ConversationMessageList:
     conversation = own_conversation(who, conversation_id)
-    beyond = None if after is None else access.get_message(conversation, after)
+    beyond = place_of(after, lambda text: access.get_message(conversation, text))
     found = access.page_of_messages(conversation, beyond=beyond, limit=limit + 1, newest_first=newest_first)
     page = [as_message(message) for message in found[:limit]]
     return ConversationMessageList(

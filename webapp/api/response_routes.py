@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID, uuid4
 
 from asgiref.sync import sync_to_async
@@ -17,6 +17,7 @@ from inference.models import Generation
 from webapp.api import access, idempotency, services
 from webapp.api.auth import Caller, NeedsAsync, caller
 from webapp.api.following import Following
+from webapp.api.lists import Order, no_such_place
 from webapp.api.models import Completion
 from webapp.api.response_answers import Events, as_response, unbegun
 from webapp.api.response_items import Item, as_json, as_kept, as_prompt, items_of, new_items, said_after
@@ -125,7 +126,7 @@ async def list_input_items(
     response_id: str,
     after: str | None = None,
     limit: int = Query(20, ge=1, le=100),
-    order: Literal["asc", "desc"] = "desc",
+    order: Order = "desc",
 ) -> Any:
     """What it was made from, the last first: what was sent with it, and what was said before it in its chain."""
     found = await sync_to_async(lambda: items_of(*_own(caller(request), response_id)))()
@@ -134,7 +135,7 @@ async def list_input_items(
     if after is not None:
         places = [place for place, item in enumerate(found, 1) if item.id == after]
         if not places:
-            raise NotFound(_("That item"))
+            raise no_such_place(after)
         found = found[places[0] :]
     page = [as_json(item) for item in found[:limit]]
     return {

@@ -17,7 +17,7 @@ from inference import model_services, services
 from inference.engine import allocator
 from inference.engine.config_folder import config_from_folder
 from inference.engine.engine import TorchEngine
-from inference.engine.interface import NotEnoughMemory, Request, StepOutput
+from inference.engine.interface import Admission, NotEnoughMemory, Request, StepOutput
 from inference.engine.loader import load_engine
 from inference.engine_thread import _TOO_SLOW, EngineThread
 from inference.finisher import BROKE
@@ -269,20 +269,38 @@ def test_who_waits_for_a_model_is_stopped_at_once(
     assert (stopped.state, stopped.text) == ("cancelled", "")
 
 
-def test_a_stop_that_comes_while_it_is_prepared_for_its_new_engine_is_heard(
-    whole: Whole, start: Callable[[], WorkerHost], ask: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_stop_that_comes_while_it_is_prepared_for_its_new_engine_is_no_less_one(
+    heard: bool, whole: Whole, start: Callable[[], WorkerHost], ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generation, prepare = ask(whole(), LONG), TorchEngine.prepare
+    generation, later = ask(whole(), LONG), []
+    prepare, submit, submitted = TorchEngine.prepare, TorchEngine.submit, []
 
     def stopped_meanwhile(engine: TorchEngine, request: Request) -> None:
-        services.cancel_generation(generation_id=generation.id)
+        if request.id != str(generation.id):
+            later.append(request.id)
+        elif heard:
+            services.cancel_generation(generation_id=generation.id)
+            assert ended(generation).state == "cancelled"  # at once, by whoever heard
+        else:
+            Generation.objects.update(cancel_requested=True)  # all there is while the broker is away
         prepare(engine, request)
 
+    def noting(engine: TorchEngine, request: Request) -> Admission:
+        submitted.append(request.id)
+        return submit(engine, request)
+
     monkeypatch.setattr(TorchEngine, "prepare", stopped_meanwhile)
+    monkeypatch.setattr(TorchEngine, "submit", noting)
     PAUSE["seconds"] = 0.05
-    run(start(), generation)
+    host = start()
+    run(host, generation)
     assert ended(generation).state == "cancelled"
-    assert generation.completion_tokens < 10
+    assert generation.completion_tokens < 2
+    other = ask(generation.model)
+    run(host, other)
+    assert ended(other).state == "complete"
+    assert submitted == ([] if heard else [str(generation.id)]) + later
 
 
 def test_who_waits_for_a_model_for_too_long_is_told(
@@ -325,17 +343,26 @@ def test_who_waits_for_a_model_leaves_places_to_those_whose_model_is_there(
 
 # --- Room -------------------------------------------------------------------------------------------------
 def test_the_longest_unused_makes_room_and_gives_its_memory_back(
-    base: ServedModel, whole: Whole, loaded: list[str], start: Callable[[], WorkerHost], ask: Any, settings: Any
+    base: ServedModel, whole: Whole, loaded: list[str], start: Callable[[], WorkerHost], ask: Any, settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     settings.INFERENCE_MAX_MODELS = 2
+    dropped, gone = [], []
+    give_back = allocator.give_back_all
+
+    def noting() -> None:
+        give_back()
+        gone.append([ref() is None for ref in dropped])
+
+    monkeypatch.setattr(allocator, "give_back_all", noting)
     first, second, host = whole(0), whole(1), start()
     for model in (first, second, first, base):
         generation = ask(model)
         run(host, generation)
         assert ended(generation).text == alone(model)
-        if model == first and len(ENGINES) == 2:
-            gone = weakref.ref(ENGINES.pop())
-    assert gone() is None
+        if len(ENGINES) == 2:
+            dropped.append(weakref.ref(ENGINES.pop()))
+    assert gone == [[True], [True, True]]
     assert loaded == [base.name, first.name, second.name, first.name]
 
 

@@ -95,6 +95,9 @@ def test_the_manifest_says_what_is_in_the_files(tmp_path: Path) -> None:
         "train.jsonl",
         "validation.jsonl",
         "test.jsonl",
+        "train.groups",
+        "validation.groups",
+        "test.groups",
         "manifest.json",
     }
 
@@ -108,7 +111,7 @@ def test_same_data_and_recipe_have_the_same_hash_however_many_processes(
         monkeypatch.setattr(clean, "parts_of", lambda f, size=part_bytes: shards.parts_of(f, part_bytes=size))
         folder = write_records(tmp_path / str(number), MESSY, shards=number)
         manifest = freeze(folder, EVERYTHING, tmp_path / f"v{number}", parent="", processes=processes)
-        hashes.add(manifest.content_hash)
+        hashes.add((manifest.content_hash, *(split.groups for split in manifest.splits.values())))
         effects.append(manifest.effects)
     assert len(hashes) == 1
     assert effects[0] == effects[1]

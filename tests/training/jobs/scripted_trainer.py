@@ -1,7 +1,8 @@
 """A trainer without torch: `python scripted_trainer.py DOES SPEC.json` writes what the real one does, and obeys.
 
 DOES, several with commas: "slow" (waits to be stopped after step 5), "dies" (kill -9 of itself in step 5 of its first
-run, in the midst of a line), "dies-always" (before its first checkpoint), "deaf" (to SIGTERM, as a child it has),
+run, in the midst of a line), "dies-always" (before its first checkpoint), "dies-saving" (having saved the step it went
+on from once more), "deaf" (to SIGTERM, as a child it has),
 "mute-CODE" (fails on stderr alone), "fails-CODE", "env" (writes its environment down).
 """
 
@@ -73,6 +74,9 @@ def main(does: list[str], spec: dict[str, Any]) -> int:
         line("step", step=1, loss=loss(1))
         os.kill(os.getpid(), signal.SIGKILL)
     while step < STEPS:
+        if "dies-saving" in does and step == 4:
+            save(step)
+            os.kill(os.getpid(), signal.SIGKILL)
         if step == 5 and "dies" in does and not (output / "died").exists():
             (output / "died").touch()
             with (output / "metrics.jsonl").open("a") as file:

@@ -1,10 +1,13 @@
-"""The real trainer under its worker, on a tiny model: killed with its worker, it goes on as if nothing had happened."""
+"""The real trainer under its worker, on a tiny model: killed with its worker, it goes on as if nothing had happened;
+cancelled, it saves and is gone in time.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,12 @@ from django.utils import timezone
 from inference.models import ServedModel
 from tests.services import ROOT, wait_until
 from tests.training.jobs.conftest import Start
-from training import job_life, storage
+from training import job_life, job_services, storage, tail
 from training.models import DatasetVersion, Job
 from training.trainer.__main__ import main
 from training.trainer_process import marked
 from training.training_worker import Supervision, run_next
+from webapp.accounts.models import User
 
 # Four processes import torch: seconds, and minutes on a machine that has other things to do.
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(600)]
@@ -78,3 +82,28 @@ def test_a_job_whose_worker_is_killed_goes_on_with_the_losses_of_an_uninterrupte
     assert job.model.name == f"ft:tiny:acme:support:{job.id.hex[:8]}"
     assert (job.model.location / "adapter_model.safetensors").exists()
     assert not marked(str(job.id))
+
+
+def test_a_cancelled_job_saves_what_it_learnt_and_is_gone_within_fifteen_seconds(
+    start: Start, base: ServedModel, tiny_base: Path, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base.path = str(tiny_base)
+    base.save()
+    take_in = tail.take_in
+    cancelled_at: list[float] = []
+
+    def look(job: Job, folder: Path) -> str | None:
+        if job.step >= 3 and not cancelled_at:
+            job_services.cancel_job(job=job, user=alice)
+            cancelled_at.append(time.monotonic())
+        return take_in(job, folder)
+
+    monkeypatch.setattr(tail, "take_in", look)
+    job = start(spec={**KNOBS, "max_steps": 100_000, "checkpoint_every": 100_000})
+    run_next()
+    assert time.monotonic() - cancelled_at[0] < 15
+    job = Job.objects.get()
+    assert (job.state, job.error_code, job.model) == (Job.State.CANCELLED, "", None)
+    assert job.events.get(code="checkpoint").data["step"] == job.step >= 3
+    assert not marked(str(job.id))
+    assert not (storage.job_folder(job) / "checkpoints").exists()

@@ -130,6 +130,18 @@ def test_a_trainer_that_always_dies_before_it_got_on_is_given_up(start: Start, t
     assert (job.state, job.attempt, job.error_code) == (State.FAILED, 3, "worker_lost")
 
 
+def test_a_trainer_that_always_dies_having_saved_the_same_step_again_is_given_up(
+    start: Start, trainer: Trainer
+) -> None:
+    job = start(spec=SPEC)
+    trainer("dies-saving")
+    for _ in range(6):
+        run_next()
+    job = now(job)
+    assert (job.state, job.attempt, job.error_code) == (State.FAILED, 3, "worker_lost")
+    assert job.events.filter(code="checkpoint").count() == 1
+
+
 def test_a_job_is_paused_saved_and_resumed(start: Start, trainer: Trainer, alice: User) -> None:
     job = start(spec=SPEC)
     trainer("slow", meanwhile=at_step(5, lambda job: job_services.pause_job(job=job, user=alice)))
@@ -355,6 +367,36 @@ def test_a_line_counts_once_and_when_it_is_whole(start: Start, home: Path) -> No
         file.write(line % 1)  # begun anew, since nothing had been saved
     tail.take_in(job, folder)
     assert list(job.measurements.values_list("step", flat=True)) == [1]
+
+
+def test_what_was_read_and_not_written_down_is_read_again_and_there_once(
+    start: Start, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(spec=SPEC)
+    job = job_life.claim_next()
+    assert job is not None
+    folder = storage.job_folder(job)
+    folder.mkdir(parents=True)
+    lines = [
+        {"type": "step", "step": 1, "loss": 1.5, "seconds": 1.0},
+        {"type": "sample_failed", "step": 1, "why": "it said nothing"},
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def killed(*_: object, **changes: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job_life, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tail.take_in(job, folder)
+    assert (now(job).metrics_read, now(job).step) == (0, 0)
+    assert not job.measurements.exists()
+    for _ in range(2):
+        tail.take_in(now(job), folder)
+    assert list(job.measurements.values_list("step", "loss")) == [(1, 1.5)]
+    assert job.events.filter(code="sample_failed").count() == 1
+    assert now(job).seconds == 1.0
 
 
 def test_a_job_is_heard_of_while_it_is_silent(start: Start, trainer: Trainer, alice: User) -> None:

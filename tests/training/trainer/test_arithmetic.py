@@ -24,10 +24,10 @@ from training.trainer.spec import Lora, Spec
 CPU = torch.device("cpu")
 
 
-def learner_of(base: Path, chats: Path, **changes: object) -> Learner:
+def learner_of(base: Path, chats: Path, *, fsdp: bool = False, **changes: object) -> Learner:
     values = {"base": str(base), "dataset": str(chats), "output": "", "precision": "fp32"} | changes
     spec = Spec(**values)  # type: ignore[arg-type]
-    return Learner(spec, objective_of(spec, lambda: None), str(values["precision"]), CPU)
+    return Learner(spec, objective_of(spec, lambda: None), str(values["precision"]), CPU, fsdp=fsdp)
 
 
 def split_of(learner: Learner, folder: Path) -> TokenizedSplit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import gguf
 import msgspec
 import pytest
+import safetensors.torch
 import torch
 
 from inference.engine.interface import Request
@@ -20,9 +22,10 @@ from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
 from tests.inference.tiny_models import save_gguf
 from tests.services import wait_until
+from tests.training.trainer import started
 from tests.training.trainer.conftest import freeze
 from training.datasets.examples import ChatExample, DocumentExample, Example, Message, TranslationExample
-from training.trainer import checkpoints, choices, objective
+from training.trainer import checkpoints, choices, objective, tensor_files
 from training.trainer.__main__ import main
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.failures import EXIT_STATUS
@@ -279,6 +282,24 @@ def test_a_half_written_checkpoint_is_not_gone_on_from(
     assert not is_whole(tmp_path)
 
 
+def test_a_file_of_tensors_is_what_safetensors_reads(tmp_path: Path) -> None:
+    made = {
+        "é": torch.randn(3, 5),
+        "none": torch.empty(0, 4),
+        "step": torch.tensor(7.0),
+        "turned": torch.randn(4, 2).t(),
+        "low": torch.randn(3).bfloat16(),
+        "ids": torch.arange(3),
+    }
+    write_folder(tmp_path / "a", {"t.safetensors": tensor_files.pieces(made)})
+    file = tmp_path / "a" / "t.safetensors"
+    for found in (safetensors.torch.load_file(file), dict(tensor_files.stored(file))):
+        assert found.keys() == made.keys()
+        for name, tensor in made.items():
+            assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+            assert torch.equal(found[name], tensor)
+
+
 def test_checkpoints_of_another_job_are_not_gone_on_from(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -302,6 +323,60 @@ def test_two_processes_compute_what_one_does(bench: Bench) -> None:
     for mine, theirs in zip(two.lines("step"), one.lines("step"), strict=True):
         assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
     assert two.status["best_validation_loss"] == pytest.approx(one.status["best_validation_loss"], rel=1e-5)
+
+
+def test_weights_shared_out_over_two_processes_learn_what_one_does_and_go_on_after_a_kill(
+    bench: Bench,
+) -> None:
+    # Passes are of one example or two, so in most steps one of the processes has fewer.
+    options: dict[str, Any] = {
+        "method": "full",
+        "microbatch_tokens": 48,
+        "max_steps": 9,
+        "checkpoint_every": 3,
+    }
+    one = bench.run("one", **options)
+    spec = bench.spec("two", fsdp=True, **options)
+    processes = started.start(spec, 2)
+    _wait_for_step(bench.folder / "two", 5)
+    for process in processes:
+        process.kill()
+        process.join()
+    shutil.copytree(bench.folder / "two", bench.folder / "alone")
+    for process in started.start(spec, 2):
+        process.join()
+        assert process.exitcode == 0
+    two = Trained(bench.folder / "two", 0)
+    (resumed,) = two.lines("resumed")
+    assert resumed["exact"]
+    _assert_same(two, one)
+    kept = two.output / "checkpoints" / "step-00000009"
+    assert json.loads((kept / "state.json").read_text())["fsdp"]
+    for name in ("weights", "optimizer"):  # as whole as one process writes them
+        found, wanted = (
+            safetensors.torch.load_file(run.output / "checkpoints" / kept.name / f"{name}.safetensors")
+            for run in (two, one)
+        )
+        assert {key: value.shape for key, value in found.items()} == {
+            key: value.shape for key, value in wanted.items()
+        }
+    alone = bench.run("alone", **options)
+    (resumed,) = alone.lines("resumed")
+    assert not resumed["exact"]
+    _assert_same(alone, one)
+
+
+def _assert_same(found: Trained, wanted: Trained) -> None:
+    """Whatever the number of processes: losses, and what is left in the end."""
+    assert found.losses == pytest.approx(wanted.losses, rel=1e-5)
+    assert found.status["best_validation_loss"] == pytest.approx(
+        wanted.status["best_validation_loss"], rel=1e-5
+    )
+    ours, theirs = (
+        safetensors.torch.load_file(run.output / "model" / "model.safetensors") for run in (found, wanted)
+    )
+    for name, tensor in theirs.items():
+        assert (ours[name] - tensor).norm() <= 1e-5 * tensor.norm(), name
 
 
 # --- What cannot be trained ------------------------------------------------------------------------------------

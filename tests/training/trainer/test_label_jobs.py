@@ -16,8 +16,9 @@ from sklearn import metrics
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from tests.inference.tiny_models import save_gguf
+from tests.training.trainer import started
 from tests.training.trainer.conftest import freeze
-from tests.training.trainer.test_jobs import ROOT, Bench
+from tests.training.trainer.test_jobs import ROOT, Bench, Trained
 from training.datasets.examples import Example, LabelledExample
 from training.trainer import scoring
 from training.trainer.classifier import load
@@ -121,6 +122,20 @@ def test_all_weights_of_a_classifier_are_left_as_transformers_reads_them(bench: 
     )
 
 
+def test_a_classifier_whose_weights_two_processes_share_out_is_what_one_learns(bench: Bench) -> None:
+    options: dict[str, Any] = {"task": "classification", "method": "full", "max_steps": 6}
+    one = bench.run("one", **options)
+    for process in started.start(bench.spec("two", fsdp=True, **options), 2):
+        process.join()
+        assert process.exitcode == 0
+    two = Trained(bench.folder / "two", 0)
+    assert two.losses == pytest.approx(one.losses, rel=1e-5)
+    texts = [example("", n).text for n in range(48, 54)]  # type: ignore[union-attr]
+    answers = [load(run.output / "model", dtype="fp32").predict(texts) for run in (one, two)]
+    torch.testing.assert_close(torch.tensor(answers[1]), torch.tensor(answers[0]), rtol=1e-5, atol=1e-6)
+    assert evaluation(two.output)["examples"] == 21
+
+
 def test_all_weights_of_a_gguf_are_read_back_as_a_classifier(bench: Bench) -> None:
     bench.base = bench.folder / "base.gguf"
     save_gguf(bench.base, gguf.GGMLQuantizationType.Q8_0)
@@ -136,10 +151,12 @@ def test_a_fold_is_held_back_and_the_folds_are_summed_up(bench: Bench) -> None:
         done = bench.run(f"fold{fold}", task="classification", folds=2, fold=fold, max_steps=8)
         found.append(evaluation(done.output))
         assert (found[-1]["split"], found[-1]["fold"], found[-1]["folds"]) == ("fold", fold, 2)
-        assert done.lines("data")[0]["examples"] == 48 - found[-1]["examples"] == 24
+        (data,) = done.lines("data")
+        assert data["examples"] == 36 - found[-1]["examples"] == 18
+        assert data["validation_examples"] == 12  # chooses the checkpoint
     summed = summarise_folds(found)
     accuracies = [each["accuracy"] for each in found]
-    assert (summed["folds"], summed["examples"]) == (2, 48)
+    assert (summed["folds"], summed["examples"]) == (2, 36)
     assert summed["figures"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2)
     assert summed["figures"]["accuracy"]["std"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5)
 

@@ -12,8 +12,13 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification
 
+from tests.training.datasets.records import sentence, write_records
 from tests.training.trainer.conftest import freeze
-from training.datasets.examples import Example, LabelledExample
+from training.datasets import clean
+from training.datasets.examples import Example, LabelledExample, Record
+from training.datasets.frozen import check_files, read_manifest
+from training.datasets.problems import DataError
+from training.datasets.recipe import Augment, Recipe, Split
 from training.encoding import Encoder
 from training.trainer.classifier import load
 from training.trainer.data import Span, TokenizedSplit, packed
@@ -185,29 +190,62 @@ def texts(examples: Examples, use: str) -> list[str]:
 
 def test_every_example_is_held_back_once_and_each_label_about_as_often_in_every_fold(tmp_path: Path) -> None:
     examples = [LabelledExample(text_of(n), ["rare" if n % 8 == 0 else "common"]) for n in range(40)]
-    folder = freeze(tmp_path / "d", "labelled", train=[*examples[:30]], validation=[*examples[30:]])
+    others = [LabelledExample(text_of(n), ["common"]) for n in range(40, 50)]
+    folder = freeze(tmp_path / "d", "labelled", train=[*examples], validation=[*others], test=[*others])
     folds = [Examples(folder, 5, fold) for fold in range(1, 6)]
-    held = [texts(fold, "validation") for fold in folds]
+    held = [texts(fold, "test") for fold in folds]
     assert [len(some) for some in held] == [8] * 5
     assert sorted(text for some in held for text in some) == sorted(e.text for e in examples)
     rare = {e.text for e in examples if e.labels == ["rare"]}
     assert [len(rare & {*some}) for some in held] == [1] * 5
     for fold, some in zip(folds, held, strict=True):
         assert sorted(texts(fold, "train") + some) == sorted(e.text for e in examples)
-        assert texts(fold, "test") == []
-        assert texts(Examples(folder, 5, folds.index(fold) + 1), "validation") == some
-    lines = {line for fold in folds for line, _ in fold.of("validation")}
+        assert texts(fold, "validation") == [e.text for e in others]
+        assert texts(Examples(folder, 5, folds.index(fold) + 1), "test") == some
+    lines = {line for fold in folds for line, _ in fold.of("test")}
     assert lines == set(range(1, 41))
 
 
 def test_texts_that_are_the_same_are_in_one_fold_whatever_their_label(tmp_path: Path) -> None:
     once = [LabelledExample(f"{text_of(n)}", ["a" if n % 2 else "b"]) for n in range(12)]
     again = [LabelledExample(f" {e.text.upper()} ", ["b" if e.labels == ["a"] else "a"]) for e in once]
-    folder = freeze(tmp_path / "d", "labelled", train=[*once], validation=[*again])
+    folder = freeze(tmp_path / "d", "labelled", train=[*once, *again])
     for fold in range(1, 4):
-        held = [text.strip().lower() for text in texts(Examples(folder, 3, fold), "validation")]
+        held = [text.strip().lower() for text in texts(Examples(folder, 3, fold), "test")]
         assert len(held) == 8
         assert all(held.count(text) == 2 for text in held)
+
+
+def test_what_belongs_together_is_in_one_fold(tmp_path: Path) -> None:
+    """As a dataset is frozen: what is nearly the same, what is of one person, and what is made of one text."""
+    near = [[sentence(n), f"{sentence(n)} indeed"] for n in range(6)]
+    persons = [[sentence(f"{n}{letter}") for letter in "abc"] for n in range(6)]
+    records = [Record(LabelledExample(text, ["a"]), 0, 1) for pair in near for text in pair]
+    for n, some in enumerate(persons):
+        records += [Record(LabelledExample(text, ["b"]), 0, 1, group=f"person {n}") for text in some]
+    made = Recipe(split=Split(validation=0, test=0), augment=Augment(copies=2))
+    clean.freeze(write_records(tmp_path, records), made, tmp_path / "version", parent="")
+    folds = [texts(Examples(tmp_path / "version", 3, fold), "test") for fold in (1, 2, 3)]
+    assert [len(held) for held in folds] == [2 * 2 * 3 + 2 * 3 * 3] * 3
+    for together in near + persons:
+        (held,) = (held for held in folds if {*together} & {*held})
+        assert {*together} <= {*held}
+    texts_frozen = {text for together in near + persons for text in together}
+    for held in folds:
+        words = {word for text in held if text in texts_frozen for word in text.split()}
+        copies = [text.split() for text in held if text not in texts_frozen]
+        assert all(len({*copy} & words) > 0.5 * len(copy) for copy in copies)
+
+
+def test_groups_that_are_not_what_was_frozen_are_a_broken_dataset(tmp_path: Path) -> None:
+    records = [Record(LabelledExample(sentence(n), ["ab"[n % 2]]), 0, n) for n in range(8)]
+    folder = tmp_path / "version"
+    clean.freeze(write_records(tmp_path, records), Recipe(), folder, parent="")
+    (folder / "train.groups").write_bytes(b"12345678")
+    with pytest.raises(DataError, match=r"train\.groups"):
+        Examples(folder, 2, 1)
+    with pytest.raises(DataError, match=r"train\.groups"):
+        check_files(folder, read_manifest(folder), lambda: None)
 
 
 def test_more_folds_than_different_texts_are_refused(tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ def key_of(site: Site, email: str = "alice@example.org") -> str:
     return _keys[site.base_url, email]
 
 
-def new_key(site: Site, email: str = "alice@example.org") -> str:
-    """One of a test's own, to be revoked."""
+def new_key(site: Site, email: str = "alice@example.org", *scopes: str) -> str:
+    """One of a test's own, to be revoked or with few scopes."""
     with site.rows():
         membership = Membership.objects.filter(user__email=email).order_by("created_at")[0]
-        scopes = Scope.values if membership.is_admin else [Scope.CHAT.value]
+        allowed = Scope.values if membership.is_admin else [Scope.CHAT.value]
         _key, token = create_key(
-            user=membership.user, workspace=membership.workspace, name="test", scopes=list(scopes)
+            user=membership.user, workspace=membership.workspace, name="test", scopes=list(scopes or allowed)
         )
     return token
 

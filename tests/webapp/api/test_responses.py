@@ -120,8 +120,9 @@ def test_a_response_goes_on_from_the_one_before_it(live_site: Site, client: open
     listed = list(client.responses.input_items.list(third.id, limit=4))
     assert [item.role for item in listed] == ["user", "developer", "assistant", "user", "assistant", "user"]
     assert listed[2].content[0].text == "Second answer "
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.BadRequestError) as refused:
         client.responses.input_items.list(third.id, after="msg_nothing")
+    assert (refused.value.code, refused.value.param) == ("invalid_value", "after")
 
 
 def test_what_was_answered_may_be_sent_back_as_it_came(live_site: Site, client: openai.OpenAI) -> None:

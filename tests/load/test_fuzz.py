@@ -1,0 +1,19 @@
+"""The fuzz of the API in short."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.load.fuzz import fuzz
+from tests.services import Site
+from tests.webapp.api.live_clients import outsider
+
+pytestmark = pytest.mark.load
+
+
+@pytest.mark.parametrize("with_key", [True, False])
+def test_made_up_requests_get_what_the_document_says(live_site: Site, with_key: bool) -> None:
+    # Somebody's with a workspace of their own: what they do to it disturbs no other test.
+    outcome = fuzz(live_site, outsider(live_site) if with_key else None, examples=2, seed=1, phases="fuzzing")
+    assert outcome.failures == []
+    assert outcome.cases > 40

@@ -1,0 +1,34 @@
+"""Trainers as real processes, without what starting them costs: they come from one that has imported torch already."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from training.trainer.__main__ import main
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload([__name__])
+
+
+def start(spec: Path, processes: int = 1) -> list[BaseProcess]:
+    """As torchrun starts them, each with one thread."""
+    from webapp.ops.broker import free_port  # not for the process they all come from
+
+    port = free_port() if processes > 1 else 0
+    started: list[BaseProcess] = []
+    for rank in range(processes):
+        process = _forks.Process(target=_trainer, args=(spec, rank, processes, port))
+        process.start()
+        started.append(process)
+    return started
+
+
+def _trainer(spec: Path, rank: int, processes: int, port: int) -> None:
+    if processes > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
+    sys.exit(main([str(spec)]))

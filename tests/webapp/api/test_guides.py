@@ -1,0 +1,50 @@
+"""The guides, and every example in them, run as a customer would: in a shell and in Python, against a live site."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.test import Client
+
+from tests.services import Site
+from tests.webapp.api.live_clients import key_of
+from webapp.accounts.models import User, Workspace
+from webapp.api.guide_views import filled_in, guides
+
+_EXAMPLE = re.compile(r"```(bash|python)\n(.+?)```", re.DOTALL)
+EXAMPLES = [
+    pytest.param(language, code, id=f"{guide.slug}-{number}-{language}")
+    for guide in guides().values()
+    for number, (language, code) in enumerate(_EXAMPLE.findall(guide.text))
+]
+
+
+@pytest.mark.parametrize(("language", "code"), EXAMPLES)
+def test_every_example_of_the_guides_runs(language: str, code: str, model_site: Site, tmp_path: Path) -> None:
+    code = filled_in(code, site=model_site.base_url, model="smollm2-135m-instruct")
+    # --fail-with-body: an answer that is an error is one for curl, too.
+    shell = ["bash", "-euc", code.replace("curl -sS", "curl -sS --fail-with-body")]
+    command = [sys.executable, "-c", code] if language == "python" else shell
+    environment = {**os.environ, "FLYWHEEL_API_KEY": key_of(model_site)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip(), done.stderr
+
+
+@pytest.mark.django_db
+def test_anybody_reads_the_guides_and_examples_name_this_site(
+    client: Client, alice: User, workspace: Workspace
+) -> None:
+    for guide in guides().values():
+        page = client.get(f"/docs/{guide.slug}/").content.decode()
+        assert guide.title in page
+        assert "{site}" not in page
+        assert "http://localhost:8000/" in page
+    client.force_login(alice)
+    assert client.get("/docs/", follow=True).status_code == 200
+    assert client.get("/docs/nothing/").status_code == 404
