@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from pypdf import PdfReader, PdfWriter
+from pypdf.actions import JavaScript
 
 from tests.training.datasets.files import Read, archive, chat, jsonl, pdf, read, source, word
 from training.datasets.detect import detect
@@ -96,6 +98,21 @@ def test_a_pdf_is_read_page_by_page(tmp_path: Path) -> None:
 
     assert done.examples == [DocumentExample("Hello there\n\nSecond page", "Greetings")]
     assert done.records[0].line == 1
+
+
+def test_scripts_macros_and_attachments_of_a_document_are_neither_run_nor_read(tmp_path: Path) -> None:
+    writer = PdfWriter(clone_from=PdfReader(io.BytesIO(pdf(["Hello there"]))))
+    writer.add_open_action(JavaScript("app.launchURL('http://example.org/', true)"))
+    writer.add_attachment("run.exe", b"MZ attached")
+    file = io.BytesIO()
+    writer.write(file)
+    with zipfile.ZipFile(io.BytesIO(word(["Dear all"]))) as package:
+        members = {name: package.read(name) for name in package.namelist()}
+    with_macros = archive({**members, "word/vbaProject.bin": b'Sub AutoOpen(): Shell "calc.exe": End Sub'})
+
+    done = read(tmp_path, source(tmp_path, file.getvalue(), "a.pdf"), source(tmp_path, with_macros, "a.docm"))
+
+    assert (texts(done), done.problems) == (["Hello there", "Dear all"], [])
 
 
 @pytest.mark.parametrize(

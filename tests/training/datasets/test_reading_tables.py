@@ -207,6 +207,26 @@ def test_two_cells_at_the_far_ends_of_a_sheet_do_not_make_it_a_billion_large(tmp
     assert done.codes == ["invalid_row"]
 
 
+def test_macros_and_formulas_of_a_workbook_are_not_run_and_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    made = xlsx([["text", "label"], ["x", "y"], ['=HYPERLINK("http://example.org";A2)', "y"]])
+    with zipfile.ZipFile(io.BytesIO(made)) as workbook:
+        members = {name: workbook.read(name) for name in workbook.namelist()}
+    with_macros = archive({**members, "xl/vbaProject.bin": b'Sub AutoOpen(): Shell "calc.exe": End Sub'})
+    bomb = archive({**members, "xl/worksheets/sheet1.xml": bytes(100_000_000)})
+
+    done = read(
+        tmp_path,
+        source(tmp_path, with_macros, "a.xlsm"),
+        source(tmp_path, bomb, "b.xlsx", Reading("xlsx", "labelled")),
+    )
+
+    # Nobody has computed the formula and saved what came of it, so its cell is empty.
+    assert done.examples == [LabelledExample("x", ["y"]), LabelledExample("", ["y"])]
+    assert [(problem.file, problem.line, problem.code) for problem in done.problems] == [
+        ("a.xlsm", 3, "empty_field"), ("b.xlsx", 0, "expands_too_much"),
+    ]  # fmt: skip
+
+
 def test_a_damaged_workbook_or_parquet_file_is_a_problem_of_the_file(tmp_path: Path) -> None:
     table = parquet(ROWS * 500)
     broken = table[:100] + bytes(200) + table[300:]
