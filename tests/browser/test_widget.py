@@ -58,7 +58,7 @@ def test_a_visitor_of_a_customers_page_chats_and_another_site_cannot_show_it(
 ) -> None:
     shop, thief = shops
     with live_site.rows():
-        alice = User.objects.get()
+        alice = User.objects.get(email="alice@example.org")
         workspace = alice.workspaces.get()
         look = services.Look(
             name="Shoe help", origins=(shop.origin,), model=None, instructions="", greeting="Which shoes?",

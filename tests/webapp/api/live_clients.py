@@ -32,10 +32,10 @@ def new_key(site: Site, email: str = "alice@example.org", *scopes: str) -> str:
 
 def outsider(site: Site) -> str:
     """The key of somebody with a workspace of their own."""
-    email = "charlie@example.org"
+    email = "dora@example.org"
     with site.rows():
         if not User.objects.filter(email=email).exists():
-            person = User.objects.create_user(email, None, name="Charlie")
+            person = User.objects.create_user(email, None, name="Dora")
             workspace = Workspace.objects.create(name="Elsewhere")
             Membership.objects.create(workspace=workspace, user=person, role=Role.OWNER)
     return key_of(site, email)

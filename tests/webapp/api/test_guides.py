@@ -24,6 +24,7 @@ EXAMPLES = [
 ]
 
 
+@pytest.mark.timeout(420)  # one of them trains a model
 @pytest.mark.parametrize(("language", "code"), EXAMPLES)
 def test_every_example_of_the_guides_runs(language: str, code: str, model_site: Site, tmp_path: Path) -> None:
     code = filled_in(code, site=model_site.base_url, model="smollm2-135m-instruct")
@@ -31,7 +32,7 @@ def test_every_example_of_the_guides_runs(language: str, code: str, model_site: 
     shell = ["bash", "-euc", code.replace("curl -sS", "curl -sS --fail-with-body")]
     command = [sys.executable, "-c", code] if language == "python" else shell
     environment = {**os.environ, "FLYWHEEL_API_KEY": key_of(model_site)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip(), done.stderr
 

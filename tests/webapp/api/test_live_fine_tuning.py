@@ -17,7 +17,7 @@ import pytest
 
 from tests.services import ROOT, Site, wait_until
 from tests.webapp.api.data_work import ORDERS, chat, jsonl
-from tests.webapp.api.live_clients import async_openai_client, key_of, openai_client, outsider
+from tests.webapp.api.live_clients import async_openai_client, key_of, new_key, openai_client, outsider
 
 # Trainers import torch and load a model: seconds, and minutes on a machine that has other things to do.
 pytestmark = pytest.mark.timeout(1200)
@@ -154,7 +154,7 @@ def test_errors_are_the_exceptions_that_openais_client_has_for_them(
             "invalid_api_key",
         ),
         (
-            lambda: openai_client(learning_site, key_of(learning_site, "alice@example.org", "chat")).files.list(),
+            lambda: openai_client(learning_site, new_key(learning_site, "alice@example.org", "chat")).files.list(),
             openai.PermissionDeniedError,
             "missing_scope",
         ),

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.services import Site, wait_until
-from tests.webapp.api.live_clients import http_client, key_of
+from tests.webapp.api.live_clients import http_client, key_of, new_key
 
 BOUNDARY = "x-boundary"
 FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -80,7 +80,7 @@ def test_of_an_upload_that_breaks_off_nothing_is_left(live_site: Site, key: str)
 
 
 def test_who_may_not_upload_is_told_before_they_have_sent_the_file(live_site: Site) -> None:
-    chat_only = key_of(live_site, "alice@example.org", "chat")
+    chat_only = new_key(live_site, "alice@example.org", "chat")
     for key, status in (("fw-nonsense", b"401"), (chat_only, b"403")):
         with begun(live_site, key, 50 * 2**20) as connection:
             assert connection.recv(100).startswith(b"HTTP/1.1 " + status)
