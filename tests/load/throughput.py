@@ -30,6 +30,7 @@ _TARGETS = {
     "engine.decode.32.llamacpp": 2.1,
     "engine.decode.16.transformers": 1.8,
     "engine.prefill.llamacpp": 4.5,
+    "engine.prefill.int8.llamacpp": 4.5,
     "engine.lookup.1.llamacpp": 1.2,
 }
 
@@ -42,14 +43,14 @@ def demo_gguf() -> Path:
     return found
 
 
-def ours() -> Figures:
-    """What the engine's own benchmark says, with every default."""
+def ours(batches: tuple[int, ...] = _BATCHES, dtype: str = "auto") -> Figures:
+    """What the engine's own benchmark says, with every default but the precision."""
     figures = json_of(
         "The engine",
         [
             sys.executable, "-m", "inference.engine", "bench", "--json", "--model", str(demo_model()),
-            "--batch", ",".join(map(str, _BATCHES)), "--prompt-tokens", str(_PROMPT_TOKENS),
-            "--max-tokens", str(_MAX_TOKENS),
+            "--dtype", dtype, "--batch", ",".join(map(str, batches)),
+            "--prompt-tokens", str(_PROMPT_TOKENS), "--max-tokens", str(_MAX_TOKENS),
         ],
     )  # fmt: skip
     return {int(batch): found for batch, found in figures["batches"].items()}
@@ -66,13 +67,17 @@ def theirs(peer: Peer) -> Figures:
 
 
 @cache
-def _measured() -> tuple[Figures, dict[str, Figures | Unavailable]]:
-    """Medians of rounds in which ours and the peers take turns, so that what slows the machine slows all of them."""
+def _measured() -> tuple[Figures, Figures, dict[str, Figures | Unavailable]]:
+    """Ours, ours in int8 with prompts, and the peers': medians of rounds in which all take turns, so that what slows
+    the machine slows all of them."""
     of_ours: list[Figures] = []
+    in_int8: list[Figures] = []
     of_peers: dict[str, Any] = {peer.name: [] for peer in (LLAMACPP, TRANSFORMERS)}
     for _ in range(_ROUNDS):
         of_ours.append(ours())
         _say("ours", of_ours[-1])
+        in_int8.append(ours((_PREFILL_AT,), "int8"))
+        _say("ours, int8", in_int8[-1])
         for peer in (LLAMACPP, TRANSFORMERS):
             if isinstance(of_peers[peer.name], list):
                 try:
@@ -80,7 +85,7 @@ def _measured() -> tuple[Figures, dict[str, Figures | Unavailable]]:
                     _say(peer.name, of_peers[peer.name][-1])
                 except Unavailable as error:
                     of_peers[peer.name] = error
-    return _medians(of_ours), {
+    return _medians(of_ours), _medians(in_int8), {
         name: _medians(found) if isinstance(found, list) else found for name, found in of_peers.items()
     }
 
@@ -105,7 +110,7 @@ def compare(name: str, mine: float, peer: float | Unavailable) -> Row:
 
 
 def decode() -> Iterator[Row]:
-    of_ours, of_peers = _measured()
+    of_ours, _, of_peers = _measured()
     for peer, found in of_peers.items():
         for batch in _BATCHES:
             rate = found if isinstance(found, Unavailable) else found[batch]["decode"]
@@ -113,13 +118,14 @@ def decode() -> Iterator[Row]:
 
 
 def prefill() -> Iterator[Row]:
-    of_ours, of_peers = _measured()
+    of_ours, in_int8, of_peers = _measured()
     for peer, found in of_peers.items():
         rate = found if isinstance(found, Unavailable) else found[_PREFILL_AT]["prefill"]
         yield compare(f"engine.prefill.{peer}", of_ours[_PREFILL_AT]["prefill"], rate)
+        yield compare(f"engine.prefill.int8.{peer}", in_int8[_PREFILL_AT]["prefill"], rate)
 
 
 def overhead() -> Iterator[Row]:
     """Of a step with sixteen at once, what is not the model: scheduler, sampler, detokeniser."""
-    of_ours, _ = _measured()
+    of_ours, _, _ = _measured()
     yield Row.at_most("engine.overhead.16", of_ours[16]["outside"] * 100, 12, "% of a step")
