@@ -55,6 +55,7 @@ def benchmarks() -> dict[str, Benchmark]:
     """Every benchmark, by the start of the names of its rows."""
     from tests.load import (
         adapters,
+        api,
         beside,
         conversation,
         datasets,
@@ -71,6 +72,11 @@ def benchmarks() -> dict[str, Benchmark]:
     )
 
     return {
+        "api.overhead": api.overhead,
+        "api.rate.1": api.rate,
+        "api.completions": api.throughput,
+        "api.streams": api.two_hundred_streams,
+        "api.overload": api.overload,
         "chat.rate.1": partial(streaming.rate, 1, 0.95),
         "chat.rate.16": partial(streaming.rate, 16, 0.90),
         "chat.latency": streaming.latency,

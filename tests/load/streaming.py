@@ -20,7 +20,7 @@ from tests.load.raw_socket import RawSocket
 from tests.load.sockets import clock_site, send_frame, watch_many
 from tests.services import REAL, ROOT, Site, minimal_environment
 
-_PROMPT = "Write a long story about a lighthouse keeper and the sea."
+PROMPT = "Write a long story about a lighthouse keeper and the sea."
 
 
 class _Streamed:
@@ -52,7 +52,7 @@ async def _stream(site: Site, people: list[str]) -> list[_Streamed]:
         streams.append(stream := _Streamed())
         stream.socket = await RawSocket.open(site.port, cookie, stream.take)
     for stream in streams:
-        stream.socket.send(send_frame(_PROMPT))
+        stream.socket.send(send_frame(PROMPT))
     await asyncio.wait_for(asyncio.gather(*(stream.done for stream in streams)), 300)
     for stream in streams:
         stream.socket.close()
@@ -64,9 +64,9 @@ def _site_rate(site: Site, people: list[str]) -> float:
     return sum(TOKENS / (stream.last - stream.first) for stream in asyncio.run(_stream(site, people)))
 
 
-def _engine_rate(site: Site, count: int) -> float:
+def engine_rate(site: Site, count: int) -> float:
     """The same prompts and lengths on the engine alone, in a process of its own, while the site idles."""
-    program = [sys.executable, "-m", "tests.load.engine_alone", str(demo_model()), str(count), _PROMPT]
+    program = [sys.executable, "-m", "tests.load.engine_alone", str(demo_model()), str(count), PROMPT]
     done = subprocess.run(
         program, cwd=ROOT, env=minimal_environment(), capture_output=True, text=True, timeout=300
     )
@@ -84,7 +84,7 @@ def rate(count: int, target: float) -> Iterator[Row]:
         alone, through = [], []
         # From one turn to the next the machine's noise is more than what is looked for.
         for _ in range(9):
-            alone.append(_engine_rate(site, count))
+            alone.append(engine_rate(site, count))
             through.append(_site_rate(site, people))
         yield Row.at_least(
             f"chat.rate.{count}", statistics.median(through), statistics.median(alone), "tokens/s", target

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.load import sockets
+from tests.load import api, sockets
 from tests.load.people import cookies
 from tests.services import Site
+from tests.webapp.api.live_clients import key_of
 
 pytestmark = pytest.mark.load
 
@@ -36,3 +37,8 @@ def test_a_socket_that_stops_reading_delays_nobody(clocks: Site) -> None:
 
 def test_an_idle_socket_costs_at_most_forty_kibibytes(clocks: Site) -> None:
     assert asyncio.run(sockets.idle_memory(clocks, cookies(clocks, 400))) < sockets.MEMORY_LIMIT_KIB
+
+
+def test_streams_of_the_api_are_whole_however_many_there_are(clocks: Site) -> None:
+    clocks.create_owner("streams@example.org")
+    assert api.wrong_streams(clocks, key_of(clocks, "streams@example.org"), 60, 4) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import Iterable
@@ -14,6 +15,8 @@ from django.utils import timezone
 from openai.types.chat import ChatCompletionChunk
 
 from inference.models import Generation
+from tests.load.api import CHAT, connections
+from tests.load.raw_http import Answer, RawHttp
 from tests.scripted_engine import CONTEXT_LENGTH, text_of
 from tests.services import Site, wait_until
 from tests.webapp.api.live_clients import (
@@ -105,8 +108,6 @@ def test_a_stream_begins_with_the_role_and_ends_with_the_reason_and_the_usage(cl
 
 
 def test_the_asynchronous_client_gets_the_same(live_site: Site, key: str) -> None:
-    import asyncio
-
     async def ask() -> None:
         async with async_openai_client(live_site, key) as client:
             answer = await client.chat.completions.create(**asking(seed=9))
@@ -232,6 +233,22 @@ def test_a_limit_that_is_reached_is_a_rate_limit_error(live_site: Site) -> None:
         client.chat.completions.create(**asking())
     assert refused.value.code == "rate_limit_exceeded"
     assert int(refused.value.response.headers["retry-after"]) > 0
+
+
+def test_of_too_many_programs_each_is_answered_or_told_when_to_come_back(
+    live_site: Site, key: str, client: openai.OpenAI
+) -> None:
+    async def ask(connection: RawHttp) -> Answer:
+        return await connection.post(CHAT, asking("Hello tokens=4 rate=200", n=16))
+
+    async def ask_all() -> list[Answer]:
+        async with connections(live_site, key, 60) as opened:
+            return list(await asyncio.gather(*map(ask, opened)))
+
+    answers = asyncio.run(ask_all())
+    assert {answer.status for answer in answers} == {200, 503}
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in answers if answer.status == 503)
+    assert client.chat.completions.create(**asking()).choices[0].finish_reason == "length"
 
 
 # --- hanging up, and coming back ---------------------------------------------------------------------------------
