@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ninja import NinjaAPI, Swagger
+from ninja import Swagger
 
 from webapp.api import (
     api_key_routes,
@@ -21,11 +21,12 @@ from webapp.api import (
     usage_routes,
     webhook_routes,
 )
+from webapp.api.document import Api
 from webapp.api.errors import answer_errors
 from webapp.api.idempotency import answer_once, claim_first
 from webapp.api.parser import StrictParser
 
-api = NinjaAPI(
+api = Api(
     title="Flywheel",
     version="1",
     description="OpenAI's API for your own models: point a client at this site's /v1 and change the key.",

@@ -21,4 +21,4 @@ class Error(Schema):
 
 
 # For `response={200: ..., **ERRORS}`: what any route may answer instead.
-ERRORS: dict[int, Any] = dict.fromkeys((400, 401, 403, 404, 409, 413, 429, 500, 503), Error)
+ERRORS: dict[int, Any] = dict.fromkeys((400, 401, 403, 404, 408, 409, 413, 414, 415, 429, 500, 503), Error)

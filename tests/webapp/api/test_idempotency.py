@@ -223,6 +223,13 @@ def test_reading_takes_no_notice_of_a_key(alices: Client) -> None:
     assert not IdempotentRequest.objects.exists()
 
 
+def test_the_document_says_that_every_post_takes_a_key(alices: Client) -> None:
+    for path, methods in alices.get("/v1/openapi.json").json()["paths"].items():
+        for method, operation in methods.items():
+            headers = [found["name"] for found in operation["parameters"] if found["in"] == "header"]
+            assert headers.count("Idempotency-Key") == (method == "post"), (method, path)
+
+
 @pytest.mark.django_db(transaction=True)
 def test_of_many_that_come_at_once_one_is_done(alice: User, workspace: Workspace) -> None:
     client = key_client(alice, workspace)
