@@ -85,9 +85,11 @@ def _measured() -> tuple[Figures, Figures, dict[str, Figures | Unavailable]]:
                     _say(peer.name, of_peers[peer.name][-1])
                 except Unavailable as error:
                     of_peers[peer.name] = error
-    return _medians(of_ours), _medians(in_int8), {
-        name: _medians(found) if isinstance(found, list) else found for name, found in of_peers.items()
-    }
+    return (
+        _medians(of_ours),
+        _medians(in_int8),
+        {name: _medians(found) if isinstance(found, list) else found for name, found in of_peers.items()},
+    )
 
 
 def _say(name: str, figures: Figures) -> None:
