@@ -280,6 +280,9 @@ class Site:
         for service in (self.valkey, self.web, self.worker, self.beat):
             if not service.alive:
                 service.start()
+        for service in (self.data, self.training):
+            if not service.alive:
+                service.process = None  # not asked for any more
         self.inference = [service for service in self.inference if service.alive]
         for extra in self.inference[1:]:
             extra.stop()

@@ -30,6 +30,11 @@ def new_key(site: Site, email: str = "alice@example.org", *scopes: str) -> str:
     return token
 
 
+def workspace_of(site: Site, email: str = "alice@example.org") -> Workspace:
+    """The one that a key of `key_of` is for. Call it with the site's rows at hand."""
+    return Membership.objects.filter(user__email=email).order_by("created_at")[0].workspace
+
+
 def outsider(site: Site) -> str:
     """The key of somebody with a workspace of their own."""
     email = "dora@example.org"

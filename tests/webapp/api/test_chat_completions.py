@@ -430,6 +430,8 @@ def test_a_real_model_keeps_to_a_schema_and_to_its_seed(model_site: Site) -> Non
     found = json.loads(shaped.choices[0].message.content or "")
     assert set(found) == {"fruit", "colour"}
     assert found["colour"] in ("red", "green", "yellow")
+    # Few tokens: two choices may share their steps now and not then, and what is nearly tied falls either way.
+    asked["max_tokens"] = 8
     free = client.chat.completions.create(**asked, n=2, logprobs=True, top_logprobs=2)
     again = client.chat.completions.create(**asked, n=2, logprobs=True, top_logprobs=2)
     assert [choice.message for choice in free.choices] == [choice.message for choice in again.choices]

@@ -22,8 +22,14 @@ from inference.formats.digest import adapted_digest
 from inference.models import Generation, ServedModel
 from tests.scripted_engine import ScriptedEngine, vector_of
 from tests.services import Site, wait_until
-from tests.webapp.api.live_clients import async_openai_client, http_client, key_of, openai_client, outsider
-from webapp.accounts.models import Workspace
+from tests.webapp.api.live_clients import (
+    async_openai_client,
+    http_client,
+    key_of,
+    openai_client,
+    outsider,
+    workspace_of,
+)
 
 # Each label, and the word that makes it likely.
 LABELS = {"ok": "hello", "insult": "idiot", "threat": "beware"}
@@ -56,7 +62,7 @@ def classifier(site: Site, name: str, kind: Kind = "multiclass", labels: dict[st
             digest = save_scripted_classifier(folder, kind, labels or LABELS)
             ServedModel.objects.create(
                 name=full, path=str(folder.relative_to(site.home)), digest=digest, kind="classifier",
-                base=ServedModel.objects.get(name="scripted"), workspace=Workspace.objects.get(name="Acme"),
+                base=ServedModel.objects.get(name="scripted"), workspace=workspace_of(site),
                 architecture="scripted", context_length=100, parameters=1, size_bytes=1,
             )  # fmt: skip
         ServedModel.objects.filter(name=full).update(removed_at=None)

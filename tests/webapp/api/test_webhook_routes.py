@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from tests.services import Site
 from tests.webapp.api.conftest import key_client
+from tests.webapp.api.live_clients import workspace_of
 from tests.webapp.api.webhook_cast import happens, make_job, make_webhook, receiver, webhook
 from tests.webapp.receiver import Receiver, receiving
 from training.models import Job
@@ -224,7 +225,7 @@ def test_who_may_not_learns_nothing_and_changes_nothing(
 
 def test_openais_client_makes_one_and_a_fine_tunes_end_arrives_there(live_site: Site) -> None:
     with live_site.rows():
-        alice, acme = User.objects.get(email="alice@example.org"), Workspace.objects.get(name="Acme")
+        alice, acme = User.objects.get(email="alice@example.org"), workspace_of(live_site)
         _key, token = create_key(user=alice, workspace=acme, name="hooks", scopes=["admin"])
     client = openai.OpenAI(base_url=f"{live_site.base_url}/v1", api_key=token, max_retries=0)
     assert "fine_tuning.job.succeeded" in client.webhooks.event_types.list().data
