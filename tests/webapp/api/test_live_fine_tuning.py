@@ -174,7 +174,8 @@ def test_errors_are_the_exceptions_that_openais_client_has_for_them(
             ask(job.id)
     with pytest.raises(openai.ConflictError):
         client.files.delete(file.id)
-    assert jobs.cancel(job.id).status == "cancelled"
+    jobs.cancel(job.id)
+    wait_until(lambda: jobs.retrieve(job.id).status == "cancelled", "the job to be cancelled", PATIENCE)
     with pytest.raises(openai.ConflictError):
         jobs.cancel(job.id)
     client.files.delete(file.id)
