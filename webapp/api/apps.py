@@ -6,4 +6,4 @@ class ApiConfig(AppConfig):
     label = "api"
 
     def ready(self) -> None:
-        from webapp.api import webhook_events  # noqa: F401  it listens to jobs
+        from webapp.api import erasure, webhook_events  # noqa: F401  they register themselves, and listen to jobs

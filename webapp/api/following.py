@@ -120,6 +120,7 @@ class Following:
         self._leading = self.choices[:: each or len(ids)]
         self._begun = rows is not None
         self._closed = self._poked = False
+        self._is_read = False  # as it grows, and not only at its end
         self._error: UserError | None = None
         self._changed: dict[Choice, None] = dict.fromkeys(over.values())  # an ordered set
         self._arrived = asyncio.Event()
@@ -171,6 +172,7 @@ class Following:
         """The choices that have changed since last time, first those that have anything; empty where nothing has come
         for so long that the reader should hear of it. Raises UserError, behind what came before it, where one does not
         end well."""
+        self._is_read = True
         while True:
             self._arrived.clear()
             changed, self._changed = self._changed, {}
@@ -217,7 +219,8 @@ class Following:
     def _hear(self, choice: Choice, event: Event) -> None:
         choice.hear(event)
         self._changed[choice] = None
-        self._arrived.set()
+        if self._is_read or event.type != "text":
+            self._arrived.set()
 
     async def _wait(self) -> None:
         await self._arrived.wait()

@@ -32,6 +32,11 @@ class Completion(models.Model):
     previous = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True, db_index=True)
 
+    class Meta:
+        indexes = [
+            models.Index(fields=["created_at"], condition=models.Q(store=False), name="completion_passing")
+        ]
+
 
 class IdempotentRequest(models.Model):
     """A POST that came with an Idempotency-Key, and its answer, for whoever sends it again."""

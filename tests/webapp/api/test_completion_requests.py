@@ -9,7 +9,8 @@ from django.test import Client
 from django.utils import timezone
 
 from inference.models import Generation, ServedModel, Worker
-from webapp.accounts.models import Workspace
+from webapp.accounts.erasure import erase_user
+from webapp.accounts.models import Membership, Role, User, Workspace
 from webapp.api.models import Completion
 
 pytestmark = pytest.mark.django_db
@@ -202,7 +203,7 @@ def completion(
 ) -> Completion:
     """One that was answered so long ago."""
     ended = timezone.now() - timezone.timedelta(minutes=minutes)
-    owner = workspace.memberships.get(role="owner").user
+    owner = User.objects.get(email="alice@example.org")
     made = Completion.objects.create(
         workspace=workspace, user=owner, kind="chat.completion", model_name="demo", store=store, **fields
     )
@@ -287,3 +288,15 @@ def test_what_was_not_to_be_stored_is_forgotten_a_quarter_of_an_hour_after_its_e
     left = {stored.pk, fresh.pk, slow.pk}
     assert set(Completion.objects.values_list("pk", flat=True)) == left
     assert set(Generation.objects.values_list("call_id", flat=True)) == left
+
+
+def test_with_a_person_goes_all_that_their_programs_asked(
+    workspace: Workspace, model: ServedModel, alice: User, bob: User
+) -> None:
+    Membership.objects.filter(user=bob).update(role=Role.OWNER)
+    completion(workspace, model)
+    completion(workspace, model, store=False)
+    lines = {line.what: line.count for line in erase_user(user=alice)}
+    assert lines["Answers to your programs"] == 2
+    assert not Completion.objects.exists()
+    assert not Generation.objects.exists()
