@@ -10,7 +10,7 @@ from tests.services import ROOT
 from webapp.ops.variables import VARIABLES
 
 # What Python and torchrun tell processes; nobody sets them for us.
-THEIRS = {"PYTHONPATH", "RANK", "WORLD_SIZE"}
+THEIRS = {"PYTHONPATH", "LOCAL_RANK", "RANK", "WORLD_SIZE"}
 READERS = {"raw", "str", "choice", "bool", "int", "list", "url", "path"}
 # Names that are read in a loop over a tuple rather than one by one.
 NAME = re.compile(r"[A-Z][A-Z0-9_]{2,}")

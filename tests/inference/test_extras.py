@@ -169,7 +169,7 @@ def test_a_text_becomes_a_vector_of_length_one(run: Any) -> None:
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_both_figures(run: Any) -> None:
-    row, log = run(prompt="hill " * 20_000)
+    row, log = run(prompt="hill " * 20_000, purpose="api")
     assert (row.state, row.error_code) == ("refused", "prompt_too_long")
     [refused] = log
     assert refused.data["prompt_tokens"] > refused.data["context_length"] > 0

@@ -134,7 +134,7 @@ async def test_a_full_disk_is_said_and_not_an_error() -> None:
 @pytest.mark.parametrize(
     ("who", "path", "method", "expected"),
     [
-        ("files", "/v1/files", "POST", 512 * 2**20),
+        ("files", "/v1/files", "POST", 513 * 2**20),  # the file, and the form round it
         ("files", "/v1/models", "POST", MAX_BODY_BYTES),
         ("files", "/v1/files", "PUT", MAX_BODY_BYTES),
         ("nobody", "/v1/files", "POST", MAX_BODY_BYTES),

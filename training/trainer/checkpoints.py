@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
+
+# What is in a file: as a whole, or piece by piece.
+Content = bytes | Iterable[bytes | memoryview]
 
 _NAME = "step-{:08d}"
 _ASIDE = ".aside-"
@@ -22,18 +25,14 @@ class _Manifest(msgspec.Struct):
     files: dict[str, str]  # SHA-256 by name
 
 
-def write_folder(folder: Path, files: dict[str, bytes]) -> None:
+def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
     """All of them or nothing, also where the machine stops in between. Raises OSError."""
     aside = folder.with_name(_ASIDE + folder.name)
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
-        manifest = _Manifest({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
-        for name, data in {**files, "manifest.json": msgspec.json.encode(manifest)}.items():
-            with (aside / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        manifest = _Manifest({name: _write(aside / name, content) for name, content in files.items()})
+        _write(aside / "manifest.json", msgspec.json.encode(manifest))
         _sync(aside)
         if not is_whole(aside):
             raise OSError(f"what was written to {folder.name} is not what is read there")
@@ -44,6 +43,18 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> None:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def _write(path: Path, content: Content) -> str:
+    """Its SHA-256 as it was meant to be."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for piece in (content,) if isinstance(content, bytes) else content:
+            digest.update(piece)
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
 
 
 def write_file(file: Path, data: bytes) -> None:
@@ -78,7 +89,7 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         return self._folder / _NAME.format(step)
 
-    def write(self, step: int, files: dict[str, bytes], best: int) -> Path:
+    def write(self, step: int, files: Mapping[str, Content], best: int) -> Path:
         """The oldest go, but not the best step's."""
         folder = self.path(step)
         write_folder(folder, files)

@@ -19,7 +19,6 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors.torch import save
 
 from inference.engine import allocator
 from inference.engine.interface import EngineError
@@ -40,8 +39,9 @@ from training.trainer.processes import Processes
 from training.trainer.record import Record
 from training.trainer.samples import Samples
 from training.trainer.scratch import INITIAL, initial_model
-from training.trainer.shards import gathered, stored
+from training.trainer.shards import gathered
 from training.trainer.spec import Spec
+from training.trainer.tensor_files import pieces, stored
 from training.trainer.unigram import unigram_entropy
 
 # Refused examples that are named; the rest are counted.
@@ -226,7 +226,7 @@ class Job:
             files = self._learner.checkpoint_files(keep=first)
             state = gathered(self._optimizer.state(), keep=first)
         if first:
-            files["optimizer.safetensors"] = save(state)
+            files["optimizer.safetensors"] = pieces(state)
             files["state.json"] = msgspec.json.encode(self._state)
             self._checkpoints.write(self._state.step, files, self._state.best_step)
             self.record.line("checkpoint", step=self._state.step)

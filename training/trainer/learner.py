@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,6 +16,7 @@ from inference.engine.loaded_model import LoadedModel, load_model
 from inference.engine.model import Adapt, Layer, QKNorm, Turns
 from inference.formats.classifier_card import SCORE
 from training.trainer.attention import PackedAttention
+from training.trainer.checkpoints import Content
 from training.trainer.data import Batch
 from training.trainer.dropout import ResidualDropout
 from training.trainer.failures import TrainingFailure
@@ -25,8 +25,9 @@ from training.trainer.model_files import model_files
 from training.trainer.objective import Objective
 from training.trainer.peft_files import adapter_files, restore_adapter
 from training.trainer.prefix import sharing_prefix
-from training.trainer.shards import gathered, own_part, part_of, share_out, stored
+from training.trainer.shards import gathered, own_part, part_of, share_out
 from training.trainer.spec import Spec
+from training.trainer.tensor_files import pieces, stored
 
 
 class Learner:
@@ -106,15 +107,18 @@ class Learner:
         random = torch.Generator().manual_seed(self._spec.seed)
         return torch.empty(outputs, self.loaded.config.hidden_size).normal_(std=0.02, generator=random)
 
-    def checkpoint_files(self, *, keep: bool = True) -> dict[str, bytes]:
-        """What `restore` reads: an adapter as it is served, or all weights as they are learnt.
+    def checkpoint_files(self, *, keep: bool = True) -> dict[str, Content]:
+        """What `restore` reads: an adapter as it is served, or all weights as they are learnt, to be written at once.
 
         Of weights that are shared out every process has to ask; who does not `keep` them gets nothing.
         """
         if self.adapter is not None:
-            return adapter_files(self.adapter, self._spec.lora, Path(self._spec.base).name, self.score)
+            return {**self._adapter_files(self.adapter)}
         weights = gathered(dict(self.parameters), keep=keep)
-        return {"weights.safetensors": save(weights)} if keep else {}
+        return {"weights.safetensors": pieces(weights)} if keep else {}
+
+    def _adapter_files(self, adapter: LoraAdapter) -> dict[str, bytes]:
+        return adapter_files(adapter, self._spec.lora, Path(self._spec.base).name, self.score)
 
     def restore(self, folder: Path) -> None:
         if self.adapter is not None:
@@ -127,7 +131,7 @@ class Learner:
     def served_files(self, max_length: int) -> dict[str, bytes]:
         """What was learnt, as it is loaded to be served: an adapter, or a whole model."""
         if self.adapter is not None:
-            files = self.checkpoint_files()
+            files = self._adapter_files(self.adapter)
         else:
             dtype = torch.bfloat16 if self._precision == "bf16" else torch.float32
             base, output = Path(self._spec.base), Path(self._spec.output)

@@ -7,13 +7,10 @@ a job divides by is the number of trained tokens of all processes. Every process
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
 from torch import nn
 
 from inference.engine.linear import Linear
@@ -86,12 +83,5 @@ def gathered(tensors: dict[str, torch.Tensor], *, keep: bool) -> dict[str, torch
         if is_shared_out(whole):
             whole = whole.full_tensor()
         if keep:
-            found[name] = whole.cpu().clone()
+            found[name] = whole.cpu()
     return found
-
-
-def stored(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a safetensors file, one in memory at a time."""
-    with safe_open(str(file), framework="pt") as opened:
-        for name in opened.keys():  # noqa: SIM118 - no dict
-            yield name, opened.get_tensor(name)

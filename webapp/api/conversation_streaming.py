@@ -51,6 +51,7 @@ def send(
         if error.code in ("message_empty", "message_too_long"):
             error.param = "content"
         raise
+    # The first message was sent to no conversation: it began one.
     sent_to = sent.conversation.id if sent.message.position else None
     if sent_to != conversation_id or sent.message.text != services.clean_text(text):
         raise idempotency.key_reused()

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 
 from webapp.api import webhook_access, webhook_services
 from webapp.api.auth import Needs, caller
+from webapp.api.idempotency import keeps_a_secret, repeatable
 from webapp.api.lists import page_by_time, place_of
 from webapp.api.models import Webhook, WebhookDelivery
 from webapp.api.schemas import ERRORS
@@ -149,6 +150,7 @@ def create_webhook_endpoint(request: HttpRequest, body: CreateWebhookEndpoint) -
         events=list(body.event_types),
         request=request,
     )
+    keeps_a_secret(request)
     return _with_secret(webhook)
 
 
@@ -206,12 +208,14 @@ def rotate_webhook_secret(request: HttpRequest, webhook_endpoint_id: str, body: 
         keep_old=body.keep_old_secret_active_for_24_hours,
         request=request,
     )
+    keeps_a_secret(request)
     return _with_secret(webhook)
 
 
 @router.post(
     "/{webhook_endpoint_id}/test", response={200: WebhookTestResult, **ERRORS}, summary="Send a test event"
 )
+@repeatable  # it sends and waits: nothing for a transaction
 def test_webhook_endpoint(request: HttpRequest, webhook_endpoint_id: str, body: SendWebhookTest) -> Any:
     """A made-up event, sent now and once; this answers when the endpoint has, after 10 seconds at most."""
     webhook = _found(request, webhook_endpoint_id)
@@ -247,6 +251,7 @@ def list_webhook_deliveries(request: HttpRequest, webhook_endpoint_id: str, page
     response={200: WebhookEndpointDelivery, **ERRORS},
     summary="Send an event again",
 )
+@repeatable
 def redeliver(request: HttpRequest, webhook_endpoint_id: str, delivery_id: str) -> Any:
     """The same event under the same webhook-id. This answers when the endpoint has, after 10 seconds at most."""
     delivery = webhook_access.get_delivery(_found(request, webhook_endpoint_id), delivery_id)

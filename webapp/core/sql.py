@@ -36,7 +36,7 @@ def execute(sql: str, *values: object) -> int:
 
 
 def instances(model: type[M], sql: str, *values: object) -> list[M]:
-    """Rows that have the model's columns, as the ORM would give them."""
+    """Rows that have the model's columns, as the ORM would give them; other columns are attributes besides."""
     connection = _connection()
     with connection.cursor() as cursor:
         cursor.execute(sql, _adapted(values, connection))
@@ -71,6 +71,9 @@ class _Part:
         self.names = [field.attname for field in fields]
         self._model = model
         self._places = [columns.index(str(field.column)) for field in fields]
+        ours = {field.column for field in fields}
+        # Columns of no field become attributes, as they come.
+        self._others = [(at, column) for at, column in enumerate(columns) if column not in ours]
         self._converters = []
         connection = _connection()
         for at, field in enumerate(fields):
@@ -85,7 +88,10 @@ class _Part:
         for at, column, convert in self._converters:
             for converter in convert:
                 values[at] = converter(values[at], column, connection)
-        return self._model.from_db(connection.alias, self.names, values)
+        instance = self._model.from_db(connection.alias, self.names, values)
+        for at, name in self._others:
+            instance.__dict__[name] = row[at]
+        return instance
 
 
 @cache

@@ -7,6 +7,7 @@ The view has a thread of its own, which waits for what has not arrived. Knows no
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import io
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -52,6 +53,8 @@ class StreamedBody(io.RawIOBase):
 
     def __init__(self, receive: Receive) -> None:
         self._receive, self._loop = receive, asyncio.get_running_loop()
+        # Of the connection, and not of the view: what `receive` asks of the view's own thread would wait for itself.
+        self._context = contextvars.copy_context()
         self._over = asyncio.Event()  # all of it has arrived, or nothing more will
         self._is_gone = self._is_begun = False
         self._rest = b""
@@ -62,7 +65,8 @@ class StreamedBody(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """0 at the end. Raises OSError where the client is gone, and what the wrapped `receive` raises."""
         while not self._rest and not self._over.is_set():
-            self._rest = asyncio.run_coroutine_threadsafe(self._next(), self._loop).result(_PATIENCE)
+            coming = self._context.run(asyncio.run_coroutine_threadsafe, self._next(), self._loop)
+            self._rest = coming.result(_PATIENCE)
         size = min(len(buffer), len(self._rest))
         buffer[:size], self._rest = self._rest[:size], self._rest[size:]
         return size

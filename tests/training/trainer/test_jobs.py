@@ -25,7 +25,7 @@ from tests.services import wait_until
 from tests.training.trainer import started
 from tests.training.trainer.conftest import freeze
 from training.datasets.examples import ChatExample, DocumentExample, Example, Message, TranslationExample
-from training.trainer import checkpoints, choices, objective
+from training.trainer import checkpoints, choices, objective, tensor_files
 from training.trainer.__main__ import main
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.failures import EXIT_STATUS
@@ -280,6 +280,24 @@ def test_a_half_written_checkpoint_is_not_gone_on_from(
     assert kept.last() == first
     assert not half.exists()
     assert not is_whole(tmp_path)
+
+
+def test_a_file_of_tensors_is_what_safetensors_reads(tmp_path: Path) -> None:
+    made = {
+        "é": torch.randn(3, 5),
+        "none": torch.empty(0, 4),
+        "step": torch.tensor(7.0),
+        "turned": torch.randn(4, 2).t(),
+        "low": torch.randn(3).bfloat16(),
+        "ids": torch.arange(3),
+    }
+    write_folder(tmp_path / "a", {"t.safetensors": tensor_files.pieces(made)})
+    file = tmp_path / "a" / "t.safetensors"
+    for found in (safetensors.torch.load_file(file), dict(tensor_files.stored(file))):
+        assert found.keys() == made.keys()
+        for name, tensor in made.items():
+            assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+            assert torch.equal(found[name], tensor)
 
 
 def test_checkpoints_of_another_job_are_not_gone_on_from(

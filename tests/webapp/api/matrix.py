@@ -14,18 +14,19 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.utils import timezone
 
 from inference.models import Generation, ServedModel
-from tests.training.job_pages.rows import make_job
-from training import storage
-from training.models import Dataset, Job, SourceFile
+from tests.training.job_pages.rows import make_job, make_version
+from tests.webapp.api.conftest import key_client
+from tests.webapp.api.data_work import uploaded, work
+from training.models import DatasetVersion, Job, SourceFile
 from webapp.accounts.api_keys import create_key
-from webapp.accounts.models import User, Workspace
+from webapp.accounts.models import Membership, Role, User, Workspace
 from webapp.api import access
 from webapp.api.ids import public_id
-from webapp.api.models import Completion
+from webapp.api.models import Completion, Webhook, WebhookDelivery
 from webapp.chat.models import Conversation, Message
 
-LINE = b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "secret"}]}\n'
-SECRET = "secret"  # in whatever is seen of any row of World
+LINE = b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "sesame"}]}\n'
+SECRET = "sesame"  # in whatever is seen of any row of World
 
 
 class Place(NamedTuple):
@@ -40,6 +41,7 @@ class Place(NamedTuple):
     personal: bool = False
     # Whoever is let in would wait for a worker that is not there: they send nonsense, and are told so.
     works: bool = False
+    query: str = ""
 
 
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
@@ -69,6 +71,25 @@ PLACES: dict[str, Place] = {
     "POST /v1/conversations/{conversation_id}/messages/{message_id}/retry": Place(
         "chat", {}, personal=True, works=True
     ),
+    "GET /v1/datasets": Place("files"),
+    "POST /v1/datasets": Place("files", {"name": "d"}),
+    "GET /v1/datasets/{dataset_id}": Place("files"),
+    "POST /v1/datasets/{dataset_id}": Place("files", {"name": "d"}),
+    "DELETE /v1/datasets/{dataset_id}": Place("files"),
+    "POST /v1/datasets/{dataset_id}/cancel": Place("files"),
+    "GET /v1/datasets/{dataset_id}/files": Place("files"),
+    "POST /v1/datasets/{dataset_id}/files": Place("files", form={}),
+    "POST /v1/datasets/{dataset_id}/files/{file_id}": Place("files", {"layout": "jsonl", "shape": "chat"}),
+    "POST /v1/datasets/{dataset_id}/report": Place("files", {"evaluation": "{version_id}"}),
+    "GET /v1/datasets/{dataset_id}/report": Place("files"),
+    "GET /v1/datasets/{dataset_id}/report/problems": Place("files"),
+    "POST /v1/datasets/{dataset_id}/cleaning": Place("files", {}),
+    "GET /v1/datasets/{dataset_id}/cleaning": Place("files"),
+    "POST /v1/datasets/{dataset_id}/versions": Place("files", {}),
+    "GET /v1/datasets/{dataset_id}/versions": Place("files"),
+    "GET /v1/datasets/{dataset_id}/versions/{version_id}": Place("files"),
+    "DELETE /v1/datasets/{dataset_id}/versions/{version_id}": Place("files"),
+    "GET /v1/datasets/{dataset_id}/versions/{version_id}/content": Place("files", query="?split=train"),
     "POST /v1/embeddings": Place("chat", {"model": "demo", "input": "hi"}, works=True),
     "GET /v1/files": Place("files"),
     "POST /v1/files": Place("files", form={"purpose": "fine-tune"}),
@@ -92,7 +113,26 @@ PLACES: dict[str, Place] = {
     "PUT /v1/limits/keys/{key_id}": Place("admin", {"requests_per_minute": 1}),
     "GET /v1/models": Place("chat"),
     "GET /v1/models/{model}": Place("chat"),
+    "POST /v1/moderations": Place("chat", {"input": "hi"}, works=True),
+    "POST /v1/responses": Place("chat", {"model": "demo", "input": "hi"}, works=True),
+    "GET /v1/responses/{response_id}": Place("chat", personal=True),
+    "DELETE /v1/responses/{response_id}": Place("chat", personal=True),
+    "POST /v1/responses/{response_id}/cancel": Place("chat", personal=True),
+    "GET /v1/responses/{response_id}/input_items": Place("chat", personal=True),
     "GET /v1/usage": Place("admin"),
+    "GET /v1/webhook_endpoints": Place("admin"),
+    "POST /v1/webhook_endpoints": Place(
+        "admin", {"name": "w", "url": "https://hooks.example/", "event_types": ["fine_tuning.job.failed"]}
+    ),
+    "GET /v1/webhook_endpoints/{webhook_endpoint_id}": Place("admin"),
+    "POST /v1/webhook_endpoints/{webhook_endpoint_id}": Place("admin", {"name": "w"}),
+    "DELETE /v1/webhook_endpoints/{webhook_endpoint_id}": Place("admin"),
+    "POST /v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret": Place("admin", {}),
+    # (Switched off, it is sent nothing: nobody waits for the network.)
+    "POST /v1/webhook_endpoints/{webhook_endpoint_id}/test": Place("admin", {}),
+    "GET /v1/webhook_endpoints/{webhook_endpoint_id}/deliveries": Place("admin"),
+    "POST /v1/webhook_endpoints/{webhook_endpoint_id}/deliveries/{delivery_id}/redeliver": Place("admin"),
+    "GET /v1/webhook_event_types": Place("admin"),
 }
 
 
@@ -101,6 +141,13 @@ class World:
 
     def __init__(self, workspace: Workspace, person: User, base: ServedModel) -> None:
         self.workspace, self.person, self.base = workspace, person, base
+
+    @cached_property
+    def colleague(self) -> User:
+        """Nobody who calls."""
+        user = User.objects.create_user("carla@example.org", None, name=SECRET)
+        Membership.objects.create(workspace=self.workspace, user=user, role=Role.MEMBER)
+        return user
 
     def generation(self, **fields: Any) -> Generation:
         now = timezone.now()
@@ -112,7 +159,12 @@ class World:
 
     def completion(self, kind: str) -> str:
         made = Completion.objects.create(
-            workspace=self.workspace, user=self.person, kind=kind, model_name="demo", store=True
+            workspace=self.workspace,
+            user=self.person,
+            kind=kind,
+            model_name="demo",
+            store=True,
+            request={"items": [["msg_0", "user"]]},
         )
         self.generation(purpose="api", call_id=made.pk, user=self.person)
         return access.public_id(made)
@@ -130,21 +182,39 @@ class World:
     @cached_property
     def model(self) -> ServedModel:
         return ServedModel.objects.create(
-            name="ft:demo:acme:secret:1", path="x", digest="1", architecture="llama", context_length=100,
+            name="ft:demo:acme:sesame:1", path="x", digest="1", architecture="llama", context_length=100,
             parameters=1, size_bytes=1, workspace=self.workspace, base=self.base,
         )  # fmt: skip
 
     @cached_property
     def file(self) -> SourceFile:
-        dataset = Dataset.objects.create(workspace=self.workspace, created_by=self.person, name=SECRET)
-        file = SourceFile.objects.create(
-            dataset=dataset, name="secret.jsonl", size=len(LINE), received=len(LINE), received_at=timezone.now(),
-            state="ready",
-        )  # fmt: skip
-        path = storage.source_path(file)
-        path.parent.mkdir(parents=True)
-        path.write_bytes(LINE)
+        """Looked at, checked, and its cleaning counted."""
+        client = key_client(self.person, self.workspace)
+        # The base model's own files are not there, and the default model's tokens would be counted.
+        ServedModel.objects.update(is_default=False)
+        file_id = uploaded(client, LINE * 3, "sesame.jsonl")
+        file = SourceFile.objects.get()
+        counted = client.post(
+            f"/v1/datasets/{public_id('dataset', file.dataset_id)}/cleaning",
+            {},
+            content_type="application/json",
+        )
+        assert (file_id, counted.status_code) == (public_id("file", file.pk), 200)
+        work()
+        ServedModel.objects.filter(pk=self.base.pk).update(is_default=True)
         return file
+
+    @cached_property
+    def version(self) -> DatasetVersion:
+        return make_version(self.file.dataset)
+
+    @cached_property
+    def delivery(self) -> WebhookDelivery:
+        webhook = Webhook.objects.create(
+            workspace=self.workspace, created_by=self.person, name=SECRET, url="https://hooks.example/sesame",
+            secret="whsec_sesame", events=["fine_tuning.job.failed"], is_active=False,
+        )  # fmt: skip
+        return WebhookDelivery.objects.create(webhook=webhook, type="fine_tuning.job.failed", body="{}")
 
     @cached_property
     def job(self) -> Job:
@@ -157,13 +227,18 @@ class World:
 
 IDS: dict[str, Callable[[World], object]] = {
     "completion_id": lambda world: world.completion("chat.completion"),
+    "dataset_id": lambda world: public_id("dataset", world.file.dataset_id),
+    "delivery_id": lambda world: world.delivery.pk,
     "conversation_id": lambda world: world.reply.conversation_id,
     "file_id": lambda world: public_id("file", world.file.pk),
     "job_id": lambda world: public_id("ftjob", world.job.pk),
     "key_id": lambda world: world.key,
     "message_id": lambda world: world.reply.pk,
     "model": lambda world: world.model.name,
-    "user_id": lambda world: world.person.pk,
+    "response_id": lambda world: world.completion("response"),
+    "user_id": lambda world: world.colleague.pk,
+    "version_id": lambda world: public_id("version", world.version.pk),
+    "webhook_endpoint_id": lambda world: world.delivery.webhook_id,
 }
 
 

@@ -159,7 +159,7 @@ def test_everybody_gets_what_they_may_have_and_no_more(
     callers = everybody(world, member=bob, outsider=charlie, elsewhere=elsewhere)
     wrong = []
     for operation, place in PLACES.items():
-        method, pattern = operation.split(" ")
+        method, pattern = (operation + place.query).split(" ")
         body = json.dumps(place.body)
         has_ids = bool(ID.search(pattern + body))
         path, body = (ID.sub(lambda found: ids[found[1]], text) for text in (pattern, body))
