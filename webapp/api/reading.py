@@ -33,9 +33,8 @@ _BUSY_SECONDS, _BUSY_PAUSE = 60.0, 0.5
 
 @dataclass(frozen=True)
 class Readings:
-    results: list[
-        dict[str, Any]
-    ]  # one for each text: {"embedding": base64} or {"scores": {label: probability}}
+    # One for each text: {"embedding": base64} or {"scores": {label: probability}}.
+    results: list[dict[str, Any]]
     prompt_tokens: int
     headers: Mapping[str, str]  # the x-ratelimit-* ones
 
@@ -55,6 +54,7 @@ async def read_texts(
     start = partial(reading_services.start_reading, caller=caller, kind=kind, model=model, prompts=prompts)
     started = await sync_to_async(start)()
     size = max(1, min(_WAVE, settings.INFERENCE_MAX_QUEUED // _PART_OF_QUEUE))
+    end = partial(reading_services.end_reading, started=started)
     choices: list[Choice] = []
     try:
         while len(choices) < len(prompts):
@@ -63,9 +63,14 @@ async def read_texts(
             if at == 0:
                 for choice in choices:
                     check(choice.result)
-    finally:
-        # The client may have hung up: this is done all the same.
-        run_in_background(sync_to_async(reading_services.end_reading)(started=started))
+    except asyncio.CancelledError:
+        # The client has hung up, and nothing is waited for any more: it is done all the same.
+        run_in_background(sync_to_async(end)())
+        raise
+    except BaseException:
+        await sync_to_async(end)()
+        raise
+    await sync_to_async(end)()
     return Readings([c.result for c in choices], sum(c.prompt_tokens for c in choices), started.headers)
 
 

@@ -40,7 +40,8 @@ async def create_response(request: HttpRequest, body: CreateResponse) -> Any:
         generation = await _read(before)
         if generation is None:
             raise NotFound(_("That response"))
-        return await _answer_again(request, before, generation, stream=bool(body.stream), after=-1)
+        after = _last_event_id(request)
+        return await _answer_again(request, before, generation, stream=bool(body.stream), after=after)
     generation_id = uuid4()
     following = Following(caller(request), [generation_id], param="input", lasting=bool(body.background))
     try:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import struct
+import uuid
 from base64 import b64decode
 
 import openai
 import pytest
 from django.utils import timezone
 
-from inference.models import Generation
+from inference.models import Generation, UsageDay
 from tests.scripted_engine import CONTEXT_LENGTH
 from tests.services import Site, wait_until
 from tests.webapp.api.live_clients import async_openai_client, http_client, key_of, openai_client
+from webapp.accounts.models import LimitRule, Membership, Role, User, Workspace
 from webapp.api.models import Completion
 
 
@@ -62,21 +64,61 @@ def test_token_ids_are_read_as_they_are(client: openai.OpenAI) -> None:
     assert several.usage.prompt_tokens == 4
 
 
-def test_as_many_inputs_as_openai_takes_come_back_in_order_and_nothing_of_them_stays(
+def test_many_inputs_come_back_in_order_and_nothing_of_them_stays(
     live_site: Site, client: openai.OpenAI
 ) -> None:
-    begun, texts = timezone.now(), [f"text {n}" for n in range(2048)]
+    begun, texts = timezone.now(), [f"text {n}" for n in range(200)]
     answer = client.embeddings.create(model="scripted", input=texts)
-    assert len(answer.data) == 2048
-    some = client.embeddings.create(model="scripted", input=[texts[1], texts[70], texts[2047]])
-    assert [found.embedding for found in some.data] == [answer.data[n].embedding for n in (1, 70, 2047)]
+    assert [found.index for found in answer.data] == list(range(200))
+    some = client.embeddings.create(model="scripted", input=[texts[1], texts[70], texts[199]])
+    assert [found.embedding for found in some.data] == [answer.data[n].embedding for n in (1, 70, 199)]
     with live_site.rows():
         left = Completion.objects.filter(kind=Completion.Kind.EMBEDDING, created_at__gte=begun)
-        wait_until(lambda: not left.exists(), "the requests to be forgotten", 10)
+        assert not left.exists()
         assert not Generation.objects.filter(purpose="embedding", created_at__gte=begun).exists()
-    with pytest.raises(openai.BadRequestError) as refused:
-        client.embeddings.create(model="scripted", input=[*texts, "one more"])
-    assert (refused.value.code, refused.value.param) == ("too_many_inputs", "input")
+
+
+def test_as_many_inputs_as_openai_takes_are_taken_and_no_more(client: openai.OpenAI) -> None:
+    for count, code, param in ((2048, "invalid_value", "input.2047"), (2049, "too_many_inputs", "input")):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.embeddings.create(model="scripted", input=[*["x"] * (count - 1), ""])
+        assert (refused.value.code, refused.value.param) == (code, param)
+
+
+def test_however_many_inputs_are_one_request_of_limits_and_of_usage(live_site: Site) -> None:
+    email = f"{uuid.uuid4()}@example.org"
+    with live_site.rows():
+        person = User.objects.create_user(email, None)
+        workspace = Workspace.objects.create(name="Limited")
+        Membership.objects.create(workspace=workspace, user=person, role=Role.OWNER)
+        LimitRule.objects.create(
+            workspace=workspace, concurrent_streams=1, requests_per_minute=10, tokens_per_minute=10_000
+        )
+    client = openai_client(live_site, key_of(live_site, email))
+    for remaining in (9, 8, 7):
+        # More than one wave; the one after it finds the only stream free, and no token charged twice.
+        answer = client.embeddings.with_raw_response.create(model="scripted", input=["two words"] * 100)
+        assert answer.headers["x-ratelimit-remaining-requests"] == str(remaining)
+        left = int(answer.headers["x-ratelimit-remaining-tokens"])
+        assert 10_000 - left <= 200 * (9 - remaining) + 400
+    with pytest.raises(openai.RateLimitError):
+        client.embeddings.create(model="scripted", input="word " * 60_000)
+    with live_site.rows():
+        [day] = UsageDay.objects.filter(workspace=workspace)
+    assert (day.requests, day.prompt_tokens, day.completion_tokens, day.source) == (3, 600, 0, "api")
+
+
+def test_who_hangs_up_ends_what_waits(live_site: Site, key: str) -> None:
+    begun = timezone.now()
+    texts = [f"text {n}" for n in range(2048)]
+    with pytest.raises(openai.APITimeoutError):
+        openai_client(live_site, key).with_options(timeout=1.0).embeddings.create(
+            model="scripted", input=texts
+        )
+    with live_site.rows():
+        mine = Generation.objects.filter(purpose="embedding", created_at__gte=begun)
+        wait_until(lambda: not mine.filter(state__in=("queued", "running")).exists(), "all of it to end", 10)
+        assert mine.count() < 2048
 
 
 def test_an_input_that_is_too_long_is_named_with_both_figures(client: openai.OpenAI) -> None:

@@ -314,6 +314,19 @@ def test_the_same_idempotency_key_answers_once(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as reused:
         client.responses.create(model="scripted", input="say=Twice", extra_headers=headers)
     assert reused.value.code == "idempotency_key_reused"
+    headers = {"Idempotency-Key": f"stream-{timezone.now().timestamp()}"}
+    with client.responses.create(
+        model="scripted", input=long_answer(40, 60), stream=True, extra_headers=headers
+    ) as stream:
+        seen = [next(iter(stream)) for _ in range(6)]
+    again = client.responses.create(
+        model="scripted",
+        input=long_answer(40, 60),
+        stream=True,
+        extra_headers=headers | {"Last-Event-ID": str(seen[-1].sequence_number)},
+    )
+    deltas = [event.delta for event in [*seen, *again] if event.type == "response.output_text.delta"]
+    assert "".join(deltas) == "word " * 40
 
 
 async def test_the_asynchronous_client_responds_too(live_site: Site, key: str) -> None:
