@@ -88,6 +88,8 @@ class WorkerHost:
             give_up=give_up or _end_process,
         )
         self._keeper = Keeper(self.lease, self._slots, self._engine.stop_generation)
+        # One thread at a time looks whose turn it is: all would find the same row, and all but one claim it in vain.
+        self._claiming = threading.Lock()
 
     @property
     def loaded(self) -> threading.Event:
@@ -139,10 +141,11 @@ class WorkerHost:
         holder = generation_id
         try:
             generation = None
-            while generation is None and (turn := self._next_queued()) is not None:
-                self._slots.pass_on(holder, to=str(turn))
-                holder = str(turn)
-                generation = self._claim(holder)
+            with self._claiming:
+                while generation is None and (turn := self._next_queued()) is not None:
+                    self._slots.pass_on(holder, to=str(turn))
+                    holder = str(turn)
+                    generation = self._claim(holder)
             running = self._prepare(generation) if generation is not None else None
         except BaseException:
             self._slots.leave(holder)
