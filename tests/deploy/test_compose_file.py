@@ -42,7 +42,7 @@ def test_it_is_a_compose_file() -> None:
 
 
 def test_what_has_to_be_said_is_asked_for_in_a_sentence() -> None:
-    with pytest.raises(KeyError, match="say in .env which address people use"):
+    with pytest.raises(KeyError, match=r"say in \.env which address people use"):
         compose_file({})
 
 

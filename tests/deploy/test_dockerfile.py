@@ -1,4 +1,4 @@
-"""deploy/Dockerfile without building it (`make image-steps` does): what is in it, in which order, and as whom it runs."""
+"""deploy/Dockerfile without building it (`make image-steps` does): what is in it, and as whom it runs."""
 
 from __future__ import annotations
 
