@@ -90,7 +90,7 @@ def test_a_process_of_ours_comes_from_its_image_with_secrets_as_files(name: str)
     secrets = [value for key, value in service["environment"].items() if key.endswith("_FILE")]
     assert {value.removeprefix("/run/secrets/") for value in secrets} == set(service["secrets"])
     assert not {"SECRET_KEY", "DATABASE_URL", "REDIS_URL"} & service["environment"].keys()
-    assert service["volumes"] == ["state:/var/lib/flywheel"]
+    assert "state:/var/lib/flywheel" in service["volumes"]
     if name != "migrate":
         assert service["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
 
