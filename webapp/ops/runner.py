@@ -143,6 +143,8 @@ class Runner:
             try:
                 schema.migrate(self.home / "run" / "migrate.lock")
                 return
+            except schema.SchemaIsNewer as error:
+                raise CannotRun(str(error)) from error
             except DatabaseError as error:
                 # Waiting helps where a server is starting, and nowhere else.
                 if (
@@ -199,8 +201,9 @@ class Runner:
                 port=settings.PORT,
                 processes=settings.WEB_PROCESSES,
                 proxied=settings.SITE_URL_GIVEN,
+                grace=settings.STOP_GRACE_SECONDS,
             ),
-            processes.inference(),
+            processes.inference(grace=settings.STOP_GRACE_SECONDS),
             processes.training(),
             processes.worker(),
             processes.data(),
@@ -330,6 +333,6 @@ class Runner:
         if self._supervisor is not None:
             self._supervisor.stop()
             with self.progress.step("Waiting for the processes to finish"):
-                self._supervisor.finish(STOP_SECONDS)
+                self._supervisor.finish(STOP_SECONDS + settings.STOP_GRACE_SECONDS)
         else:
             supervision.end_descendants()
