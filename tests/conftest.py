@@ -18,6 +18,7 @@ from pytest_django import DjangoDbBlocker
 
 from tests.demo_model import demo_model
 from tests.gemma_model import gemma_model
+from tests.live_site import LiveSite
 from tests.postgres import create_database
 from tests.services import REAL, Site, Valkey
 from webapp.accounts.models import Membership, Role, User, Workspace
@@ -77,7 +78,7 @@ def _what_is_imported_is_no_garbage() -> None:
 # --- Services ----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="session", autouse=True)
 def _database_of_live_sites(django_db_blocker: DjangoDbBlocker) -> None:
-    Site.unblocked = django_db_blocker.unblock  # type: ignore[assignment]
+    LiveSite.unblocked = django_db_blocker.unblock  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="session")
@@ -181,6 +182,6 @@ def pytest_runtest_makereport(
     report = yield
     if isinstance(report, pytest.TestReport) and report.failed:
         for value in getattr(item, "funcargs", {}).values():
-            if isinstance(value, Site):
+            if isinstance(value, LiveSite):
                 report.sections.append(("Processes of the live site", value.log_tails()))
     return report

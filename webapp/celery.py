@@ -9,6 +9,7 @@ from typing import Any
 from celery import Celery, signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
+from webapp.core.pulse import beat_into
 from webapp.env import SettingsError
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
@@ -28,9 +29,11 @@ def _read_settings(**_: Any) -> None:
     from django.conf import settings
 
     try:
-        settings.configured or settings.DEBUG  # noqa: B018
+        pulse_file = settings.PULSE_FILE
     except SettingsError as error:
         sys.exit(f"flywheel: {error}")
+    if pulse_file is not None:
+        beat_into(pulse_file, app)
 
 
 @signals.setup_logging.connect

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from csp.constants import NONE, SELF
 from redis.backoff import NoBackoff
@@ -14,7 +15,7 @@ from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
 from webapp.core import logs, mail
 from webapp.core.body_limit import MAX_BODY_BYTES
 from webapp.core.public_addresses import Allowed
-from webapp.env import Env, generated_secret
+from webapp.env import Env, SettingsError, generated_secret
 from webapp.ops import broker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,10 +30,16 @@ _site_url = env.url("SITE_URL", ("http", "https"))
 SITE_URL_GIVEN = _site_url is not None
 SITE_URL = (_site_url or f"http://localhost:{PORT}").rstrip("/")
 HTTPS = SITE_URL.startswith("https://")
+try:
+    _public_host, _public_port = urlsplit(SITE_URL).hostname or "", urlsplit(SITE_URL).port
+except ValueError:
+    raise SettingsError(
+        f"SITE_URL is {SITE_URL!r}, which is no address: give one such as https://chat.example.org."
+    ) from None
 
 DEBUG = env.bool("DEBUG", False)
 SECRET_KEY = env.raw("SECRET_KEY") or generated_secret(FLYWHEEL_HOME / "secret_key")
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]", _public_host))
 CSRF_TRUSTED_ORIGINS = [SITE_URL]
 
 # --- Applications ------------------------------------------------------------------------------------------
@@ -267,9 +274,11 @@ SOCIALACCOUNT_PROVIDERS = single_sign_on(env)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_HTTPONLY = True
 SESSION_ENGINE = "webapp.core.sessions"
-# Two sites on one host name (other ports) would overwrite each other's cookies without names of their own.
-SESSION_COOKIE_NAME = f"flywheel_session_{PORT}"
-CSRF_COOKIE_NAME = f"flywheel_csrf_{PORT}"
+# Two sites on one host name (other ports) would overwrite each other's cookies without names of their own. Behind a
+# proxy the port is the one people see: the site's web processes listen on one each, and have the same visitors.
+_cookie_suffix = _public_port or (443 if HTTPS else 80)
+SESSION_COOKIE_NAME = f"flywheel_session_{_cookie_suffix}"
+CSRF_COOKIE_NAME = f"flywheel_csrf_{_cookie_suffix}"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_SSL_REDIRECT = False
@@ -324,6 +333,8 @@ RETENTION_WEBHOOKS_DAYS = env.int("RETENTION_WEBHOOKS_DAYS", 30, low=0, high=36_
 RETENTION_USAGE_DAYS = env.int("RETENTION_USAGE_DAYS", 0, low=0, high=36_500)
 RETENTION_AUDIT_DAYS = env.int("RETENTION_AUDIT_DAYS", 0, low=0, high=36_500)
 RETENTION_INVITATIONS_DAYS = env.int("RETENTION_INVITATIONS_DAYS", 30, low=0, high=36_500)
+_pulse = env.raw("FLYWHEEL_PULSE")
+PULSE_FILE = Path(_pulse) if _pulse else None
 LOG_FORMAT = env.choice("LOG_FORMAT", ("console", "json"), "console")
 LOG_LEVEL = env.choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), "INFO")
 LOGGING = logs.configuration(LOG_FORMAT, LOG_LEVEL)

@@ -56,33 +56,33 @@ def inference(name: str = "inference", *, grace: int = 5) -> Process:
     )
 
 
-def training() -> Process:
+def training(name: str = "training") -> Process:
     """One job at a time. A thread of its own for it leaves the main one to the broker and to SIGTERM, for hours.
 
     The trainer it starts is the nice one; whoever watches it must be heard of. It gets time to be saved.
     """
     return Process(
-        "training",
-        (*_CELERY, "worker", "-n", "training@%h", "-Q", "training", "-P", "threads", "-c", "1", *_QUIET),
+        name,
+        (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "training", "-P", "threads", "-c", "1", *_QUIET),
         stop_seconds=20,
     )
 
 
-def worker() -> Process:
+def worker(name: str = "worker") -> Process:
     return Process(
-        "worker",
-        (*_CELERY, "worker", "-n", "worker@%h", "-Q", "default", "-P", "threads", "-c", "4", *_QUIET),
+        name,
+        (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "default", "-P", "threads", "-c", "4", *_QUIET),
     )
 
 
-def data() -> Process:
+def data(name: str = "data") -> Process:
     """Apart from `worker`: a report of millions of rows must hold up neither the reaper nor mail.
 
     Threads, since a process of Celery's pool may not have the child processes that reading needs.
     """
     return Process(
-        "data",
-        (*_CELERY, "worker", "-n", "data@%h", "-Q", "data", "-P", "threads", "-c", "3", *_QUIET),
+        name,
+        (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "data", "-P", "threads", "-c", "3", *_QUIET),
         nice=5,
     )
 

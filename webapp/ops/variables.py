@@ -10,6 +10,7 @@ VARIABLES: tuple[str, ...] = (
     "HOST",
     "FLYWHEEL_HOME",
     "FLYWHEEL_WHEEL_CACHE",
+    "FLYWHEEL_PULSE",
     "SITE_URL",
     "SECRET_KEY",
     "ALLOWED_HOSTS",
