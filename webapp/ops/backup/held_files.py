@@ -25,7 +25,7 @@ class HeldFiles:
 
     def __enter__(self) -> HeldFiles:
         shutil.rmtree(self._folder, ignore_errors=True)  # of one that was killed
-        self._folder.mkdir(parents=True, mode=0o700)
+        self._folder.mkdir(parents=True)
         return self
 
     def __exit__(

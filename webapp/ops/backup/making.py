@@ -34,7 +34,7 @@ from webapp.ops.backup.manifest import (
     write_manifest,
 )
 from webapp.ops.backup.named_files import BASE_MODELS, FOLDERS, named_files
-from webapp.ops.backup.pace import Pace, copy_file, digest_file, private, sync, sync_folder
+from webapp.ops.backup.pace import Pace, copy_file, create, digest_file, sync, sync_folder
 from webapp.ops.backup.verifying import verify
 from webapp.ops.progress import Progress
 
@@ -56,16 +56,16 @@ def make_backup(*, to: Path, base_models: bool, secrets: bool, keep: int | None,
     began = time.monotonic()
     home: Path = settings.FLYWHEEL_HOME
     to = to.expanduser().resolve()
-    _check_target(to, home)
     try:
+        _check_target(to, home)
         with _alone(home):
-            to.mkdir(parents=True, exist_ok=True, mode=0o700)
+            to.mkdir(parents=True, exist_ok=True)
             for left in to.glob(f"{_INCOMING}*"):  # of one that was killed
                 shutil.rmtree(left, ignore_errors=True)
             moment, folder = _new_name(to)
             aside = to / f"{_INCOMING}{folder.name}"
             try:
-                aside.mkdir(mode=0o700)
+                aside.mkdir()
                 manifest = _copy(aside, moment, base_models, secrets, progress)
                 _verify(aside, manifest, progress)
                 sync_folder(aside)
@@ -100,15 +100,14 @@ def _check_target(to: Path, home: Path) -> None:
     for name in FOLDERS:
         if to.is_relative_to((home / name).resolve()):
             raise BackupError(f"{to} is inside what is backed up: choose another folder with --to.")
-    if schema.unknown():
-        raise BackupError(schema.newer_sentence(schema.unknown()))
-    if missing := schema.pending():
-        raise BackupError(schema.sentence(missing))
+    # A stale one is backed up: nobody should have to migrate first.
+    if unknown := schema.unknown():
+        raise BackupError(schema.newer_sentence(unknown))
 
 
 @contextlib.contextmanager
 def _alone(home: Path) -> Iterator[None]:
-    (home / "run").mkdir(parents=True, exist_ok=True, mode=0o700)
+    (home / "run").mkdir(parents=True, exist_ok=True)
     with (home / "run" / "backup.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -175,7 +174,7 @@ def _copy(folder: Path, moment: datetime, base_models: bool, secrets: bool, prog
                     continue
                 copied.append(CopiedFile(f"{FILES}/{place}", size, sha256))
     if secrets:
-        with private(folder / SECRETS / "secret_key") as file:
+        with create(folder / SECRETS / "secret_key") as file:
             file.write(settings.SECRET_KEY.encode())
             sync(file)
     for path in sorted(folder.rglob("*")):

@@ -46,7 +46,7 @@ class Pace:
 
 def copy_file(source: Path, target: Path, pace: Pace) -> tuple[int, str]:
     """Copies what is in it by now, onto the disk; its size and SHA-256."""
-    with source.open("rb") as incoming, private(target) as outgoing:
+    with source.open("rb") as incoming, create(target) as outgoing:
         digest, size, unsynced = hashlib.sha256(), 0, 0
         while chunk := incoming.read(_MEGABYTE):
             outgoing.write(chunk)
@@ -72,10 +72,10 @@ def digest_file(path: Path, pace: Pace) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def private(path: Path) -> BinaryIO:
-    """A new file for its owner alone, in folders that are made for it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+def create(path: Path) -> BinaryIO:
+    """A new file, in folders that are made for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("xb")
 
 
 def sync(file: BinaryIO) -> None:

@@ -112,7 +112,7 @@ def _check_empty(manifest: Manifest, home: Path) -> None:
                 f"{home / name} is not empty, and nothing is overwritten: set FLYWHEEL_HOME to a new folder, or move "
                 "it away."
             )
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(home).free
     if manifest.size > free:
         raise BackupError(
@@ -150,7 +150,8 @@ def _load_tables(folder: Path, manifest: Manifest) -> None:
     MigrationExecutor(connection).migrate(targets)
     with connection.cursor() as cursor:
         everything = ", ".join(map(quoted, tables(cursor)))
-        cursor.execute(f"TRUNCATE {everything}")  # migrations add rows, too
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # of what migrations wrote, nothing is left to be checked
+        cursor.execute(f"TRUNCATE {everything}")
         cursor.execute("SET CONSTRAINTS ALL DEFERRED")
         for table in manifest.tables:
             with (folder / f"{table}.copy").open("rb") as file:

@@ -11,7 +11,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from webapp.ops.backup.manifest import SQLITE_FILE, TABLES
-from webapp.ops.backup.pace import CHUNK, Pace, private, sync
+from webapp.ops.backup.pace import CHUNK, Pace, create, sync
 
 
 @contextlib.contextmanager
@@ -71,7 +71,7 @@ def quoted(name: str) -> str:
 
 
 def _copy_sqlite(target: Path, pace: Pace) -> None:
-    with private(target) as file, contextlib.closing(sqlite3.connect(target)) as copy:
+    with create(target) as file, contextlib.closing(sqlite3.connect(target)) as copy:
         copy.execute("PRAGMA synchronous = OFF")  # it is synchronised as we go
         page = connection.connection.execute("PRAGMA page_size").fetchone()[0]
         before = 0
@@ -99,7 +99,7 @@ def _copy_tables(folder: Path, pace: Pace) -> dict[str, int]:
             )
             columns = ", ".join(quoted(name) for (name,) in cursor.fetchall())
             statement = f"COPY {quoted(table)} ({columns}) TO STDOUT"
-            with private(folder / f"{table}.copy") as file:
+            with create(folder / f"{table}.copy") as file:
                 # What follows are the rows, as COPY writes them.
                 file.write(f"{columns}\n".encode())
                 unsynced = 0

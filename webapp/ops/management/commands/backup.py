@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ class Command(BaseCommand):
         signal.signal(
             signal.SIGTERM, lambda *_: sys.exit("flywheel: The backup was stopped; nothing is left of it.")
         )
+        os.umask(0o077)  # what people wrote is in it
         yield_to_everybody()
         try:
             made = make_backup(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ class Command(BaseCommand):
         parser.add_argument("--check", action="store_true", help="verify it only")
 
     def handle(self, *args: Any, folder: Path, check: bool, **options: Any) -> None:
+        os.umask(0o077)  # what people wrote is in it
         act = restoring.check if check else restoring.restore
         try:
             manifest = act(folder.expanduser().resolve(), Progress(self._write))
