@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import uuid
 from collections.abc import Iterator
 
@@ -118,7 +119,6 @@ def test_a_stream_ends_with_an_event_that_says_so_and_is_read_on_afterwards(live
 
 def test_a_stream_is_finished_within_the_grace_while_nobody_new_is_let_in(live_site: Site) -> None:
     live_site.web.stop()
-    usual = dict(live_site.web.environment)
     live_site.web.environment["STOP_GRACE_SECONDS"] = "5"
     try:
         live_site.heal()
@@ -140,7 +140,36 @@ def test_a_stream_is_finished_within_the_grace_while_nobody_new_is_let_in(live_s
         assert text == text_of(32, 60)
         assert live_site.web.stop() in (0, -15)
     finally:
-        live_site.web.environment = usual
+        live_site.web.environment["STOP_GRACE_SECONDS"] = "0"
+
+
+def test_who_stands_in_the_door_when_it_closes_is_let_in(live_site: Site) -> None:
+    key = key_of(live_site)
+    body = json.dumps(
+        {"model": "scripted", "messages": [{"role": "user", "content": "tokens=5"}], "seed": 33}
+    )
+    request = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
+    )
+    live_site.web.environment["STOP_GRACE_SECONDS"] = "5"
+    try:
+        live_site.web.restart()
+        live_site.wait_ready()
+        # The system accepts it for the process, which hears of both when it goes on.
+        live_site.web.freeze()
+        with socket.create_connection(("127.0.0.1", live_site.port), timeout=30) as connection:
+            connection.sendall(request.encode())
+            assert live_site.web.process is not None
+            live_site.web.process.terminate()
+            live_site.web.thaw()
+            answer = b""
+            while part := connection.recv(65536):
+                answer += part
+        assert answer.startswith(b"HTTP/1.1 200 "), answer
+        assert live_site.web.stop() in (0, -15)
+    finally:
+        live_site.web.environment["STOP_GRACE_SECONDS"] = "0"
 
 
 def refuses(site: Site) -> bool:

@@ -32,7 +32,7 @@ def web(*, host: str, port: int, processes: int = 1, proxied: bool = False, grac
     return Process(
         "web",
         (
-            *(sys.executable, "-m", "uvicorn", "webapp.asgi:application"),
+            *(sys.executable, "-m", "webapp.core.web_server", "webapp.asgi:application"),
             *("--host", host, "--port", str(port), "--workers", str(processes)),
             *("--http", "webapp.core.http_protocol:HttpProtocol"),
             # Deflate would cost each socket four times its memory.

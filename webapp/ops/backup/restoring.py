@@ -150,7 +150,9 @@ def _load_tables(folder: Path, manifest: Manifest) -> None:
     MigrationExecutor(connection).migrate(targets)
     with connection.cursor() as cursor:
         everything = ", ".join(map(quoted, tables(cursor)))
-        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # of what migrations wrote, nothing is left to be checked
+        cursor.execute(
+            "SET CONSTRAINTS ALL IMMEDIATE"
+        )  # of what migrations wrote, nothing is left to be checked
         cursor.execute(f"TRUNCATE {everything}")
         cursor.execute("SET CONSTRAINTS ALL DEFERRED")
         for table in manifest.tables:
