@@ -42,6 +42,8 @@ def kept_site() -> Iterator[Site]:
     try:
         site.start()
         site.create_owner()
+        (site.home / "models").mkdir(exist_ok=True)
+        (site.home / "models" / "scripted").write_text("a base model")
         add_adapter(site, size=40 * 2**20)
         site.key = site.manage("createkey", "--email", "alice@example.org").strip()  # type: ignore[attr-defined]
         yield site

@@ -90,11 +90,6 @@ def make_backup(*, to: Path, base_models: bool, secrets: bool, keep: int | None,
     return Made(folder, manifest, seconds, removed)
 
 
-def last_backup_file(home: Path) -> Path:
-    """What the last backup was, for whoever watches the site."""
-    return home / "run" / "last_backup.json"
-
-
 # --- Before --------------------------------------------------------------------------------------------------
 def _check_target(to: Path, home: Path) -> None:
     for name in FOLDERS:
@@ -214,13 +209,14 @@ def _verify(folder: Path, manifest: Manifest, progress: Progress) -> None:
 
 # --- After -----------------------------------------------------------------------------------------------------
 def _note(home: Path, folder: Path, manifest: Manifest, seconds: float) -> None:
+    """For whoever watches the site."""
     told = {
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "path": str(folder),
         "bytes": manifest.size,
         "seconds": round(seconds, 1),
     }
-    path = last_backup_file(home)
+    path = home / "run" / "last_backup.json"
     aside = path.with_suffix(".new")
     aside.write_text(json.dumps(told) + "\n")
     os.replace(aside, path)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from django.db import connection, transaction
 
 from webapp.ops.backup.manifest import SQLITE_FILE, TABLES
@@ -97,11 +98,11 @@ def _copy_tables(folder: Path, pace: Pace) -> dict[str, int]:
                 " AND table_name = %s AND is_generated = 'NEVER' ORDER BY ordinal_position",
                 [table],
             )
-            columns = ", ".join(quoted(name) for (name,) in cursor.fetchall())
-            statement = f"COPY {quoted(table)} ({columns}) TO STDOUT"
+            columns = [name for (name,) in cursor.fetchall()]
+            statement = f"COPY {quoted(table)} ({', '.join(map(quoted, columns))}) TO STDOUT"
             with create(folder / f"{table}.copy") as file:
                 # What follows are the rows, as COPY writes them.
-                file.write(f"{columns}\n".encode())
+                file.write(msgspec.json.encode(columns) + b"\n")
                 unsynced = 0
                 with cursor.copy(statement) as rows:
                     for block in rows:
