@@ -18,6 +18,7 @@ from tests.chat_client import chat_page
 from tests.deploy.deployed_site import REPLICAS, DeployedSite
 from tests.scripted_engine import text_of
 from tests.services import wait_until
+from webapp.chat.models import Message
 
 # All that are the site's own, each of which somebody restarts for an upgrade.
 EVERY_PROCESS = ("web-a", "web-b", "inference-1", "inference-2", "training", "worker", "data", "beat")
@@ -80,7 +81,7 @@ async def _chat(
         while not over.is_set():
             said = await page.say(f"Hello {reply}")
             shown = await page.ends(said, 120)
-            row = await _row(site, shown.generation)
+            row = await _row(site, said)
             if shown.state == row.state == "complete" and shown.shows(row.text):
                 seen.replies += 1
             else:
@@ -133,9 +134,9 @@ async def _look(site: DeployedSite, client: httpx.Client, seen: Rolled, over: as
 
 
 @sync_to_async
-def _row(site: DeployedSite, generation_id: str) -> Generation:
+def _row(site: DeployedSite, message_id: str) -> Generation:
     with site.rows():
-        return Generation.objects.get(id=generation_id)
+        return Generation.objects.get(pk__in=Message.objects.filter(id=message_id).values("generation"))
 
 
 @sync_to_async

@@ -8,6 +8,7 @@ import hashlib
 import json
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -247,6 +248,7 @@ def test_what_is_deleted_while_a_backup_runs_is_in_it_all_the_same(kept_site: Si
 def test_a_backup_that_is_killed_leaves_nothing_that_looks_like_one(kept_site: Site, to: Path) -> None:
     making = begin_backup(kept_site, to)
     wait_until(lambda: list(to.glob(".incoming-*/files/adapters/*/*")), "half a backup", 60)
+    making.send_signal(signal.SIGSTOP)
     assert "Another backup" in refused(kept_site, "backup", "--to", str(to))
     making.kill()
     making.communicate()
