@@ -181,7 +181,7 @@ def pytest_runtest_makereport(
     """A failed test of a live site shows what its processes said."""
     report = yield
     if isinstance(report, pytest.TestReport) and report.failed:
-        for value in getattr(item, "funcargs", {}).values():
+        for value in {id(each): each for each in getattr(item, "funcargs", {}).values()}.values():
             if isinstance(value, LiveSite):
                 report.sections.append(("Processes of the live site", value.log_tails()))
     return report

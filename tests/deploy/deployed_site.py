@@ -1,4 +1,4 @@
-"""A whole site as deploy/compose.yaml has it, without containers: its commands, its environment, its secrets, its proxy.
+"""A whole site as deploy/compose.yaml has it, without containers: its commands, environment, secrets and proxy.
 
     site = DeployedSite(server).start()     # returns when it can answer
     site.restart("web-a")                   # SIGTERM, and the same command again; the exit status
@@ -28,7 +28,7 @@ import redis
 from inference.catalog import DEMO
 from tests.demo_model import demo_model
 from tests.deploy.compose_file import DEPLOY, compose_file
-from tests.deploy.dockerfile import environment_of
+from tests.deploy.dockerfile import environment_of, instructions_of
 from tests.deploy.nginx import nginx_binary, write_configuration
 from tests.live_site import LiveSite
 from tests.postgres import create_database
@@ -161,6 +161,9 @@ class DeployedSite(LiveSite):
         self.wait_ready()
         return self
 
+    def service(self, name: str) -> Service:
+        return self._named[name]
+
     def start_service(self, name: str) -> Service:
         return self._named[name].start()
 
@@ -182,7 +185,7 @@ class DeployedSite(LiveSite):
             service.kill()
         shutil.rmtree(self.home, ignore_errors=True)
 
-    def wait_ready(self, seconds: float = 90.0) -> None:
+    def wait_ready(self, seconds: float = 240.0) -> None:
         """Until each web process serves, each inference worker has its model, and the proxy says that all is well."""
 
         def ready() -> bool:
@@ -201,6 +204,24 @@ class DeployedSite(LiveSite):
         with contextlib.suppress(httpx.TransportError):
             return httpx.get(f"http://127.0.0.1:{self.web_ports[name]}/healthz", timeout=5).status_code == 200
         return False
+
+    def health(self, name: str) -> int:
+        """The exit status of its health check: compose.yaml's, or that of its image."""
+        service = self.compose["services"][name.rstrip("-0123456789")]
+        test = service["healthcheck"].get("test")
+        if test is None:
+            test = ["CMD", *instructions_of(service["build"]["target"], "HEALTHCHECK")[-1].command]
+        kind, *command = test if test[0] != "CMD-SHELL" else ["CMD", "/bin/sh", "-c", test[1]]
+        assert kind == "CMD", test
+        port = self.web_ports.get(name, 8000)
+        here = [word.replace("127.0.0.1:8000", f"127.0.0.1:{port}") for word in command]
+        environment = self._named[name].environment
+        return subprocess.run(here, env=environment, capture_output=True, timeout=30).returncode
+
+    def open_sockets(self, name: str) -> int:
+        """As this web process counts them."""
+        text = httpx.get(f"http://127.0.0.1:{self.web_ports[name]}/metrics").text
+        return int(float(text.split("\nflywheel_sockets ")[1].split()[0]))
 
     def _broker_answers(self) -> bool:
         with (
