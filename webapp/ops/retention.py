@@ -40,9 +40,9 @@ class Rule:
     delete: Callable[[list[Any], datetime], None]
 
 
-def retain(*, dry_run: bool = False, now: datetime | None = None) -> Iterable[tuple[str, int, int]]:
+def retain(*, dry_run: bool = False) -> Iterable[tuple[str, int, int]]:
     """Deletes what has passed its time; of each kind what it is, its days, and how many went, or would go."""
-    now = now or timezone.now()
+    now = timezone.now()
     for rule in RULES:
         days: int = getattr(settings, rule.setting)
         if not days:
