@@ -10,7 +10,6 @@ import asyncio
 import contextvars
 import logging
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -41,10 +40,8 @@ class OpenStreams:
     def __init__(self) -> None:
         self._streams: set[Following] = set()
         self._task: asyncio.Task[None] | None = None
-        loop = asyncio.get_running_loop()
-        stopping.when_stopping(
-            partial(loop.call_later, settings.STOP_GRACE_SECONDS, self._let_go, context=contextvars.Context())
-        )
+        self._loop = asyncio.get_running_loop()
+        stopping.when_stopping(self._wait_for_the_grace)
 
     @classmethod
     def current(cls) -> OpenStreams:
@@ -62,6 +59,9 @@ class OpenStreams:
 
     def remove(self, stream: Following) -> None:
         self._streams.discard(stream)
+
+    def _wait_for_the_grace(self) -> None:
+        self._loop.call_later(settings.STOP_GRACE_SECONDS, self._let_go, context=contextvars.Context())
 
     def _let_go(self) -> None:
         """Of all that wait still when this process has to end."""
