@@ -110,6 +110,11 @@ def back_up(site: Site, to: Path, *arguments: str) -> Path:
     return Path(next(line for line in said.splitlines() if line.startswith(str(to))))
 
 
+def half_done(to: Path) -> set[Path]:
+    """Backups that have come to the files, and in these to an adapter."""
+    return {path.parents[3] for path in to.glob(".incoming-*/files/adapters/*/*")}
+
+
 def begin_backup(site: Site, to: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "manage.py", "backup", "--to", str(to)],
@@ -226,7 +231,7 @@ def test_what_is_deleted_while_a_backup_runs_is_in_it_all_the_same(kept_site: Si
     file = upload(kept_site)
     making = begin_backup(kept_site, to)
     # The database's moment has come, and the 40 MB of an adapter are copied before any data.
-    wait_until(lambda: list(to.glob(".incoming-*/files/adapters/*/*")), "the files' turn", 60)
+    wait_until(lambda: half_done(to), "the files' turn", 60)
     answer = httpx.delete(
         f"{kept_site.base_url}/v1/files/{file}",
         headers={"Authorization": f"Bearer {kept_site.key}"},  # type: ignore[attr-defined]
@@ -247,14 +252,16 @@ def test_what_is_deleted_while_a_backup_runs_is_in_it_all_the_same(kept_site: Si
 
 def test_a_backup_that_is_killed_leaves_nothing_that_looks_like_one(kept_site: Site, to: Path) -> None:
     making = begin_backup(kept_site, to)
-    wait_until(lambda: list(to.glob(".incoming-*/files/adapters/*/*")), "half a backup", 60)
+    wait_until(lambda: half_done(to), "half a backup", 60)
     making.send_signal(signal.SIGSTOP)
     assert "Another backup" in refused(kept_site, "backup", "--to", str(to))
     making.kill()
     making.communicate()
     assert not list(to.glob("flywheel-*"))
+    left = half_done(to)
+    assert left, "it was killed halfway"
     ended = begin_backup(kept_site, to)
-    wait_until(lambda: list(to.glob(".incoming-*/files/adapters/*/*")), "half a backup", 60)
+    wait_until(lambda: half_done(to) - left, "half a backup", 60)
     ended.terminate()
     said, _ = ended.communicate(timeout=30)
     assert "nothing is left of it" in said

@@ -147,8 +147,12 @@ def _put_sqlite(copy: Path) -> None:
 
 def _load_tables(folder: Path, manifest: Manifest) -> None:
     """Migrates to where the backup was, then puts every row where it was."""
-    targets = [(app, name) for app, names in manifest.migrations.items() for name in names]
-    MigrationExecutor(connection).migrate(targets)
+    executor = MigrationExecutor(connection)
+    graph = executor.loader.graph
+    there = {(app, name) for app, names in manifest.migrations.items() for name in names} & graph.nodes.keys()
+    # Only those that no other comes after: the rest comes with them, and would be taken for the wish to go back to it.
+    earlier = {parent.key for key in there for parent in graph.node_map[key].parents}
+    executor.migrate(sorted(there - earlier))
     with connection.cursor() as cursor:
         everything = ", ".join(map(quoted, tables(cursor)))
         # Migrations write rows, too. Nothing may be left to be checked of what is taken away.
