@@ -60,7 +60,8 @@ def test_not_ready_on_the_schema_of_a_newer_version_and_alive_all_the_same(clien
     status, checks = readyz(client)
     assert (status, checks["migrations"]["code"]) == (503, "schema_newer")
     assert "chat.0999_later" in checks["migrations"]["message"]
-    assert client.get("/healthz").status_code == 200 and client.get("/setup/").status_code == 200
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/setup/").status_code == 200
 
 
 def test_ready_with_a_worker_that_holds_its_lease(client: Client, db: None) -> None:
