@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
 from celery.signals import celeryd_after_setup, worker_shutdown, worker_shutting_down
+from django.conf import settings
 
 from inference import model_services, services
 
@@ -42,7 +43,7 @@ def _stop_host(**_: Any) -> None:
 def _wait_for_host(**_: Any) -> None:
     _stop_host()  # Celery also gives up by itself, when it has lost its broker, and then says only this
     if _stopper is not None:
-        _stopper.join(30)
+        _stopper.join(settings.STOP_GRACE_SECONDS + 30)
 
 
 @shared_task(name="inference.generate")

@@ -76,7 +76,8 @@ class WorkerHost:
         self.log = services.token_log()
         self.publisher = Publisher(self.log)
         self.lease = Lease()
-        self.stopping = threading.Event()
+        self.leaving = threading.Event()  # claims nothing more
+        self.stopping = threading.Event()  # and runs nothing more
         self._slots = Slots(settings.INFERENCE_MAX_RUNNING)
         self._finisher = Finisher(self.publisher, self._slots, self.stopping)
         self._engine = EngineThread(
@@ -102,7 +103,14 @@ class WorkerHost:
         self._keeper.start()
 
     def stop(self) -> None:
-        """Hands every running generation to other workers, which continue from the log, and gives up the lease."""
+        """Ends what it runs within STOP_GRACE_SECONDS, hands the rest to other workers, which continue from the log,
+        and gives up the lease."""
+        self.leaving.set()
+        with database_work():
+            self.lease.leave()
+        grace_ends = time.monotonic() + settings.STOP_GRACE_SECONDS
+        while not (self.stopping.is_set() or self._slots.wait_empty(0.05) or time.monotonic() > grace_ends):
+            pass
         give_up_at = time.monotonic() + _STOP_SECONDS
         self.stopping.set()
         if self._engine.join(_STOP_SECONDS):
@@ -125,12 +133,12 @@ class WorkerHost:
         There is a task for each generation that waits, this one for `generation_id`: they say how many are to be
         claimed, not which, or whoever sends many would hold up everybody who comes later.
         """
-        while not (self.loaded.wait(0.2) or self.stopping.is_set()):
+        while not (self.loaded.wait(0.2) or self.leaving.is_set()):
             pass
         placed = False
-        while not (self.stopping.is_set() or placed):
+        while not (self.leaving.is_set() or placed):
             placed = self._slots.take(generation_id, timeout=0.2)
-        if placed and self.stopping.is_set():
+        if placed and self.leaving.is_set():
             # Looked at again with the place in hand: who stops looks for places first and for claims no more.
             self._slots.leave(generation_id)
             placed = False

@@ -211,6 +211,8 @@ class Site(LiveSite):
             "INFERENCE_COMPILE": "false",
             # A dead worker is noticed soon, so that tests of recovery are short.
             "INFERENCE_LEASE_SECONDS": "2",
+            # A process that is told to stop hands over at once, unless a test is about that.
+            "STOP_GRACE_SECONDS": "0",
             # Where tests listen for webhooks.
             "OUTBOUND_ALLOW": "127.0.0.1",
             **(environment or {}),

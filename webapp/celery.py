@@ -44,11 +44,11 @@ def _log_like_the_site(**_: Any) -> None:
 
 
 @signals.worker_init.connect
-def _refuse_stale_schema(**_: Any) -> None:
+def _refuse_other_schema(**_: Any) -> None:
     import django
 
     django.setup()
     from webapp.ops import schema
 
-    if refusal := schema.refuse_if_stale():
-        sys.exit(f"flywheel: {refusal}")
+    if sentence := schema.refusal():
+        sys.exit(f"flywheel: {sentence}")

@@ -176,6 +176,7 @@ CELERY_BEAT_SCHEDULE = {
     "sweep widgets": {"task": "widgets.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap jobs": {"task": "jobs.reap", "schedule": 5.0, "options": {"expires": 10}},
     "deliver webhooks": {"task": "api.deliver_webhooks", "schedule": 5.0, "options": {"expires": 10}},
+    "retain": {"task": "ops.retain", "schedule": 3600.0, "options": {"expires": 3600}},
     "prune webhooks": {"task": "api.prune_webhooks", "schedule": 3600.0, "options": {"expires": 3600}},
     "forget completions": {"task": "api.forget", "schedule": 60.0, "options": {"expires": 60}},
     "sweep idempotency": {
@@ -320,8 +321,18 @@ OUTBOUND_ALLOW = Allowed.parse(env.list("OUTBOUND_ALLOW"), variable="OUTBOUND_AL
 
 # --- Operations --------------------------------------------------------------------------------------------
 HOST = env.str("HOST", "127.0.0.1")
+# What a process that is told to end gets to finish replies it is writing or sending; then it hands them over.
+STOP_GRACE_SECONDS = env.int("STOP_GRACE_SECONDS", 5, low=0, high=3600)
 WEB_PROCESSES = env.int("WEB_PROCESSES", 1, low=1, high=64)
 METRICS_TOKEN = env.raw("METRICS_TOKEN")
+# Days that things are kept (`webapp.ops.retention`); 0: for good.
+RETENTION_CONVERSATIONS_DAYS = env.int("RETENTION_CONVERSATIONS_DAYS", 0, low=0, high=36_500)
+RETENTION_API_DAYS = env.int("RETENTION_API_DAYS", 0, low=0, high=36_500)
+RETENTION_DATASETS_DAYS = env.int("RETENTION_DATASETS_DAYS", 0, low=0, high=36_500)
+RETENTION_WEBHOOKS_DAYS = env.int("RETENTION_WEBHOOKS_DAYS", 30, low=0, high=36_500)
+RETENTION_USAGE_DAYS = env.int("RETENTION_USAGE_DAYS", 0, low=0, high=36_500)
+RETENTION_AUDIT_DAYS = env.int("RETENTION_AUDIT_DAYS", 0, low=0, high=36_500)
+RETENTION_INVITATIONS_DAYS = env.int("RETENTION_INVITATIONS_DAYS", 30, low=0, high=36_500)
 _pulse = env.raw("FLYWHEEL_PULSE")
 PULSE_FILE = Path(_pulse) if _pulse else None
 LOG_FORMAT = env.choice("LOG_FORMAT", ("console", "json"), "console")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from compose_spec import PyCompose
+from django.conf import LazySettings
 
 from tests.deploy.compose_file import DEPLOY, compose_file, read_env_file
 from tests.deploy.dockerfile import instructions_of, stages
@@ -96,9 +97,10 @@ def test_a_process_of_ours_comes_from_its_image_with_secrets_as_files(name: str)
 
 
 @pytest.mark.parametrize("name", [name for name, service in OURS.items() if role_of(service)])
-def test_a_process_gets_longer_to_stop_than_it_may_take(name: str) -> None:
+def test_a_process_gets_longer_to_stop_than_it_may_take(name: str, settings: LazySettings) -> None:
     role = role_of(OURS[name])
     assert role is not None
+    settings.STOP_GRACE_SECONDS = int(OURS[name]["environment"]["STOP_GRACE_SECONDS"])
     assert seconds(OURS[name]["stop_grace_period"]) > start.site()[role].stop_seconds
 
 

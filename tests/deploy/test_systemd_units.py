@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.conf import LazySettings
 
 from tests.deploy.compose_file import DEPLOY
 from webapp.ops import start
@@ -36,8 +37,10 @@ def test_every_process_has_a_unit() -> None:
 
 
 @pytest.mark.parametrize("role", PROCESSES)
-def test_a_unit_has_few_rights_and_time_to_stop(role: str) -> None:
+def test_a_unit_has_few_rights_and_time_to_stop(role: str, settings: LazySettings) -> None:
     service = PROCESSES[role]["Service"]
+    given = dict(word.split("=", 1) for word in service["Environment"].split())
+    settings.STOP_GRACE_SECONDS = int(given.get("STOP_GRACE_SECONDS", settings.STOP_GRACE_SECONDS))
     assert (service["User"], service["NoNewPrivileges"], service["ProtectSystem"]) == (
         "flywheel",
         "yes",

@@ -41,7 +41,6 @@ _FIRST_PAUSE, _GROWTH, _LONGEST_PAUSE = 5.0, 4.0, 86_400.0
 _JITTER = 0.2
 # Nothing arrived for so long: it is switched off.
 FAILING_FOR = timedelta(days=3)
-KEPT = timedelta(days=30)
 # At once, and of them to one webhook: a slow receiver is not everybody's.
 _AT_ONCE, _AT_ONCE_TO_ONE = 8, 2
 
@@ -212,7 +211,6 @@ def _give_up(webhook_id: UUID, because: Off) -> None:
 
 
 def prune(now: datetime | None = None) -> None:
-    """Old deliveries, and secrets that no longer sign."""
+    """Secrets that no longer sign."""
     now = now or timezone.now()
-    WebhookDelivery.objects.filter(created_at__lt=now - KEPT).delete()
     Webhook.objects.filter(previous_until__lte=now).update(previous_secret="", previous_until=None)

@@ -1,4 +1,4 @@
-"""The web process's beginning: it refuses to serve on a stale schema, before it takes a single connection."""
+"""The web process's beginning: it refuses to serve on another schema than its own, before anybody connects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def lifespan(
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
-            refusal = await sync_to_async(schema.refuse_if_stale)()
+            refusal = await sync_to_async(schema.refusal)()
             if refusal:
                 await send({"type": "lifespan.startup.failed", "message": f"flywheel: {refusal}"})
                 return

@@ -140,6 +140,8 @@ class Runner:
             try:
                 schema.migrate(self.home / "run" / "migrate.lock")
                 return
+            except schema.SchemaIsNewer as error:
+                raise CannotRun(str(error)) from error
             except DatabaseError as error:
                 # Waiting helps where a server is starting, and nowhere else.
                 if (
@@ -312,6 +314,6 @@ class Runner:
         if self._supervisor is not None:
             self._supervisor.stop()
             with self.progress.step("Waiting for the processes to finish"):
-                self._supervisor.finish(STOP_SECONDS)
+                self._supervisor.finish(STOP_SECONDS + settings.STOP_GRACE_SECONDS)
         else:
             supervision.end_descendants()

@@ -51,6 +51,19 @@ def test_probes_come_by_address_whatever_the_hosts_setting_says(
     assert client.get("/accounts/login/", headers={"Host": "10.1.2.3:8000"}).status_code == 400
 
 
+def test_not_ready_on_the_schema_of_a_newer_version_and_alive_all_the_same(client: Client, db: None) -> None:
+    worker()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO django_migrations (app, name, applied) VALUES ('chat', '0999_later', '2030-01-01')"
+        )
+    status, checks = readyz(client)
+    assert (status, checks["migrations"]["code"]) == (503, "schema_newer")
+    assert "chat.0999_later" in checks["migrations"]["message"]
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/setup/").status_code == 200
+
+
 def test_ready_with_a_worker_that_holds_its_lease(client: Client, db: None) -> None:
     worker()
     status, checks = readyz(client)
