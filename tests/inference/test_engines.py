@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from inference.engine.interface import Adapter, Admission, InvalidAdapter, Request, StepOutput
+from inference.engine.interface import Adapter, Admission, EngineFigures, InvalidAdapter, Request, StepOutput
 from inference.engines import Engines, Resident
 from inference.models import ServedModel
 from tests.services import wait_until
@@ -19,6 +19,7 @@ class BusyEngine:
     def __init__(self, name: str, *, has_work: bool = True) -> None:
         self.model_digest, self.has_work = name, has_work
         self.is_closed = False
+        self.counted = EngineFigures()
 
     def prepare(self, request: Request) -> None: ...
 
@@ -34,6 +35,9 @@ class BusyEngine:
 
     def step(self) -> list[StepOutput]:
         return []
+
+    def figures(self) -> EngineFigures:
+        return self.counted
 
     def close(self) -> None:
         self.is_closed = True
