@@ -257,8 +257,8 @@ class EngineThread:
             self._finish(running, "failed", error_code="engine_error", error_message=BROKE)
         else:
             self._running[running.request.id] = running
-            self._finisher.say_admitted(running)
             running.fields = {"prompt_tokens": admission.prompt_tokens, "admitted_at": timezone.now()}
+            self._finisher.say_admitted(running)
             worker_metrics.prompt_tokens.inc(admission.prompt_tokens)
             if not running.emission.started:
                 data = {

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import msgspec
 import redis
@@ -90,19 +91,34 @@ def connect() -> redis.Redis:
     return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2)
 
 
+class Queue(NamedTuple):
+    name: str
+    depth: int  # tasks
+    oldest: float  # seconds that the oldest has waited
+
+
+def read_queues(client: redis.Redis) -> list[Queue]:
+    """Raises redis.RedisError."""
+    with client.pipeline(transaction=False) as pipe:
+        for queue in QUEUES:
+            pipe.llen(queue_key(queue))
+            pipe.lindex(queue_key(queue), -1)  # the next to be taken
+        answers = pipe.execute()
+    return [
+        Queue(queue, length, _waited(oldest))
+        for queue, length, oldest in zip(QUEUES, answers[::2], answers[1::2], strict=True)
+    ]
+
+
 def queues() -> Iterator[GaugeMetricFamily]:
     depth = GaugeMetricFamily("flywheel_queue_depth", "Tasks waiting in each queue.", labels=["queue"])
     age = GaugeMetricFamily(
         "flywheel_queue_oldest_seconds", "For how long each queue's oldest task has waited.", labels=["queue"]
     )
-    with connect() as client, client.pipeline(transaction=False) as pipe:
-        for queue in QUEUES:
-            pipe.llen(queue_key(queue))
-            pipe.lindex(queue_key(queue), -1)  # the next to be taken
-        answers = pipe.execute()
-    for queue, length, oldest in zip(QUEUES, answers[::2], answers[1::2], strict=True):
-        depth.add_metric([queue], length)
-        age.add_metric([queue], _waited(oldest))
+    with connect() as client:
+        for queue in read_queues(client):
+            depth.add_metric([queue.name], queue.depth)
+            age.add_metric([queue.name], queue.oldest)
     yield depth
     yield age
 
@@ -125,27 +141,40 @@ def _waited(message: bytes | None) -> float:
     return max(time.time() - sent_at, 0.0) if sent_at is not None else 0.0
 
 
+class Broker(NamedTuple):
+    memory: int  # bytes
+    limit: int  # bytes; 0: none
+    policy: str  # of what goes when memory is full: "noeviction", or tasks may be lost
+    persists: bool  # it keeps an append-only file, and could write it
+
+
+def read_broker(client: redis.Redis) -> Broker:
+    """Raises redis.RedisError."""
+    said = client.info()
+    return Broker(
+        said["used_memory"],
+        said.get("maxmemory", 0),
+        said.get("maxmemory_policy", "noeviction"),
+        bool(said.get("aof_enabled")) and said.get("aof_last_write_status", "ok") == "ok",
+    )
+
+
 def broker() -> Iterator[GaugeMetricFamily]:
     with connect() as client:
-        said = client.info()
+        found = read_broker(client)
+    yield GaugeMetricFamily("flywheel_broker_memory_bytes", "Memory the broker uses.", value=found.memory)
     yield GaugeMetricFamily(
-        "flywheel_broker_memory_bytes", "Memory the broker uses.", value=said["used_memory"]
-    )
-    yield GaugeMetricFamily(
-        "flywheel_broker_memory_limit_bytes",
-        "The broker's maxmemory; 0 where it has none.",
-        value=said.get("maxmemory", 0),
+        "flywheel_broker_memory_limit_bytes", "The broker's maxmemory; 0 where it has none.", value=found.limit
     )
     yield GaugeMetricFamily(
         "flywheel_broker_evicts",
         "1 where the broker may throw waiting tasks away: its maxmemory-policy is not noeviction.",
-        value=said.get("maxmemory_policy", "noeviction") != "noeviction",
+        value=found.policy != "noeviction",
     )
-    written = said.get("aof_last_write_status", "ok") == "ok" and said.get("aof_enabled", 0)
     yield GaugeMetricFamily(
         "flywheel_broker_persists",
-        "1 where the broker keeps an append-only file and could write it.",
-        value=bool(written),
+        "1 where the broker keeps an append-only file and can write it.",
+        value=found.persists,
     )
 
 
