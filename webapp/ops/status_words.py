@@ -85,7 +85,7 @@ def _findings(status: Status) -> Iterator[Finding]:
     if status.schema.pending:
         yield Finding(
             True,
-            _("The database lacks %(n)s migrations.") % {"n": len(status.schema.pending)},
+            _("Migrations that the database lacks: %(n)s.") % {"n": len(status.schema.pending)},
             _("Run `python manage.py migrate_locked`, then restart the processes."),
         )
     if status.schema.unknown:

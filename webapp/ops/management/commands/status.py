@@ -27,7 +27,7 @@ class Command(BaseCommand):
             raise CommandError(f"The database does not answer: {first_line(error)}")
         found = status_words.findings(status)
         for finding in found:
-            self.stdout.write(f"{'problem' if finding.is_problem else 'soon':8} {finding.sentence}")
+            self.stdout.write(f"{'problem' if finding.is_problem else 'warning':8} {finding.sentence}")
             self.stdout.write(f"{'':8} {finding.advice}")
         for title, lines in self._parts(status):
             self.stdout.write(f"\n{title}")
