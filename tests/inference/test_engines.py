@@ -106,6 +106,25 @@ def test_the_default_stays_and_of_the_others_the_longest_unused_goes() -> None:
     assert closed.is_closed  # type: ignore[attr-defined]
 
 
+def test_what_engines_that_left_have_counted_stays_counted() -> None:
+    default, dropped, broken = (resident(n) for n in (1, 2, 3))
+    for one in (default, dropped, broken):
+        one.engine.counted = EngineFigures(  # type: ignore[attr-defined]
+            kv_blocks=8, kv_blocks_used=2, prefix_tokens=100, prefix_tokens_reused=40, adapters=1
+        )
+    held = engines(default, dropped, broken)
+    held.hold(default.model)
+    assert held.figures()[1] == {"model-1": 1, "model-2": 0, "model-3": 0}
+    held.drop_idle()
+    held.discard(broken)
+    held.discard(broken)
+    figures, models = held.figures()
+    assert models == {"model-1": 1}
+    assert figures == EngineFigures(
+        kv_blocks=8, kv_blocks_used=2, prefix_tokens=300, prefix_tokens_reused=120, adapters=1
+    )
+
+
 def test_one_that_is_wanted_no_more_asks_nobody_to_leave() -> None:
     default, used = resident(1), resident(2)
     held = engines(default, used, most=2)

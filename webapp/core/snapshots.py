@@ -151,11 +151,13 @@ class Reporter:
 
 def read_all(broker: redis.Redis) -> list[Snapshot]:
     """Those that have not expired; the names of those that have are forgotten. Raises redis.RedisError."""
-    names: list[str] = sorted(name.decode() for name in broker.smembers(_NAMES))
+    answer: Any = broker.smembers(_NAMES)
+    names: list[str] = sorted(name.decode() for name in answer)
     if not names:
         return []
     found, gone = [], []
-    for name, stored in zip(names, broker.mget([f"{_NAMES}:{name}" for name in names]), strict=True):
+    values: Any = broker.mget([f"{_NAMES}:{name}" for name in names])
+    for name, stored in zip(names, values, strict=True):
         if stored is None:
             gone.append(name)
             continue
@@ -208,8 +210,9 @@ def stop() -> None:
 class _Together:
     """As a registry: the site's figures, and those of each process with its name as the label `process`."""
 
-    def __init__(self, snapshots: Iterable[Snapshot]) -> None:
-        self._snapshots = list(snapshots)
+    def __init__(self, snapshots: Iterable[Snapshot], own: str) -> None:
+        # The version that is asked says of what type a metric is.
+        self._snapshots = sorted(snapshots, key=lambda snapshot: snapshot.process != own)
 
     def collect(self) -> Iterator[Metric]:
         yield from metrics.site.collect()
@@ -229,6 +232,7 @@ class _Together:
 
 def exposition() -> tuple[bytes, str]:
     """The page of figures and its content type."""
-    together: Any = _Together(reporter().everybody())
+    own = reporter()
+    together: Any = _Together(own.everybody(), own.process)
     registry: CollectorRegistry = together  # generate_latest asks it for `collect` alone
     return generate_latest(registry), CONTENT_TYPE_LATEST

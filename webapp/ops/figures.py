@@ -164,7 +164,9 @@ def broker() -> Iterator[GaugeMetricFamily]:
         found = read_broker(client)
     yield GaugeMetricFamily("flywheel_broker_memory_bytes", "Memory the broker uses.", value=found.memory)
     yield GaugeMetricFamily(
-        "flywheel_broker_memory_limit_bytes", "The broker's maxmemory; 0 where it has none.", value=found.limit
+        "flywheel_broker_memory_limit_bytes",
+        "The broker's maxmemory; 0 where it has none.",
+        value=found.limit,
     )
     yield GaugeMetricFamily(
         "flywheel_broker_evicts",

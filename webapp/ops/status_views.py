@@ -61,9 +61,7 @@ def _context() -> dict[str, Any]:
             for process in found.processes
         ],
         "sockets": sum(process.sockets for process in found.processes),
-        "queues": None
-        if queues is None
-        else [(status_words.QUEUES[queue.name], queue) for queue in queues],
+        "queues": None if queues is None else [(status_words.QUEUES[queue.name], queue) for queue in queues],
         "jobs": [(state.label, found.jobs[state]) for state in Job.State if found.jobs.get(state)],
         "disks": found.disks,
         "errors": [
@@ -88,9 +86,7 @@ def doing_of(process: ProcessRow) -> str:
     """What it has in hand; "" where that says nothing."""
     said = []
     if process.places:
-        said.append(
-            _("%(n)s of %(places)s replies") % {"n": process.generations, "places": process.places}
-        )
+        said.append(_("%(n)s of %(places)s replies") % {"n": process.generations, "places": process.places})
     if process.worker is not None:
         said.append(_("lease for %(n)s s") % {"n": process.lease_seconds})
     if "web" in process.kind:

@@ -93,7 +93,9 @@ def _findings(status: Status) -> Iterator[Finding]:
             True,
             _("The database is newer than this version of the site: it has %(migration)s.")
             % {"migration": status.schema.unknown[0]},
-            _("Run the version that the database was brought up to date with, or restore a backup of before."),
+            _(
+                "Run the version that the database was brought up to date with, or restore a backup of before."
+            ),
         )
 
 

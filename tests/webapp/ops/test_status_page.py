@@ -109,7 +109,9 @@ def test_what_waits_too_long_is_said(operator: Client, broker: Valkey, workspace
         name="m", path="m", digest="d", architecture="a", context_length=1, parameters=1, size_bytes=2_000_000
     )
     now = timezone.now()
-    generation = Generation.objects.create(workspace=workspace, model=model, seed=1, deadline=now, sent_at=now)
+    generation = Generation.objects.create(
+        workspace=workspace, model=model, seed=1, deadline=now, sent_at=now
+    )
     Generation.objects.filter(pk=generation.pk).update(created_at=now - timedelta(minutes=3))
     task = {"headers": {"sent_at": time.time() - 400}, "body": ""}
     with broker.client() as redis:
@@ -136,9 +138,7 @@ def test_the_last_backup_is_told_and_missed(
     assert "There is no backup yet." in shown(operator)
 
 
-def test_a_full_disk_is_a_problem_before_it_is_one(
-    operator: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_a_problem_before_it_is_one(operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = figures.shutil._ntuple_diskusage  # type: ignore[attr-defined]
     monkeypatch.setattr(figures.shutil, "disk_usage", lambda path: usage(100 * 10**9, 0, 150 * 10**6))
     assert "150 MB are free on" in shown(operator)

@@ -41,10 +41,13 @@ class Command(BaseCommand):
             f"{row.kind:10} {row.host} {row.pid}  {state_of(row).word}  {doing_of(row)}".rstrip()
             for row in status.processes
         ]
-        queues = [f"{one.name:10} {one.depth} tasks, oldest {one.oldest:.0f} s" for one in status.queues or []]
+        queues = [
+            f"{one.name:10} {one.depth} tasks, oldest {one.oldest:.0f} s" for one in status.queues or []
+        ]
         replies = f"{status.running} being written, {status.queued} wait, oldest {status.oldest:.0f} s"
         models = [
-            f"{model.name}: loaded by {model.processes}, {model.generations} replies" for model in status.models
+            f"{model.name}: loaded by {model.processes}, {model.generations} replies"
+            for model in status.models
         ]
         jobs = [f"{state.label}: {status.jobs[state]}" for state in Job.State if status.jobs.get(state)]
         storage = [
