@@ -26,7 +26,11 @@ MATCHER = re.compile(r'(\w+)(=~|=)"([^"]*)"')
 # What Prometheus adds itself.
 TARGET_LABELS = {"job", "instance"}
 # Values that a young site has not counted yet, and where they come from.
-LATER = {"kind": {"http", "generation", "job", "log"}, "purpose": {"reply", "title", "api", "widget"}}
+LATER = {
+    "kind": {"http", "generation", "job", "log"},
+    "purpose": {"reply", "title", "api", "widget"},
+    "code": {"internal", "worker_lost", "disk", "oom"},  # of fine-tunes: training.trainer.failures
+}
 
 
 def rules() -> list[dict[str, Any]]:

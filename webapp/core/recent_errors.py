@@ -39,7 +39,8 @@ class Collector(logging.Handler):
         metrics.errors.labels("log", record.levelname.lower()).inc()
         context = structlog.contextvars.get_contextvars()
         if isinstance(record.msg, dict):  # structlog's
-            event, context = str(record.msg.get("event", "")), context | record.msg
+            said = (record.msg.get(part) for part in ("event", "request", "code"))
+            event, context = " ".join(str(part) for part in said if part), context | record.msg
         else:
             try:
                 event = record.getMessage()
