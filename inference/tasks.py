@@ -10,6 +10,7 @@ from celery.signals import celeryd_after_setup, worker_shutdown, worker_shutting
 from django.conf import settings
 
 from inference import model_services, services
+from webapp.core import metrics
 
 if TYPE_CHECKING:
     from inference.worker import WorkerHost
@@ -24,8 +25,10 @@ def _start_host(instance: Any, **_: Any) -> None:
     global _host
     if "generate" in instance.app.amqp.queues.consume_from:
         from inference.worker import WorkerHost
+        from inference.worker_metrics import collector
 
         _host = WorkerHost()
+        metrics.register_own(collector(_host.figures))
         _host.start()
 
 

@@ -15,21 +15,24 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
+import structlog
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from redis.exceptions import RedisError
 
 from inference import services
 from inference.emission import Publisher
-from inference.engine.interface import Engine
+from inference.engine.interface import Engine, EngineFigures
 from inference.engine_thread import EngineThread
 from inference.finisher import BROKE, Finisher
 from inference.keeper import Keeper
 from inference.lease import Lease, database_work
 from inference.models import Generation, ServedModel
 from inference.running import Running, Slots
+from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
+events = structlog.get_logger(__name__)
 
 # How long a worker that stops waits for its last step, and for claims and final rows under way.
 _STOP_SECONDS = 8.0
@@ -96,6 +99,10 @@ class WorkerHost:
     def loaded(self) -> threading.Event:
         """Set when the default model's engine is there, or known not to come."""
         return self._engine.loaded
+
+    def figures(self) -> tuple[EngineFigures, dict[str, int]]:
+        """See Engines. Any thread may call it."""
+        return self._engine.figures()
 
     def start(self) -> None:
         self.publisher.start()
@@ -169,9 +176,17 @@ class WorkerHost:
     def _claim(self, generation_id: str) -> Generation | None:
         """None where another worker was faster."""
         assert self.lease.worker is not None
-        return services.claim_generation(generation_id=generation_id, worker_id=self.lease.worker.id)
+        generation = services.claim_generation(generation_id=generation_id, worker_id=self.lease.worker.id)
+        if generation is not None:
+            with on_behalf_of(generation.request_id, generation=generation_id):
+                events.info("generation_claimed", attempt=generation.attempt, purpose=generation.purpose)
+        return generation
 
     def _prepare(self, generation: Generation) -> Running | None:
+        with on_behalf_of(generation.request_id, generation=str(generation.id)):
+            return self._prepared(generation)
+
+    def _prepared(self, generation: Generation) -> Running | None:
         try:
             # Nobody logs anything before a first attempt; later ones lock out the attempts before them.
             prior = self.log.take_over(generation.id, generation.attempt) if generation.attempt > 1 else []

@@ -314,4 +314,6 @@ class Site(LiveSite):
     def open_sockets(self) -> int:
         """As the web process counts them."""
         text = httpx.get(f"{self.base_url}/metrics").text
-        return int(float(text.split("\nflywheel_sockets ")[1].split()[0]))
+        return sum(
+            int(float(value)) for value in re.findall(r"^flywheel_sockets\{.*\} (\S+)$", text, re.MULTILINE)
+        )

@@ -14,7 +14,15 @@ from django.db import InterfaceError, OperationalError, connections
 from django.utils import timezone
 
 from inference import services
-from inference.engine.interface import Adapter, Admission, InvalidAdapter, InvalidGrammar, Request, StepOutput
+from inference.engine.interface import (
+    Adapter,
+    Admission,
+    EngineFigures,
+    InvalidAdapter,
+    InvalidGrammar,
+    Request,
+    StepOutput,
+)
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import JsonSchema, SamplingParams
 from inference.running import Slots
@@ -56,6 +64,9 @@ class OneWordEngine:
     @property
     def has_work(self) -> bool:
         return bool(self._requests)
+
+    def figures(self) -> EngineFigures:
+        return EngineFigures()
 
     def close(self) -> None:
         pass

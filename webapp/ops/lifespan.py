@@ -7,6 +7,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
+from webapp.core import snapshots
 from webapp.core.interpreter import settle
 from webapp.ops import schema
 
@@ -25,7 +26,9 @@ async def lifespan(
                 await send({"type": "lifespan.startup.failed", "message": f"flywheel: {refusal}"})
                 return
             settle()
+            snapshots.start("web")
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
+            await sync_to_async(snapshots.stop)()
             await send({"type": "lifespan.shutdown.complete"})
             return
