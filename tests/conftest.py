@@ -170,6 +170,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _asks_a_database(item: pytest.Item) -> bool:
     fixtures = getattr(item, "fixturenames", ())
+    if "postgres_server" in fixtures:
+        return False  # has one of its own in every run
     asks = any(name == "db" or name.endswith("site") for name in fixtures)
     return asks or item.get_closest_marker("django_db") is not None
 
