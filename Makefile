@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv/bin
 
-.PHONY: run test bench soak fuzz fmt lint setup
+.PHONY: run test bench soak fuzz fmt lint setup audit sbom
 .DEFAULT_GOAL := run
 
 setup:
@@ -39,3 +39,11 @@ soak: setup
 CASES ?= 20000
 fuzz: setup
 	@exec $(VENV)/python -m tests.load.fuzz $(CASES) $(SEED)
+
+# Known vulnerabilities of what constraints.txt pins; needs a network.
+audit:
+	@$(or $(PYTHON),python3) webapp/ops/audit.py
+
+# What the site is made of, as CycloneDX JSON on stdout: make -s sbom > sbom.json
+sbom: setup
+	@$(VENV)/python -m webapp.ops.sbom

@@ -41,11 +41,12 @@ def _log_like_the_site(**_: Any) -> None:
 
 
 @signals.worker_init.connect
-def _refuse_stale_schema(**_: Any) -> None:
+@signals.beat_init.connect
+def _look_before_starting(**_: Any) -> None:
     import django
 
     django.setup()
-    from webapp.ops import schema
+    from webapp.ops import start
 
-    if refusal := schema.refuse_if_stale():
+    if refusal := start.refusal():
         sys.exit(f"flywheel: {refusal}")

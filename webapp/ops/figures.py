@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import redis
 from django.conf import settings
 from django.db.models import Count
-from django.utils import timezone
 from prometheus_client.core import GaugeMetricFamily
 
 from inference.models import Generation, Worker
@@ -27,7 +26,7 @@ def workers() -> Iterator[GaugeMetricFamily]:
     family = GaugeMetricFamily(
         "flywheel_workers", "Inference workers with a lease, by state.", labels=["state"]
     )
-    alive = Worker.objects.filter(lease_expires_at__gt=timezone.now())
+    alive = Worker.objects.alive()
     counted = dict(alive.values_list("state").annotate(Count("id")).order_by())
     for state in Worker.State.values:
         family.add_metric([state], counted.get(state, 0))

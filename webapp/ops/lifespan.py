@@ -1,4 +1,4 @@
-"""The web process's beginning: it refuses to serve on a stale schema, before it takes a single connection."""
+"""The web process's beginning: what refuses it (`start`), it says before it takes a single connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 
 from webapp.core.interpreter import settle
-from webapp.ops import schema
+from webapp.ops import start
 
 
 async def lifespan(
@@ -20,7 +20,7 @@ async def lifespan(
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
-            refusal = await sync_to_async(schema.refuse_if_stale)()
+            refusal = await sync_to_async(start.refusal)()
             if refusal:
                 await send({"type": "lifespan.startup.failed", "message": f"flywheel: {refusal}"})
                 return

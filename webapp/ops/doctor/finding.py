@@ -18,6 +18,7 @@ class Finding:
     subject: str
     sentence: str
     advice: str = ""
+    refuses: bool = False  # no process of the site starts while it is so (see `webapp.ops.start`)
 
 
 def ok(subject: str, sentence: str) -> Finding:
@@ -30,6 +31,11 @@ def warning(subject: str, sentence: str, advice: str = "") -> Finding:
 
 def problem(subject: str, sentence: str, advice: str = "") -> Finding:
     return Finding(Level.PROBLEM, subject, sentence, advice)
+
+
+def refusal(subject: str, sentence: str, advice: str) -> Finding:
+    """A problem with which the site would be half started, or lose what it is given."""
+    return Finding(Level.PROBLEM, subject, sentence, advice, refuses=True)
 
 
 def first_line(error: BaseException) -> str:
