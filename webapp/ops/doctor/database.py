@@ -18,11 +18,11 @@ from webapp.ops.doctor.finding import Finding, first_line, ok, problem, refusal,
 CONNECT_SECONDS = 3
 # What a server or its client says of a connection that no waiting will bring about, and what to do.
 _FOR_GOOD = (
+    ("certificate", "Name the authority that signed it: postgres://...?sslmode=verify-full&sslrootcert=/path/of/ca.pem"),
     ("password authentication failed", "Correct the user and password in DATABASE_URL."),
     ("no password supplied", "Give the password in DATABASE_URL, or in the file that DATABASE_URL_FILE names."),
     ("does not exist", "Create it, or correct DATABASE_URL."),
     ("no pg_hba.conf entry", "Let this machine in, in the server's pg_hba.conf."),
-    ("certificate", "Name the authority that signed it: postgres://...?sslmode=verify-full&sslrootcert=/path/of/ca.pem"),
     ("does not support SSL", "Turn its TLS on, or take sslmode out of DATABASE_URL."),
     ("unable to open database file", "Set FLYWHEEL_HOME or DATABASE_URL to a folder that exists and that you own."),
     ("readonly database", "Give this user the right to write the file and its folder."),
