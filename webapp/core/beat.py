@@ -20,6 +20,8 @@ def steady_now() -> datetime:
 
 
 class SteadyEntry(ScheduleEntry):
+    last_run_at: datetime
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         if self.schedule is not None:

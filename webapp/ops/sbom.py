@@ -32,11 +32,11 @@ def licence(name: str) -> dict[str, Any] | None:
         about = metadata.metadata(name)
     except metadata.PackageNotFoundError:
         return None
-    if expression := about.get("License-Expression"):
-        return {"expression": expression}
-    said = (about.get("License") or "").strip()
+    if expressions := about.get_all("License-Expression"):
+        return {"expression": expressions[0]}
+    said = "".join(about.get_all("License") or []).strip()
     if not said or "\n" in said or len(said) > _LONGEST_NAME:
-        named = [line for line in about.get_all("Classifier", []) if line.startswith("License ::")]
+        named = [line for line in about.get_all("Classifier") or [] if line.startswith("License ::")]
         said = " or ".join(line.rsplit(" :: ", 1)[1] for line in named) or said.split("\n", 1)[0]
     return {"license": {"name": said}} if said else None
 

@@ -1,4 +1,4 @@
-"""What protects a site that others reach: HTTPS as browsers see it, secrets on no command line, ids that forge nothing."""
+"""What protects a site that others reach: HTTPS as browsers see it, secrets on no command line, harmless ids."""
 
 from __future__ import annotations
 
