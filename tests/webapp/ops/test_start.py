@@ -24,6 +24,8 @@ from webapp.ops import broker as embedded
 from webapp.ops import processes, start
 from webapp.ops.doctor import broker, database, machine
 from webapp.ops.doctor.finding import Level
+from webapp.ops.progress import Progress
+from webapp.ops.runner import CannotRun, Runner
 
 
 def refused(check: start.Check) -> str:
@@ -59,6 +61,11 @@ def test_no_process_starts_with_a_broker_that_may_throw_tasks_away(
     assert "flywheel: The broker's maxmemory-policy is allkeys-lru" in said
     assert "Set maxmemory-policy noeviction." in said
     assert "Traceback" not in said
+
+
+def test_make_run_does_not_wait_for_such_a_broker_either(evicting: Valkey) -> None:
+    with pytest.raises(CannotRun, match=r"maxmemory-policy is allkeys-lru.*Set maxmemory-policy noeviction"):
+        Runner(Progress(print))._wait_for_broker("not reached")
 
 
 def test_a_broker_with_another_password_is_named_and_the_password_is_not(

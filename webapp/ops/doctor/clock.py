@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from webapp.ops.doctor.finding import Finding, warning
 
-# Nothing is decided by comparing clocks of two machines more closely (see `webapp.core.clock`).
+# Leases go by one clock (see `webapp.core.clock`), but what beat sends expires after ten seconds of whoever runs it.
 MOST_SECONDS = 5.0
 
 
