@@ -41,8 +41,8 @@ fuzz: setup
 	@exec $(VENV)/python -m tests.load.fuzz $(CASES) $(SEED)
 
 # Known vulnerabilities of what constraints.txt pins; needs a network.
-audit:
-	@$(or $(PYTHON),python3) webapp/ops/audit.py
+audit: setup
+	@$(VENV)/python -m webapp.ops.audit
 
 # What the site is made of, as CycloneDX JSON on stdout: make -s sbom > sbom.json
 sbom: setup

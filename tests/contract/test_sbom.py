@@ -99,7 +99,7 @@ def test_the_bill_of_materials_has_every_pinned_package_with_version_and_licence
 def test_an_audit_that_cannot_ask_anybody_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(audit, "VENV", tmp_path / "venv")
+    monkeypatch.setattr(audit, "FOLDER", tmp_path)
     for name in ("PIP_INDEX_URL", "HTTPS_PROXY", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1/")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -108,3 +108,15 @@ def test_an_audit_that_cannot_ask_anybody_is_one_sentence(
     said = str(ended.value.code)
     assert said.startswith("flywheel: The audit needs a network: pip-audit==")
     assert len(said.splitlines()) == 1
+
+
+def test_an_audit_names_what_is_known_and_takes_nothing_for_well_that_it_could_not_ask_about(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    well = {"name": "a", "version": "1", "vulns": []}
+    flawed = {"name": "b", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
+    unasked = {"name": "c", "skip_reason": "not found"}
+    assert audit.judge([well]) == 0
+    assert audit.judge([well, flawed]) == 1
+    assert "b 2: CVE-1 (mended in: 3)" in capsys.readouterr().out
+    assert "1 of 2 packages could not be asked about, such as c." in str(audit.judge([well, unasked]))

@@ -1,35 +1,37 @@
-"""`make audit`: whether a pinned package is known to be vulnerable. Needs a network. Run by path, by any Python.
+"""`make audit`: whether a pinned package is known to be vulnerable. Needs a network.
 
-pip-audit and what it brings live in an environment of their own, so that the site's holds what the site needs.
+pip-audit and what it brings lie in a folder of their own, so that the site's environment holds what the site needs.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-VENV = ROOT / ".venv-audit"
+FOLDER = ROOT / ".audit"
 PIP_AUDIT = "pip-audit==2.10.1"
 NO_NETWORK = "flywheel: The audit needs a network: {}"
 
 
-def tool() -> Path:
-    """pip-audit, installed on first use."""
-    program = VENV / "bin" / "pip-audit"
-    if not (program.exists() and (VENV / PIP_AUDIT).exists()):
-        _quietly([sys.executable, "-m", "venv", "--clear", str(VENV)], "the environment cannot be made")
-        install = [str(VENV / "bin" / "python"), "-m", "pip", "install", "-q", "--no-input", "--retries", "1"]
-        _quietly([*install, PIP_AUDIT], f"{PIP_AUDIT} cannot be installed")
-        (VENV / PIP_AUDIT).touch()
-    return program
-
-
-def _quietly(command: list[str], trouble: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+def install() -> None:
+    """On first use, and again for another version."""
+    if (FOLDER / PIP_AUDIT).exists():
+        return
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-input", "--retries", "1"]
+    done = subprocess.run(
+        [*pip, "--upgrade", "--target", str(FOLDER), PIP_AUDIT],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
     if done.returncode:
-        sys.exit(NO_NETWORK.format(f"{trouble}. {_last_line(done.stderr)}"))
+        sys.exit(NO_NETWORK.format(f"{PIP_AUDIT} cannot be installed. {_last_line(done.stderr)}"))
+    (FOLDER / PIP_AUDIT).touch()
 
 
 def _last_line(said: str) -> str:
@@ -37,16 +39,49 @@ def _last_line(said: str) -> str:
 
 
 def main() -> None:
+    install()
     # Pins name every package, what they bring included: nothing is resolved, and nothing installed.
-    options = ["--no-deps", "--disable-pip", "--progress-spinner", "off", "-r", "constraints.txt"]
+    options = [
+        "--no-deps",
+        "--disable-pip",
+        "--progress-spinner",
+        "off",
+        "-f",
+        "json",
+        "-r",
+        "constraints.txt",
+    ]
     done = subprocess.run(
-        [str(tool()), *options], cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-m", "pip_audit", *options],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(FOLDER)},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
     )
-    # Findings are exit status 1 too, and then there is a table on stdout.
-    if "Error" in done.stderr or "Max retries" in done.stderr:
+    try:
+        packages = json.loads(done.stdout)["dependencies"]
+    except (ValueError, KeyError):
         sys.exit(NO_NETWORK.format(_last_line(done.stderr)))
-    sys.stderr.write(done.stderr)
-    sys.exit(done.returncode)
+    sys.exit(judge(packages))
+
+
+def judge(packages: list[dict[str, Any]]) -> str | int:
+    """Says what is known of each; the sentence or status to end with. What nobody was asked about is not well."""
+    found = [(package, flaw) for package in packages for flaw in package.get("vulns", [])]
+    for package, flaw in found:
+        mended = ", ".join(flaw.get("fix_versions", [])) or "none yet"
+        say(f"{package['name']} {package['version']}: {flaw['id']} (mended in: {mended})")
+    if unasked := [package["name"] for package in packages if "vulns" not in package]:
+        return NO_NETWORK.format(
+            f"{len(unasked)} of {len(packages)} packages could not be asked about, such as {unasked[0]}."
+        )
+    say(f"{len(packages)} packages were asked about; {len(found)} flaws are known.")
+    return 1 if found else 0
+
+
+def say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
