@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import pytest
 from django.db import DatabaseError, connection, transaction
 from django.test import Client
+from django.utils import timezone
 
+from inference import services
+from inference.models import Generation, ServedModel
+from tests.services import Valkey
 from tests.webapp.api.conftest import key_client
 from tests.webapp.websocket import Websocket
 from webapp.accounts.models import ApiKey, User, Workspace
 from webapp.asgi import application
 from webapp.chat.consumers import ChatConsumer
 from webapp.core.full_disk import no_room
+from webapp.ops.doctor import broker as broker_check
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -87,3 +93,29 @@ async def test_a_socket_is_told_that_the_disk_is_full(
     frame = await socket.ask({"type": "ping"})
     assert (frame["type"], frame["code"]) == ("error", "disk_full")
     await socket.disconnect()
+
+
+def test_a_broker_whose_memory_is_full_loses_no_reply_and_locks_nobody_out(
+    alice: User, workspace: Workspace, broker: Valkey
+) -> None:
+    model = ServedModel.objects.create(
+        name="demo", path="demo", digest="0", architecture="llama", context_length=100, parameters=1, size_bytes=1,
+        is_default=True,
+    )  # fmt: skip
+    with broker.client() as client:
+        client.config_set("maxmemory", "1")
+        try:
+            asked = services.start_generation(
+                workspace=workspace, model=model, messages=[{"role": "user", "content": "Hello"}]
+            )
+            form = {"login": "alice@example.org", "password": "correct horse 1"}
+            assert Client().post("/accounts/login/", form).status_code == 302
+            said = [finding.sentence for finding in broker_check.check()]
+            assert any("of the 0 MB it may use" in sentence for sentence in said)
+        finally:
+            client.config_set("maxmemory", "0")
+    assert services.queue_length() == 0
+    Generation.objects.update(sent_at=timezone.now() - timedelta(minutes=1))
+    services.reap()
+    asked.refresh_from_db()
+    assert (asked.state, services.queue_length()) == ("queued", 1)

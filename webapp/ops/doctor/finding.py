@@ -17,7 +17,7 @@ class Finding:
     level: Level
     subject: str
     sentence: str
-    advice: str = ""
+    advice: str = ""  # what to do; only what is well has none
     refuses: bool = False  # no process of the site starts while it is so (see `webapp.ops.start`)
 
 
@@ -25,11 +25,11 @@ def ok(subject: str, sentence: str) -> Finding:
     return Finding(Level.OK, subject, sentence)
 
 
-def warning(subject: str, sentence: str, advice: str = "") -> Finding:
+def warning(subject: str, sentence: str, advice: str) -> Finding:
     return Finding(Level.WARNING, subject, sentence, advice)
 
 
-def problem(subject: str, sentence: str, advice: str = "") -> Finding:
+def problem(subject: str, sentence: str, advice: str) -> Finding:
     return Finding(Level.PROBLEM, subject, sentence, advice)
 
 

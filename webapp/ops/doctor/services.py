@@ -41,4 +41,4 @@ def workers() -> Iterator[Finding]:
         elif worker.state == Worker.State.READY:
             yield ok("workers", f"{where} answers with {worker.model}.")
         else:
-            yield warning("workers", f"{where} is {worker.state}.")
+            yield warning("workers", f"{where} is {worker.state}.", "Ask again in a minute, or see its log.")
