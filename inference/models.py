@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db import models
 
 from webapp.accounts.models import ApiKey, User, Workspace
+from webapp.core import clock
 from webapp.core.request_ids import MAX_LENGTH
 
 # Who used a usage row's tokens, where no person or key did.
@@ -83,6 +84,12 @@ class ServedModel(models.Model):
         return is_there and (whole.is_default or settings.INFERENCE_MAX_MODELS > 1)
 
 
+class WorkerQuerySet(models.QuerySet["Worker"]):
+    def alive(self) -> WorkerQuerySet:
+        """Those whose lease runs."""
+        return self.filter(lease_expires_at__gt=clock.now())
+
+
 class Worker(models.Model):
     """An inference worker process and its lease. Its generations are its own while the lease runs."""
 
@@ -99,7 +106,9 @@ class Worker(models.Model):
     model = models.CharField(max_length=120, blank=True)
     error = models.TextField(blank=True)
     started_at = models.DateTimeField(auto_now_add=True)
-    lease_expires_at = models.DateTimeField(db_index=True)
+    lease_expires_at = models.DateTimeField(db_index=True)  # on the clock of `webapp.core.clock`
+
+    objects = WorkerQuerySet.as_manager()
 
 
 class Generation(models.Model):

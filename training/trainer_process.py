@@ -96,6 +96,18 @@ class TrainerProcess:
             return False
         return True
 
+    def memory(self) -> int:
+        """Bytes that it and all it started hold for themselves; of files that are read, the kernel can forget what it
+        keeps."""
+        held = 0
+        with contextlib.suppress(psutil.Error):
+            own = psutil.Process(self._process.pid)
+            for process in [own, *own.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    used = process.memory_info()
+                    held += used.rss - getattr(used, "shared", 0)
+        return held
+
     def stop(self) -> None:
         """Asks it to save and end; torchrun passes it on."""
         with contextlib.suppress(ProcessLookupError):

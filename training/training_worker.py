@@ -29,6 +29,7 @@ from training.models import Checkpoint, Job, ResultFile
 from training.publishing import publish, publish_checkpoints
 from training.results import write_results
 from training.trainer.failures import TrainingFailure
+from training.trainer_limits import Passed, TrainerLimits
 from training.trainer_process import TrainerProcess, end_left
 from webapp.core.errors import UserError
 from webapp.core.request_ids import on_behalf_of
@@ -80,6 +81,7 @@ class Supervision:
     def __init__(self, job: Job) -> None:
         self._job, self._folder = job, storage.job_folder(job)
         self._asked = ""  # the Wish or RELEASE that the trainer was stopped for
+        self._passed: Passed | None = None  # a limit, for which it was stopped
         self._kept = time.monotonic()  # when the lease was last renewed
 
     def run(self) -> None:
@@ -130,11 +132,14 @@ class Supervision:
             | {"request_id": job.request_id, "timestamp": timezone.now().isoformat()},
         )
         try:
-            give_up_at = float("inf")
+            give_up_at, limits = float("inf"), TrainerLimits()
             while not trainer.ended(_TICK):
-                asked = self._asked
+                is_ending = bool(self._asked or self._passed)
                 self._look()
-                if self._asked and not asked:
+                self._passed = self._passed or limits.passed(trainer)
+                if self._passed is not None and not self._passed.has_time:
+                    trainer.kill()
+                elif (self._asked or self._passed) and not is_ending:
                     trainer.stop()
                     give_up_at = time.monotonic() + PATIENCE
                 if time.monotonic() > give_up_at:
@@ -206,6 +211,8 @@ class Supervision:
             self._succeed()
         elif self._asked == Wish.CANCEL or (self._asked and failure is None):
             self._end_as_asked()
+        elif self._passed is not None:
+            self._fail(self._passed.code, self._passed.message)
         elif failure is not None:
             self._fail(failure.code, failure.message)
         else:

@@ -70,11 +70,12 @@ def _give_out_no_more(**_: Any) -> None:
 
 
 @signals.worker_init.connect
-def _refuse_other_schema(**_: Any) -> None:
+@signals.beat_init.connect
+def _look_before_starting(**_: Any) -> None:
     import django
 
     django.setup()
-    from webapp.ops import schema
+    from webapp.ops import start_checks
 
-    if sentence := schema.refusal():
-        sys.exit(f"flywheel: {sentence}")
+    if refusal := start_checks.refusal():
+        sys.exit(f"flywheel: {refusal}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,16 +11,18 @@ from csp.constants import NONE, SELF
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from webapp import database
+from webapp import coherence, database
 from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
 from webapp.core import logs, mail
 from webapp.core.body_limit import MAX_BODY_BYTES
 from webapp.core.public_addresses import Allowed
 from webapp.env import Env, SettingsError, generated_secret
 from webapp.ops import broker
+from webapp.ops.variables import VARIABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 env = Env()
+coherence.refuse_misspelt(os.environ, VARIABLES)
 
 # --- Where state lives -------------------------------------------------------------------------------------
 FLYWHEEL_HOME = env.path("FLYWHEEL_HOME", ROOT / "var")
@@ -172,6 +175,7 @@ CELERY_TASK_ROUTES = {
     "training.run": {"queue": "training"},
     "search.advance": {"queue": "data"},
 }
+CELERY_BEAT_SCHEDULER = "webapp.core.beat:SteadyScheduler"
 CELERY_BEAT_SCHEDULE = {
     "reap": {"task": "inference.reap", "schedule": 2.0, "options": {"expires": 10}},
     "sweep models": {"task": "inference.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
@@ -209,6 +213,9 @@ INFERENCE_LOG_TTL_SECONDS = 900
 # Of all processes of a job; 0: one fewer than there are cores, so that chat is never without one.
 TRAINING_THREADS = env.int("TRAINING_THREADS", 0, low=0, high=1024)
 TRAINING_PROCESSES = env.int("TRAINING_PROCESSES", 1, low=1, high=64)
+# Of one job: where it takes more, it is ended, and what was saved is kept. 0: nine tenths of the machine's; no limit.
+TRAINING_MEMORY_GB = env.int("TRAINING_MEMORY_GB", 0, low=0, high=1_000_000)
+TRAINING_MAX_HOURS = env.int("TRAINING_MAX_HOURS", 72, low=0, high=100_000)
 TRAINING_DEVICE = env.choice("TRAINING_DEVICE", ("auto", "cpu", "cuda"), "auto")
 
 # --- Limits ------------------------------------------------------------------------------------------------
@@ -355,3 +362,16 @@ if EMAIL_URL is None:
     EMAIL_FILE_PATH = FLYWHEEL_HOME / "mail"
 else:
     globals().update(mail.settings_of(EMAIL_URL))
+
+coherence.refuse_contradictions(
+    coherence.Together(
+        debug=DEBUG,
+        site_url=_site_url.rstrip("/") if _site_url else "",
+        allowed_hosts=ALLOWED_HOSTS,
+        secret_key=SECRET_KEY,
+        mail_is_sent=EMAIL_URL is not None,
+        verification=ACCOUNT_EMAIL_VERIFICATION,
+        lease_seconds=INFERENCE_LEASE_SECONDS,
+        deadline_seconds=INFERENCE_DEADLINE_SECONDS,
+    )
+)

@@ -219,10 +219,15 @@ def test_a_task_that_waits_in_a_long_queue_is_not_sent_again_and_again(
     assert sent(broker) == [str(queued.id)]
 
 
-def test_a_worker_whose_lease_ran_out_learns_of_it_when_it_renews() -> None:
-    live, dead = worker(), worker(lease=-1)
-    assert services.renew_lease(worker=live)
-    assert not services.renew_lease(worker=dead)
+def test_a_worker_that_was_thought_dead_keeps_what_nobody_took_over(queued: Generation) -> None:
+    late, gone = worker(lease=-1), worker()
+    running = claimed(queued, late)
+    gone.delete()
+    assert services.renew_lease(worker=late)
+    services.reap()
+    running.refresh_from_db()
+    assert (running.state, running.attempt, running.crashes) == ("running", 1, 0)
+    assert not services.renew_lease(worker=Worker(hostname="here", pid=2))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from webapp.accounts.presence import arrive, leave
 from webapp.accounts.sockets import session_group, user_group
 from webapp.core import sql
 from webapp.core.errors import UserError
+from webapp.core.full_disk import no_room
 from webapp.core.request_ids import current_request_id, on_behalf_of, request_id_for
 from webapp.core.sessions import SessionStore
 
@@ -157,11 +158,12 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
                 await self.session_closed({})
         except UserError as error:
             await self._error(error.code, error.message, frame)
-        except Exception:
+        except Exception as error:
             logger.exception("A socket's command failed", extra={"command": frame.get("type")})
-            await self._error(
-                "internal", _("Something went wrong on the server. Try again in a moment."), frame
+            known = no_room(error) or UserError(
+                "internal", _("Something went wrong on the server. Try again in a moment.")
             )
+            await self._error(known.code, known.message, frame)
 
     async def session_closed(self, message: dict[str, Any]) -> None:
         """The login ended, or (with `workspace`) the membership in that workspace did."""

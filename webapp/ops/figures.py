@@ -48,7 +48,7 @@ def workers() -> Iterator[GaugeMetricFamily]:
     family = GaugeMetricFamily(
         "flywheel_workers", "Inference workers with a lease, by state.", labels=["state"]
     )
-    alive = Worker.objects.filter(lease_expires_at__gt=timezone.now())
+    alive = Worker.objects.alive()
     counted = dict(alive.values_list("state").annotate(Count("id")).order_by())
     for state in Worker.State.values:
         family.add_metric([state], counted.get(state, 0))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import redis
 from django.conf import settings
 from django.db import DatabaseError, connection
-from django.utils import timezone
 
 from inference.models import Worker
 from webapp.ops import schema
@@ -64,7 +63,7 @@ def database() -> list[Check]:
 
 
 def worker() -> Check:
-    alive = list(Worker.objects.filter(lease_expires_at__gt=timezone.now()))
+    alive = list(Worker.objects.alive())
     if any(one.state == Worker.State.READY for one in alive):
         return Check("worker", True)
     for one in alive:

@@ -4,92 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import redis
-from django.conf import settings
-from django.db import DatabaseError, connection
-from django.utils import timezone
+from django.db import DatabaseError
 
-from webapp.ops import schema
-from webapp.ops.doctor.finding import Finding, first_line, ok, problem, warning
+from webapp.ops.doctor import broker, database
+from webapp.ops.doctor.finding import Finding, Level, ok, problem, warning
 
 
 def check() -> Iterator[Finding]:
-    yield from database()
-    yield from broker()
+    found = list(database.check())
+    yield from found
+    if any(finding.level is Level.OK for finding in found):
+        yield from database.current_schema()
+    yield from broker.check()
     yield from workers()
-
-
-def database() -> Iterator[Finding]:
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-            if connection.vendor == "sqlite":
-                cursor.execute("PRAGMA journal_mode")
-                mode = cursor.fetchone()[0]
-                if mode not in ("wal", "memory"):
-                    yield problem(
-                        "database",
-                        f"SQLite's journal is {mode} instead of WAL, so readers and writers block each other.",
-                        "Keep FLYWHEEL_HOME on a local disk, not on a network share.",
-                    )
-        missing = schema.pending()
-        unknown = [] if missing else schema.unknown()
-    except DatabaseError as error:
-        yield problem(
-            "database",
-            f"The database does not answer: {first_line(error)}",
-            "Start it, or correct DATABASE_URL.",
-        )
-        return
-    if missing:
-        yield problem(
-            "database", f"{len(missing)} migrations are missing.", "Run: python manage.py migrate_locked"
-        )
-    elif unknown:
-        yield problem("database", schema.newer(unknown), schema.NEWER_ADVICE)
-    else:
-        yield ok("database", f"The database ({connection.vendor}) answers and its schema is current.")
-
-
-def broker() -> Iterator[Finding]:
-    try:
-        with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=3, socket_connect_timeout=3) as client:
-            client.ping()
-            yield ok("broker", "The broker answers.")
-            try:
-                found = {**client.config_get("maxmemory-policy"), **client.config_get("appendonly")}
-            except redis.ResponseError:
-                yield warning(
-                    "broker",
-                    "The broker does not let its configuration be read.",
-                    "Make sure that it has maxmemory-policy noeviction and appendonly yes.",
-                )
-                return
-    except redis.RedisError as error:
-        advice = (
-            "Correct REDIS_URL, or start that server." if settings.REDIS_GIVEN else "Start the site: make run"
-        )
-        yield problem("broker", f"The broker does not answer: {first_line(error)}", advice)
-        return
-    if found.get("maxmemory-policy") != "noeviction":
-        yield problem(
-            "broker",
-            f"The broker's maxmemory-policy is {found.get('maxmemory-policy')}: it may throw waiting tasks away.",
-            "Set maxmemory-policy noeviction.",
-        )
-    if found.get("appendonly") != "yes":
-        yield warning(
-            "broker",
-            "The broker keeps no append-only file: replies being written start again when it restarts.",
-            "Set appendonly yes.",
-        )
 
 
 def workers() -> Iterator[Finding]:
     from inference.models import Worker
 
     try:
-        alive = list(Worker.objects.filter(lease_expires_at__gt=timezone.now()))
+        alive = list(Worker.objects.alive())
     except DatabaseError:
         return  # said already
     if not alive:
@@ -107,4 +41,4 @@ def workers() -> Iterator[Finding]:
         elif worker.state == Worker.State.READY:
             yield ok("workers", f"{where} answers with {worker.model}.")
         else:
-            yield warning("workers", f"{where} is {worker.state}.")
+            yield warning("workers", f"{where} is {worker.state}.", "Ask again in a minute, or see its log.")
