@@ -293,7 +293,10 @@ def test_a_full_disk_is_refused(
     ("environment", "sentence"),
     [
         ({"DATABSE_URL": "sqlite:////tmp/x"}, "did you mean DATABASE_URL?"),
-        ({"SITE_URL": "https://chat.example.org"}, "add chat.example.org to ALLOWED_HOSTS"),
+        (
+            {"SITE_URL": "https://chat.example.org", "ALLOWED_HOSTS": "www.example.org"},
+            "add chat.example.org to ALLOWED_HOSTS",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_one_sentence(
