@@ -10,9 +10,10 @@ from django.db.models import Count
 from django.utils import timezone
 from prometheus_client.core import GaugeMetricFamily
 
+from inference import services as inference
 from inference.models import Generation, Worker
 
-QUEUES = ("generate", "training", "default", "data")
+QUEUES = ("training", "default", "data")
 
 
 def generations() -> Iterator[GaugeMetricFamily]:
@@ -38,7 +39,7 @@ def queues() -> Iterator[GaugeMetricFamily]:
     family = GaugeMetricFamily("flywheel_queue_depth", "Tasks waiting in each queue.", labels=["queue"])
     prefix = settings.CELERY_BROKER_TRANSPORT_OPTIONS["global_keyprefix"]
     with redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2) as client:
-        for queue in QUEUES:
+        for queue in (*inference.queues(), *QUEUES):
             length = client.llen(f"{prefix}{queue}")
             family.add_metric([queue], float(str(length)))
     yield family
