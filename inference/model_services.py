@@ -63,7 +63,7 @@ def register_model(*, name: str, path: Path) -> ServedModel:
     path = path.expanduser().resolve()
     try:
         facts = inspect_model(path, digest_cache=digest_cache())
-        manifest = _published(name, path)
+        manifest = publish_files(name, path)
     except ModelFileError as error:
         raise UserError("model_unusable", str(error)) from error
     models_folder = settings.MODELS_DIR.resolve()
@@ -102,7 +102,7 @@ def publish_models() -> list[ServedModel]:
         if not model.location.exists():
             continue  # it is on another host
         try:
-            model.manifest = _published(model.name, model.location)
+            model.manifest = publish_files(model.name, model.location)
         except ModelFileError as error:
             raise UserError("model_unusable", f"{model.name}: {error}") from error
         model.save(update_fields=["manifest"])
@@ -110,8 +110,12 @@ def publish_models() -> list[ServedModel]:
     return published
 
 
-def _published(name: str, path: Path) -> str:
-    """The digest of its manifest; "" where there is no shared storage. Raises ModelFileError and UserError."""
+def publish_files(name: str, path: Path) -> str:
+    """Puts the files of a model, or of an adapter, into the shared storage, which takes its time; done twice, it costs
+    their hashes. The digest of their manifest; "" where there is no shared storage.
+
+    Raises ModelFileError, and UserError `model_not_stored`.
+    """
     if not shared_storage.is_shared():
         return ""
     adapter = _adapter_files(path)
