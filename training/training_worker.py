@@ -67,6 +67,7 @@ def run_next() -> None:
     """Does the job whose turn it is, if one waits."""
     if stopping.is_set():
         return  # the reaper sends the task again
+    local_models.forget_removed()
     job = job_life.claim_next()
     if job is not None:
         Supervision(job).run()
