@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv/bin
 
-.PHONY: run test bench soak fuzz fmt lint setup
+.PHONY: run test bench soak fuzz image-steps fmt lint setup
 .DEFAULT_GOAL := run
 
 setup:
@@ -39,3 +39,8 @@ soak: setup
 CASES ?= 20000
 fuzz: setup
 	@exec $(VENV)/python -m tests.load.fuzz $(CASES) $(SEED)
+
+# The images' own steps without Docker, into a fresh folder: some minutes and a network. IMAGE=worker-cpu: the other one.
+IMAGE ?= web
+image-steps: setup
+	@exec $(VENV)/python -m tests.deploy.image_steps $(IMAGE)

@@ -17,10 +17,10 @@ from django.db import Error as DatabaseFailure
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from inference import local_models
+from inference import local_models, worker_metrics
 from inference.emission import NewText, Publisher
 from inference.engine import allocator
-from inference.engine.interface import EngineBusy, EngineError, StepOutput
+from inference.engine.interface import EngineBusy, EngineError, EngineFigures, StepOutput
 from inference.engines import Engines, Resident
 from inference.extras import logprob_items, packed_vector
 from inference.finisher import BROKE, Finisher
@@ -31,6 +31,7 @@ from inference.running import Running
 from inference.serving import Serving, chosen, whole_models, without_ready_worker
 from webapp.core.errors import UserError
 from webapp.core.interpreter import settle
+from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,10 @@ class EngineThread:
             # It can only say what is wrong: others may do better.
             return without_ready_worker(served)
         return [model for model in served if self._finder.may_claim(model)]
+
+    def figures(self) -> tuple[EngineFigures, dict[str, int]]:
+        """See Engines."""
+        return self._engines.figures()
 
     def _take(self, running: Running) -> None:
         self._inbox.put(running)
@@ -275,11 +280,14 @@ class EngineThread:
             running.extras.refusal = error.figures
             self._finish(running, state, error_code=error.code, error_message=str(error))
         except Exception:
-            logger.exception("generation %s could not be submitted", generation.id)
+            with on_behalf_of(generation.request_id, generation=str(generation.id)):
+                logger.exception("generation %s could not be submitted", generation.id)
             self._finish(running, "failed", error_code="engine_error", error_message=BROKE)
         else:
             self._running[running.request.id] = running
             running.fields = {"prompt_tokens": admission.prompt_tokens, "admitted_at": timezone.now()}
+            self._finisher.say_admitted(running)
+            worker_metrics.prompt_tokens.inc(admission.prompt_tokens)
             if not running.emission.started:
                 data = {
                     "prompt_tokens": admission.prompt_tokens,
@@ -316,7 +324,11 @@ class EngineThread:
                 raise
             logger.exception("the engine of %s broke", resident.model.name)
             outputs = self._broken_off(resident)
-        resident.computed += time.monotonic() - started
+        took = time.monotonic() - started
+        resident.computed += took
+        worker_metrics.step_seconds.observe(took)
+        if outputs:
+            worker_metrics.batch_size.observe(len(outputs))
         self._put_out(outputs)
 
     def _broken_off(self, resident: Resident) -> list[StepOutput]:
@@ -329,6 +341,7 @@ class EngineThread:
         """Logs one step, and sends what it finished to the finisher."""
         texts: list[NewText] = []
         finished = []
+        made = 0
         for output in outputs:
             running = self._running.get(output.request_id)
             if running is None:
@@ -340,8 +353,9 @@ class EngineThread:
                 self._put_out_reading(running, output)
             if output.token_ids:
                 if "first_token_at" not in running.fields:
-                    running.fields["first_token_at"] = timezone.now()
+                    self._first_token(running)
                 running.tokens += len(output.token_ids)
+                made += len(output.token_ids)
                 logprobs = None
                 if output.logprobs is not None:
                     logprobs = logprob_items(output.logprobs)
@@ -357,9 +371,18 @@ class EngineThread:
                 self._end(running, "handed_over")
         if texts:
             self._publisher.emit_texts(texts)
+        if made:
+            worker_metrics.completion_tokens.inc(made)
         for running, output in finished:
             del self._running[output.request_id]
             self._send_off(running, output)
+
+    def _first_token(self, running: Running) -> None:
+        running.fields["first_token_at"] = now = timezone.now()
+        if not running.tokens:  # otherwise an earlier attempt had the first
+            waited = (now - running.generation.created_at).total_seconds()
+            # Two machines' clocks may differ.
+            worker_metrics.time_to_first_token.labels(running.generation.purpose).observe(max(waited, 0.0))
 
     def _put_out_reading(self, running: Running, output: StepOutput) -> None:
         """What was read off the prompt. Of its logprobs the log is told before the first text, and once: a later

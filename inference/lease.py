@@ -64,6 +64,11 @@ class Lease:
         except DatabaseFailure as error_:
             logger.warning("lease not renewed, the keeper will: %s", error_)
 
+    def leave(self) -> None:
+        """Says that this process claims nothing more."""
+        if self.worker is not None:
+            self.report(Worker.State.STOPPING, model=self.worker.model, error=self.worker.error)
+
     def renew(self) -> None:
         """Where it ran out while we were not looking, what we run may be run elsewhere: those attempts of ours are
         refused by the log's fence and by the rows' compare-and-set, and we go on under a new lease."""

@@ -11,6 +11,7 @@ from django.db import models
 from inference import model_storage
 from webapp.accounts.models import ApiKey, User, Workspace
 from webapp.core import shared_storage
+from webapp.core.request_ids import MAX_LENGTH
 
 # Who used a usage row's tokens, where no person or key did.
 NOBODY = uuid.UUID(int=0)
@@ -153,6 +154,9 @@ class Generation(models.Model):
     # Of the choices an API call asked for: the call, and which of them this is.
     call_id = models.UUIDField(null=True, db_index=True)
     choice = models.PositiveIntegerField(default=0)
+    # What asked for it, as logs name it everywhere: an HTTP request, or a socket's command. (With a default in the
+    # database, since during an upgrade processes that do not know of it go on adding rows.)
+    request_id = models.CharField(max_length=MAX_LENGTH, blank=True, default="", db_default="")
     params = models.JSONField(
         default=dict
     )  # the fields of inference.parameters.SamplingParams that were given

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
+import structlog
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
+from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from inference import usage
@@ -30,10 +32,15 @@ from inference.signals import generation_ended
 from inference.stream import Append, Event, TokenLog, encode_event, text_of
 from inference.task_messages import queue_key, task_message
 from webapp.accounts.models import ApiKey, Workspace
-from webapp.core import sql
+from webapp.core import metrics, sql
 from webapp.core.errors import UserError
+from webapp.core.request_ids import current_request_id, on_behalf_of
 
 logger = logging.getLogger(__name__)
+events = structlog.get_logger(__name__)
+_ended = Counter(
+    "flywheel_generations_ended", "Generations that ended, by how.", ["state"], registry=metrics.registry
+)
 State = Generation.State
 _TASK = "inference.generate"
 # Of all inference workers; nothing of ours is sent to it. That of a whole model is QUEUE.ID.
@@ -181,13 +188,20 @@ def _record(generations: list[Generation]) -> None:
             retry_after=5,
         )
     refuse_unserved({generation.model for generation in generations})
-    now = timezone.now()
+    now, request_id = timezone.now(), current_request_id()
     for generation in generations:
         generation.deadline = now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS)
         generation.sent_at = now
+        generation.request_id = request_id
     sql.insert(generations)
-    tasks = [Task(str(generation.id), generation.model.whole_id) for generation in generations]
-    transaction.on_commit(partial(send_tasks, tasks))
+    transaction.on_commit(partial(_send, generations))
+
+
+def _send(generations: list[Generation]) -> None:
+    ids = [str(generation.id) for generation in generations]
+    # Of a call with a thousand texts, one line, and the first few.
+    events.info("generations_queued", generations=ids[:10], count=len(ids), purpose=generations[0].purpose)
+    send_tasks([Task(str(generation.id), generation.model.whole_id) for generation in generations])
 
 
 class Task(NamedTuple):
@@ -393,6 +407,9 @@ def _end(
         generation_ended.send(sender=Generation, generation=generation)
         # Last: whoever else ends something of the same person's waits for this day's row until we commit.
         usage.count(generation)
+    _ended.labels(state).inc()
+    if state in (State.FAILED, State.INTERRUPTED):
+        metrics.errors.labels("generation", generation.error_code).inc()
     return True
 
 
@@ -455,7 +472,8 @@ def _recover_orphans(now: Any) -> None:
         mine = Generation.objects.filter(id=generation.id, state=State.RUNNING, attempt=generation.attempt)
         if not mine.update(state=State.QUEUED, worker=None, crashes=crashes, sent_at=now):
             continue
-        logger.warning("generation %s lost its worker (%s of %s)", generation.id, crashes, MAX_CRASHES)
+        with on_behalf_of(generation.request_id, generation=str(generation.id)):
+            logger.warning("generation %s lost its worker (%s of %s)", generation.id, crashes, MAX_CRASHES)
         if crashes >= MAX_CRASHES:
             end_unclaimed(
                 generation=generation,

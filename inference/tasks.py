@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
 from celery.signals import celeryd_after_setup, worker_shutdown, worker_shutting_down
+from django.conf import settings
 
 from inference import model_services, services, serving
+from webapp.core import metrics
 
 if TYPE_CHECKING:
     from inference.worker import WorkerHost
@@ -25,10 +27,12 @@ def _start_host(instance: Any, **_: Any) -> None:
     if services.QUEUE in instance.app.amqp.queues.consume_from:
         from inference.subscriptions import Subscriptions
         from inference.worker import WorkerHost
+        from inference.worker_metrics import collector
 
         if refusal := serving.wrong_names():
             sys.exit(f"flywheel: {refusal}")
         host = _host = WorkerHost()
+        metrics.register_own(collector(host.figures))
         host.start(Subscriptions(instance, lambda: host.wanted).update)
 
 
@@ -46,7 +50,7 @@ def _stop_host(**_: Any) -> None:
 def _wait_for_host(**_: Any) -> None:
     _stop_host()  # Celery also gives up by itself, when it has lost its broker, and then says only this
     if _stopper is not None:
-        _stopper.join(30)
+        _stopper.join(settings.STOP_GRACE_SECONDS + 30)
 
 
 @shared_task(name="inference.generate")

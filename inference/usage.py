@@ -109,3 +109,8 @@ def still_open(slots: list[UUID]) -> set[UUID]:
 
 
 limits.keep_books(limits.Books(used_since, still_open))
+
+
+def delete_days(*, ids: list[int]) -> None:
+    """What was used on them is not known any more, and counts to no limit."""
+    UsageDay.objects.filter(pk__in=ids).delete()

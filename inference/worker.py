@@ -15,21 +15,24 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
+import structlog
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from redis.exceptions import RedisError
 
 from inference import services
 from inference.emission import Publisher
-from inference.engine.interface import Engine
+from inference.engine.interface import Engine, EngineFigures
 from inference.engine_thread import EngineThread
 from inference.finisher import BROKE, Finisher
 from inference.keeper import Keeper
 from inference.lease import Lease, database_work
 from inference.models import Generation, ServedModel
 from inference.running import Running, Slots
+from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
+events = structlog.get_logger(__name__)
 
 # How long a worker that stops waits for its last step, and for claims and final rows under way.
 _STOP_SECONDS = 8.0
@@ -76,7 +79,8 @@ class WorkerHost:
         self.log = services.token_log()
         self.publisher = Publisher(self.log)
         self.lease = Lease()
-        self.stopping = threading.Event()
+        self.leaving = threading.Event()  # claims nothing more
+        self.stopping = threading.Event()  # and runs nothing more
         self._slots = Slots(settings.INFERENCE_MAX_RUNNING)
         self._finisher = Finisher(self.publisher, self._slots, self.stopping)
         self._engine = EngineThread(
@@ -88,16 +92,22 @@ class WorkerHost:
             give_up=give_up or _end_process,
         )
         self._keeper = Keeper(self.lease, self._slots, self._engine.stop_generation, self.loaded)
+        # One thread at a time looks whose turn it is: all would find the same row, and all but one claim it in vain.
+        self._claiming = threading.Lock()
 
     @property
     def wanted(self) -> list[int]:
         """The whole models whose tasks this worker should get now."""
-        return [] if self.stopping.is_set() else self._engine.wanted
+        return [] if self.leaving.is_set() else self._engine.wanted
 
     @property
     def loaded(self) -> threading.Event:
         """Set when the default model's engine is there, or known not to come."""
         return self._engine.loaded
+
+    def figures(self) -> tuple[EngineFigures, dict[str, int]]:
+        """See Engines. Any thread may call it."""
+        return self._engine.figures()
 
     def start(self, subscribe: Callable[[], bool] = lambda: True) -> None:
         """`subscribe` sees to it that tasks of `wanted` come, and says whether they do; it is called on and on."""
@@ -106,7 +116,14 @@ class WorkerHost:
         self._keeper.start(subscribe)
 
     def stop(self) -> None:
-        """Hands every running generation to other workers, which continue from the log, and gives up the lease."""
+        """Ends what it runs within STOP_GRACE_SECONDS, hands the rest to other workers, which continue from the log,
+        and gives up the lease."""
+        self.leaving.set()
+        with database_work():
+            self.lease.leave()
+        grace_ends = time.monotonic() + settings.STOP_GRACE_SECONDS
+        while not (self.stopping.is_set() or self._slots.wait_empty(0.05) or time.monotonic() > grace_ends):
+            pass
         give_up_at = time.monotonic() + _STOP_SECONDS
         self.stopping.set()
         if self._engine.join(_STOP_SECONDS):
@@ -133,12 +150,12 @@ class WorkerHost:
         task = services.task_of(generation_id) if whole is None else services.Task(generation_id, whole)
         if task is None:
             return
-        while not (self.loaded.wait(0.2) or self.stopping.is_set()):
+        while not (self.loaded.wait(0.2) or self.leaving.is_set()):
             pass
         placed = False
-        while not (self.stopping.is_set() or placed):
+        while not (self.leaving.is_set() or placed):
             placed = self._slots.take(generation_id, timeout=0.2)
-        if placed and self.stopping.is_set():
+        if placed and self.leaving.is_set():
             # Looked at again with the place in hand: who stops looks for places first and for claims no more.
             self._slots.leave(generation_id)
             placed = False
@@ -149,10 +166,11 @@ class WorkerHost:
         holder = generation_id
         try:
             generation = None
-            while generation is None and (turn := self._next_queued(task.model)) is not None:
-                self._slots.pass_on(holder, to=str(turn))
-                holder = str(turn)
-                generation = self._claim(holder)
+            with self._claiming:
+                while generation is None and (turn := self._next_queued(task.model)) is not None:
+                    self._slots.pass_on(holder, to=str(turn))
+                    holder = str(turn)
+                    generation = self._claim(holder)
             running = self._prepare(generation) if generation is not None else None
         except BaseException:
             self._slots.leave(holder)
@@ -168,9 +186,17 @@ class WorkerHost:
     def _claim(self, generation_id: str) -> Generation | None:
         """None where another worker was faster."""
         assert self.lease.worker is not None
-        return services.claim_generation(generation_id=generation_id, worker_id=self.lease.worker.id)
+        generation = services.claim_generation(generation_id=generation_id, worker_id=self.lease.worker.id)
+        if generation is not None:
+            with on_behalf_of(generation.request_id, generation=generation_id):
+                events.info("generation_claimed", attempt=generation.attempt, purpose=generation.purpose)
+        return generation
 
     def _prepare(self, generation: Generation) -> Running | None:
+        with on_behalf_of(generation.request_id, generation=str(generation.id)):
+            return self._prepared(generation)
+
+    def _prepared(self, generation: Generation) -> Running | None:
         try:
             # Nobody logs anything before a first attempt; later ones lock out the attempts before them.
             prior = self.log.take_over(generation.id, generation.attempt) if generation.attempt > 1 else []

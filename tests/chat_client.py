@@ -15,7 +15,7 @@ import websockets
 from asgiref.sync import sync_to_async
 
 from inference.models import Generation
-from tests.services import Site
+from tests.live_site import LiveSite
 from webapp.chat.markdown import render, split
 
 
@@ -62,7 +62,7 @@ class ShownReply:
 class ChatPage:
     """One open page of a person. Frames are taken in by a task; `wait` waits for what they bring about."""
 
-    def __init__(self, site: Site, http: httpx.Client) -> None:
+    def __init__(self, site: LiveSite, http: httpx.Client) -> None:
         self._site, self._http = site, http
         self.replies: dict[str, ShownReply] = {}
         self.conversation: str | None = None
@@ -82,6 +82,7 @@ class ChatPage:
                     self._site.ws_url,
                     additional_headers=headers,
                     origin=origin,
+                    ssl=self._site.tls,
                     compression=None,
                     ping_interval=None,  # type: ignore[arg-type]
                 ) as socket:
@@ -179,7 +180,7 @@ class ChatPage:
 
 @contextlib.asynccontextmanager
 async def chat_page(
-    site: Site, http: httpx.Client, conversation: str | None = None
+    site: LiveSite, http: httpx.Client, conversation: str | None = None
 ) -> AsyncIterator[ChatPage]:
     page = ChatPage(site, http)
     page.conversation = conversation
@@ -194,7 +195,7 @@ async def chat_page(
 
 
 @sync_to_async
-def generation_row(site: Site, generation_id: str) -> Generation:
+def generation_row(site: LiveSite, generation_id: str) -> Generation:
     """A generation as the site's database has it."""
     with site.rows():
         return Generation.objects.get(id=generation_id)

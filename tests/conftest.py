@@ -18,6 +18,7 @@ from pytest_django import DjangoDbBlocker
 
 from tests.demo_model import demo_model
 from tests.gemma_model import gemma_model
+from tests.live_site import LiveSite
 from tests.postgres import create_database
 from tests.services import REAL, Site, Valkey
 from webapp.accounts.models import Membership, Role, User, Workspace
@@ -77,7 +78,7 @@ def _what_is_imported_is_no_garbage() -> None:
 # --- Services ----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="session", autouse=True)
 def _database_of_live_sites(django_db_blocker: DjangoDbBlocker) -> None:
-    Site.unblocked = django_db_blocker.unblock  # type: ignore[assignment]
+    LiveSite.unblocked = django_db_blocker.unblock  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +106,7 @@ def new_site(**options: object) -> Site:
 
 @pytest.fixture(scope="session")
 def _session_site() -> Iterator[Site]:
-    site = new_site()
+    site = new_site(environment={"LOG_FORMAT": "json"})
     try:
         site.start()
         site.create_owner()
@@ -119,7 +120,7 @@ def _session_site() -> Iterator[Site]:
 
 @pytest.fixture
 def live_site(_session_site: Site) -> Site:
-    """A whole site with the scripted engine and Alice as its owner; whatever the last test killed is back."""
+    """A whole site with the scripted engine, Alice as its owner and logs in JSON; what the last test killed is back."""
     _session_site.heal()
     return _session_site
 
@@ -169,6 +170,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _asks_a_database(item: pytest.Item) -> bool:
     fixtures = getattr(item, "fixturenames", ())
+    if "postgres_server" in fixtures:
+        return False  # has one of its own in every run
     asks = any(name == "db" or name.endswith("site") for name in fixtures)
     return asks or item.get_closest_marker("django_db") is not None
 
@@ -180,7 +183,7 @@ def pytest_runtest_makereport(
     """A failed test of a live site shows what its processes said."""
     report = yield
     if isinstance(report, pytest.TestReport) and report.failed:
-        for value in getattr(item, "funcargs", {}).values():
-            if isinstance(value, Site):
+        for value in {id(each): each for each in getattr(item, "funcargs", {}).values()}.values():
+            if isinstance(value, LiveSite):
                 report.sections.append(("Processes of the live site", value.log_tails()))
     return report

@@ -17,24 +17,20 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
 import redis
-from django.db import connections
-from django.db.utils import load_backend
 
 from inference.catalog import DEMO
 from tests.demo_model import demo_model
-from webapp import database
+from tests.live_site import ROOT, LiveSite
 from webapp.ops import broker, processes
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPTED = "tests.scripted_engine.load"
 REAL = "inference.worker.load_engine"
 _started: list[Service] = []
@@ -115,6 +111,11 @@ class Service:
         self.kill()
         return status
 
+    def wait(self, seconds: float) -> int:
+        """For its end by itself; the exit status. Raises subprocess.TimeoutExpired."""
+        assert self.process is not None
+        return self.process.wait(seconds)
+
     def freeze(self) -> None:
         """SIGSTOP: alive, and deaf."""
         self.signal(signal.SIGSTOP)
@@ -179,11 +180,8 @@ def minimal_environment() -> dict[str, str]:
     }
 
 
-class Site:
+class Site(LiveSite):
     """A whole site in a folder of its own. `start` returns when it is ready to answer."""
-
-    # pytest-django forbids database access outside marked tests; the test session says here how to ask for it.
-    unblocked: ClassVar[Callable[[], contextlib.AbstractContextManager[None]]] = contextlib.nullcontext
 
     def __init__(
         self,
@@ -214,6 +212,8 @@ class Site:
             "INFERENCE_COMPILE": "false",
             # A dead worker is noticed soon, so that tests of recovery are short.
             "INFERENCE_LEASE_SECONDS": "2",
+            # A process that is told to stop hands over at once, unless a test is about that.
+            "STOP_GRACE_SECONDS": "0",
             # Where tests listen for webhooks.
             "OUTBOUND_ALLOW": "127.0.0.1",
             **(environment or {}),
@@ -250,7 +250,7 @@ class Site:
             demo_model(self.home)
             self.manage("models", "pull", DEMO.name)
         else:
-            self._add_scripted_model()
+            self.add_scripted_model()
         return self
 
     def start_inference(self, environment: Mapping[str, str] | None = None) -> Service:
@@ -306,114 +306,15 @@ class Site:
 
         wait_until(ready, "the site to be ready", seconds, every=0.1)
 
-    def workers_ready(self) -> int:
-        """How many inference workers hold a lease and a model."""
-        from django.utils import timezone
-
-        from inference.models import Worker
-
-        with self.rows():
-            return Worker.objects.filter(
-                state=Worker.State.READY, lease_expires_at__gt=timezone.now()
-            ).count()
-
-    def log_tails(self, lines: int = 40) -> str:
-        tails = ((s.name, "\n".join(s.log().splitlines()[-lines:])) for s in self.services)
-        return "\n".join(f"--- {name} ---\n{tail}" for name, tail in tails if tail)
-
-    def manage(self, *arguments: str) -> str:
-        """Runs `manage.py ...` on this site and returns what it printed."""
-        done = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, f"manage.py {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}"
-        return done.stdout
-
     # --- Doors ----------------------------------------------------------------------------------------------
 
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def ws_url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/ws/chat/"
-
-    def create_owner(self, email: str = "alice@example.org", password: str = "correct horse 1") -> None:
-        """A person who owns a workspace, as `createowner` leaves them."""
-        from django.contrib.auth.hashers import PBKDF2PasswordHasher
-
-        from webapp.accounts.models import Membership, Role, User, Workspace
-
-        with self.rows():
-            # The test run's own hasher is one the site rightly refuses.
-            hashed = PBKDF2PasswordHasher().encode(password, "salt of this test", iterations=1000)
-            person = User.objects.create(email=email, name=email.split("@")[0].title(), password=hashed)
-            owned = Workspace.objects.create(name="Acme")
-            Membership.objects.create(workspace=owned, user=person, role=Role.OWNER)
-
-    def log_in(self, email: str = "alice@example.org", password: str = "correct horse 1") -> httpx.Client:
-        """An HTTP client logged in through the page. `ws_headers(client)` opens sockets as the same person."""
-        client = httpx.Client(base_url=self.base_url, follow_redirects=True, timeout=30)
-        page = client.get("/accounts/login/")
-        found = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
-        assert found, f"no log-in form: {page.status_code}\n{page.text[:500]}"
-        form = {"login": email, "password": password, "csrfmiddlewaretoken": found[1]}
-        answer = client.post(
-            "/accounts/login/", data=form, headers={"Referer": f"{self.base_url}/accounts/login/"}
-        )
-        assert f"flywheel_session_{self.port}" in client.cookies, f"log-in failed: {answer.status_code}"
-        return client
-
-    def ws_headers(self, client: httpx.Client) -> dict[str, str]:
-        """Headers with which a websocket is opened as the person `client` is logged in as."""
-        cookies = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
-        return {"Cookie": cookies, "Origin": self.base_url}
-
     def open_sockets(self) -> int:
         """As the web process counts them."""
         text = httpx.get(f"{self.base_url}/metrics").text
-        return int(float(text.split("\nflywheel_sockets ")[1].split()[0]))
-
-    # --- Rows -----------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def rows(self) -> Iterator[None]:
-        """Inside, this thread's ORM reads and writes the site's database instead of the test database."""
-        configured = connections.configure_settings({"default": database.configuration(self.database_url)})[
-            "default"
-        ]
-        configured["OPTIONS"].pop("pool", None)
-        usual = connections["default"]
-        with Site.unblocked():
-            own = load_backend(configured["ENGINE"]).DatabaseWrapper(configured, alias="default")
-            connections["default"] = own
-            try:
-                yield
-            finally:
-                own.close()
-                connections["default"] = usual
-
-    def _add_scripted_model(self) -> None:
-        from inference.models import ServedModel
-        from tests.scripted_engine import CONTEXT_LENGTH, DIGEST
-
-        with self.rows():
-            ServedModel.objects.get_or_create(
-                name="scripted",
-                defaults={
-                    "path": "scripted",
-                    "digest": DIGEST,
-                    "architecture": "scripted",
-                    "context_length": CONTEXT_LENGTH,
-                    "parameters": 1,
-                    "size_bytes": 1,
-                    "is_default": True,
-                },
-            )
+        return sum(
+            int(float(value)) for value in re.findall(r"^flywheel_sockets\{.*\} (\S+)$", text, re.MULTILINE)
+        )

@@ -34,6 +34,7 @@ from training.problem_list import counts_of, first_error, spoken
 from webapp.accounts.models import User, Workspace
 from webapp.core.errors import UserError
 from webapp.core.locks import lock_until_commit
+from webapp.core.request_ids import current_request_id
 
 logger = logging.getLogger(__name__)
 State, Level = Job.State, job_life.Level
@@ -105,6 +106,7 @@ def start_job_of_files(*, asked: FilesRequest, request: HttpRequest | None = Non
         base=asked.base,
         spec=asked.spec,
         metadata=asked.metadata,
+        request_id=current_request_id(),
         training_file=asked.training.pk,
         validation_file=asked.validation.pk if asked.validation is not None else None,
         preparing={"recipe": msgspec.to_builtins(asked.recipe), "skip_invalid": asked.skip_invalid},

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import structlog
 from celery import current_app
 from django.db import transaction
 from django.db.models import Count, F, Max
@@ -28,8 +29,11 @@ from training.job_notify import job_changed
 from training.models import Job, JobEvent
 from training.models.jobs import PRUNED
 from training.search_tasks import send_search
+from webapp.core import metrics
+from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
+events = structlog.get_logger(__name__)
 State, Wish, Level = Job.State, Job.Wish, JobEvent.Level
 
 QUEUE = "training"
@@ -69,6 +73,8 @@ def change(job: Job, *, expected: tuple[str, ...], state: str, **fields: Any) ->
     for name, value in fields.items():
         setattr(job, name, value)
     job_changed(job)
+    if state == State.FAILED:
+        metrics.errors.labels("job", job.error_code).inc()
     if state in Job.TERMINAL and job.search_id is not None:
         send_search(job.search_id)
     return True
@@ -88,6 +94,8 @@ def add_event(
         message=message,
         data=data or {},
     )
+    with on_behalf_of(job.request_id, job=str(job.id)):
+        events.info("job_event", code=code, attempt=job.attempt)
     job_changed(job)
 
 

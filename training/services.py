@@ -70,8 +70,8 @@ def rename_dataset(*, dataset: Dataset, name: str) -> Dataset:
 
 
 @transaction.atomic
-def delete_dataset(*, dataset: Dataset, user: User, request: HttpRequest | None = None) -> None:
-    """With its files, reports and versions. What a worker does with it ends.
+def delete_dataset(*, dataset: Dataset, user: User | None, request: HttpRequest | None = None) -> None:
+    """With its files, reports and versions. What a worker does with it ends. `user`: None where its time has passed.
 
     Raises UserError `version_in_use`, `file_in_use`.
     """

@@ -21,6 +21,7 @@ import msgspec
 from django.conf import settings
 from django.db import Error as DatabaseFailure
 from django.db import close_old_connections, transaction
+from django.utils import timezone
 from django.utils.translation import gettext_noop
 
 from inference import local_models
@@ -35,6 +36,7 @@ from training.results import write_results
 from training.trainer.failures import TrainingFailure
 from training.trainer_process import TrainerProcess, end_left
 from webapp.core.errors import UserError
+from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -88,6 +90,10 @@ class Supervision:
         self._kept = time.monotonic()  # when the lease was last renewed
 
     def run(self) -> None:
+        with on_behalf_of(self._job.request_id, job=str(self._job.id)):
+            self._run()
+
+    def _run(self) -> None:
         job = self._job
         try:
             self._conclude(self._train())
@@ -127,7 +133,14 @@ class Supervision:
             raise Lost
         tail.begin(job, folder)
         trainer = TrainerProcess(
-            folder, str(job.id), spec, processes=settings.TRAINING_PROCESSES, threads=threads()
+            folder,
+            str(job.id),
+            spec,
+            processes=settings.TRAINING_PROCESSES,
+            threads=threads(),
+            # So the logs of the trainer are found with those of who asked for it.
+            heading={"event": "trainer_started", "job": str(job.id), "attempt": job.attempt}
+            | {"request_id": job.request_id, "timestamp": timezone.now().isoformat()},
         )
         try:
             give_up_at = float("inf")

@@ -9,6 +9,7 @@ from typing import Any
 from celery import Celery, signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
+from webapp.core.pulse import beat_into
 from webapp.env import SettingsError
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
@@ -28,9 +29,11 @@ def _read_settings(**_: Any) -> None:
     from django.conf import settings
 
     try:
-        settings.configured or settings.DEBUG  # noqa: B018
+        pulse_file = settings.PULSE_FILE
     except SettingsError as error:
         sys.exit(f"flywheel: {error}")
+    if pulse_file is not None:
+        beat_into(pulse_file, app)
 
 
 @signals.setup_logging.connect
@@ -40,12 +43,38 @@ def _log_like_the_site(**_: Any) -> None:
     logging.config.dictConfig(settings.LOGGING)
 
 
+# What a worker does, by the queues it consumes.
+_KINDS = {"generate": "inference", "training": "training", "data": "data", "default": "worker"}
+
+
+@signals.celeryd_after_setup.connect
+def _give_out_figures(instance: Any, **_: Any) -> None:
+    from webapp.core import snapshots
+
+    queues = instance.app.amqp.queues.consume_from
+    snapshots.start("+".join(kind for queue, kind in _KINDS.items() if queue in queues) or "worker")
+
+
+@signals.beat_init.connect
+def _give_out_figures_of_beat(**_: Any) -> None:
+    from webapp.core import snapshots
+
+    snapshots.start("beat")
+
+
+@signals.worker_shutdown.connect
+def _give_out_no_more(**_: Any) -> None:
+    from webapp.core import snapshots
+
+    snapshots.stop()
+
+
 @signals.worker_init.connect
-def _refuse_stale_schema(**_: Any) -> None:
+def _refuse_other_schema(**_: Any) -> None:
     import django
 
     django.setup()
     from webapp.ops import schema
 
-    if refusal := schema.refuse_if_stale():
-        sys.exit(f"flywheel: {refusal}")
+    if sentence := schema.refusal():
+        sys.exit(f"flywheel: {sentence}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from csp.constants import NONE, SELF
 from redis.backoff import NoBackoff
@@ -14,7 +15,7 @@ from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
 from webapp.core import logs, mail, shared_storage
 from webapp.core.body_limit import MAX_BODY_BYTES
 from webapp.core.public_addresses import Allowed
-from webapp.env import Env, generated_secret
+from webapp.env import Env, SettingsError, generated_secret
 from webapp.ops import broker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,10 +38,16 @@ _site_url = env.url("SITE_URL", ("http", "https"))
 SITE_URL_GIVEN = _site_url is not None
 SITE_URL = (_site_url or f"http://localhost:{PORT}").rstrip("/")
 HTTPS = SITE_URL.startswith("https://")
+try:
+    _public_host, _public_port = urlsplit(SITE_URL).hostname or "", urlsplit(SITE_URL).port
+except ValueError:
+    raise SettingsError(
+        f"SITE_URL is {SITE_URL!r}, which is no address: give one such as https://chat.example.org."
+    ) from None
 
 DEBUG = env.bool("DEBUG", False)
 SECRET_KEY = env.raw("SECRET_KEY") or generated_secret(FLYWHEEL_HOME / "secret_key")
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]", _public_host))
 CSRF_TRUSTED_ORIGINS = [SITE_URL]
 
 # --- Applications ------------------------------------------------------------------------------------------
@@ -177,6 +184,7 @@ CELERY_BEAT_SCHEDULE = {
     "sweep widgets": {"task": "widgets.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap jobs": {"task": "jobs.reap", "schedule": 5.0, "options": {"expires": 10}},
     "deliver webhooks": {"task": "api.deliver_webhooks", "schedule": 5.0, "options": {"expires": 10}},
+    "retain": {"task": "ops.retain", "schedule": 3600.0, "options": {"expires": 3600}},
     "prune webhooks": {"task": "api.prune_webhooks", "schedule": 3600.0, "options": {"expires": 3600}},
     "forget completions": {"task": "api.forget", "schedule": 60.0, "options": {"expires": 60}},
     "sweep idempotency": {
@@ -276,9 +284,11 @@ SOCIALACCOUNT_PROVIDERS = single_sign_on(env)
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_HTTPONLY = True
 SESSION_ENGINE = "webapp.core.sessions"
-# Two sites on one host name (other ports) would overwrite each other's cookies without names of their own.
-SESSION_COOKIE_NAME = f"flywheel_session_{PORT}"
-CSRF_COOKIE_NAME = f"flywheel_csrf_{PORT}"
+# Two sites on one host name (other ports) would overwrite each other's cookies without names of their own. Behind a
+# proxy the port is the one people see: the site's web processes listen on one each, and have the same visitors.
+_cookie_suffix = _public_port or (443 if HTTPS else 80)
+SESSION_COOKIE_NAME = f"flywheel_session_{_cookie_suffix}"
+CSRF_COOKIE_NAME = f"flywheel_csrf_{_cookie_suffix}"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_SSL_REDIRECT = False
@@ -321,8 +331,20 @@ OUTBOUND_ALLOW = Allowed.parse(env.list("OUTBOUND_ALLOW"), variable="OUTBOUND_AL
 
 # --- Operations --------------------------------------------------------------------------------------------
 HOST = env.str("HOST", "127.0.0.1")
+# What a process that is told to end gets to finish replies it is writing or sending; then it hands them over.
+STOP_GRACE_SECONDS = env.int("STOP_GRACE_SECONDS", 5, low=0, high=3600)
 WEB_PROCESSES = env.int("WEB_PROCESSES", 1, low=1, high=64)
 METRICS_TOKEN = env.raw("METRICS_TOKEN")
+# Days that things are kept (`webapp.ops.retention`); 0: for good.
+RETENTION_CONVERSATIONS_DAYS = env.int("RETENTION_CONVERSATIONS_DAYS", 0, low=0, high=36_500)
+RETENTION_API_DAYS = env.int("RETENTION_API_DAYS", 0, low=0, high=36_500)
+RETENTION_DATASETS_DAYS = env.int("RETENTION_DATASETS_DAYS", 0, low=0, high=36_500)
+RETENTION_WEBHOOKS_DAYS = env.int("RETENTION_WEBHOOKS_DAYS", 30, low=0, high=36_500)
+RETENTION_USAGE_DAYS = env.int("RETENTION_USAGE_DAYS", 0, low=0, high=36_500)
+RETENTION_AUDIT_DAYS = env.int("RETENTION_AUDIT_DAYS", 0, low=0, high=36_500)
+RETENTION_INVITATIONS_DAYS = env.int("RETENTION_INVITATIONS_DAYS", 30, low=0, high=36_500)
+_pulse = env.raw("FLYWHEEL_PULSE")
+PULSE_FILE = Path(_pulse) if _pulse else None
 LOG_FORMAT = env.choice("LOG_FORMAT", ("console", "json"), "console")
 LOG_LEVEL = env.choice("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR"), "INFO")
 LOGGING = logs.configuration(LOG_FORMAT, LOG_LEVEL)

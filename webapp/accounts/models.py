@@ -176,7 +176,8 @@ class LimitRule(models.Model):
 
 
 class AuditEvent(models.Model):
-    """A security-relevant act: who did what, when and from where. The site never changes or deletes one."""
+    """A security-relevant act: who did what, when and from where. Never changed, and deleted
+    only where RETENTION_AUDIT_DAYS says when."""
 
     id = models.BigAutoField(primary_key=True)
     at = models.DateTimeField(auto_now_add=True, db_index=True)

@@ -11,14 +11,17 @@ from functools import partial
 from typing import Any
 
 from allauth.account.models import EmailAddress
+from allauth.usersessions.models import UserSession
 from django.conf import settings
+from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from webapp.accounts import access, api_keys, sockets
 from webapp.accounts.audit import record_audit
-from webapp.accounts.models import Membership, Role, User, Workspace
+from webapp.accounts.models import AuditEvent, Invitation, Membership, Role, User, Workspace
 from webapp.accounts.setup_code import forget_setup_code
 from webapp.core.errors import UserError
 from webapp.core.locks import lock_until_commit
@@ -217,3 +220,21 @@ def _end_membership(member: Membership, action: str, actor: User, request: HttpR
         action=action, actor=actor, workspace=workspace, request=request, detail={"user": str(user_id)}
     )
     transaction.on_commit(partial(sockets.close_member, user_id, workspace.pk))
+
+
+# --- what has been kept for long enough ----------------------------------------------------------------------
+def delete_audit_events(*, ids: list[int]) -> None:
+    AuditEvent.objects.filter(pk__in=ids).delete()
+
+
+def delete_invitations(*, ids: list[uuid.UUID]) -> None:
+    Invitation.objects.filter(pk__in=ids).delete()
+
+
+def delete_expired_log_ins() -> None:
+    """Sessions whose time is over, and what people see of them among their active ones."""
+    over = Session.objects.filter(expire_date__lt=timezone.now())
+    while keys := list(over.values_list("session_key", flat=True)[:500]):
+        with transaction.atomic():
+            UserSession.objects.filter(session_key__in=keys).delete()
+            Session.objects.filter(session_key__in=keys).delete()

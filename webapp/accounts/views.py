@@ -86,6 +86,7 @@ def settings_page(request: HttpRequest) -> HttpResponse:
         "workspaces": access.list_workspaces(user),
         "may_create_workspace": services.may_create_workspace(user=user),
         "single_sign_on": bool(settings.SOCIALACCOUNT_PROVIDERS),
+        "conversation_days": settings.RETENTION_CONVERSATIONS_DAYS,
         "tab": "account",
     }
     return render(request, "accounts/settings.html", context, status=400 if form.errors else 200)

@@ -122,6 +122,7 @@ class Following:
         self._closed = self._poked = False
         self._is_read = False  # as it grows, and not only at its end
         self._error: UserError | None = None
+        self._is_let_go = False
         self._changed: dict[Choice, None] = dict.fromkeys(over.values())  # an ordered set
         self._arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -190,6 +191,11 @@ class Following:
         self._error = error
         self._arrived.set()
 
+    def let_go(self, error: UserError) -> None:
+        """The reader is told of this error, and what it may come back to goes on."""
+        self._is_let_go = True
+        self.end(error)
+
     def poke(self) -> None:
         """Wakes the reader up, with nothing to tell."""
         self._poked = True
@@ -205,7 +211,7 @@ class Following:
             follower.detach()
         left = [id_ for id_, choice in zip(self.ids, self.choices, strict=True) if not choice.ended]
         if left and self._begun and not self.lasting:
-            wait = self.resumable is not None and self._error is None
+            wait = self.resumable is not None and (self._error is None or self._is_let_go)
             run_in_background(_cancel(left, self.resumable if wait else None))
 
     def close_from_any_thread(self) -> None:

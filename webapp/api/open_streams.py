@@ -15,10 +15,12 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.utils.translation import gettext as _
 
 from webapp.api import access, services
 from webapp.api.auth import Caller
+from webapp.core import stopping
 from webapp.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ class OpenStreams:
     def __init__(self) -> None:
         self._streams: set[Following] = set()
         self._task: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        stopping.when_stopping(self._wait_for_the_grace)
 
     @classmethod
     def current(cls) -> OpenStreams:
@@ -55,6 +59,15 @@ class OpenStreams:
 
     def remove(self, stream: Following) -> None:
         self._streams.discard(stream)
+
+    def _wait_for_the_grace(self) -> None:
+        self._loop.call_later(settings.STOP_GRACE_SECONDS, self._let_go, context=contextvars.Context())
+
+    def _let_go(self) -> None:
+        """Of all that wait still when this process has to end."""
+        for stream in tuple(self._streams):
+            message = _("This server is being restarted. Ask again for the rest of the answer.")
+            stream.let_go(UserError("server_restarting", message, status=503, retry_after=1))
 
     async def _look_after_them(self) -> None:
         while self._streams:

@@ -21,7 +21,7 @@ from inference.parameters import SamplingParams
 from webapp.accounts import limits
 from webapp.api import access, failures
 from webapp.api.auth import Caller
-from webapp.api.models import Completion
+from webapp.api.models import Completion, WebhookDelivery
 from webapp.core import sql
 
 logger = logging.getLogger(__name__)
@@ -141,6 +141,11 @@ def delete_completions(*, ids: list[UUID]) -> None:
     generations = Generation.objects.filter(call_id__in=ids).values_list("id", flat=True)
     inference.delete_generations(ids=list(generations))
     Completion.objects.filter(pk__in=ids).delete()
+
+
+def delete_deliveries(*, ids: list[UUID]) -> None:
+    """Of webhooks: what was sent, and what came of it."""
+    WebhookDelivery.objects.filter(pk__in=ids).delete()
 
 
 def forget_completions() -> int:

@@ -9,10 +9,10 @@ tells by its webhook-id. Only this module's own threads talk to receivers, so no
 
 from __future__ import annotations
 
+import collections
 import logging
 import random
 import threading
-from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,13 +22,18 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext_noop
+from prometheus_client import Counter
 
 from webapp.accounts.audit import record_audit
 from webapp.api.models import Webhook, WebhookDelivery
 from webapp.api.webhook_signing import signed_headers
+from webapp.core.metrics import registry
 from webapp.core.ssrf import OutboundError, send
 
 logger = logging.getLogger(__name__)
+_attempts = Counter(
+    "flywheel_webhook_attempts", "Attempts to deliver an event to a webhook.", ["result"], registry=registry
+)
 State = WebhookDelivery.State
 Off = Webhook.Off
 
@@ -41,7 +46,6 @@ _FIRST_PAUSE, _GROWTH, _LONGEST_PAUSE = 5.0, 4.0, 86_400.0
 _JITTER = 0.2
 # Nothing arrived for so long: it is switched off.
 FAILING_FOR = timedelta(days=3)
-KEPT = timedelta(days=30)
 # At once, and of them to one webhook: a slow receiver is not everybody's.
 _AT_ONCE, _AT_ONCE_TO_ONE = 8, 2
 
@@ -81,7 +85,7 @@ def _deliver_due() -> None:
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="webhook") as pool:
         while True:
             # The database is this thread's alone.
-            for delivery in _claim_due(Counter(d.webhook_id for d in running.values())):
+            for delivery in _claim_due(collections.Counter(d.webhook_id for d in running.values())):
                 running[pool.submit(post, delivery)] = delivery
             if not running:
                 return
@@ -90,7 +94,7 @@ def _deliver_due() -> None:
                 record(running.pop(future), future.result())
 
 
-def _claim_due(running: Counter[UUID]) -> list[WebhookDelivery]:
+def _claim_due(running: collections.Counter[UUID]) -> list[WebhookDelivery]:
     claimed: list[WebhookDelivery] = []
     while len(claimed) + running.total() < _AT_ONCE:
         full = [webhook for webhook, count in running.items() if count >= _AT_ONCE_TO_ONE]
@@ -102,7 +106,7 @@ def _claim_due(running: Counter[UUID]) -> list[WebhookDelivery]:
             break
         if claim(delivery):
             claimed.append(delivery)
-            running = running + Counter([delivery.webhook_id])
+            running = running + collections.Counter([delivery.webhook_id])
     return claimed
 
 
@@ -166,6 +170,7 @@ def record(delivery: WebhookDelivery, outcome: Outcome) -> None:
     mine = WebhookDelivery.objects.filter(pk=delivery.pk, state=State.PENDING, attempts=delivery.attempts)
     if not mine.update(**fields):
         return
+    _attempts.labels("arrived" if arrived else "failed").inc()
     for name, value in fields.items():
         setattr(delivery, name, value)
     webhook = Webhook.objects.filter(pk=delivery.webhook_id)
@@ -212,7 +217,6 @@ def _give_up(webhook_id: UUID, because: Off) -> None:
 
 
 def prune(now: datetime | None = None) -> None:
-    """Old deliveries, and secrets that no longer sign."""
+    """Secrets that no longer sign."""
     now = now or timezone.now()
-    WebhookDelivery.objects.filter(created_at__lt=now - KEPT).delete()
     Webhook.objects.filter(previous_until__lte=now).update(previous_secret="", previous_until=None)

@@ -11,6 +11,7 @@ import json
 from django.utils.translation import gettext as _
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from webapp.core import stopping
 from webapp.core.errors import UserError
 
 # A connection on which nothing is asked costs a file descriptor, of which there are only so many.
@@ -35,6 +36,10 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_has_come()
         super().on_headers_complete()
+
+    def shutdown(self) -> None:
+        stopping.begin()
+        super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         message = _("That is not a request: it is not HTTP/1.1, or its address or a header is too long.")

@@ -51,6 +51,12 @@ def database() -> list[Check]:
                 Check("database", True),
                 Check("migrations", False, "schema_stale", schema.sentence(missing)),
             ]
+        # Somebody upgrades: this process goes on with what it has, and nothing new is sent its way.
+        if unknown := schema.unknown():
+            return [
+                Check("database", True),
+                Check("migrations", False, "schema_newer", schema.newer_sentence(unknown)),
+            ]
         return [Check("database", True), Check("migrations", True), worker()]
     except DatabaseError as error:
         return [

@@ -1,4 +1,4 @@
-"""The web process's beginning: it refuses to serve on a stale schema, before it takes a single connection."""
+"""The web process's beginning: it refuses to serve on another schema than its own, before anybody connects."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
+from webapp.core import snapshots
 from webapp.core.interpreter import settle
 from webapp.ops import schema
 
@@ -20,12 +21,14 @@ async def lifespan(
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
-            refusal = await sync_to_async(schema.refuse_if_stale)()
+            refusal = await sync_to_async(schema.refusal)()
             if refusal:
                 await send({"type": "lifespan.startup.failed", "message": f"flywheel: {refusal}"})
                 return
             settle()
+            snapshots.start("web")
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
+            await sync_to_async(snapshots.stop)()
             await send({"type": "lifespan.shutdown.complete"})
             return

@@ -9,8 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-# Seconds that open replies and sockets get to finish before a web process ends anyway.
-GRACEFUL_SECONDS = 5
+# Seconds that whatever still hangs after the grace gets, before the process ends anyway.
+_AFTER_GRACE = 2
 _CELERY = (sys.executable, "-m", "celery", "-q", "-A", "webapp.celery")
 # Gossip and mingling cost seconds at start and serve nothing here: leases are rows in the database.
 _QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
@@ -22,64 +22,67 @@ class Process:
 
     name: str
     command: tuple[str, ...]
-    stop_seconds: int = GRACEFUL_SECONDS + 2
+    stop_seconds: int = 7
     nice: int = 0
 
 
-def web(*, host: str, port: int, processes: int = 1, proxied: bool = False) -> Process:
-    """`proxied`: a proxy stands in front, and what it says of who is asking is believed."""
+def web(*, host: str, port: int, processes: int = 1, proxied: bool = False, grace: int = 5) -> Process:
+    """`proxied`: a proxy stands in front, and what it says of who is asking is believed. `grace`: its
+    STOP_GRACE_SECONDS."""
     return Process(
         "web",
         (
-            *(sys.executable, "-m", "uvicorn", "webapp.asgi:application"),
+            *(sys.executable, "-m", "webapp.core.web_server", "webapp.asgi:application"),
             *("--host", host, "--port", str(port), "--workers", str(processes)),
             *("--http", "webapp.core.http_protocol:HttpProtocol"),
             # Deflate would cost each socket four times its memory.
             *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false"),
             *("--ws-max-size", str(4 * 2**20)),
-            *("--timeout-graceful-shutdown", str(GRACEFUL_SECONDS)),
+            *("--timeout-graceful-shutdown", str(grace + _AFTER_GRACE)),
             # Without one, X-Forwarded-For is whatever somebody on this machine likes it to be.
             "--proxy-headers" if proxied else "--no-proxy-headers",
             *("--no-access-log", "--no-server-header", "--log-level", "warning"),
         ),
+        stop_seconds=grace + _AFTER_GRACE + 3,
     )
 
 
-def inference(name: str = "inference") -> Process:
+def inference(name: str = "inference", *, grace: int = 5) -> Process:
+    """`grace`: its STOP_GRACE_SECONDS."""
     return Process(
         name,
         (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "generate", "-P", "threads", "-c", "8", *_QUIET),
-        stop_seconds=15,
+        stop_seconds=grace + 15,
     )
 
 
-def training() -> Process:
+def training(name: str = "training") -> Process:
     """One job at a time. A thread of its own for it leaves the main one to the broker and to SIGTERM, for hours.
 
     The trainer it starts is the nice one; whoever watches it must be heard of. It gets time to be saved.
     """
     return Process(
-        "training",
-        (*_CELERY, "worker", "-n", "training@%h", "-Q", "training", "-P", "threads", "-c", "1", *_QUIET),
+        name,
+        (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "training", "-P", "threads", "-c", "1", *_QUIET),
         stop_seconds=20,
     )
 
 
-def worker() -> Process:
+def worker(name: str = "worker") -> Process:
     return Process(
-        "worker",
-        (*_CELERY, "worker", "-n", "worker@%h", "-Q", "default", "-P", "threads", "-c", "4", *_QUIET),
+        name,
+        (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "default", "-P", "threads", "-c", "4", *_QUIET),
     )
 
 
-def data() -> Process:
+def data(name: str = "data") -> Process:
     """Apart from `worker`: a report of millions of rows must hold up neither the reaper nor mail.
 
     Threads, since a process of Celery's pool may not have the child processes that reading needs.
     """
     return Process(
-        "data",
-        (*_CELERY, "worker", "-n", "data@%h", "-Q", "data", "-P", "threads", "-c", "3", *_QUIET),
+        name,
+        (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "data", "-P", "threads", "-c", "3", *_QUIET),
         nice=5,
     )
 

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import queue
-import resource
 import signal
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from django.conf import settings
 from django.db import DatabaseError, OperationalError, connection
 
 from webapp.core.tether import tether
-from webapp.ops import broker, processes, schema, supervision
+from webapp.ops import broker, processes, schema, start, supervision
 from webapp.ops.progress import Progress
 
 DEMO_MODEL = "smollm2-135m-instruct"
@@ -39,8 +38,6 @@ STOP_SECONDS = 40
 # So many ends of one process in so many seconds are a loop that nobody should have to discover in a log.
 CRASHES, CRASH_SECONDS = 3, 60
 TAIL_LINES = 15
-# Thousands of sockets; the default of most systems is 1,024 files.
-OPEN_FILES = 65_536
 
 
 class CannotRun(Exception):
@@ -143,6 +140,8 @@ class Runner:
             try:
                 schema.migrate(self.home / "run" / "migrate.lock")
                 return
+            except schema.SchemaIsNewer as error:
+                raise CannotRun(str(error)) from error
             except DatabaseError as error:
                 # Waiting helps where a server is starting, and nowhere else.
                 if (
@@ -193,24 +192,9 @@ class Runner:
             # Settings were read before there was a port.
             settings.REDIS_URL = broker.url(self.home / "broker")
             embedded = processes.Process(supervision.BROKER, command, stop_seconds=10)
-        site = [
-            processes.web(
-                host=settings.HOST,
-                port=settings.PORT,
-                processes=settings.WEB_PROCESSES,
-                proxied=settings.SITE_URL_GIVEN,
-            ),
-            processes.inference(),
-            processes.training(),
-            processes.worker(),
-            processes.data(),
-            processes.beat(self.home),
-        ]
-        text = supervision.configuration(self.home, settings.ROOT, site, embedded)
+        text = supervision.configuration(self.home, settings.ROOT, [*start.site().values()], embedded)
         (self.home / "supervisord.conf").write_text(text)
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        enough = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
+        start.raise_open_files()
         self._supervisor = supervision.Supervisor(self.home, keep_open=[lock])
         threading.Thread(target=self._listen, args=[self._supervisor], name="events", daemon=True).start()
 
@@ -330,6 +314,6 @@ class Runner:
         if self._supervisor is not None:
             self._supervisor.stop()
             with self.progress.step("Waiting for the processes to finish"):
-                self._supervisor.finish(STOP_SECONDS)
+                self._supervisor.finish(STOP_SECONDS + settings.STOP_GRACE_SECONDS)
         else:
             supervision.end_descendants()

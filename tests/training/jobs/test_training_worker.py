@@ -25,6 +25,7 @@ from training.models import Job
 from training.trainer_process import TrainerProcess, marked
 from training.training_worker import run_next
 from webapp.accounts.models import User, Workspace
+from webapp.core.request_ids import on_behalf_of
 
 pytestmark = pytest.mark.django_db
 State = Job.State
@@ -91,6 +92,23 @@ WHOLE = {
     "chosen": [{"knob": "batch_size", "value": 4, "why": "24 examples."}],
     "data": {"examples": 24, "trained_tokens": 100},
 }
+
+
+def test_logs_of_a_job_and_of_its_trainer_name_the_request_that_began_it(
+    start: Start, trainer: Trainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with on_behalf_of("order-7"):
+        job = start(spec=SPEC)
+    trainer()
+    caplog.set_level("INFO")
+    run_next()
+    heading = json.loads((storage.job_folder(job) / "trainer.log").read_text().splitlines()[0])
+    assert (heading["event"], heading["job"], heading["request_id"]) == (
+        "trainer_started", str(job.id), "order-7",
+    )  # fmt: skip
+    said = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    codes = {line["code"] for line in said if line.get("request_id") == "order-7"}
+    assert {"validating", "started", "succeeded"} <= codes
 
 
 def test_what_a_trainer_writes_is_in_rows_when_it_has_succeeded(start: Start, trainer: Trainer) -> None:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import httpx
 import openai
 
-from tests.services import Site
+from tests.live_site import LiveSite
 from webapp.accounts.api_keys import create_key
 from webapp.accounts.models import Membership, Role, Scope, User, Workspace
 
 _keys: dict[tuple[str, str], str] = {}
 
 
-def key_of(site: Site, email: str = "alice@example.org") -> str:
+def key_of(site: LiveSite, email: str = "alice@example.org") -> str:
     """A key for the person's first workspace, with every scope they may have: the same one for all tests."""
     if (site.base_url, email) not in _keys:
         _keys[site.base_url, email] = new_key(site, email)
     return _keys[site.base_url, email]
 
 
-def new_key(site: Site, email: str = "alice@example.org", *scopes: str) -> str:
+def new_key(site: LiveSite, email: str = "alice@example.org", *scopes: str) -> str:
     """One of a test's own, to be revoked or with few scopes."""
     with site.rows():
         membership = Membership.objects.filter(user__email=email).order_by("created_at")[0]
@@ -30,12 +30,12 @@ def new_key(site: Site, email: str = "alice@example.org", *scopes: str) -> str:
     return token
 
 
-def workspace_of(site: Site, email: str = "alice@example.org") -> Workspace:
+def workspace_of(site: LiveSite, email: str = "alice@example.org") -> Workspace:
     """The one that a key of `key_of` is for. Call it with the site's rows at hand."""
     return Membership.objects.filter(user__email=email).order_by("created_at")[0].workspace
 
 
-def outsider(site: Site) -> str:
+def outsider(site: LiveSite) -> str:
     """The key of somebody with a workspace of their own."""
     email = "dora@example.org"
     with site.rows():
@@ -46,15 +46,18 @@ def outsider(site: Site) -> str:
     return key_of(site, email)
 
 
-def openai_client(site: Site, key: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{site.base_url}/v1", api_key=key, max_retries=0, timeout=60)
+def openai_client(site: LiveSite, key: str) -> openai.OpenAI:
+    http_client = openai.DefaultHttpxClient(verify=site.tls) if site.tls else None
+    return openai.OpenAI(
+        base_url=f"{site.base_url}/v1", api_key=key, max_retries=0, timeout=60, http_client=http_client
+    )
 
 
-def async_openai_client(site: Site, key: str) -> openai.AsyncOpenAI:
+def async_openai_client(site: LiveSite, key: str) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{site.base_url}/v1", api_key=key, max_retries=0, timeout=60)
 
 
-def http_client(site: Site, key: str) -> httpx.Client:
+def http_client(site: LiveSite, key: str) -> httpx.Client:
     return httpx.Client(
         base_url=f"{site.base_url}/v1", headers={"Authorization": f"Bearer {key}"}, timeout=60
     )

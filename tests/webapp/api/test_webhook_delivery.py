@@ -393,17 +393,6 @@ def test_a_receiver_that_hangs_holds_up_no_other(
     assert WebhookDelivery.objects.filter(webhook=quick, state="delivered").count() == 6
 
 
-def test_old_deliveries_go(webhook: Webhook, workspace: Workspace) -> None:
-    happens(make_job(workspace), Job.State.FAILED)
-    happens(make_job(workspace), Job.State.CANCELLED)
-    old = WebhookDelivery.objects.first()
-    assert old is not None
-    WebhookDelivery.objects.filter(pk=old.pk).update(created_at=timezone.now() - timedelta(days=31))
-    webhook_delivery.prune()
-    assert list(WebhookDelivery.objects.values_list("pk", flat=True)) != [old.pk]
-    assert WebhookDelivery.objects.count() == 1
-
-
 def test_each_of_several_webhooks_is_sent_the_same_event_under_an_id_of_its_own(
     make_webhook: MakeWebhook, receiver: Receiver, workspace: Workspace
 ) -> None:

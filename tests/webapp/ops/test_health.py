@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from inference.models import Worker
 from tests.services import Valkey
-from webapp.core import metrics
+from webapp.core import metrics, snapshots
 from webapp.ops import health, schema
 
 
@@ -49,6 +49,19 @@ def test_probes_come_by_address_whatever_the_hosts_setting_says(
     settings.ALLOWED_HOSTS = ["chat.example.org"]
     assert client.get(path, headers={"Host": "10.1.2.3:8000"}).status_code in (200, 503)
     assert client.get("/accounts/login/", headers={"Host": "10.1.2.3:8000"}).status_code == 400
+
+
+def test_not_ready_on_the_schema_of_a_newer_version_and_alive_all_the_same(client: Client, db: None) -> None:
+    worker()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO django_migrations (app, name, applied) VALUES ('chat', '0999_later', '2030-01-01')"
+        )
+    status, checks = readyz(client)
+    assert (status, checks["migrations"]["code"]) == (503, "schema_newer")
+    assert "chat.0999_later" in checks["migrations"]["message"]
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/setup/").status_code == 200
 
 
 def test_ready_with_a_worker_that_holds_its_lease(client: Client, db: None) -> None:
@@ -125,7 +138,8 @@ def test_figures_say_what_the_site_does(
     assert 'flywheel_queue_depth{queue="generate"} 3.0' in text
     assert 'flywheel_workers{state="ready"} 1.0' in text
     assert 'flywheel_generations{state="running"} 0.0' in text
-    assert 'flywheel_http_requests_total{method="GET",status="200"}' in text
+    own = snapshots.reporter().process
+    assert f'flywheel_http_requests_total{{method="GET",process="{own}",status="200"}}' in text
     assert "process_resident_memory_bytes" in text
 
 
@@ -166,4 +180,4 @@ def test_with_a_token_everybody_needs_it(
 
 def test_made_up_methods_make_no_time_series(client: Client) -> None:
     client.generic("BREW", "/healthz")
-    assert b"BREW" not in metrics.exposition()[0]
+    assert b"BREW" not in snapshots.exposition()[0]

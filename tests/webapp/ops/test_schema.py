@@ -1,4 +1,4 @@
-"""Migrations run once however many processes start, and nothing serves on a stale schema."""
+"""Migrations run once however many processes start, and nothing serves on a stale schema, or a newer one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from django.db import connection
 
 from tests.conftest import new_site
 from tests.services import ROOT, Site
@@ -53,3 +54,27 @@ def test_nothing_serves_on_a_stale_schema(empty_site: Site, process: str) -> Non
     assert done.returncode != 0
     assert "run `python manage.py migrate_locked`" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_nothing_serves_on_the_schema_of_a_newer_version(empty_site: Site) -> None:
+    empty_site.manage("migrate_locked")
+    with empty_site.rows(), connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO django_migrations (app, name, applied) VALUES ('chat', '0999_later', '2030-01-01')"
+        )
+    commands = {
+        "web": processes.web(host="127.0.0.1", port=empty_site.port).command,
+        "inference": processes.inference().command,
+        "migrate_locked": (sys.executable, "manage.py", "migrate_locked"),
+        "backup": (sys.executable, "manage.py", "backup"),
+        "doctor": (sys.executable, "manage.py", "doctor"),
+    }
+    for name, command in commands.items():
+        done = subprocess.run(
+            command, cwd=ROOT, env=empty_site.environment, capture_output=True, text=True, timeout=120
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode != 0, name
+        assert "of a newer Flywheel: it has the migration chat.0999_later" in said, (name, said)
+        assert "Upgrade Flywheel, or restore a backup" in said
+        assert "Traceback" not in said

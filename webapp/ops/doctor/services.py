@@ -38,6 +38,7 @@ def database() -> Iterator[Finding]:
                         "Keep FLYWHEEL_HOME on a local disk, not on a network share.",
                     )
         missing = schema.pending()
+        unknown = [] if missing else schema.unknown()
     except DatabaseError as error:
         yield problem(
             "database",
@@ -49,6 +50,8 @@ def database() -> Iterator[Finding]:
         yield problem(
             "database", f"{len(missing)} migrations are missing.", "Run: python manage.py migrate_locked"
         )
+    elif unknown:
+        yield problem("database", schema.newer(unknown), schema.NEWER_ADVICE)
     else:
         yield ok("database", f"The database ({connection.vendor}) answers and its schema is current.")
 

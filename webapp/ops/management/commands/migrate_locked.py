@@ -19,6 +19,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             applied = schema.migrate(settings.FLYWHEEL_HOME / "run" / "migrate.lock")
+        except schema.SchemaIsNewer as error:
+            sys.exit(f"flywheel: {error}")
         except DatabaseError as error:
             sys.exit(f"flywheel: The database could not be migrated: {str(error).strip()}")
         self.stdout.write(f"Applied {len(applied)} migrations." if applied else "The schema is current.")

@@ -4,7 +4,10 @@ const PING_EVERY = 25_000;
 const ANSWER_WITHIN = 10_000;
 const FIRST_DELAY = 400;
 const LONGEST_DELAY = 15_000;
+const RESTART_WITHIN = 300;
 const LOGGED_OUT = 4401;
+// The process at the other end is being restarted, and another one is there.
+const RESTARTED = 1012;
 // Commands a person gave while the line was down, at most; older ones are dropped first.
 const MOST_WAITING = 20;
 
@@ -95,12 +98,13 @@ export class Socket extends EventTarget {
     socket.close();
     this.#socket = null;
     if (code === LOGGED_OUT && this.#logIn()) return;
+    const restarted = this.isUp && code === RESTARTED;
     if (this.isUp) this.#failures = 0;
     this.isUp = false;
     this.dispatchEvent(new Event("down"));
     // Half the delay is chance, so that a thousand pages do not come back in the same moment.
     const delay = Math.min(FIRST_DELAY * 2 ** this.#failures++, LONGEST_DELAY) * (0.5 + Math.random() / 2);
-    this.#retryTimer = setTimeout(() => this.#connect(), delay);
+    this.#retryTimer = setTimeout(() => this.#connect(), restarted ? Math.random() * RESTART_WITHIN : delay);
   }
 
   /** The network or the reader is back: no reason to wait for the timer. */

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('inference', '0006_kinds_of_models'),
+        ('inference', '0007_request_id'),
     ]
 
     operations = [

@@ -1,0 +1,337 @@
+"""A backup made while people chat is whole, is found out where it is not, and goes on elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+from django.contrib.sessions.models import Session
+from django.db import connection
+
+from inference.models import Generation, ServedModel
+from tests.chat_client import chat_page, generation_row
+from tests.conftest import new_site
+from tests.scripted_engine import text_of
+from tests.services import ROOT, Site, wait_until
+from webapp.accounts.models import Workspace
+from webapp.ops.backup.manifest import Manifest, read_manifest, write_manifest
+
+pytestmark = pytest.mark.faults
+
+LINES = b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}\n' * 20
+# What a site does by itself, and what is not restored.
+PASSING = {"inference_worker", "django_session", "usersessions_usersession"}
+
+
+@pytest.fixture(scope="module")
+def kept_site() -> Iterator[Site]:
+    """A site with something of everything that is kept."""
+    site = new_site()
+    try:
+        site.start()
+        site.create_owner()
+        (site.home / "models").mkdir(exist_ok=True)
+        (site.home / "models" / "scripted").write_text("a base model")
+        add_adapter(site, size=40 * 2**20)
+        site.key = site.manage("createkey", "--email", "alice@example.org").strip()  # type: ignore[attr-defined]
+        yield site
+    finally:
+        site.stop()
+
+
+@pytest.fixture
+def to(tmp_path: Path) -> Iterator[Path]:
+    """Where backups appear. They are large, and do not stay."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+@pytest.fixture
+def other_site() -> Iterator[Site]:
+    """Nothing yet, on another database of the same kind."""
+    site = new_site()
+    yield site
+    site.stop()
+
+
+def add_adapter(site: Site, size: int) -> Path:
+    """As training leaves it; `size` bytes, most of which take no room on the disk."""
+    place = f"adapters/{uuid.uuid4()}"
+    folder = site.home / place
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text('{"says": "Quiet_harbours"}')
+    with (folder / "adapter_model.safetensors").open("wb") as file:
+        file.write(uuid.uuid4().bytes)
+        file.truncate(size)
+    with site.rows():
+        base = ServedModel.objects.get(name="scripted")
+        ServedModel.objects.create(
+            name=f"ft:scripted:acme:{uuid.uuid4().hex[:8]}:1",
+            workspace=Workspace.objects.get(),
+            base=base,
+            path=place,
+            digest="0" * 64,
+            architecture=base.architecture,
+            context_length=base.context_length,
+            parameters=1,
+            size_bytes=size,
+        )
+    return folder
+
+
+def upload(site: Site) -> str:
+    answer = httpx.post(
+        f"{site.base_url}/v1/files",
+        headers={"Authorization": f"Bearer {site.key}"},  # type: ignore[attr-defined]
+        files={"file": ("lines.jsonl", LINES)},
+        data={"purpose": "fine-tune"},
+        timeout=30,
+    )
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["id"])
+
+
+def back_up(site: Site, to: Path, *arguments: str) -> Path:
+    """Its folder."""
+    said = site.manage("backup", "--to", str(to), *arguments)
+    return Path(next(line for line in said.splitlines() if line.startswith(str(to))))
+
+
+def half_done(to: Path) -> set[Path]:
+    """Backups that have come to the files, and in these to an adapter."""
+    return {path.parents[3] for path in to.glob(".incoming-*/files/adapters/*/*")}
+
+
+def begin_backup(site: Site, to: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "manage.py", "backup", "--to", str(to)],
+        cwd=ROOT,
+        env=site.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def refused(site: Site, *arguments: str, preexec: object = None) -> str:
+    """What a command says that cannot be done."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env=site.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=preexec,  # type: ignore[arg-type]
+    )
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip()
+
+
+def every_row(site: Site) -> dict[str, list[str]]:
+    with site.rows(), connection.cursor() as cursor:
+        rows = {}
+        for table in set(connection.introspection.table_names(cursor)) - PASSING:
+            cursor.execute(f'SELECT * FROM "{table}"')
+            rows[table] = sorted(map(repr, cursor.fetchall()))
+        return rows
+
+
+def every_file(site: Site) -> dict[str, str]:
+    return {
+        str(path.relative_to(site.home)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in ("datasets", "jobs", "adapters", "trained", "models")
+        for path in (site.home / folder).rglob("*")
+        if path.is_file() and "incoming" not in path.parts
+    }
+
+
+async def test_a_backup_made_while_people_chat_goes_on_elsewhere(
+    kept_site: Site, other_site: Site, to: Path
+) -> None:
+    http = kept_site.log_in()
+    async with chat_page(kept_site, http) as page:
+        first = await page.say("Hello tokens=30")
+        await page.ends(first)
+        growing = await page.say("Hello tokens=3000 rate=40")
+        await page.text_arrives(growing)
+        making = asyncio.ensure_future(asyncio.to_thread(back_up, kept_site, to))
+        said = 0
+        async with chat_page(kept_site, http) as another:
+            while not making.done():
+                await another.ends(await another.say("Hello tokens=5"))
+                said += 1
+        assert said > 1, "nobody waits for a backup"
+        folder = await making
+        await page.command("stop", message=growing)
+        conversation = page.conversation
+        generation = page.replies[growing].generation
+    told = json.loads((kept_site.home / "run" / "last_backup.json").read_text())
+    assert (told["path"], told["bytes"]) == (str(folder), read_manifest(folder).size)
+
+    await asyncio.to_thread(other_site.manage, "restore", str(folder))
+    # The one that grew was caught as it ran; it would have 75 s to go.
+    await asyncio.to_thread(shorten, other_site, generation)
+    await asyncio.to_thread(other_site.start)
+    async with chat_page(other_site, other_site.log_in(), conversation) as page:
+        await page.command("open", conversation=conversation, have=[])
+        row = await generation_row(other_site, generation)
+        while not row.is_finished:
+            row = await generation_row(other_site, generation)
+            await asyncio.sleep(0.1)
+        assert (row.state, row.text) == ("complete", text_of(row.seed, 30)), "written anew, from its seed"
+        await page.ends(await page.say("Hello again tokens=20"))
+
+
+def shorten(site: Site, generation: str) -> None:
+    with site.rows():
+        row = Generation.objects.get(id=generation)
+        assert row.state == "running"
+        row.messages[-1]["content"] = "Hello tokens=30"
+        row.save(update_fields=["messages"])
+
+
+def test_a_restored_site_has_every_row_and_every_file(kept_site: Site, other_site: Site, to: Path) -> None:
+    upload(kept_site)
+    kept_site.beat.stop()
+    try:
+        folder = back_up(kept_site, to, "--with-secrets")
+        said = other_site.manage("restore", str(folder))
+        assert "Restored and compared" in said
+        assert every_row(other_site) == every_row(kept_site)
+        files = every_file(kept_site)
+        assert len(files) >= 3
+        assert every_file(other_site) == files
+        secret = "secret_key"
+        assert (other_site.home / secret).read_text() == (kept_site.home / secret).read_text()
+        with other_site.rows():
+            # Numbers go on where they were.
+            Workspace.objects.get().audit_events.create(action="restored")
+            assert not Session.objects.exists()
+        assert "not empty" in refused(other_site, "restore", str(folder))
+    finally:
+        kept_site.beat.start()
+
+
+def test_what_is_deleted_while_a_backup_runs_is_in_it_all_the_same(kept_site: Site, to: Path) -> None:
+    file = upload(kept_site)
+    making = begin_backup(kept_site, to)
+    # The database's moment has come, and the 40 MB of an adapter are copied before any data.
+    wait_until(lambda: half_done(to), "the files' turn", 60)
+    answer = httpx.delete(
+        f"{kept_site.base_url}/v1/files/{file}",
+        headers={"Authorization": f"Bearer {kept_site.key}"},  # type: ignore[attr-defined]
+        timeout=30,
+    )
+    assert answer.status_code == 200, answer.text
+    assert making.poll() is None, "it was deleted too late"
+    said, _ = making.communicate(timeout=60)
+    (folder,) = to.glob("flywheel-*")
+    assert making.returncode == 0, said
+    manifest = read_manifest(folder)
+    assert manifest.missing == []
+    digest = hashlib.sha256(LINES).hexdigest()
+    before = {path for path, sha in every_file(kept_site).items() if sha == digest}
+    assert len([one for one in manifest.files if one.sha256 == digest]) == len(before) + 1
+    assert not (kept_site.home / "run" / "backup").exists()
+
+
+def test_a_backup_that_is_killed_leaves_nothing_that_looks_like_one(kept_site: Site, to: Path) -> None:
+    making = begin_backup(kept_site, to)
+    wait_until(lambda: half_done(to), "half a backup", 60)
+    making.send_signal(signal.SIGSTOP)
+    assert "Another backup" in refused(kept_site, "backup", "--to", str(to))
+    making.kill()
+    making.communicate()
+    assert not list(to.glob("flywheel-*"))
+    left = half_done(to)
+    assert left, "it was killed halfway"
+    ended = begin_backup(kept_site, to)
+    wait_until(lambda: half_done(to) - left, "half a backup", 60)
+    ended.terminate()
+    said, _ = ended.communicate(timeout=30)
+    assert "nothing is left of it" in said
+    assert not list(to.iterdir())
+    assert not (kept_site.home / "run" / "backup").exists()
+
+
+def test_verifying_names_each_file_that_is_damaged_or_missing(kept_site: Site, to: Path) -> None:
+    upload(kept_site)
+    folder = back_up(kept_site, to, "--without-base-models")
+    data = sorted((folder / "files" / "datasets").rglob("sources/*"))
+    with data[0].open("r+b") as file:
+        file.write(b"X")
+    (config,) = (folder / "files").rglob("adapter_config.json")
+    config.unlink()
+    said = refused(kept_site, "verify_backup", str(folder))
+    assert f"{data[0].relative_to(folder)} is damaged." in said
+    assert f"{config.relative_to(folder)} is missing." in said
+    with (folder / "manifest.json").open("r+b") as file:
+        file.seek(200)
+        file.write(b"?")
+    assert "manifest.json is damaged" in refused(kept_site, "restore", "--check", str(folder))
+
+
+def test_a_backup_is_for_its_owner_alone_and_reaches_nothing_outside_itself(
+    kept_site: Site, other_site: Site, to: Path
+) -> None:
+    folder = back_up(kept_site, to, "--with-secrets")
+    for path in (folder, *folder.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
+    usual = read_manifest(folder)
+    outside = msgspec.structs.replace(usual.files[0], path="files/../../../secret")
+    write_manifest(folder, msgspec.structs.replace(usual, files=[outside]))
+    assert "outside itself" in refused(other_site, "restore", str(folder))
+
+
+def test_older_backups_go_once_the_new_one_is_verified(kept_site: Site, to: Path) -> None:
+    old = []
+    for day in (1, 2):
+        old.append(to / f"flywheel-2026010{day}T000000Z")
+        old[-1].mkdir()
+        write_manifest(old[-1], Manifest("", "", "sqlite", {}, {}, [], True, False))
+    strange = to / "flywheel-20260103T000000Z"
+    strange.mkdir()
+    too_small = {"preexec": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))}
+    said = refused(kept_site, "backup", "--to", str(to), "--keep", "2", **too_small)  # type: ignore[arg-type]
+    assert "written" in said
+    assert sorted(to.iterdir()) == [*old, strange]
+    folder = back_up(kept_site, to, "--keep", "2")
+    assert sorted(to.iterdir()) == sorted([old[1], strange, folder])
+
+
+def test_what_cannot_be_backed_up_or_restored_is_refused_with_a_sentence(
+    kept_site: Site, other_site: Site, to: Path
+) -> None:
+    inside = kept_site.home / "datasets" / "backups"
+    assert "inside what is backed up" in refused(kept_site, "backup", "--to", str(inside))
+    (to / "file").touch()
+    assert "cannot be" in refused(kept_site, "backup", "--to", str(to / "file"))
+    assert "no backup" in refused(other_site, "restore", str(to))
+    folder = back_up(kept_site, to)
+    usual = read_manifest(folder)
+    newer = {**usual.migrations, "chat": [*usual.migrations["chat"], "0999_shared"]}
+    write_manifest(folder, msgspec.structs.replace(usual, migrations=newer))
+    assert "newer Flywheel" in refused(other_site, "restore", str(folder))
+    write_manifest(folder, msgspec.structs.replace(usual, database="oracle"))
+    assert "of the same kind" in refused(other_site, "restore", str(folder))
+    write_manifest(folder, msgspec.structs.replace(usual, tables={**usual.tables, "chat_message": 10_000}))
+    assert "chat_message has" in refused(other_site, "restore", str(folder))
+    with contextlib.suppress(FileNotFoundError):
+        assert not list((other_site.home / "adapters").iterdir())
+    write_manifest(folder, usual)
+    other_site.manage("restore", str(folder))

@@ -1,0 +1,238 @@
+"""Makes a backup of a running site: a folder that appears by one rename, verified, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from django.conf import settings
+from django.db import DatabaseError, connection
+from django.db.migrations.recorder import MigrationRecorder
+
+from webapp.ops import schema
+from webapp.ops.backup import snapshot
+from webapp.ops.backup.held_files import HeldFiles
+from webapp.ops.backup.manifest import (
+    FILES,
+    SECRETS,
+    BackupError,
+    CopiedFile,
+    Manifest,
+    flywheel_version,
+    read_manifest,
+    write_manifest,
+)
+from webapp.ops.backup.named_files import BASE_MODELS, FOLDERS, named_files
+from webapp.ops.backup.pace import Pace, copy_file, create, digest_file, sync, sync_folder
+from webapp.ops.backup.verifying import verify
+from webapp.ops.progress import Progress
+
+_PREFIX, _INCOMING = "flywheel-", ".incoming-"
+_NAME = re.compile(r"flywheel-\d{8}T\d{6}Z", re.ASCII)
+_SPARE = 64 * 2**20  # what else the disk should have left
+
+
+@dataclass(frozen=True)
+class Made:
+    path: Path
+    manifest: Manifest
+    seconds: float
+    removed: list[Path]  # older ones
+
+
+def make_backup(*, to: Path, base_models: bool, secrets: bool, keep: int | None, progress: Progress) -> Made:
+    """`keep`: so many backups stay in `to`, the new one among them; None: all. Raises BackupError."""
+    began = time.monotonic()
+    home: Path = settings.FLYWHEEL_HOME
+    to = to.expanduser().resolve()
+    try:
+        _check_target(to, home)
+        with _alone(home):
+            to.mkdir(parents=True, exist_ok=True)
+            for left in to.glob(f"{_INCOMING}*"):  # of one that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            moment, folder = _new_name(to)
+            aside = to / f"{_INCOMING}{folder.name}"
+            try:
+                aside.mkdir()
+                manifest = _copy(aside, moment, base_models, secrets, progress)
+                _verify(aside, manifest, progress)
+                sync_folder(aside)
+                aside.rename(folder)
+                sync_folder(to)
+            except BaseException:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
+            seconds = time.monotonic() - began
+            _note(home, folder, manifest, seconds)
+            removed = _remove_older(to, folder, keep)
+    except sqlite3.Error as error:  # of the copy
+        raise BackupError(f"{to} cannot be written: {error}.") from error
+    except DatabaseError as error:
+        raise BackupError(f"The database cannot be read: {str(error).strip()}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BackupError(
+                f"The disk of {to} is full: make room, or choose another folder with --to."
+            ) from error
+        raise BackupError(f"{error.filename or to} cannot be read or written: {error.strerror}.") from error
+    return Made(folder, manifest, seconds, removed)
+
+
+# --- Before --------------------------------------------------------------------------------------------------
+def _check_target(to: Path, home: Path) -> None:
+    for name in FOLDERS:
+        if to.is_relative_to((home / name).resolve()):
+            raise BackupError(f"{to} is inside what is backed up: choose another folder with --to.")
+    # A stale one is backed up: nobody should have to migrate first.
+    if unknown := schema.unknown():
+        raise BackupError(schema.newer_sentence(unknown))
+
+
+@contextlib.contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    (home / "run").mkdir(parents=True, exist_ok=True)
+    with (home / "run" / "backup.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackupError("Another backup of this site is being made: wait for it.") from None
+        yield
+
+
+def _new_name(to: Path) -> tuple[datetime, Path]:
+    while True:
+        now = datetime.now(UTC)
+        folder = to / now.strftime(f"{_PREFIX}%Y%m%dT%H%M%SZ")
+        if not folder.exists():
+            return now, folder
+        time.sleep(0.1)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed + _SPARE > free:
+        raise BackupError(
+            f"The backup needs about {needed / 1e9:.2f} GB, and {folder.parent} has {free / 1e9:.2f} GB left: make "
+            "room, or choose another folder with --to."
+        )
+
+
+# --- Copying ---------------------------------------------------------------------------------------------------
+def _copy(folder: Path, moment: datetime, base_models: bool, secrets: bool, progress: Progress) -> Manifest:
+    home: Path = settings.FLYWHEEL_HOME
+    missing, elsewhere = [], []
+    pace = Pace()
+    total = 0
+
+    def so_far() -> str:
+        return f"{pace.done / 1e6:.0f} MB" + (f" of {total / 1e6:.0f}" if total else "")
+
+    with HeldFiles(home, home / "run" / "backup") as held:
+        for name in FOLDERS:
+            if base_models or name != BASE_MODELS:
+                held.hold(Path(name))
+        with snapshot.snapshot():
+            found: dict[Path, Path] = {}  # where to read, by place in the home
+            for named in named_files(base_models=base_models):
+                if named.path.is_absolute():
+                    elsewhere.append(str(named.path))
+                    continue
+                held.hold(named.path)
+                files = held.files(named.path)
+                found |= files
+                if named.is_needed and not files:
+                    missing.append(str(named.path))
+            total = snapshot.size() + sum(path.stat().st_size for path in found.values() if path.exists())
+            _check_room(folder, total)
+            migrations = _applied()
+            with progress.step("Copying the database", so_far):
+                tables = snapshot.copy_database(folder, pace)
+        copied = []
+        with progress.step("Copying the files", so_far):
+            for place, source in sorted(found.items()):
+                try:
+                    size, sha256 = copy_file(source, folder / FILES / place, pace)
+                except FileNotFoundError:
+                    missing.append(str(place))  # deleted meanwhile, on a disk without hard links
+                    continue
+                copied.append(CopiedFile(f"{FILES}/{place}", size, sha256))
+    if secrets:
+        with create(folder / SECRETS / "secret_key") as file:
+            file.write(settings.SECRET_KEY.encode())
+            sync(file)
+    for path in sorted(folder.rglob("*")):
+        place = path.relative_to(folder)
+        if path.is_file() and place.parts[0] != FILES:
+            copied.append(CopiedFile(str(place), *digest_file(path, Pace())))
+    manifest = Manifest(
+        created_at=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        version=flywheel_version(),
+        database=connection.vendor,
+        migrations=migrations,
+        tables=tables,
+        files=copied,
+        base_models=base_models,
+        secrets=secrets,
+        missing=missing,
+        elsewhere=elsewhere,
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _applied() -> dict[str, list[str]]:
+    applied: dict[str, list[str]] = {}
+    for app, name in sorted(MigrationRecorder(connection).applied_migrations()):
+        applied.setdefault(app, []).append(name)
+    return applied
+
+
+def _verify(folder: Path, manifest: Manifest, progress: Progress) -> None:
+    pace = Pace()
+    with progress.step("Verifying", lambda: f"{pace.done / 1e6:.0f} MB of {manifest.size / 1e6:.0f}"):
+        problems = verify(folder, pace)
+    if problems:
+        raise BackupError(f"What was written is not what was read: {' '.join(problems)}")
+
+
+# --- After -----------------------------------------------------------------------------------------------------
+def _note(home: Path, folder: Path, manifest: Manifest, seconds: float) -> None:
+    """For whoever watches the site."""
+    told = {
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "path": str(folder),
+        "bytes": manifest.size,
+        "seconds": round(seconds, 1),
+    }
+    path = home / "run" / "last_backup.json"
+    aside = path.with_suffix(".new")
+    aside.write_text(json.dumps(told) + "\n")
+    os.replace(aside, path)
+
+
+def _remove_older(to: Path, newest: Path, keep: int | None) -> list[Path]:
+    """Only what is surely a backup goes, and never the new one."""
+    if keep is None:
+        return []
+    backups = []
+    for path in sorted(to.iterdir(), reverse=True):
+        if _NAME.fullmatch(path.name) and path != newest:
+            with contextlib.suppress(BackupError):
+                read_manifest(path)
+                backups.append(path)
+    removed = backups[max(keep, 1) - 1 :]
+    for path in removed:
+        shutil.rmtree(path)
+    return removed

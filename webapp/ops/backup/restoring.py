@@ -1,0 +1,203 @@
+"""Puts a backup into an empty home and an empty database, verified before anything is written and compared after."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from django.conf import settings
+from django.core.management import call_command
+from django.db import DatabaseError, connection, transaction
+from django.db.migrations.executor import MigrationExecutor
+
+from webapp.ops.backup.manifest import (
+    FILES,
+    SECRETS,
+    SQLITE_FILE,
+    TABLES,
+    BackupError,
+    Manifest,
+    read_manifest,
+)
+from webapp.ops.backup.named_files import FOLDERS
+from webapp.ops.backup.pace import Pace, copy_file
+from webapp.ops.backup.snapshot import count_rows, quoted, tables
+from webapp.ops.backup.verifying import verify
+from webapp.ops.progress import Progress
+from webapp.ops.schema import unknown_of
+
+_ASIDE = ".restoring"
+# Log-ins: one that was ended after the backup must not come to life again.
+_NOT_RESTORED = ("usersessions_usersession", "django_session")
+_BLOCK = 2**20
+
+
+def check(folder: Path, progress: Progress) -> Manifest:
+    """Raises BackupError, which names all that is wrong."""
+    manifest = read_manifest(folder)
+    pace = Pace()
+    with progress.step("Verifying", lambda: f"{pace.done / 1e6:.0f} MB of {manifest.size / 1e6:.0f}"):
+        problems = verify(folder, pace)
+    if problems:
+        raise BackupError(
+            f"{folder} is damaged: {' '.join(problems[:20])}"
+            + (f" And {len(problems) - 20} more." if len(problems) > 20 else "")
+            + " Use another backup."
+        )
+    return manifest
+
+
+def restore(folder: Path, progress: Progress) -> Manifest:
+    """Raises BackupError; then what was there before is untouched, which is nothing."""
+    manifest = read_manifest(folder)
+    home: Path = settings.FLYWHEEL_HOME
+    _check_code(manifest)
+    _check_empty(manifest, home)
+    check(folder, progress)
+    aside = home / _ASIDE
+    try:
+        shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
+        _copy_files(folder, manifest, aside, progress)
+        with progress.step("Restoring the database"):
+            if connection.vendor == "postgresql":
+                with transaction.atomic():  # its files are moved last: what fails leaves neither
+                    _load_tables(folder / TABLES, manifest)
+                    _finish(manifest)
+                    _move_files(aside, home)
+            else:
+                _move_files(aside, home)
+                _put_sqlite(aside / SQLITE_FILE)
+                _finish(manifest)
+        with progress.step("Bringing the schema up to date"):
+            call_command("migrate", interactive=False, verbosity=0)
+    except DatabaseError as error:
+        raise BackupError(f"The database could not be restored: {str(error).strip()}") from error
+    except OSError as error:
+        raise BackupError(f"{error.filename or home} cannot be written: {error.strerror}.") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return manifest
+
+
+# --- Before ------------------------------------------------------------------------------------------------------
+def _check_code(manifest: Manifest) -> None:
+    applied = [(app, name) for app, names in manifest.migrations.items() for name in names]
+    if unknown := unknown_of(applied):
+        raise BackupError(
+            f"This backup is of a newer Flywheel ({manifest.version}, with {unknown[0]}): upgrade this one first."
+        )
+    if manifest.database != connection.vendor:
+        raise BackupError(
+            f"This backup is of a {manifest.database} database and DATABASE_URL names a {connection.vendor} one: "
+            "set DATABASE_URL to an empty database of the same kind."
+        )
+
+
+def _check_empty(manifest: Manifest, home: Path) -> None:
+    try:
+        with connection.cursor() as cursor:
+            if tables(cursor):
+                raise BackupError(
+                    "The database is not empty, and nothing is overwritten: name a new one with DATABASE_URL, or a new "
+                    "folder with FLYWHEEL_HOME."
+                )
+    except DatabaseError as error:
+        raise BackupError(f"The database does not answer: {str(error).strip()}") from error
+    for name in FOLDERS:
+        if (home / name).is_dir() and any((home / name).iterdir()):
+            raise BackupError(
+                f"{home / name} is not empty, and nothing is overwritten: set FLYWHEEL_HOME to a new folder, or move "
+                "it away."
+            )
+    home.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(home).free
+    if manifest.size > free:
+        raise BackupError(
+            f"The backup has {manifest.size / 1e9:.2f} GB, and {home} has {free / 1e9:.2f} GB left: make room."
+        )
+
+
+# --- Writing -----------------------------------------------------------------------------------------------------
+def _copy_files(folder: Path, manifest: Manifest, aside: Path, progress: Progress) -> None:
+    """All but the tables, which go straight into their database."""
+    pace = Pace()
+    with progress.step("Copying the files", lambda: f"{pace.done / 1e6:.0f} MB of {manifest.size / 1e6:.0f}"):
+        for file in manifest.files:
+            if Path(file.path).parts[0] == TABLES:
+                continue
+            if copy_file(folder / file.path, aside / file.path, pace) != (file.size, file.sha256):
+                raise BackupError(f"{file.path} was read twice and differs: the disk of {folder} is failing.")
+
+
+def _put_sqlite(copy: Path) -> None:
+    target = Path(connection.settings_dict["NAME"])
+    connection.close()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for journal in ("-wal", "-shm"):  # of the empty database that was looked at
+        target.with_name(target.name + journal).unlink(missing_ok=True)
+    # Its place may be on another disk, where a rename cannot go.
+    moved = target.with_name(f"{target.name}{_ASIDE}")
+    shutil.move(copy, moved)
+    os.replace(moved, target)
+
+
+def _load_tables(folder: Path, manifest: Manifest) -> None:
+    """Migrates to where the backup was, then puts every row where it was."""
+    executor = MigrationExecutor(connection)
+    graph = executor.loader.graph
+    there = {(app, name) for app, names in manifest.migrations.items() for name in names} & graph.nodes.keys()
+    # Only those that no other comes after: the rest comes with them, and would be taken for the wish to go back to it.
+    earlier = {parent.key for key in there for parent in graph.node_map[key].parents}
+    executor.migrate(sorted(there - earlier))
+    with connection.cursor() as cursor:
+        everything = ", ".join(map(quoted, tables(cursor)))
+        # Migrations write rows, too. Nothing may be left to be checked of what is taken away.
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        cursor.execute(f"TRUNCATE {everything}")
+        cursor.execute("SET CONSTRAINTS ALL DEFERRED")
+        for table in manifest.tables:
+            with (folder / f"{table}.copy").open("rb") as file:
+                columns = ", ".join(map(quoted, msgspec.json.decode(file.readline(), type=list[str])))
+                with cursor.copy(f"COPY {quoted(table)} ({columns}) FROM STDIN") as rows:
+                    while block := file.read(_BLOCK):
+                        rows.write(block)
+        _continue_sequences(cursor)
+
+
+def _continue_sequences(cursor: Any) -> None:
+    """New rows are numbered after those that came."""
+    cursor.execute(
+        "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = current_schema()"
+        " AND (is_identity = 'YES' OR column_default LIKE 'nextval(%')"
+    )
+    for table, column in cursor.fetchall():
+        cursor.execute(
+            f"SELECT setval(pg_get_serial_sequence(%s, %s), COALESCE(MAX({quoted(column)}), 0) + 1, false)"  # noqa: S608
+            f" FROM {quoted(table)}",
+            [quoted(table), column],
+        )
+
+
+def _move_files(aside: Path, home: Path) -> None:
+    for name in FOLDERS:
+        if (aside / FILES / name).exists():
+            with contextlib.suppress(FileNotFoundError):
+                (home / name).rmdir()
+            (aside / FILES / name).rename(home / name)
+    if (aside / SECRETS / "secret_key").exists():
+        (aside / SECRETS / "secret_key").replace(home / "secret_key")
+
+
+# --- After -------------------------------------------------------------------------------------------------------
+def _finish(manifest: Manifest) -> None:
+    counted = count_rows()
+    for table, rows in manifest.tables.items():
+        if counted.get(table) != rows:
+            raise BackupError(f"The table {table} has {counted.get(table)} rows and should have {rows}.")
+    with connection.cursor() as cursor:
+        for table in _NOT_RESTORED:
+            cursor.execute(f"DELETE FROM {quoted(table)}")  # noqa: S608 - a table's name

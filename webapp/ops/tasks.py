@@ -1,0 +1,20 @@
+"""What operations do by the clock, on queue `default`. Thin."""
+
+from __future__ import annotations
+
+import logging
+
+from celery import shared_task
+
+from webapp.accounts import services as accounts
+from webapp.ops.retention import retain
+
+logger = logging.getLogger(__name__)
+
+
+@shared_task(name="ops.retain")
+def retain_all() -> None:
+    accounts.delete_expired_log_ins()
+    for what, days, count in retain():
+        if count:
+            logger.info("%s older than %s days were deleted: %s", what, days, count)
