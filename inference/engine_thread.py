@@ -17,7 +17,7 @@ from django.db import Error as DatabaseFailure
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from inference import services, worker_metrics
+from inference import local_models, worker_metrics
 from inference.emission import NewText, Publisher
 from inference.engine import allocator
 from inference.engine.interface import EngineBusy, EngineError, EngineFigures, StepOutput
@@ -26,8 +26,10 @@ from inference.extras import logprob_items, packed_vector
 from inference.finisher import BROKE, Finisher
 from inference.lease import Lease, database_work
 from inference.model_finder import ModelFinder
-from inference.models import Worker
+from inference.models import ServedModel, Worker
 from inference.running import Running
+from inference.serving import Serving, chosen, whole_models, without_ready_worker
+from webapp.core.errors import UserError
 from webapp.core.interpreter import settle
 from webapp.core.request_ids import on_behalf_of
 
@@ -60,6 +62,7 @@ class EngineThread:
         self._lease, self._publisher, self._finisher = lease, publisher, finisher
         self._stopping, self._load_path, self._give_up = stopping, load, give_up
         self.loaded = threading.Event()  # the engine is there, or known not to come
+        self._serving: Serving | None = None  # once it is registered
         self._broken = False
         self._engines = Engines(settings.INFERENCE_MAX_MODELS)
         self._finder = ModelFinder(
@@ -89,9 +92,20 @@ class EngineThread:
         else:
             self._finder.wait(running)
 
-    def claimable(self) -> list[int] | None:
-        """See ModelFinder."""
-        return self._finder.claimable()
+    def may_claim(self, whole: int) -> bool:
+        """Whether a generation may be claimed for this whole model now."""
+        return self._serving is not None and self._serving.includes(whole) and self._finder.may_claim(whole)
+
+    @property
+    def wanted(self) -> list[int]:
+        """The whole models whose generations this worker should hear of now."""
+        if self._serving is None or not self.loaded.is_set():
+            return []
+        served = self._serving.models if self._serving.models is not None else whole_models()
+        if self._engines.default is None:
+            # It can only say what is wrong: others may do better.
+            return without_ready_worker(served)
+        return [model for model in served if self._finder.may_claim(model)]
 
     def figures(self) -> tuple[EngineFigures, dict[str, int]]:
         """See Engines."""
@@ -178,7 +192,11 @@ class EngineThread:
     def _register(self) -> bool:
         try:
             with database_work():
-                self._lease.register()
+                try:
+                    serves = chosen().models
+                except UserError:  # `_load` says it
+                    serves = None
+                self._lease.register(serves)
         except DatabaseFailure as error:
             logger.warning("no lease yet, trying again: %s", error)
             return False
@@ -188,19 +206,29 @@ class EngineThread:
         assert self._lease.worker is not None
         with database_work():
             try:
-                model = services.default_model()
-                started = time.monotonic()
-                engine = import_string(self._load_path)(model)
+                self._serving = chosen()
+                self._lease.worker.serves = self._serving.models
+                resident = self._made_resident(self._serving.resident)
             except Exception as error:  # whatever is wrong with a model, the process stays up and says so
-                known = isinstance(error, EngineError | services.UserError)
+                known = isinstance(error, EngineError | UserError)
                 if str(error) not in self._lease.worker.error:  # said once, not with every try
                     logger.error("the model cannot be loaded: %s", error, exc_info=not known)
                 said = str(error) if known else f"{type(error).__name__}: {error}"
                 self._lease.report(Worker.State.BROKEN, error=said)
             else:
-                self._engines.add(Resident(model, engine), default=True)
-                logger.info("model %s is loaded, in %.1f s", model.name, time.monotonic() - started)
-                self._lease.report(Worker.State.READY, model=model.name)
+                self._engines.add(resident, default=True)
+                self._lease.report(Worker.State.READY, model=resident.model.name)
+
+    def _made_resident(self, model: ServedModel) -> Resident:
+        files = local_models.hold(model, self._stopping.is_set)
+        started = time.monotonic()
+        try:
+            engine = import_string(self._load_path)(model)
+        except BaseException:
+            files.release()
+            raise
+        logger.info("model %s is loaded, in %.1f s", model.name, time.monotonic() - started)
+        return Resident(model, engine, files)
 
     def _refuse_for_a_while(self) -> None:
         """Without a model every reply fails with the reason; now and then the model is tried again, since the way

@@ -17,6 +17,7 @@ from inference.adapters import Adapters
 from inference.engine import allocator
 from inference.engine.interface import Engine, EngineFigures
 from inference.models import ServedModel
+from webapp.core.content_cache import Held
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Resident:
 
     model: ServedModel
     engine: Engine
+    files: Held  # stay on this host as long as it is there
     adapters: Adapters = field(init=False)
     holders: int = 0  # generations that are prepared for it or run in it
     is_leaving: bool = False  # takes nobody more, so that others come to have their turn
@@ -208,3 +210,4 @@ def _end(resident: Resident) -> None:
         resident.engine.close()
     except Exception:
         logger.exception("the engine of %s did not end as it should", resident.model.name)
+    resident.files.release()

@@ -39,8 +39,9 @@ class Lease:
         self.worker: Worker | None = None
         self.registered = threading.Event()
 
-    def register(self) -> None:
-        """A new lease. Those of this machine's dead workers end now, so that nobody waits for them to run out."""
+    def register(self, serves: list[int] | None) -> None:
+        """A new lease, of a worker that `serves` these whole models (None: any). Those of this machine's dead workers
+        end now, so that nobody waits for them to run out."""
         hostname, pid = socket.gethostname(), os.getpid()
         dead = [
             worker.id
@@ -50,7 +51,7 @@ class Lease:
         if dead:
             services.end_lease(worker_ids=dead)
             services.reap()
-        self.worker = services.register_worker(hostname=hostname, pid=pid)
+        self.worker = services.register_worker(hostname=hostname, pid=pid, serves=serves)
         self.registered.set()
 
     def report(self, state: Worker.State, *, model: str = "", error: str = "") -> None:
@@ -75,7 +76,7 @@ class Lease:
         if services.renew_lease(worker=worker):
             return
         logger.error("nobody has heard of this worker for long: it starts a new lease")
-        fresh = services.register_worker(hostname=worker.hostname, pid=worker.pid)
+        fresh = services.register_worker(hostname=worker.hostname, pid=worker.pid, serves=worker.serves)
         fresh.state, fresh.model, fresh.error = worker.state, worker.model, worker.error
         services.renew_lease(worker=fresh)
         self.worker = fresh

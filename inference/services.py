@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ from inference import usage
 from inference.extras import Extras
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
+from inference.serving import ABSENT_AFTER, Workers, not_served, refuse_unserved, whole_models
+from inference.serving import default_model as default_model
 from inference.signals import generation_ended
 from inference.stream import Append, Event, TokenLog, encode_event, text_of
 from inference.task_messages import queue_key, task_message
@@ -40,7 +42,9 @@ _ended = Counter(
     "flywheel_generations_ended", "Generations that ended, by how.", ["state"], registry=metrics.registry
 )
 State = Generation.State
-_TASK, _QUEUE = "inference.generate", "generate"
+_TASK = "inference.generate"
+# Of all inference workers; nothing of ours is sent to it. That of a whole model is QUEUE.ID.
+QUEUE = "generate"
 
 _token_log: TokenLog | None = None
 
@@ -51,16 +55,6 @@ def token_log() -> TokenLog:
     if _token_log is None:
         _token_log = TokenLog()
     return _token_log
-
-
-def default_model() -> ServedModel:
-    """The model conversations use. Raises UserError `no_model` where none is installed."""
-    found = sql.instances(ServedModel, "SELECT * FROM inference_servedmodel WHERE is_default")
-    if not found:
-        raise UserError(
-            "no_model", "No model is installed yet. Ask the person who runs this site to add one.", status=503
-        )
-    return found[0]  # a constraint sees to it that there is only one
 
 
 class Prompt(NamedTuple):
@@ -87,7 +81,8 @@ def start_generation(
     """Records a generation and sends its task when the surrounding transaction commits.
 
     One of `messages` and `prompt` is given. The choices of one call share `call_id` and `seed`.
-    Raises UserError `busy` (503, with Retry-After) where more is queued than this site takes on.
+    Raises UserError, both 503 with Retry-After: `busy` where more is queued than this site takes on, `model_not_served`
+    where workers are there and none serves this model.
     """
     generation = Generation(
         workspace=workspace,
@@ -192,6 +187,7 @@ def _record(generations: list[Generation]) -> None:
             status=503,
             retry_after=5,
         )
+    refuse_unserved({generation.model for generation in generations})
     now, request_id = clock.now(), current_request_id()
     for generation in generations:
         generation.deadline = now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS)
@@ -205,19 +201,53 @@ def _send(generations: list[Generation]) -> None:
     ids = [str(generation.id) for generation in generations]
     # Of a call with a thousand texts, one line, and the first few.
     events.info("generations_queued", generations=ids[:10], count=len(ids), purpose=generations[0].purpose)
-    send_tasks(*ids)
+    send_tasks([Task(str(generation.id), generation.model.whole_id) for generation in generations])
 
 
-def send_tasks(*generation_ids: UUID | str) -> None:
+class Task(NamedTuple):
+    """Says that one more generation waits for a whole model, or an adapter to it."""
+
+    generation: str
+    model: int
+
+
+def queue_of(model: int) -> str:
+    """The queue of tasks for a whole model."""
+    return f"{QUEUE}.{model}"
+
+
+def queues() -> list[str]:
+    """All queues of generations' tasks."""
+    return [QUEUE, *map(queue_of, whole_models())]
+
+
+def send_tasks(tasks: Sequence[Task]) -> None:
     """Tells the workers; if the broker is away the rows stay queued and the reaper sends them later."""
-    messages = [task_message(_TASK, [str(id_)], _QUEUE) for id_ in generation_ids]
+    messages: dict[str, list[bytes]] = {}
+    for task in tasks:
+        queue = queue_of(task.model)
+        arguments: list[str | int] = [task.generation, task.model]
+        messages.setdefault(queue_key(queue), []).append(task_message(_TASK, arguments, queue))
     try:
-        token_log().connection.lpush(queue_key(_QUEUE), *messages)
+        for key, waiting in messages.items():
+            token_log().connection.lpush(key, *waiting)
     except RedisError as error:
-        logger.warning("tasks of generations %s not sent, the reaper will: %s", generation_ids, error)
+        logger.warning("tasks of generations not sent, the reaper will: %s: %s", tasks, error)
 
 
-def next_queued(*, models: list[int] | None = None) -> UUID | None:
+def task_of(generation_id: UUID | str) -> Task | None:
+    """None where there is no such generation any more."""
+    rows = Generation.objects.filter(id=generation_id).values_list("model_id", "model__base_id")
+    return next((Task(str(generation_id), base or model) for model, base in rows), None)
+
+
+def _send_again(generation_id: UUID) -> None:
+    task = task_of(generation_id)
+    if task is not None:
+        send_tasks([task])
+
+
+def next_queued(*, models: Collection[int] | None = None) -> UUID | None:
     """Whose turn it is: the oldest of the workspace with the fewest running, and a reply before a title.
 
     `models`: only of those with one of these, or with an adapter to one.
@@ -257,7 +287,7 @@ def release_generation(*, generation: Generation) -> bool:
         id=generation.id, state=State.RUNNING, attempt=generation.attempt
     ).update(state=State.QUEUED, worker=None, sent_at=now)
     if released:
-        send_tasks(generation.id)
+        _send_again(generation.id)
     return bool(released)
 
 
@@ -386,8 +416,11 @@ def _end(
 # --- workers and what they leave behind ------------------------------------------------------------------------
 
 
-def register_worker(*, hostname: str, pid: int) -> Worker:
-    return Worker.objects.create(hostname=hostname, pid=pid, lease_expires_at=clock.now() + _lease())
+def register_worker(*, hostname: str, pid: int, serves: list[int] | None) -> Worker:
+    """`serves`: whole models; None: any."""
+    return Worker.objects.create(
+        hostname=hostname, pid=pid, serves=serves, lease_expires_at=clock.now() + _lease()
+    )
 
 
 def renew_lease(*, worker: Worker) -> bool:
@@ -396,7 +429,12 @@ def renew_lease(*, worker: Worker) -> bool:
     One that ran out is renewed as well. Who was thought dead meanwhile has lost those generations that were handed
     over, by their attempt, and keeps the others: so nothing is interrupted by a clock that was set.
     """
-    said = {"state": worker.state, "model": worker.model, "error": worker.error}
+    said = {
+        "state": worker.state,
+        "model": worker.model,
+        "serves": worker.serves,
+        "error": worker.error,
+    }
     return bool(Worker.objects.filter(id=worker.id).update(lease_expires_at=clock.now() + _lease(), **said))
 
 
@@ -424,6 +462,7 @@ def reap() -> None:
             error_code="deadline_exceeded",
             error_message="No model worker was free in time. Try again in a moment.",
         )
+    _end_unserved(now)
     _resend_lost(now)
     Worker.objects.filter(lease_expires_at__lt=now - timedelta(days=1)).delete()
 
@@ -455,7 +494,7 @@ def _recover_orphans(now: datetime) -> None:
         elif generation.cancel_requested:
             end_unclaimed(generation=generation, state=State.CANCELLED)
         else:
-            send_tasks(generation.id)
+            _send_again(generation.id)
 
 
 MAX_CRASHES = 3
@@ -464,11 +503,36 @@ _LOST_AFTER, _SURELY_LOST_AFTER = timedelta(seconds=4), timedelta(seconds=120)
 
 
 def _resend_lost(now: datetime) -> None:
-    lost_after = _SURELY_LOST_AFTER if queue_length() else _LOST_AFTER
-    stuck = Generation.objects.filter(state=State.QUEUED, sent_at__lt=now - lost_after)
-    for generation_id in list(stuck.values_list("id", flat=True)[:1000]):
-        if Generation.objects.filter(id=generation_id, state=State.QUEUED).update(sent_at=now):
-            send_tasks(generation_id)
+    queued = Generation.objects.filter(state=State.QUEUED)
+    stuck = queued.filter(sent_at__lt=now - _LOST_AFTER).values_list(
+        "id", "model_id", "model__base_id", "sent_at"
+    )
+    has_tasks: dict[int, bool] = {}
+    for generation_id, model, base, sent_at in list(stuck[:1000]):
+        task = Task(str(generation_id), base or model)
+        if task.model not in has_tasks:
+            has_tasks[task.model] = queue_length(task.model) > 0
+        if has_tasks[task.model] and sent_at > now - _SURELY_LOST_AFTER:
+            continue
+        if queued.filter(id=generation_id).update(sent_at=now):
+            send_tasks([task])
+
+
+def _end_unserved(now: datetime) -> None:
+    """What waits for a model that nobody serves any more. Where the site has just started, others are yet to come."""
+    workers = Workers()
+    if not workers.have_settled:
+        return
+    queued = Generation.objects.filter(state=State.QUEUED, created_at__lt=now - ABSENT_AFTER)
+    for generation in queued.select_related("model").order_by("created_at")[:1000]:
+        if not workers.serve(generation.model.whole_id):
+            refusal = not_served(generation.model)
+            end_unclaimed(
+                generation=generation,
+                state=State.FAILED,
+                error_code=refusal.code,
+                error_message=refusal.message,
+            )
 
 
 # What was judged is read at once by the page that asked, which then deletes it, unless its process died first.
@@ -482,6 +546,6 @@ def forget_unread() -> None:
     delete_generations(ids=list(ids[:1000]))
 
 
-def queue_length() -> int:
-    """Tasks in the broker's generate queue. Raises redis.RedisError."""
-    return token_log().connection.llen(queue_key(_QUEUE))
+def queue_length(model: int) -> int:
+    """Tasks in the broker that wait for a whole model. Raises redis.RedisError."""
+    return token_log().connection.llen(queue_key(queue_of(model)))

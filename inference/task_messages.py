@@ -26,7 +26,7 @@ def queue_key(queue: str) -> str:
     return f"{settings.CELERY_BROKER_TRANSPORT_OPTIONS.get('global_keyprefix', '')}{queue}"
 
 
-def task_message(task: str, arguments: Sequence[str], queue: str) -> bytes:
+def task_message(task: str, arguments: Sequence[str | int], queue: str) -> bytes:
     """A message to be pushed to the left of `queue_key(queue)`."""
     id_ = str(uuid.uuid4())
     return _encode(

@@ -91,9 +91,14 @@ class WorkerHost:
             load=settings.INFERENCE_ENGINE,
             give_up=give_up or _end_process,
         )
-        self._keeper = Keeper(self.lease, self._slots, self._engine.stop_generation)
+        self._keeper = Keeper(self.lease, self._slots, self._engine.stop_generation, self.loaded)
         # One thread at a time looks whose turn it is: all would find the same row, and all but one claim it in vain.
         self._claiming = threading.Lock()
+
+    @property
+    def wanted(self) -> list[int]:
+        """The whole models whose tasks this worker should get now."""
+        return [] if self.leaving.is_set() else self._engine.wanted
 
     @property
     def loaded(self) -> threading.Event:
@@ -104,10 +109,11 @@ class WorkerHost:
         """See Engines. Any thread may call it."""
         return self._engine.figures()
 
-    def start(self) -> None:
+    def start(self, subscribe: Callable[[], bool] = lambda: True) -> None:
+        """`subscribe` sees to it that tasks of `wanted` come, and says whether they do; it is called on and on."""
         self.publisher.start()
         self._engine.start()
-        self._keeper.start()
+        self._keeper.start(subscribe)
 
     def stop(self) -> None:
         """Ends what it runs within STOP_GRACE_SECONDS, hands the rest to other workers, which continue from the log,
@@ -134,12 +140,16 @@ class WorkerHost:
             self.lease.end()
 
     # --- Celery's threads -----------------------------------------------------------------------------------
-    def run(self, generation_id: str) -> None:
-        """Claims whose turn it is and hands it to the engine thread; waits while the engine is full.
+    def run(self, generation_id: str, whole: int | None = None) -> None:
+        """Claims whose turn it is of those that wait for this whole model, or where none is said, for that of
+        `generation_id`, and hands it to the engine thread; waits while the engine is full.
 
         There is a task for each generation that waits, this one for `generation_id`: they say how many are to be
         claimed, not which, or whoever sends many would hold up everybody who comes later.
         """
+        task = services.task_of(generation_id) if whole is None else services.Task(generation_id, whole)
+        if task is None:
+            return
         while not (self.loaded.wait(0.2) or self.leaving.is_set()):
             pass
         placed = False
@@ -151,13 +161,13 @@ class WorkerHost:
             placed = False
         if not placed:
             # The row is still queued: give the task back so that another worker need not wait for the reaper.
-            services.send_tasks(generation_id)
+            services.send_tasks([task])
             return
         holder = generation_id
         try:
             generation = None
             with self._claiming:
-                while generation is None and (turn := self._next_queued()) is not None:
+                while generation is None and (turn := self._next_queued(task.model)) is not None:
                     self._slots.pass_on(holder, to=str(turn))
                     holder = str(turn)
                     generation = self._claim(holder)
@@ -170,8 +180,8 @@ class WorkerHost:
         else:
             self._engine.put(running)
 
-    def _next_queued(self) -> UUID | None:
-        return services.next_queued(models=self._engine.claimable())
+    def _next_queued(self, whole: int) -> UUID | None:
+        return services.next_queued(models=[whole]) if self._engine.may_claim(whole) else None
 
     def _claim(self, generation_id: str) -> Generation | None:
         """None where another worker was faster."""

@@ -6,13 +6,16 @@ ended, with all of it gone, before the row says so: whoever claims the job next 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from django.conf import settings
@@ -21,12 +24,14 @@ from django.db import close_old_connections, transaction
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
+from inference import local_models
+from inference.local_models import NotHere
 from training import job_life, storage, tail
 from training.datasets.frozen import check_files, read_manifest
 from training.datasets.problems import DataError
 from training.knobs import trainer_task
 from training.models import Checkpoint, Job, ResultFile
-from training.publishing import publish, publish_checkpoints
+from training.publishing import publish, publish_checkpoints, send_ahead, uploads_of
 from training.results import write_results
 from training.trainer.failures import TrainingFailure
 from training.trainer_limits import Passed, TrainerLimits
@@ -35,6 +40,7 @@ from webapp.core.errors import UserError
 from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 State, Wish = Job.State, Job.Wish
 
 # Set when this worker is told to end.
@@ -64,6 +70,7 @@ def run_next() -> None:
     """Does the job whose turn it is, if one waits."""
     if stopping.is_set():
         return  # the reaper sends the task again
+    local_models.forget_removed()
     job = job_life.claim_next()
     if job is not None:
         Supervision(job).run()
@@ -117,7 +124,13 @@ class Supervision:
         job, folder = self._job, self._folder
         end_left(str(job.id))
         folder.mkdir(parents=True, exist_ok=True)
-        spec = self._write_spec(self._checked_data())
+        data = self._checked_data()
+        with self._base_here():
+            return self._train_on(data)
+
+    def _train_on(self, data: Path) -> str:
+        job, folder = self._job, self._folder
+        spec = self._write_spec(data)
         if not job_life.begin(job):
             raise Lost
         tail.begin(job, folder)
@@ -172,6 +185,34 @@ class Supervision:
         check_files(folder, manifest, beat)
         return folder
 
+    @contextlib.contextmanager
+    def _base_here(self) -> Iterator[None]:
+        """The base's files are on this host meanwhile. Raises TrainingFailure."""
+        base = self._job.base
+        if base is None:
+            yield
+            return
+        try:
+            held = self._meanwhile(lambda: local_models.hold(base, lambda: bool(self._asked)))
+        except NotHere as error:
+            if self._asked:
+                raise Asked from error
+            raise TrainingFailure("model", f"{base.name} cannot be used. {error}") from error
+        with held:
+            if self._asked:
+                raise Asked
+            yield
+
+    def _meanwhile(self, work: Callable[[], T]) -> T:
+        """Does what may take minutes, as large files on their way do, and keeps the job alive. Raises Lost, and what
+        `work` raises."""
+        with ThreadPoolExecutor(1, thread_name_prefix="transfer") as thread:
+            doing = thread.submit(work)
+            while not doing.done():
+                wait([doing], _TICK)
+                self._look()
+            return doing.result()
+
     def _write_spec(self, dataset: Path) -> Path:
         job = self._job
         spec: dict[str, Any] = {**job.spec, **trainer_task(job.task)}
@@ -223,6 +264,9 @@ class Supervision:
         evaluation = self._folder / "evaluation.json"
         judged = json.loads(evaluation.read_bytes()) if evaluation.exists() else None
         tokens, size = write_results(job)
+        if job.search_id is None:
+            uploads = uploads_of(job, self._folder)
+            self._meanwhile(lambda: send_ahead(uploads))
         with transaction.atomic():
             if not job_life.lock(job):
                 raise Lost

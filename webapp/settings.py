@@ -13,7 +13,7 @@ from redis.retry import Retry
 
 from webapp import coherence, database
 from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
-from webapp.core import logs, mail
+from webapp.core import logs, mail, shared_storage
 from webapp.core.body_limit import MAX_BODY_BYTES
 from webapp.core.public_addresses import Allowed
 from webapp.env import Env, SettingsError, generated_secret
@@ -27,6 +27,14 @@ coherence.refuse_misspelt(os.environ, VARIABLES)
 # --- Where state lives -------------------------------------------------------------------------------------
 FLYWHEEL_HOME = env.path("FLYWHEEL_HOME", ROOT / "var")
 MODELS_DIR = FLYWHEEL_HOME / "models"
+# What other hosts need of it, too: Django's own two, and the shared one where there is one.
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    **shared_storage.configuration(env),
+}
+# Of what this host has fetched from it.
+MODEL_CACHE_GB = env.int("MODEL_CACHE_GB", 50, low=1, high=1_000_000)
 PORT = env.int("PORT", 8000, low=1, high=65535)
 # The address people use, where a proxy stands in front: https://chat.example.org
 _site_url = env.url("SITE_URL", ("http", "https"))
@@ -204,6 +212,8 @@ INFERENCE_LEASE_SECONDS = env.int("INFERENCE_LEASE_SECONDS", 10, low=1, high=600
 INFERENCE_MAX_RUNNING = env.int("INFERENCE_MAX_RUNNING", 32, low=1, high=4096)
 # Engines of one worker: the default model's, which stays, and those of other models, which come and go.
 INFERENCE_MAX_MODELS = env.int("INFERENCE_MAX_MODELS", 3, low=1, high=64)
+# What a worker serves: names of whole models, the first of which is there from its start to its end; none: any model.
+INFERENCE_MODELS = env.list("INFERENCE_MODELS")
 INFERENCE_MAX_QUEUED = env.int("INFERENCE_MAX_QUEUED", 500, low=1, high=100_000)
 INFERENCE_DEADLINE_SECONDS = env.int("INFERENCE_DEADLINE_SECONDS", 600, low=1, high=86_400)
 # How long a finished token log stays for readers that come back; after that the database row answers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from datetime import timedelta
 from typing import Any
@@ -39,10 +40,14 @@ def queued(workspace: Workspace, model: ServedModel) -> Generation:
 
 
 def sent(broker: Valkey) -> list[str]:
-    """The generations whose tasks wait in the broker, oldest first."""
+    """The generations whose tasks wait in the broker for the default model, oldest first."""
     with broker.client() as client:
-        tasks = [json.loads(task) for task in client.lrange("celery:generate", 0, -1)]
-    return [task["headers"]["argsrepr"].strip("['](),\"") for task in reversed(tasks)]
+        tasks = [json.loads(task) for task in client.lrange(queue(), 0, -1)]
+    return [json.loads(base64.b64decode(task["body"]))[0][0] for task in reversed(tasks)]
+
+
+def queue() -> str:
+    return f"celery:generate.{services.default_model().pk}"
 
 
 def worker(*, lease: float = 60) -> Worker:
@@ -174,7 +179,7 @@ def test_the_reaper_leaves_a_reply_alone_whose_worker_lives(queued: Generation) 
 def test_the_reaper_hands_a_dead_workers_reply_to_another(queued: Generation, broker: Valkey) -> None:
     claimed(queued, worker(lease=-1))
     with broker.client() as client:
-        client.delete("celery:generate")
+        client.delete(queue())
     services.reap()
     queued.refresh_from_db()
     assert (queued.state, queued.crashes, sent(broker)) == (State.QUEUED, 1, [str(queued.id)])

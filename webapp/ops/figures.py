@@ -15,6 +15,7 @@ from django.db.models import Count, Min
 from django.utils import timezone
 from prometheus_client.core import GaugeMetricFamily
 
+from inference import services as inference
 from inference.models import Generation, Worker
 from inference.task_messages import queue_key
 from training.models import Job
@@ -98,15 +99,19 @@ class Queue(NamedTuple):
 
 
 def read_queues(client: redis.Redis) -> list[Queue]:
-    """Raises redis.RedisError."""
+    """Those of all models are one here. Raises redis.RedisError, and DatabaseError."""
+    parts = {queue: [queue] for queue in QUEUES} | {inference.QUEUE: inference.queues()}
+    names = [name for queue in QUEUES for name in parts[queue]]
     with client.pipeline(transaction=False) as pipe:
-        for queue in QUEUES:
-            pipe.llen(queue_key(queue))
-            pipe.lindex(queue_key(queue), -1)  # the next to be taken
+        for name in names:
+            pipe.llen(queue_key(name))
+            pipe.lindex(queue_key(name), -1)  # the next to be taken
         answers = pipe.execute()
+    depths = dict(zip(names, answers[::2], strict=True))
+    waited = {name: _waited(oldest) for name, oldest in zip(names, answers[1::2], strict=True)}
     return [
-        Queue(queue, length, _waited(oldest))
-        for queue, length, oldest in zip(QUEUES, answers[::2], answers[1::2], strict=True)
+        Queue(queue, sum(depths[name] for name in of_it), max(waited[name] for name in of_it))
+        for queue, of_it in parts.items()
     ]
 
 

@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from inference.models import Generation, ServedModel, Worker
 from training.models import Job, SourceFile
-from webapp.core import recent_errors, snapshots
+from webapp.core import clock, recent_errors, snapshots
 from webapp.core.recent_errors import RecentError
 from webapp.core.snapshots import Snapshot
 from webapp.ops import figures, schema
@@ -47,7 +47,7 @@ class ProcessRow:
     def lease_seconds(self) -> int:
         """Until the lease runs out, unless it is renewed."""
         assert self.worker is not None
-        return max(round((self.worker.lease_expires_at - timezone.now()).total_seconds()), 0)
+        return max(round((self.worker.lease_expires_at - clock.now()).total_seconds()), 0)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Status:
 def read_status() -> Status:
     """Raises DatabaseError; without a broker it tells of this process and the database alone."""
     alive = snapshots.reporter().everybody()
-    workers = list(Worker.objects.filter(lease_expires_at__gt=timezone.now()).order_by("started_at"))
+    workers = list(Worker.objects.alive().order_by("started_at"))
     processes = _processes(alive, workers)
     waiting = Generation.objects.filter(state__in=figures.WAITING).aggregate(
         queued=Count("id", filter=Q(state=Generation.State.QUEUED)),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from django.db import DatabaseError
 
+from webapp.core import shared_storage
+from webapp.core.shared_storage import StorageError
 from webapp.ops.doctor import broker, database
 from webapp.ops.doctor.finding import Finding, Level, ok, problem, warning
 
@@ -17,6 +21,56 @@ def check() -> Iterator[Finding]:
         yield from database.current_schema()
     yield from broker.check()
     yield from workers()
+    yield from storage()
+
+
+def _others(worker: Any) -> str:
+    count = None if worker.serves is None else len(worker.serves)
+    return (
+        ", and any other that is asked for"
+        if count is None
+        else f" and {count - 1} others"
+        if count > 1
+        else ""
+    )
+
+
+def unserved() -> Iterator[Finding]:
+    """Models of everybody's that every worker was told not to serve."""
+    from inference.models import ServedModel
+    from inference.serving import without_ready_worker
+
+    everybodys = {
+        model.pk: model for model in ServedModel.objects.filter(workspace=None, base=None, removed_at=None)
+    }
+    for pk in without_ready_worker([*everybodys]):
+        model = everybodys[pk]
+        finding = problem if model.is_default else warning
+        yield finding(
+            "workers",
+            f"No worker serves {model.name}{', the default model' if model.is_default else ''}.",
+            "Start one whose INFERENCE_MODELS names it, or is unset.",
+        )
+
+
+def storage() -> Iterator[Finding]:
+    """Whether the shared storage takes what it is given and gives it back."""
+    if not shared_storage.is_shared():
+        return
+    name = f".doctor/{uuid.uuid4()}"
+    try:
+        shared_storage.write(name, b"doctor")
+        whole = shared_storage.read_whole(name) == b"doctor"
+        shared_storage.delete(name)
+    except StorageError as error:
+        yield problem("storage", str(error), "Correct STORAGE_URL, or the rights this host has there.")
+        return
+    if whole:
+        yield ok("storage", "The shared storage takes files and gives them back.")
+    else:
+        yield problem(
+            "storage", "The shared storage gives back other bytes than it took.", "Look at that server."
+        )
 
 
 def workers() -> Iterator[Finding]:
@@ -39,6 +93,8 @@ def workers() -> Iterator[Finding]:
                 "workers", f"{where} cannot load its model: {worker.error}", "See the finding on models."
             )
         elif worker.state == Worker.State.READY:
-            yield ok("workers", f"{where} answers with {worker.model}.")
+            yield ok("workers", f"{where} answers with {worker.model}{_others(worker)}.")
         else:
             yield warning("workers", f"{where} is {worker.state}.", "Ask again in a minute, or see its log.")
+    if any(worker.state == Worker.State.READY for worker in alive):
+        yield from unserved()
