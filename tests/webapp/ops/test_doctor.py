@@ -205,7 +205,12 @@ def test_what_would_believe_or_reach_too_much_is_pointed_out(settings: LazySetti
     found += configuration.outbound()
     settings.METRICS_TOKEN = "short"
     found += configuration.secrets()
-    assert [finding.level for finding in found] == [Level.WARNING] * 3
+    assert list(configuration.open_broker()) == []
+    settings.REDIS_URL = "redis://:hunter2@broker.internal/0"
+    assert list(configuration.open_broker()) == []
+    settings.REDIS_URL = "redis://broker.internal/0"
+    found += configuration.open_broker()
+    assert [finding.level for finding in found] == [Level.WARNING] * 4
     assert all(finding.advice for finding in found)
 
 

@@ -28,6 +28,7 @@ def check(environ: Mapping[str, str] | None = None) -> Iterator[Finding]:
     yield from secrets()
     yield from proxies(environ)
     yield from outbound()
+    yield from open_broker()
     if settings.DEBUG:
         yield warning("settings", "DEBUG is on: errors show code and settings to visitors.", "Unset DEBUG.")
 
@@ -85,6 +86,16 @@ def outbound() -> Iterator[Finding]:
             "webhooks",
             f"OUTBOUND_ALLOW lets webhooks reach {_METADATA}, where clouds give out credentials.",
             "Name the hosts they are meant for.",
+        )
+
+
+def open_broker() -> Iterator[Finding]:
+    parts = urlsplit(settings.REDIS_URL)
+    if not parts.password and (parts.hostname or "localhost") not in coherence.LOCAL:
+        yield warning(
+            "broker",
+            f"The broker on {parts.hostname} asks for no password: whoever reaches it writes to people's pages.",
+            "Set requirepass there, and REDIS_URL=redis://:password@host.",
         )
 
 
