@@ -76,6 +76,7 @@ class WorkerHost:
     def __init__(self, give_up: Callable[[], None] | None = None) -> None:
         """`give_up` ends the process when its default model's engine is beyond repair; by default as a supervisor
         would."""
+        self._end = give_up or _end_process
         self.log = services.token_log()
         self.publisher = Publisher(self.log)
         self.lease = Lease()
@@ -89,11 +90,15 @@ class WorkerHost:
             finisher=self._finisher,
             stopping=self.stopping,
             load=settings.INFERENCE_ENGINE,
-            give_up=give_up or _end_process,
+            give_up=self._give_up,
         )
         self._keeper = Keeper(self.lease, self._slots, self._engine.stop_generation, self.loaded)
         # One thread at a time looks whose turn it is: all would find the same row, and all but one claim it in vain.
         self._claiming = threading.Lock()
+
+    def _give_up(self) -> None:
+        self.leaving.set()
+        self._end()
 
     @property
     def wanted(self) -> list[int]:

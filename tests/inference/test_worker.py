@@ -398,7 +398,7 @@ def test_a_place_that_becomes_free_while_the_worker_stops_is_not_taken(
 
     def take_at_the_last_moment(slots: Slots, generation_id: str, *, timeout: float) -> bool:
         placed = take(slots, generation_id, timeout=timeout)
-        host.stopping.set()
+        host.leaving.set()
         return placed
 
     monkeypatch.setattr(Slots, "take", take_at_the_last_moment)
@@ -489,7 +489,7 @@ def test_a_worker_that_takes_long_to_hand_over_keeps_its_lease_meanwhile(
 
     def flush_slowly() -> None:
         then = timezone.now() + timedelta(seconds=1)  # the whole lease as it is now
-        alive = Worker.objects.filter(lease_expires_at__gt=then, state=Worker.State.READY)
+        alive = Worker.objects.filter(lease_expires_at__gt=then)
         renewed.append(wait_until(alive.exists, "the lease to be renewed", 10))
 
     monkeypatch.setattr(host.publisher, "flush", flush_slowly)
