@@ -93,14 +93,12 @@ def worker_lines(site: Site, request_id: str) -> dict[str, dict[str, Any]]:
 
 
 def test_any_web_process_tells_of_all_processes(site: Site, second: str, key: str) -> None:
-    for address in (site.base_url, second):
-        wait_until(
-            lambda at=address: (
-                [kind for kind, _ in processes_at(at)] == ["beat", "inference", "web", "web", "worker"]
-            ),
-            "the figures of all processes, and of none that has gone",
-            every=0.2,
-        )
+    def whole(address: str) -> bool:
+        """All of them, and none that has gone."""
+        kinds = [kind for kind, _ in processes_at(address)]
+        return kinds == ["beat", "inference", "web", "web", "worker"]
+
+    wait_until(lambda: whole(site.base_url) and whole(second), "the figures of all processes", every=0.2)
     assert ask(site.base_url, key, "tokens=20").is_success
 
     def steps() -> float:
