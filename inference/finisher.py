@@ -14,12 +14,10 @@ from typing import Any
 
 import structlog
 from django.db import InterfaceError, OperationalError
-from django.utils import timezone
 
 from inference import services
 from inference.emission import NewText, Publisher
 from inference.lease import database_work
-from inference.models import Generation
 from inference.running import Running, Slots
 from webapp.core.request_ids import on_behalf_of
 
@@ -83,7 +81,6 @@ class Finisher:
         try:
             with database_work():
                 if services.finish_generation(generation=generation, state=state, **fields):
-                    _log_end(generation)
                     if running.last_text:
                         self._publisher.emit_texts([NewText(running.emission, running.last_text, [])])
                     if running.extras.result:
@@ -132,18 +129,3 @@ class Finisher:
             )
         finally:  # where the row could not be written, the keeper finds that nobody holds it
             self._slots.leave(running.request.id)
-
-
-def _log_end(generation: Generation) -> None:
-    """Final: all of its times are there, as far as it came."""
-    seconds = (generation.finished_at or timezone.now()) - generation.created_at
-    events.info(
-        "generation_ended",
-        state=generation.state,
-        attempt=generation.attempt,
-        finish_reason=generation.finish_reason,
-        error_code=generation.error_code,
-        prompt_tokens=generation.prompt_tokens,
-        completion_tokens=generation.completion_tokens,
-        seconds=round(seconds.total_seconds(), 3),
-    )

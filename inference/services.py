@@ -407,10 +407,27 @@ def _end(
         generation_ended.send(sender=Generation, generation=generation)
         # Last: whoever else ends something of the same person's waits for this day's row until we commit.
         usage.count(generation)
-    _ended.labels(state).inc()
-    if state in (State.FAILED, State.INTERRUPTED):
-        metrics.errors.labels("generation", generation.error_code).inc()
+    _tell_end(generation)
     return True
+
+
+def _tell_end(generation: Generation) -> None:
+    """To whoever watches the site."""
+    _ended.labels(generation.state).inc()
+    if generation.state in (State.FAILED, State.INTERRUPTED):
+        metrics.errors.labels("generation", generation.error_code).inc()
+    assert generation.finished_at is not None
+    with on_behalf_of(generation.request_id, generation=str(generation.id)):
+        events.info(
+            "generation_ended",
+            state=str(generation.state),
+            attempt=generation.attempt,
+            finish_reason=generation.finish_reason,
+            error_code=generation.error_code,
+            prompt_tokens=generation.prompt_tokens,
+            completion_tokens=generation.completion_tokens,
+            seconds=round((generation.finished_at - generation.created_at).total_seconds(), 3),
+        )
 
 
 # --- workers and what they leave behind ------------------------------------------------------------------------

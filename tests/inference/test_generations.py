@@ -19,6 +19,7 @@ from inference.stream import Append, encode_event
 from tests.services import Valkey
 from webapp.accounts.models import Workspace
 from webapp.core.errors import UserError
+from webapp.core.request_ids import on_behalf_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 State = Generation.State
@@ -68,6 +69,25 @@ def log_text(generation: Generation, *texts: str) -> None:
         for seq, text in enumerate(texts, 1)
     ]
     services.token_log().append([Append(str(generation.id), generation.attempt, entries)])
+
+
+def test_whoever_ends_it_the_log_names_the_request_that_began_it(
+    workspace: Workspace, model: ServedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended before any worker had it: a person stopped it, or the reaper gave it up."""
+    caplog.set_level("INFO")
+    with on_behalf_of("order-7"):
+        stopped, late = (
+            services.start_generation(workspace=workspace, model=model, messages=[]) for _ in range(2)
+        )
+    services.cancel_generation(generation_id=stopped.id)
+    Generation.objects.filter(id=late.id).update(deadline=timezone.now())
+    services.reap()
+    said = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    ends = {line["generation"]: line for line in said if line["event"] == "generation_ended"}
+    assert {line["request_id"] for line in ends.values()} == {"order-7"}
+    assert ends[str(stopped.id)]["state"] == "cancelled"
+    assert ends[str(late.id)]["error_code"] == "deadline_exceeded"
 
 
 def test_its_task_is_sent_when_the_transaction_commits_and_not_before(
