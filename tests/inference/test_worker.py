@@ -86,6 +86,7 @@ def load(model: ServedModel, *, beside: object = None) -> OneWordEngine:
 def _quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.INFERENCE_ENGINE = f"{__name__}.load"
     settings.INFERENCE_LEASE_SECONDS = 1
+    settings.STOP_GRACE_SECONDS = 0
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _site(settings: Any, tmp_path: Path) -> Iterator[None]:
     settings.INFERENCE_ENGINE = f"{load.__module__}.load"
     settings.INFERENCE_LEASE_SECONDS = 5
+    settings.STOP_GRACE_SECONDS = 0
     settings.FLYWHEEL_HOME = tmp_path
     PAUSE["seconds"] = 0.0
     threads = torch.get_num_threads()
