@@ -39,7 +39,10 @@ except ValueError:
 
 DEBUG = env.bool("DEBUG", False)
 SECRET_KEY = env.raw("SECRET_KEY") or generated_secret(FLYWHEEL_HOME / "secret_key")
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]", _public_host))
+ALLOWED_HOSTS = env.list(
+    "ALLOWED_HOSTS",
+    ("localhost", "127.0.0.1", "[::1]", f"[{_public_host}]" if ":" in _public_host else _public_host),
+)
 CSRF_TRUSTED_ORIGINS = [SITE_URL]
 
 # --- Applications ------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import redis
 
 from inference.catalog import DEMO
@@ -218,10 +219,11 @@ class DeployedSite(LiveSite):
         environment = self._named[name].environment
         return subprocess.run(here, env=environment, capture_output=True, timeout=30).returncode
 
-    def open_sockets(self, name: str) -> int:
-        """As this web process counts them."""
-        text = httpx.get(f"http://127.0.0.1:{self.web_ports[name]}/metrics").text
-        return int(float(text.split("\nflywheel_sockets ")[1].split()[0]))
+    def connections(self, name: str) -> int:
+        """How many this web process holds; the proxy keeps none open that nobody needs."""
+        port = self.web_ports[name]
+        found = psutil.Process(self._named[name].pid).net_connections("tcp")
+        return sum(each.laddr.port == port and each.status == psutil.CONN_ESTABLISHED for each in found)
 
     def _broker_answers(self) -> bool:
         with (

@@ -54,7 +54,7 @@ def web_process_with_a_socket(site: DeployedSite) -> str:
     """The one that serves the only page that is open."""
 
     def holder() -> str | None:
-        return next((name for name in site.web_ports if site.open_sockets(name)), None)
+        return next((name for name in site.web_ports if site.connections(name)), None)
 
     return str(wait_until(holder, "a web process with a socket"))
 

@@ -15,6 +15,7 @@ from webapp.env import SettingsError
 
 COMMANDS = {
     "manage.py": ["manage.py", "check"],
+    "start": ["-m", "webapp.ops.start", "web"],
     "uvicorn": ["-m", "uvicorn", "webapp.asgi:application", "--port", "1"],
     "celery": ["-m", "celery", "-q", "-A", "webapp.celery", "worker", "-P", "solo"],
 }
@@ -23,7 +24,12 @@ COMMANDS = {
 @pytest.mark.parametrize("program", COMMANDS)
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "eighty"), ("DATABASE_URL", "mysql://u:hunter2@h/d"), ("EMAIL_URL", "smtp://")],
+    [
+        ("PORT", "eighty"),
+        ("DATABASE_URL", "mysql://u:hunter2@h/d"),
+        ("EMAIL_URL", "smtp://"),
+        ("SITE_URL", "https://chat.example.org:https"),
+    ],
 )
 def test_a_wrong_setting_is_one_sentence(program: str, name: str, value: str, tmp_path: Path) -> None:
     done = subprocess.run(
