@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv/bin
 
-.PHONY: run test bench soak fuzz image-steps fmt lint setup
+.PHONY: run test bench soak fuzz image-steps fmt lint setup audit sbom
 .DEFAULT_GOAL := run
 
 setup:
@@ -44,3 +44,11 @@ fuzz: setup
 IMAGE ?= web
 image-steps: setup
 	@exec $(VENV)/python -m tests.deploy.image_steps $(IMAGE)
+
+# Known vulnerabilities of what constraints.txt pins; needs a network.
+audit: setup
+	@$(VENV)/python -m webapp.ops.audit
+
+# What the site is made of, as CycloneDX JSON on stdout: make -s sbom > sbom.json
+sbom: setup
+	@$(VENV)/python -m webapp.ops.sbom

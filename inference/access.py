@@ -6,7 +6,6 @@ Everybody in a workspace may use its models; who belongs there is `webapp.accoun
 from __future__ import annotations
 
 from django.db.models import F, Q, QuerySet
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from inference.models import ServedModel, Worker
@@ -45,5 +44,5 @@ def get_model(workspace: Workspace, model_id: str) -> ServedModel:
 
 def a_worker_is_ready() -> bool:
     """Whether somebody would answer now: a live worker with its model loaded."""
-    alive = Worker.objects.filter(lease_expires_at__gt=timezone.now())
+    alive = Worker.objects.alive()
     return alive.filter(state=Worker.State.READY).exists()

@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from typing import NamedTuple
 
+from inference import local_models
 from inference.engine.head import Head, read_head
 from inference.engine.interface import Adapter, Engine, InvalidAdapter
 from inference.formats.digest import adapted_digest
@@ -47,7 +48,7 @@ class Adapters:
             return self._known.get(model.digest)
 
     def read(self, model: ServedModel) -> Fitting:
-        """Takes its time. Raises InvalidAdapter, also where the files are not what the row says."""
+        """Takes its time. Raises InvalidAdapter, also where the files are not what the row says, and NotHere."""
         with self._reading:
             fitting = self.known(model)  # another thread has read it while we waited
             if fitting is None:
@@ -59,15 +60,16 @@ class Adapters:
             return fitting
 
     def _read(self, model: ServedModel) -> Fitting:
-        adapter = self._engine.read_adapter(model.location) if model.base_id is not None else None
-        digest = adapter.digest if adapter is not None else self._engine.model_digest
-        head = None
-        if model.kind == ServedModel.Kind.CLASSIFIER:
-            try:
-                head = read_head(model.location)
-            except ModelFileError as error:
-                raise InvalidAdapter(str(error)) from error
-            digest = adapted_digest(digest, head.digest)
+        with local_models.hold(model) as folder:
+            adapter = self._engine.read_adapter(folder) if model.base_id is not None else None
+            digest = adapter.digest if adapter is not None else self._engine.model_digest
+            head = None
+            if model.kind == ServedModel.Kind.CLASSIFIER:
+                try:
+                    head = read_head(folder)
+                except ModelFileError as error:
+                    raise InvalidAdapter(str(error)) from error
+                digest = adapted_digest(digest, head.digest)
         if digest != model.digest:
             raise InvalidAdapter("Its files are not the ones that were registered.")
         return Fitting(adapter, head)

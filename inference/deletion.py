@@ -16,4 +16,4 @@ from inference.models import ServedModel
 @receiver(post_delete, sender=ServedModel)
 def on_model_deleted(sender: object, instance: ServedModel, **kwargs: Any) -> None:
     if instance.workspace_id is not None:
-        transaction.on_commit(partial(model_storage.remove, instance.location))
+        transaction.on_commit(partial(model_storage.remove_kept, instance.kept))

@@ -17,18 +17,21 @@ from django.db import Error as DatabaseFailure
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from inference import services
+from inference import local_models, worker_metrics
 from inference.emission import NewText, Publisher
 from inference.engine import allocator
-from inference.engine.interface import EngineBusy, EngineError, StepOutput
+from inference.engine.interface import EngineBusy, EngineError, EngineFigures, StepOutput
 from inference.engines import Engines, Resident
 from inference.extras import logprob_items, packed_vector
 from inference.finisher import BROKE, Finisher
 from inference.lease import Lease, database_work
 from inference.model_finder import ModelFinder
-from inference.models import Worker
+from inference.models import ServedModel, Worker
 from inference.running import Running
+from inference.serving import Serving, chosen, whole_models, without_ready_worker
+from webapp.core.errors import UserError
 from webapp.core.interpreter import settle
+from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ class EngineThread:
         self._lease, self._publisher, self._finisher = lease, publisher, finisher
         self._stopping, self._load_path, self._give_up = stopping, load, give_up
         self.loaded = threading.Event()  # the engine is there, or known not to come
+        self._serving: Serving | None = None  # once it is registered
         self._broken = False
         self._engines = Engines(settings.INFERENCE_MAX_MODELS)
         self._finder = ModelFinder(
@@ -88,9 +92,24 @@ class EngineThread:
         else:
             self._finder.wait(running)
 
-    def claimable(self) -> list[int] | None:
-        """See ModelFinder."""
-        return self._finder.claimable()
+    def may_claim(self, whole: int) -> bool:
+        """Whether a generation may be claimed for this whole model now."""
+        return self._serving is not None and self._serving.includes(whole) and self._finder.may_claim(whole)
+
+    @property
+    def wanted(self) -> list[int]:
+        """The whole models whose generations this worker should hear of now."""
+        if self._serving is None or not self.loaded.is_set():
+            return []
+        served = self._serving.models if self._serving.models is not None else whole_models()
+        if self._engines.default is None:
+            # It can only say what is wrong: others may do better.
+            return without_ready_worker(served)
+        return [model for model in served if self._finder.may_claim(model)]
+
+    def figures(self) -> tuple[EngineFigures, dict[str, int]]:
+        """See Engines."""
+        return self._engines.figures()
 
     def _take(self, running: Running) -> None:
         self._inbox.put(running)
@@ -173,7 +192,11 @@ class EngineThread:
     def _register(self) -> bool:
         try:
             with database_work():
-                self._lease.register()
+                try:
+                    serves = chosen().models
+                except UserError:  # `_load` says it
+                    serves = None
+                self._lease.register(serves)
         except DatabaseFailure as error:
             logger.warning("no lease yet, trying again: %s", error)
             return False
@@ -183,19 +206,29 @@ class EngineThread:
         assert self._lease.worker is not None
         with database_work():
             try:
-                model = services.default_model()
-                started = time.monotonic()
-                engine = import_string(self._load_path)(model)
+                self._serving = chosen()
+                self._lease.worker.serves = self._serving.models
+                resident = self._made_resident(self._serving.resident)
             except Exception as error:  # whatever is wrong with a model, the process stays up and says so
-                known = isinstance(error, EngineError | services.UserError)
+                known = isinstance(error, EngineError | UserError)
                 if str(error) not in self._lease.worker.error:  # said once, not with every try
                     logger.error("the model cannot be loaded: %s", error, exc_info=not known)
                 said = str(error) if known else f"{type(error).__name__}: {error}"
                 self._lease.report(Worker.State.BROKEN, error=said)
             else:
-                self._engines.add(Resident(model, engine), default=True)
-                logger.info("model %s is loaded, in %.1f s", model.name, time.monotonic() - started)
-                self._lease.report(Worker.State.READY, model=model.name)
+                self._engines.add(resident, default=True)
+                self._lease.report(Worker.State.READY, model=resident.model.name)
+
+    def _made_resident(self, model: ServedModel) -> Resident:
+        files = local_models.hold(model, self._stopping.is_set)
+        started = time.monotonic()
+        try:
+            engine = import_string(self._load_path)(model)
+        except BaseException:
+            files.release()
+            raise
+        logger.info("model %s is loaded, in %.1f s", model.name, time.monotonic() - started)
+        return Resident(model, engine, files)
 
     def _refuse_for_a_while(self) -> None:
         """Without a model every reply fails with the reason; now and then the model is tried again, since the way
@@ -247,11 +280,14 @@ class EngineThread:
             running.extras.refusal = error.figures
             self._finish(running, state, error_code=error.code, error_message=str(error))
         except Exception:
-            logger.exception("generation %s could not be submitted", generation.id)
+            with on_behalf_of(generation.request_id, generation=str(generation.id)):
+                logger.exception("generation %s could not be submitted", generation.id)
             self._finish(running, "failed", error_code="engine_error", error_message=BROKE)
         else:
             self._running[running.request.id] = running
             running.fields = {"prompt_tokens": admission.prompt_tokens, "admitted_at": timezone.now()}
+            self._finisher.say_admitted(running)
+            worker_metrics.prompt_tokens.inc(admission.prompt_tokens)
             if not running.emission.started:
                 data = {
                     "prompt_tokens": admission.prompt_tokens,
@@ -288,7 +324,11 @@ class EngineThread:
                 raise
             logger.exception("the engine of %s broke", resident.model.name)
             outputs = self._broken_off(resident)
-        resident.computed += time.monotonic() - started
+        took = time.monotonic() - started
+        resident.computed += took
+        worker_metrics.step_seconds.observe(took)
+        if outputs:
+            worker_metrics.batch_size.observe(len(outputs))
         self._put_out(outputs)
 
     def _broken_off(self, resident: Resident) -> list[StepOutput]:
@@ -301,6 +341,7 @@ class EngineThread:
         """Logs one step, and sends what it finished to the finisher."""
         texts: list[NewText] = []
         finished = []
+        made = 0
         for output in outputs:
             running = self._running.get(output.request_id)
             if running is None:
@@ -312,8 +353,9 @@ class EngineThread:
                 self._put_out_reading(running, output)
             if output.token_ids:
                 if "first_token_at" not in running.fields:
-                    running.fields["first_token_at"] = timezone.now()
+                    self._first_token(running)
                 running.tokens += len(output.token_ids)
+                made += len(output.token_ids)
                 logprobs = None
                 if output.logprobs is not None:
                     logprobs = logprob_items(output.logprobs)
@@ -329,9 +371,18 @@ class EngineThread:
                 self._end(running, "handed_over")
         if texts:
             self._publisher.emit_texts(texts)
+        if made:
+            worker_metrics.completion_tokens.inc(made)
         for running, output in finished:
             del self._running[output.request_id]
             self._send_off(running, output)
+
+    def _first_token(self, running: Running) -> None:
+        running.fields["first_token_at"] = now = timezone.now()
+        if not running.tokens:  # otherwise an earlier attempt had the first
+            waited = (now - running.generation.created_at).total_seconds()
+            # Two machines' clocks may differ.
+            worker_metrics.time_to_first_token.labels(running.generation.purpose).observe(max(waited, 0.0))
 
     def _put_out_reading(self, running: Running, output: StepOutput) -> None:
         """What was read off the prompt. Of its logprobs the log is told before the first text, and once: a later

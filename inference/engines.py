@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 from inference.adapters import Adapters
 from inference.engine import allocator
-from inference.engine.interface import Engine
+from inference.engine.interface import Engine, EngineFigures
 from inference.models import ServedModel
+from webapp.core.content_cache import Held
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Resident:
 
     model: ServedModel
     engine: Engine
+    files: Held  # stay on this host as long as it is there
     adapters: Adapters = field(init=False)
     holders: int = 0  # generations that are prepared for it or run in it
     is_leaving: bool = False  # takes nobody more, so that others come to have their turn
@@ -55,6 +57,7 @@ class Engines:
         self.changed = threading.Condition()  # also of what waits for an engine: see `model_finder`
         self._residents: dict[Key, Resident] = {}  # in the order they came
         self._working: list[Resident] = []  # when a turn was last asked for
+        self._prefix_of_gone = (0, 0)  # what engines that have left had counted of it
 
     def add(self, resident: Resident, *, default: bool = False) -> None:
         with self.changed:
@@ -94,6 +97,24 @@ class Engines:
         with self.changed:
             return [r.model.pk for r in self._residents.values() if not r.is_leaving]
 
+    def figures(self) -> tuple[EngineFigures, dict[str, int]]:
+        """Of all engines together, and by model how many generations hold its engine."""
+        with self.changed:
+            each = [resident.engine.figures() for resident in self._residents.values()]
+            held: dict[str, int] = {}
+            for resident in self._residents.values():
+                held[resident.model.name] = held.get(resident.model.name, 0) + resident.holders
+            known, reused = self._prefix_of_gone
+        together = EngineFigures(
+            kv_blocks=sum(one.kv_blocks for one in each),
+            kv_blocks_used=sum(one.kv_blocks_used for one in each),
+            kv_blocks_kept=sum(one.kv_blocks_kept for one in each),
+            prefix_tokens=known + sum(one.prefix_tokens for one in each),
+            prefix_tokens_reused=reused + sum(one.prefix_tokens_reused for one in each),
+            adapters=sum(one.adapters for one in each),
+        )
+        return together, held
+
     # --- room -----------------------------------------------------------------------------------------------
     def make_room(self, is_wanted: Callable[[], bool]) -> bool:
         """Waits until there may be one more. False once it `is_wanted` no more, which is asked under `changed`.
@@ -131,7 +152,8 @@ class Engines:
         """One that is beyond repair: nobody finds it any more, and its memory goes with those that hold it."""
         with self.changed:
             resident.is_broken = True
-            self._residents.pop(key_of(resident.model), None)
+            if self._residents.pop(key_of(resident.model), None) is not None:
+                self._remember(resident)
             self.changed.notify_all()
         _end(resident)
 
@@ -140,7 +162,14 @@ class Engines:
         if not idle:
             return None
         longest = min(idle, key=lambda resident: resident.used_at)
+        self._remember(longest)
         return self._residents.pop(key_of(longest.model))
+
+    def _remember(self, leaving: Resident) -> None:
+        """Under `changed`, with its leaving: what is counted for good must not become less."""
+        figures = leaving.engine.figures()
+        known, reused = self._prefix_of_gone
+        self._prefix_of_gone = (known + figures.prefix_tokens, reused + figures.prefix_tokens_reused)
 
     def _ask_to_leave(self) -> Resident | None:
         first = next(iter(self._others()), None)
@@ -181,3 +210,4 @@ def _end(resident: Resident) -> None:
         resident.engine.close()
     except Exception:
         logger.exception("the engine of %s did not end as it should", resident.model.name)
+    resident.files.release()

@@ -8,17 +8,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import structlog
 from django.db import InterfaceError, OperationalError
 
 from inference import services
 from inference.emission import NewText, Publisher
 from inference.lease import database_work
 from inference.running import Running, Slots
+from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
+events = structlog.get_logger(__name__)
 
 BROKE = "The model broke off because of an error on our side. What was written so far is kept; try again."
 
@@ -30,6 +34,10 @@ class Finisher:
         self._publisher, self._slots, self._stopping = publisher, slots, stopping
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="finisher")
 
+    def say_admitted(self, running: Running) -> None:
+        """In the log: even a line there is too much for the engine thread."""
+        self._submit(self._log_admitted, running)
+
     def finish(self, running: Running, state: str, **fields: Any) -> None:
         """running → `state`, with the text so far and what `fields` adds to the row."""
         fields |= running.fields
@@ -38,11 +46,11 @@ class Finisher:
             "completion_tokens": running.tokens,
             "extras": running.extras.as_row(),
         }
-        self._thread.submit(self._write_final, running, state, fields)
+        self._submit(self._write_final, running, state, fields)
 
     def hand_over(self, running: Running) -> None:
         """running → queued: another worker continues from the log."""
-        self._thread.submit(self._release, running)
+        self._submit(self._release, running)
 
     def drop(self, running: Running) -> None:
         """Another worker runs it already."""
@@ -52,7 +60,22 @@ class Finisher:
         """Returns when everything said so far is done."""
         self._thread.shutdown(wait=True)
 
+    def _submit(self, work: Callable[..., None], running: Running, *arguments: Any) -> None:
+        self._thread.submit(self._do, work, running, *arguments)
+
     # --- the thread -----------------------------------------------------------------------------------------
+    def _do(self, work: Callable[..., None], running: Running, *arguments: Any) -> None:
+        generation = running.generation
+        with on_behalf_of(generation.request_id, generation=str(generation.id)):
+            work(running, *arguments)
+
+    def _log_admitted(self, running: Running) -> None:
+        events.info(
+            "generation_admitted",
+            attempt=running.generation.attempt,
+            prompt_tokens=running.fields["prompt_tokens"],
+        )
+
     def _write_final(self, running: Running, state: str, fields: dict[str, Any]) -> None:
         generation = running.generation
         try:
@@ -68,7 +91,7 @@ class Finisher:
             logger.exception("generation %s could not be finished, trying again", generation.id)
             if not self._stopping.is_set():
                 time.sleep(0.5)
-                self._thread.submit(self._write_final, running, state, fields)
+                self._submit(self._write_final, running, state, fields)
                 return
         except Exception:
             # What cannot be stored now cannot be stored later either.
@@ -98,7 +121,8 @@ class Finisher:
     def _release(self, running: Running) -> None:
         try:
             with database_work():
-                services.release_generation(generation=running.generation)
+                if services.release_generation(generation=running.generation):
+                    events.info("generation_handed_over", attempt=running.generation.attempt)
         except Exception:
             logger.exception(
                 "generation %s could not be handed over; the reaper finds it", running.request.id

@@ -1,5 +1,5 @@
-"""What a worker hears and says beside its work: its lease is renewed, stop requests reach the engine thread, and what
-was claimed and then lost is given back."""
+"""What a worker hears and says beside its work: its lease is renewed, stop requests reach the engine thread, tasks come
+of the models it serves, what was claimed and then lost is given back, and what was removed leaves this host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from django.conf import settings
 
-from inference import services
+from inference import local_models, services
 from inference.lease import Lease, database_work
 from inference.running import Slots
 from inference.stream import CONTROL_CHANNEL, connect
@@ -21,18 +21,30 @@ logger = logging.getLogger(__name__)
 _END_SECONDS = 6.0  # a renewal under way may wait for SQLite's lock for five
 
 
-class Keeper:
-    """Two threads. They go on until `ended`: a worker that hands over needs its lease until it has."""
+# Seconds. A model that was added is heard of within this; a worker that has just started, within the other.
+_SUBSCRIBE_EVERY, _SUBSCRIBE_SOON = 1.0, 0.1
+_FORGET_EVERY = 600.0
 
-    def __init__(self, lease: Lease, slots: Slots, stop_generation: Callable[[str], None]) -> None:
-        self._lease, self._slots, self._stop_generation = lease, slots, stop_generation
+
+class Keeper:
+    """Three threads. They go on until `ended`: a worker that hands over needs its lease until it has."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        slots: Slots,
+        stop_generation: Callable[[str], None],
+        loaded: threading.Event,
+    ) -> None:
+        self._lease, self._slots, self._stop_generation, self._loaded = lease, slots, stop_generation, loaded
         self._ended = threading.Event()
         self._keeping = threading.Thread(target=self._keep_lease, name="keep_lease", daemon=True)
         self._hearing = threading.Thread(target=self._hear_stops, name="hear_stops", daemon=True)
 
-    def start(self) -> None:
+    def start(self, subscribe: Callable[[], bool]) -> None:
         self._keeping.start()
         self._hearing.start()
+        threading.Thread(target=self._subscribe, args=[subscribe], name="subscribe", daemon=True).start()
 
     def end(self) -> None:
         """Returns when the lease is not going to be renewed any more, so that it can be given up."""
@@ -58,6 +70,20 @@ class Keeper:
                     logger.error("generation %s was claimed and then lost: given back", generation.id)
             elif generation.cancel_requested:
                 self._stop_generation(str(generation.id))
+
+    def _subscribe(self, subscribe: Callable[[], bool]) -> None:
+        self._loaded.wait()
+        forget_at, pause = 0.0, 0.0
+        while not self._ended.wait(pause):
+            pause = _SUBSCRIBE_EVERY
+            try:
+                with database_work():
+                    pause = _SUBSCRIBE_EVERY if subscribe() else _SUBSCRIBE_SOON
+                    if time.monotonic() > forget_at:
+                        local_models.forget_removed()
+                        forget_at = time.monotonic() + _FORGET_EVERY
+            except Exception:  # this thread must outlive whatever the database does
+                logger.warning("queues not looked at, trying again", exc_info=True)
 
     def _hear_stops(self) -> None:
         while not self._ended.is_set():

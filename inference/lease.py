@@ -13,7 +13,6 @@ import threading
 import psutil
 from django.db import Error as DatabaseFailure
 from django.db import close_old_connections, connection
-from django.utils import timezone
 
 from inference import services
 from inference.models import Generation, Worker
@@ -34,24 +33,25 @@ class database_work:
 
 
 class Lease:
-    """This process's `Worker` row. `worker` is there once `registered` is set; a lost lease replaces it."""
+    """This process's `Worker` row. `worker` is there once `registered` is set; one that is lost is replaced."""
 
     def __init__(self) -> None:
         self.worker: Worker | None = None
         self.registered = threading.Event()
 
-    def register(self) -> None:
-        """A new lease. Those of this machine's dead workers end now, so that nobody waits for them to run out."""
+    def register(self, serves: list[int] | None) -> None:
+        """A new lease, of a worker that `serves` these whole models (None: any). Those of this machine's dead workers
+        end now, so that nobody waits for them to run out."""
         hostname, pid = socket.gethostname(), os.getpid()
         dead = [
             worker.id
-            for worker in Worker.objects.filter(hostname=hostname, lease_expires_at__gt=timezone.now())
+            for worker in Worker.objects.alive().filter(hostname=hostname)
             if worker.pid == pid or not psutil.pid_exists(worker.pid)
         ]
         if dead:
             services.end_lease(worker_ids=dead)
             services.reap()
-        self.worker = services.register_worker(hostname=hostname, pid=pid)
+        self.worker = services.register_worker(hostname=hostname, pid=pid, serves=serves)
         self.registered.set()
 
     def report(self, state: Worker.State, *, model: str = "", error: str = "") -> None:
@@ -70,13 +70,13 @@ class Lease:
 
     def renew(self) -> None:
         """Where it ran out while we were not looking, what we run may be run elsewhere: those attempts of ours are
-        refused by the log's fence and by the rows' compare-and-set, and we go on under a new lease."""
+        refused by the log's fence and by the rows' compare-and-set. A row that is gone is made again."""
         worker = self.worker
         assert worker is not None
         if services.renew_lease(worker=worker):
             return
-        logger.error("this worker's lease ran out: it starts a new one")
-        fresh = services.register_worker(hostname=worker.hostname, pid=worker.pid)
+        logger.error("nobody has heard of this worker for long: it starts a new lease")
+        fresh = services.register_worker(hostname=worker.hostname, pid=worker.pid, serves=worker.serves)
         fresh.state, fresh.model, fresh.error = worker.state, worker.model, worker.error
         services.renew_lease(worker=fresh)
         self.worker = fresh

@@ -19,12 +19,12 @@ from inference.engine.interface import Engine, EngineError, InvalidAdapter, NotE
 from inference.engines import Engines, Key, Resident, key_of
 from inference.formats.digest import adapted_digest
 from inference.lease import database_work
+from inference.local_models import NotHere, hold
 from inference.models import Generation, ServedModel
 from inference.running import Running
 
 logger = logging.getLogger(__name__)
 
-OTHER_MODEL = "This site answers with its own model and what was fine-tuned from that. Choose another model."
 NOT_THERE = "The model of this reply is not there any more. Choose another model."
 # So long after its last reply a model makes room unasked [s]: a training job may need it.
 _UNUSED_AFTER, _LOOK_EVERY = 900.0, 30.0
@@ -46,7 +46,7 @@ class ModelFinder:
         deliver: Callable[[Running], None],
     ) -> None:
         """`load(model, beside=is_answering)` makes an engine beside the default one. With `most_waiting` generations
-        that wait for models, `claimable` names the models that are there."""
+        that wait for models, only those that are there `may_claim`."""
         self._engines, self._load_engine, self._deliver = engines, load, deliver
         self._most_waiting = most_waiting
         self._changed = engines.changed
@@ -65,8 +65,6 @@ class ModelFinder:
         try:
             model = self._model_of(running.generation, self._engines.default.model)
             resident = self._engines.hold(model.base or model)
-            if resident is None and self._engines.most == 1:
-                raise _Unavailable(OTHER_MODEL)
             if resident is None:
                 running.awaiting = model.base or model
                 return
@@ -111,12 +109,12 @@ class ModelFinder:
                 self._forget(running)
             return found
 
-    def claimable(self) -> list[int] | None:
-        """Of which whole models generations may be claimed; None: of all. Those that wait for a model leave places to
-        others, whose model is there."""
+    def may_claim(self, whole: int) -> bool:
+        """Whether generations may be claimed for this whole model. Those that wait for a model leave places to others,
+        whose model is there."""
         with self._changed:
             waiting = sum(map(len, self._waiting.values()))
-        return self._engines.takers() if waiting >= self._most_waiting else None
+        return waiting < self._most_waiting or whole in self._engines.takers()
 
     def end(self) -> list[Running]:
         """Nothing is loaded any more; answers those that wait."""
@@ -128,8 +126,8 @@ class ModelFinder:
     # --- what answers ---------------------------------------------------------------------------------------
     def _model_of(self, generation: Generation, default: ServedModel) -> ServedModel:
         judging = generation.purpose == "classification"
-        if generation.model_id == default.pk and not judging:
-            return default
+        if generation.model_id == default.pk and default.is_default and not judging:
+            return default  # everybody's, of a kind that writes, and never removed
         model = ServedModel.objects.select_related("base").filter(pk=generation.model_id).first()
         if model is None or model.workspace_id not in (None, generation.workspace_id):
             raise _Unavailable(NOT_THERE)
@@ -146,7 +144,7 @@ class ModelFinder:
         engine, known = resident.engine, resident.adapters.known(model)
         try:
             adapter, head = known or resident.adapters.read(model)
-        except InvalidAdapter as error:
+        except (InvalidAdapter, NotHere) as error:
             raise _Unavailable(f"{model.name} cannot be used. {error}") from error
         if known is None:
             # Nobody knew of this generation meanwhile: a stop that came is in its row only.
@@ -198,17 +196,29 @@ class ModelFinder:
 
     def _load(self, base: ServedModel) -> None:
         """Raises what loading raises; loads nothing where nobody waits for it any more."""
+        files = hold(base, lambda: self._ended)
+        try:
+            engine = self._engine_of(base)
+        except BaseException:
+            files.release()
+            raise
+        if engine is None:
+            files.release()
+        else:
+            self._engines.add(Resident(base, engine, files))
+
+    def _engine_of(self, base: ServedModel) -> Engine | None:
         key = key_of(base)
         if not self._engines.make_room(lambda: not self._ended and key in self._waiting):
-            return
+            return None
         started = time.monotonic()
         engine = self._load_with_room(partial(self._load_engine, base, beside=self._engines.is_answering))
         # Of a classifier the head belongs to it: that is read, and compared, by whoever is judged by it.
         if engine.model_digest != base.digest and base.kind != ServedModel.Kind.CLASSIFIER:
             engine.close()
             raise EngineError("Its files are not the ones that were registered.")
-        self._engines.add(Resident(base, engine))
         logger.info("model %s is loaded, in %.1f s", base.name, time.monotonic() - started)
+        return engine
 
     def _load_with_room(self, load: Callable[[], Engine]) -> Engine:
         while True:

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from inference import catalog, model_storage
+from inference import catalog, local_models, model_storage
 from inference.formats.classifier_card import CARD_FILE, SCORE_FILE
 from inference.formats.errors import ModelFileError
 from inference.formats.model_files import find_model
@@ -23,9 +23,12 @@ from inference.installation import (
     inspect_model,
     install,
 )
+from inference.local_models import NotHere
 from inference.models import Generation, ServedModel
 from webapp.accounts.models import Workspace
+from webapp.core import shared_storage
 from webapp.core.errors import UserError
+from webapp.core.shared_storage import StorageError
 
 # "ft:BASE:WORKSPACE:SUFFIX:ID", or what an operator calls one.
 _TRAINED_NAME = re.compile(r"[^\s\x00-\x1f\x7f/](?:[^\x00-\x1f\x7f/]{0,198}[^\s\x00-\x1f\x7f/])?")
@@ -60,6 +63,7 @@ def register_model(*, name: str, path: Path) -> ServedModel:
     path = path.expanduser().resolve()
     try:
         facts = inspect_model(path, digest_cache=digest_cache())
+        manifest = publish_files(name, path)
     except ModelFileError as error:
         raise UserError("model_unusable", str(error)) from error
     models_folder = settings.MODELS_DIR.resolve()
@@ -72,6 +76,7 @@ def register_model(*, name: str, path: Path) -> ServedModel:
             defaults={
                 "kind": kind,
                 "path": str(stored),
+                "manifest": manifest,
                 "digest": facts.digest,
                 "architecture": facts.architecture,
                 "context_length": facts.context_length,
@@ -83,6 +88,58 @@ def register_model(*, name: str, path: Path) -> ServedModel:
             model.is_default = True
             model.save(update_fields=["is_default"])
     return model
+
+
+def publish_models() -> list[ServedModel]:
+    """Puts what is on this host alone into the shared storage, as when a site gets one; what was put there.
+
+    Raises UserError `no_storage` and `model_not_stored`.
+    """
+    if not shared_storage.is_shared():
+        raise UserError("no_storage", "There is no shared storage: set STORAGE_URL.")
+    published = []
+    for model in ServedModel.objects.filter(manifest="", removed_at=None):
+        if not model.location.exists():
+            continue  # it is on another host
+        try:
+            model.manifest = publish_files(model.name, model.location)
+        except ModelFileError as error:
+            raise UserError("model_unusable", f"{model.name}: {error}") from error
+        model.save(update_fields=["manifest"])
+        published.append(model)
+    return published
+
+
+def publish_files(name: str, path: Path) -> str:
+    """Puts the files of a model, or of an adapter, into the shared storage, which takes its time; done twice, it costs
+    their hashes. The digest of their manifest; "" where there is no shared storage.
+
+    Raises ModelFileError, and UserError `model_not_stored`.
+    """
+    if not shared_storage.is_shared():
+        return ""
+    adapter = _adapter_files(path)
+    try:
+        return model_storage.publish(name, adapter if adapter[0].is_file() else _files_of(path))
+    except StorageError as error:
+        raise UserError("model_not_stored", str(error)) from error
+    except OSError as error:
+        raise UserError("model_not_stored", f"The model could not be stored: {error.strerror}.") from error
+
+
+def _adapter_files(folder: Path) -> list[Path]:
+    return [
+        *(folder / name for name in ("adapter_config.json", "adapter_model.safetensors")),
+        *_there(folder, CARD_FILE),
+    ]
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Of a whole model. Raises ModelFileError."""
+    found = find_model(path)
+    # How it is sampled by default is no part of a GGUF.
+    beside = _there(found.folder, "generation_config.json", CARD_FILE, SCORE_FILE)
+    return [*found.content, *(file for file in beside if file not in found.content)]
 
 
 def set_default_model(*, name: str) -> ServedModel:
@@ -115,7 +172,8 @@ def add_adapter(
         raise UserError("model_unusable", f"{base.name} is no model that an adapter could be for.")
 
     def row(folder: Path) -> ServedModel:
-        facts = inspect_adapter(folder, base.location)
+        with local_models.hold(base) as base_folder:
+            facts = inspect_adapter(folder, base_folder)
         return ServedModel(
             base=base,
             kind=ServedModel.Kind.CLASSIFIER if facts.is_classifier else base.kind,
@@ -127,8 +185,7 @@ def add_adapter(
             digest=facts.digest,
         )
 
-    files = [source / "adapter_config.json", source / "adapter_model.safetensors"]
-    return _add_trained(workspace, name, model_storage.ADAPTERS, [*files, *_there(source, CARD_FILE)], row)
+    return _add_trained(workspace, name, model_storage.ADAPTERS, _adapter_files(source), row)
 
 
 def add_workspace_model(*, workspace: Workspace, name: str, source: Path) -> ServedModel:
@@ -146,12 +203,9 @@ def add_workspace_model(*, workspace: Workspace, name: str, source: Path) -> Ser
         )
 
     try:
-        found = find_model(source)
+        files = _files_of(source)
     except ModelFileError as error:
         raise UserError("model_unusable", str(error)) from error
-    # How it is sampled by default is no part of a GGUF.
-    beside = _there(found.folder, "generation_config.json", CARD_FILE, SCORE_FILE)
-    files = [*found.content, *(file for file in beside if file not in found.content)]
     return _add_trained(workspace, name, model_storage.WHOLE_MODELS, files, row)
 
 
@@ -177,18 +231,20 @@ def _add_trained(
         raise UserError("model_unusable", f"{', '.join(missing)} is missing.")
     rows: list[ServedModel] = []
     try:
-        stored = model_storage.keep(kind, files, lambda folder: rows.append(row(folder)))
-    except ModelFileError as error:
+        kept = model_storage.keep(kind, name, files, lambda folder: rows.append(row(folder)))
+    except (ModelFileError, NotHere) as error:
         raise UserError("model_unusable", str(error)) from error
+    except StorageError as error:
+        raise UserError("model_not_stored", str(error)) from error
     except OSError as error:
         raise UserError("model_not_stored", f"The model could not be stored: {error.strerror}.") from error
     [model] = rows
-    model.workspace, model.name, model.path = workspace, name, stored
+    model.workspace, model.name, model.path, model.manifest = workspace, name, *kept
     try:
         with transaction.atomic():
             model.save()
     except BaseException:
-        model_storage.remove(model.location)
+        model_storage.remove_kept(kept)
         raise
     return model
 
@@ -225,13 +281,14 @@ def _remove(model: ServedModel) -> None:
         raise UserError("model_in_use", f"{adapter.name} is made for it. Remove that first.", status=409)
     model.removed_at = timezone.now()
     model.save(update_fields=["removed_at"])
-    transaction.on_commit(partial(model_storage.remove, model.location))
+    transaction.on_commit(partial(model_storage.remove_kept, model.kept))
 
 
 def remove_orphans() -> None:
     """Removes files of models whose adding was rolled back."""
-    rows = ServedModel.objects.filter(workspace__isnull=False, removed_at=None)
-    model_storage.remove_orphans(set(rows.values_list("path", flat=True)))
+    present = ServedModel.objects.filter(removed_at=None)
+    own = present.filter(workspace__isnull=False).values_list("path", flat=True)
+    model_storage.remove_orphans(set(own), set(present.values_list("manifest", flat=True)))
 
 
 def suggested_name(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Where models that came of training lie, and how they come and go. Knows no database, and nothing of what is in them.
 
-Each has a folder of its own under $FLYWHEEL_HOME, which appears by one rename, whole and on the disk, or not at all.
+Without a shared storage each has a folder of its own under $FLYWHEEL_HOME, which appears by one rename, whole and on
+the disk, or not at all. With one it is there (`webapp.core.contents`), and hosts keep what they use of it in `cache()`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from django.conf import settings
+
+from webapp.core import contents, shared_storage
+from webapp.core.content_cache import ContentCache
 
 logger = logging.getLogger(__name__)
 
 ADAPTERS, WHOLE_MODELS = "adapters", "trained"
+CONTENTS = "models"  # in the shared storage, and in this host's cache
 _INCOMING = ".incoming-"
 # A transaction that adds a model is over by then: what has no row has none coming.
 _ORPHAN_SECONDS = 3600.0
@@ -28,28 +34,59 @@ def located(stored: str) -> Path:
     return Path(settings.FLYWHEEL_HOME) / stored
 
 
-def keep(kind: str, files: Sequence[Path], check: Callable[[Path], None]) -> str:
-    """A copy of these files in a folder of their own, which `check` has seen before anybody else; its name.
+def cache() -> ContentCache:
+    """What this host has of the models in the shared storage."""
+    limit = settings.MODEL_CACHE_GB * 10**9
+    return ContentCache(CONTENTS, Path(settings.FLYWHEEL_HOME) / "cache" / CONTENTS, limit)
 
-    Raises what `check` raises, and OSError; then nothing is left behind.
+
+class Kept(NamedTuple):
+    path: str  # see `located`
+    manifest: str  # in the shared storage; "" without one
+
+
+def keep(kind: str, name: str, files: Sequence[Path], check: Callable[[Path], None]) -> Kept:
+    """A copy of these files in a place of their own, which `check` has seen before anybody else.
+
+    `name` is the model's: nothing else is ever called so. Raises what `check` raises, OSError and StorageError; then
+    nothing is left behind, but what a shared storage may have of it for a day.
     """
     parent = located(kind)
     parent.mkdir(parents=True, exist_ok=True)
-    name = str(uuid.uuid4())
-    incoming = parent / f"{_INCOMING}{name}"
+    own = str(uuid.uuid4())
+    incoming = parent / f"{_INCOMING}{own}"
+    manifest = ""
     try:
         incoming.mkdir()
         for file in files:
             shutil.copyfile(file, incoming / file.name)
             _sync(incoming / file.name)
         check(incoming)
-        _sync(incoming)
-        incoming.rename(parent / name)
-        _sync(parent)
+        if shared_storage.is_shared():
+            manifest = publish(name, [incoming / file.name for file in files])
+            remove(incoming)
+        else:
+            _sync(incoming)
+            incoming.rename(parent / own)
+            _sync(parent)
     except BaseException:
         remove(incoming)
         raise
-    return f"{kind}/{name}"
+    return Kept(f"{kind}/{own}", manifest)
+
+
+def publish(name: str, files: Sequence[Path]) -> str:
+    """Puts a model's files into the shared storage; the digest of their manifest. Done twice, it costs their hashes.
+
+    Raises StorageError and OSError.
+    """
+    return contents.publish(CONTENTS, name, files)
+
+
+def remove_kept(kept: Kept) -> None:
+    if kept.manifest and shared_storage.is_shared():
+        contents.remove(CONTENTS, kept.manifest)
+    remove(located(kept.path))
 
 
 def remove(folder: Path) -> None:
@@ -62,8 +99,10 @@ def remove(folder: Path) -> None:
         logger.error("%s could not be removed: %s", folder, error)
 
 
-def remove_orphans(known: Collection[str]) -> None:
-    """Removes folders that no row names: of transactions that were rolled back, and of processes that were killed."""
+def remove_orphans(known: Collection[str], manifests: Collection[str]) -> None:
+    """Removes what no row names: of transactions that were rolled back, and of processes that were killed."""
+    if shared_storage.is_shared():
+        contents.remove_orphans(CONTENTS, manifests)
     for kind in (ADAPTERS, WHOLE_MODELS):
         parent = located(kind)
         for folder in parent.iterdir() if parent.is_dir() else ():

@@ -8,7 +8,10 @@ from pathlib import Path
 from django.conf import settings
 from django.db import models
 
+from inference import model_storage
 from webapp.accounts.models import ApiKey, User, Workspace
+from webapp.core import clock, shared_storage
+from webapp.core.request_ids import MAX_LENGTH
 
 # Who used a usage row's tokens, where no person or key did.
 NOBODY = uuid.UUID(int=0)
@@ -39,6 +42,8 @@ class ServedModel(models.Model):
     kind = models.CharField(max_length=10, choices=Kind.choices, default=Kind.CHAT)
     # Absolute, or relative to $FLYWHEEL_HOME/models; of a workspace's own: relative to $FLYWHEEL_HOME.
     path = models.CharField(max_length=500)
+    # In the shared storage: the digest of its manifest (`webapp.core.contents`). "": it is on one host only.
+    manifest = models.CharField(max_length=64, default="", blank=True)
     digest = models.CharField(max_length=64)  # SHA-256 of the content: what "exactly this model" means
     architecture = models.CharField(max_length=40)
     context_length = models.PositiveIntegerField()  # tokens, prompt and answer together
@@ -64,8 +69,25 @@ class ServedModel(models.Model):
 
     @property
     def location(self) -> Path:
-        """Where its files are."""
+        """Where its files are on this host, once `local_models.hold` has them there."""
+        if self.is_stored:
+            return model_storage.cache().path(self.manifest)
         return (settings.FLYWHEEL_HOME if self.workspace_id else settings.MODELS_DIR) / self.path
+
+    @property
+    def kept(self) -> model_storage.Kept:
+        """Of a workspace's own: where it is kept."""
+        return model_storage.Kept(self.path, self.manifest)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether it comes from the storage that all hosts share."""
+        return bool(self.manifest) and shared_storage.is_shared()
+
+    @property
+    def whole_id(self) -> int:
+        """The whole model that an engine has for it."""
+        return self.base_id or self.pk
 
     @property
     def label(self) -> str:
@@ -82,6 +104,12 @@ class ServedModel(models.Model):
         return is_there and (whole.is_default or settings.INFERENCE_MAX_MODELS > 1)
 
 
+class WorkerQuerySet(models.QuerySet["Worker"]):
+    def alive(self) -> WorkerQuerySet:
+        """Those whose lease runs."""
+        return self.filter(lease_expires_at__gt=clock.now())
+
+
 class Worker(models.Model):
     """An inference worker process and its lease. Its generations are its own while the lease runs."""
 
@@ -95,10 +123,14 @@ class Worker(models.Model):
     hostname = models.CharField(max_length=255)
     pid = models.PositiveIntegerField()
     state = models.CharField(max_length=10, choices=State.choices, default=State.LOADING)
-    model = models.CharField(max_length=120, blank=True)
+    model = models.CharField(max_length=200, blank=True)
+    # Ids of the whole models it serves, with all adapters to them; None: any.
+    serves = models.JSONField(null=True)
     error = models.TextField(blank=True)
     started_at = models.DateTimeField(auto_now_add=True)
-    lease_expires_at = models.DateTimeField(db_index=True)
+    lease_expires_at = models.DateTimeField(db_index=True)  # on the clock of `webapp.core.clock`
+
+    objects = WorkerQuerySet.as_manager()
 
 
 class Generation(models.Model):
@@ -130,6 +162,9 @@ class Generation(models.Model):
     # Of the choices an API call asked for: the call, and which of them this is.
     call_id = models.UUIDField(null=True, db_index=True)
     choice = models.PositiveIntegerField(default=0)
+    # What asked for it, as logs name it everywhere: an HTTP request, or a socket's command. (With a default in the
+    # database, since during an upgrade processes that do not know of it go on adding rows.)
+    request_id = models.CharField(max_length=MAX_LENGTH, blank=True, default="", db_default="")
     params = models.JSONField(
         default=dict
     )  # the fields of inference.parameters.SamplingParams that were given

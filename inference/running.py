@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
-from django.utils import timezone
+from django.conf import settings
 
 from inference.emission import Emission
 from inference.engine.interface import Adapter, Pooling, Request
@@ -20,6 +20,7 @@ from inference.models import Generation, ServedModel
 from inference.parameters import SamplingParams
 from inference.stream import Event, encode_event
 from webapp.accounts.models import Workspace
+from webapp.core import clock
 
 if TYPE_CHECKING:
     from inference.engine.head import Head
@@ -81,13 +82,20 @@ class Running:
             generation=generation,
             request=request,
             emission=Emission(request.id, generation.attempt, entries),
-            deadline=time.monotonic() + (generation.deadline - timezone.now()).total_seconds(),
+            deadline=time.monotonic() + _seconds_left(generation),
             text=[event.data["text"] for event in texts],
             tokens=len(request.prior_token_ids),
             extras=extras,
             # Where it is not admitted again, what it used before still counts.
             fields={"prompt_tokens": admitted.get("prompt_tokens", 0)},
         )
+
+
+def _seconds_left(generation: Generation) -> float:
+    left = (generation.deadline - clock.now()).total_seconds()
+    # By a clock that was just set it may be over by an hour, or have one more.
+    settled = clock.settled(settings.INFERENCE_LEASE_SECONDS + 1)
+    return left if settled else float(settings.INFERENCE_DEADLINE_SECONDS)
 
 
 @lru_cache(maxsize=10_000)

@@ -8,32 +8,43 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
+import structlog
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
+from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from inference import usage
 from inference.extras import Extras
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
+from inference.serving import ABSENT_AFTER, Workers, not_served, refuse_unserved, whole_models
+from inference.serving import default_model as default_model
 from inference.signals import generation_ended
 from inference.stream import Append, Event, TokenLog, encode_event, text_of
 from inference.task_messages import queue_key, task_message
 from webapp.accounts.models import ApiKey, Workspace
-from webapp.core import sql
+from webapp.core import clock, metrics, sql
 from webapp.core.errors import UserError
+from webapp.core.request_ids import current_request_id, on_behalf_of
 
 logger = logging.getLogger(__name__)
+events = structlog.get_logger(__name__)
+_ended = Counter(
+    "flywheel_generations_ended", "Generations that ended, by how.", ["state"], registry=metrics.registry
+)
 State = Generation.State
-_TASK, _QUEUE = "inference.generate", "generate"
+_TASK = "inference.generate"
+# Of all inference workers; nothing of ours is sent to it. That of a whole model is QUEUE.ID.
+QUEUE = "generate"
 
 _token_log: TokenLog | None = None
 
@@ -44,16 +55,6 @@ def token_log() -> TokenLog:
     if _token_log is None:
         _token_log = TokenLog()
     return _token_log
-
-
-def default_model() -> ServedModel:
-    """The model conversations use. Raises UserError `no_model` where none is installed."""
-    found = sql.instances(ServedModel, "SELECT * FROM inference_servedmodel WHERE is_default")
-    if not found:
-        raise UserError(
-            "no_model", "No model is installed yet. Ask the person who runs this site to add one.", status=503
-        )
-    return found[0]  # a constraint sees to it that there is only one
 
 
 class Prompt(NamedTuple):
@@ -80,7 +81,8 @@ def start_generation(
     """Records a generation and sends its task when the surrounding transaction commits.
 
     One of `messages` and `prompt` is given. The choices of one call share `call_id` and `seed`.
-    Raises UserError `busy` (503, with Retry-After) where more is queued than this site takes on.
+    Raises UserError, both 503 with Retry-After: `busy` where more is queued than this site takes on, `model_not_served`
+    where workers are there and none serves this model.
     """
     generation = Generation(
         workspace=workspace,
@@ -185,24 +187,67 @@ def _record(generations: list[Generation]) -> None:
             status=503,
             retry_after=5,
         )
-    now = timezone.now()
+    refuse_unserved({generation.model for generation in generations})
+    now, request_id = clock.now(), current_request_id()
     for generation in generations:
         generation.deadline = now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS)
         generation.sent_at = now
+        generation.request_id = request_id
     sql.insert(generations)
-    transaction.on_commit(partial(send_tasks, *(generation.id for generation in generations)))
+    transaction.on_commit(partial(_send, generations))
 
 
-def send_tasks(*generation_ids: UUID | str) -> None:
+def _send(generations: list[Generation]) -> None:
+    ids = [str(generation.id) for generation in generations]
+    # Of a call with a thousand texts, one line, and the first few.
+    events.info("generations_queued", generations=ids[:10], count=len(ids), purpose=generations[0].purpose)
+    send_tasks([Task(str(generation.id), generation.model.whole_id) for generation in generations])
+
+
+class Task(NamedTuple):
+    """Says that one more generation waits for a whole model, or an adapter to it."""
+
+    generation: str
+    model: int
+
+
+def queue_of(model: int) -> str:
+    """The queue of tasks for a whole model."""
+    return f"{QUEUE}.{model}"
+
+
+def queues() -> list[str]:
+    """All queues of generations' tasks."""
+    return [QUEUE, *map(queue_of, whole_models())]
+
+
+def send_tasks(tasks: Sequence[Task]) -> None:
     """Tells the workers; if the broker is away the rows stay queued and the reaper sends them later."""
-    messages = [task_message(_TASK, [str(id_)], _QUEUE) for id_ in generation_ids]
+    messages: dict[str, list[bytes]] = {}
+    for task in tasks:
+        queue = queue_of(task.model)
+        arguments: list[str | int] = [task.generation, task.model]
+        messages.setdefault(queue_key(queue), []).append(task_message(_TASK, arguments, queue))
     try:
-        token_log().connection.lpush(queue_key(_QUEUE), *messages)
+        for key, waiting in messages.items():
+            token_log().connection.lpush(key, *waiting)
     except RedisError as error:
-        logger.warning("tasks of generations %s not sent, the reaper will: %s", generation_ids, error)
+        logger.warning("tasks of generations not sent, the reaper will: %s: %s", tasks, error)
 
 
-def next_queued(*, models: list[int] | None = None) -> UUID | None:
+def task_of(generation_id: UUID | str) -> Task | None:
+    """None where there is no such generation any more."""
+    rows = Generation.objects.filter(id=generation_id).values_list("model_id", "model__base_id")
+    return next((Task(str(generation_id), base or model) for model, base in rows), None)
+
+
+def _send_again(generation_id: UUID) -> None:
+    task = task_of(generation_id)
+    if task is not None:
+        send_tasks([task])
+
+
+def next_queued(*, models: Collection[int] | None = None) -> UUID | None:
     """Whose turn it is: the oldest of the workspace with the fewest running, and a reply before a title.
 
     `models`: only of those with one of these, or with an adapter to one.
@@ -237,12 +282,12 @@ def claim_generation(*, generation_id: UUID | str, worker_id: UUID) -> Generatio
 
 def release_generation(*, generation: Generation) -> bool:
     """running → queued: its worker is stopping and hands it over. The log stays, another continues from it."""
-    now = timezone.now()
+    now = clock.now()
     released = Generation.objects.filter(
         id=generation.id, state=State.RUNNING, attempt=generation.attempt
     ).update(state=State.QUEUED, worker=None, sent_at=now)
     if released:
-        send_tasks(generation.id)
+        _send_again(generation.id)
     return bool(released)
 
 
@@ -362,40 +407,70 @@ def _end(
         generation_ended.send(sender=Generation, generation=generation)
         # Last: whoever else ends something of the same person's waits for this day's row until we commit.
         usage.count(generation)
+    _tell_end(generation)
     return True
+
+
+def _tell_end(generation: Generation) -> None:
+    """To whoever watches the site."""
+    _ended.labels(generation.state).inc()
+    if generation.state in (State.FAILED, State.INTERRUPTED):
+        metrics.errors.labels("generation", generation.error_code).inc()
+    assert generation.finished_at is not None
+    with on_behalf_of(generation.request_id, generation=str(generation.id)):
+        events.info(
+            "generation_ended",
+            state=str(generation.state),
+            attempt=generation.attempt,
+            finish_reason=generation.finish_reason,
+            error_code=generation.error_code,
+            prompt_tokens=generation.prompt_tokens,
+            completion_tokens=generation.completion_tokens,
+            seconds=round((generation.finished_at - generation.created_at).total_seconds(), 3),
+        )
 
 
 # --- workers and what they leave behind ------------------------------------------------------------------------
 
 
-def register_worker(*, hostname: str, pid: int) -> Worker:
+def register_worker(*, hostname: str, pid: int, serves: list[int] | None) -> Worker:
+    """`serves`: whole models; None: any."""
     return Worker.objects.create(
-        hostname=hostname,
-        pid=pid,
-        lease_expires_at=timezone.now() + timedelta(seconds=settings.INFERENCE_LEASE_SECONDS),
+        hostname=hostname, pid=pid, serves=serves, lease_expires_at=clock.now() + _lease()
     )
 
 
 def renew_lease(*, worker: Worker) -> bool:
-    """False where the lease had run out: this worker's generations may be someone else's by now."""
-    now = timezone.now()
-    expires = now + timedelta(seconds=settings.INFERENCE_LEASE_SECONDS)
-    alive = Worker.objects.filter(id=worker.id, lease_expires_at__gt=now)
-    return bool(
-        alive.update(lease_expires_at=expires, state=worker.state, model=worker.model, error=worker.error)
-    )
+    """False where the row is gone: nobody has heard of this worker for a day.
+
+    One that ran out is renewed as well. Who was thought dead meanwhile has lost those generations that were handed
+    over, by their attempt, and keeps the others: so nothing is interrupted by a clock that was set.
+    """
+    said = {
+        "state": worker.state,
+        "model": worker.model,
+        "serves": worker.serves,
+        "error": worker.error,
+    }
+    return bool(Worker.objects.filter(id=worker.id).update(lease_expires_at=clock.now() + _lease(), **said))
 
 
 def end_lease(*, worker_ids: list[UUID]) -> None:
     """These workers are known to be gone: nobody needs to wait for their leases."""
-    Worker.objects.filter(id__in=worker_ids).update(
-        lease_expires_at=timezone.now(), state=Worker.State.STOPPING
-    )
+    Worker.objects.filter(id__in=worker_ids).update(lease_expires_at=clock.now(), state=Worker.State.STOPPING)
+
+
+def _lease() -> timedelta:
+    return timedelta(seconds=settings.INFERENCE_LEASE_SECONDS)
 
 
 def reap() -> None:
     """Hands over what dead workers ran, sends lost tasks again, ends what waited too long."""
-    now = timezone.now()
+    now = clock.now()
+    # Who lives renews twice within this.
+    if not clock.settled(settings.INFERENCE_LEASE_SECONDS + 1):
+        _go_by_a_clock_that_was_set(now)
+        return
     _recover_orphans(now)
     for generation in Generation.objects.filter(state=State.QUEUED, deadline__lt=now)[:1000]:
         end_unclaimed(
@@ -404,18 +479,28 @@ def reap() -> None:
             error_code="deadline_exceeded",
             error_message="No model worker was free in time. Try again in a moment.",
         )
+    _end_unserved(now)
     _resend_lost(now)
     Worker.objects.filter(lease_expires_at__lt=now - timedelta(days=1)).delete()
 
 
-def _recover_orphans(now: Any) -> None:
+def _go_by_a_clock_that_was_set(now: datetime) -> None:
+    """Nothing is due by the time that was, and nobody waits for an hour that comes again: all of it starts anew now."""
+    Worker.objects.filter(lease_expires_at__gt=now + _lease()).update(lease_expires_at=now + _lease())
+    unfinished = Generation.objects.filter(state__in=(State.QUEUED, State.RUNNING))
+    unfinished.update(deadline=now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS))
+    unfinished.filter(sent_at__gt=now).update(sent_at=now)
+
+
+def _recover_orphans(now: datetime) -> None:
     running = Generation.objects.filter(state=State.RUNNING).select_related("worker")
     for generation in running.filter(worker__lease_expires_at__lte=now) | running.filter(worker=None):
         crashes = generation.crashes + 1
         mine = Generation.objects.filter(id=generation.id, state=State.RUNNING, attempt=generation.attempt)
         if not mine.update(state=State.QUEUED, worker=None, crashes=crashes, sent_at=now):
             continue
-        logger.warning("generation %s lost its worker (%s of %s)", generation.id, crashes, MAX_CRASHES)
+        with on_behalf_of(generation.request_id, generation=str(generation.id)):
+            logger.warning("generation %s lost its worker (%s of %s)", generation.id, crashes, MAX_CRASHES)
         if crashes >= MAX_CRASHES:
             end_unclaimed(
                 generation=generation,
@@ -426,7 +511,7 @@ def _recover_orphans(now: Any) -> None:
         elif generation.cancel_requested:
             end_unclaimed(generation=generation, state=State.CANCELLED)
         else:
-            send_tasks(generation.id)
+            _send_again(generation.id)
 
 
 MAX_CRASHES = 3
@@ -434,12 +519,37 @@ MAX_CRASHES = 3
 _LOST_AFTER, _SURELY_LOST_AFTER = timedelta(seconds=4), timedelta(seconds=120)
 
 
-def _resend_lost(now: Any) -> None:
-    lost_after = _SURELY_LOST_AFTER if queue_length() else _LOST_AFTER
-    stuck = Generation.objects.filter(state=State.QUEUED, sent_at__lt=now - lost_after)
-    for generation_id in list(stuck.values_list("id", flat=True)[:1000]):
-        if Generation.objects.filter(id=generation_id, state=State.QUEUED).update(sent_at=now):
-            send_tasks(generation_id)
+def _resend_lost(now: datetime) -> None:
+    queued = Generation.objects.filter(state=State.QUEUED)
+    stuck = queued.filter(sent_at__lt=now - _LOST_AFTER).values_list(
+        "id", "model_id", "model__base_id", "sent_at"
+    )
+    has_tasks: dict[int, bool] = {}
+    for generation_id, model, base, sent_at in list(stuck[:1000]):
+        task = Task(str(generation_id), base or model)
+        if task.model not in has_tasks:
+            has_tasks[task.model] = queue_length(task.model) > 0
+        if has_tasks[task.model] and sent_at > now - _SURELY_LOST_AFTER:
+            continue
+        if queued.filter(id=generation_id).update(sent_at=now):
+            send_tasks([task])
+
+
+def _end_unserved(now: datetime) -> None:
+    """What waits for a model that nobody serves any more. Where the site has just started, others are yet to come."""
+    workers = Workers()
+    if not workers.have_settled:
+        return
+    queued = Generation.objects.filter(state=State.QUEUED, created_at__lt=now - ABSENT_AFTER)
+    for generation in queued.select_related("model").order_by("created_at")[:1000]:
+        if not workers.serve(generation.model.whole_id):
+            refusal = not_served(generation.model)
+            end_unclaimed(
+                generation=generation,
+                state=State.FAILED,
+                error_code=refusal.code,
+                error_message=refusal.message,
+            )
 
 
 # What was judged is read at once by the page that asked, which then deletes it, unless its process died first.
@@ -453,6 +563,6 @@ def forget_unread() -> None:
     delete_generations(ids=list(ids[:1000]))
 
 
-def queue_length() -> int:
-    """Tasks in the broker's generate queue. Raises redis.RedisError."""
-    return token_log().connection.llen(queue_key(_QUEUE))
+def queue_length(model: int) -> int:
+    """Tasks in the broker that wait for a whole model. Raises redis.RedisError."""
+    return token_log().connection.llen(queue_key(queue_of(model)))

@@ -7,12 +7,15 @@ virtual transports. Workers read it as any other.
 
 from __future__ import annotations
 
+import time
 import uuid
 from base64 import b64encode
 from collections.abc import Sequence
 
 import msgspec
 from django.conf import settings
+
+from webapp.core.task_headers import SENT_AT
 
 _EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _encode = msgspec.json.Encoder().encode
@@ -23,7 +26,7 @@ def queue_key(queue: str) -> str:
     return f"{settings.CELERY_BROKER_TRANSPORT_OPTIONS.get('global_keyprefix', '')}{queue}"
 
 
-def task_message(task: str, arguments: Sequence[str], queue: str) -> bytes:
+def task_message(task: str, arguments: Sequence[str | int], queue: str) -> bytes:
     """A message to be pushed to the left of `queue_key(queue)`."""
     id_ = str(uuid.uuid4())
     return _encode(
@@ -45,6 +48,7 @@ def task_message(task: str, arguments: Sequence[str], queue: str) -> bytes:
                 "argsrepr": repr(list(arguments)),
                 "kwargsrepr": "{}",
                 "ignore_result": True,
+                SENT_AT: time.time(),
             },
             "properties": {
                 "correlation_id": id_,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,8 @@ from celery import shared_task
 from celery.signals import celeryd_after_setup, worker_shutdown, worker_shutting_down
 from django.conf import settings
 
-from inference import model_services, services
+from inference import model_services, services, serving
+from webapp.core import metrics
 
 if TYPE_CHECKING:
     from inference.worker import WorkerHost
@@ -22,11 +24,16 @@ _stopper: threading.Thread | None = None
 def _start_host(instance: Any, **_: Any) -> None:
     """A worker that consumes `generate` loads its model at once, not with the first message."""
     global _host
-    if "generate" in instance.app.amqp.queues.consume_from:
+    if services.QUEUE in instance.app.amqp.queues.consume_from:
+        from inference.subscriptions import Subscriptions
         from inference.worker import WorkerHost
+        from inference.worker_metrics import collector
 
-        _host = WorkerHost()
-        _host.start()
+        if refusal := serving.wrong_names():
+            sys.exit(f"flywheel: {refusal}")
+        host = _host = WorkerHost()
+        metrics.register_own(collector(host.figures))
+        host.start(Subscriptions(instance, lambda: host.wanted).update)
 
 
 @worker_shutting_down.connect
@@ -47,11 +54,11 @@ def _wait_for_host(**_: Any) -> None:
 
 
 @shared_task(name="inference.generate")
-def generate(generation_id: str) -> None:
+def generate(generation_id: str, model: int | None = None) -> None:
     """Delivered once or more; all but the first delivery find the row claimed and do nothing."""
     if _host is None:
         raise RuntimeError("Queue generate is consumed by a worker that was not set up for it.")
-    _host.run(generation_id)
+    _host.run(generation_id, model)
 
 
 @shared_task(name="inference.reap")

@@ -15,21 +15,24 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
+import structlog
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from redis.exceptions import RedisError
 
 from inference import services
 from inference.emission import Publisher
-from inference.engine.interface import Engine
+from inference.engine.interface import Engine, EngineFigures
 from inference.engine_thread import EngineThread
 from inference.finisher import BROKE, Finisher
 from inference.keeper import Keeper
 from inference.lease import Lease, database_work
 from inference.models import Generation, ServedModel
 from inference.running import Running, Slots
+from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
+events = structlog.get_logger(__name__)
 
 # How long a worker that stops waits for its last step, and for claims and final rows under way.
 _STOP_SECONDS = 8.0
@@ -73,6 +76,7 @@ class WorkerHost:
     def __init__(self, give_up: Callable[[], None] | None = None) -> None:
         """`give_up` ends the process when its default model's engine is beyond repair; by default as a supervisor
         would."""
+        self._end = give_up or _end_process
         self.log = services.token_log()
         self.publisher = Publisher(self.log)
         self.lease = Lease()
@@ -86,19 +90,35 @@ class WorkerHost:
             finisher=self._finisher,
             stopping=self.stopping,
             load=settings.INFERENCE_ENGINE,
-            give_up=give_up or _end_process,
+            give_up=self._give_up,
         )
-        self._keeper = Keeper(self.lease, self._slots, self._engine.stop_generation)
+        self._keeper = Keeper(self.lease, self._slots, self._engine.stop_generation, self.loaded)
+        # One thread at a time looks whose turn it is: all would find the same row, and all but one claim it in vain.
+        self._claiming = threading.Lock()
+
+    def _give_up(self) -> None:
+        self.leaving.set()
+        self._end()
+
+    @property
+    def wanted(self) -> list[int]:
+        """The whole models whose tasks this worker should get now."""
+        return [] if self.leaving.is_set() else self._engine.wanted
 
     @property
     def loaded(self) -> threading.Event:
         """Set when the default model's engine is there, or known not to come."""
         return self._engine.loaded
 
-    def start(self) -> None:
+    def figures(self) -> tuple[EngineFigures, dict[str, int]]:
+        """See Engines. Any thread may call it."""
+        return self._engine.figures()
+
+    def start(self, subscribe: Callable[[], bool] = lambda: True) -> None:
+        """`subscribe` sees to it that tasks of `wanted` come, and says whether they do; it is called on and on."""
         self.publisher.start()
         self._engine.start()
-        self._keeper.start()
+        self._keeper.start(subscribe)
 
     def stop(self) -> None:
         """Ends what it runs within STOP_GRACE_SECONDS, hands the rest to other workers, which continue from the log,
@@ -125,12 +145,16 @@ class WorkerHost:
             self.lease.end()
 
     # --- Celery's threads -----------------------------------------------------------------------------------
-    def run(self, generation_id: str) -> None:
-        """Claims whose turn it is and hands it to the engine thread; waits while the engine is full.
+    def run(self, generation_id: str, whole: int | None = None) -> None:
+        """Claims whose turn it is of those that wait for this whole model, or where none is said, for that of
+        `generation_id`, and hands it to the engine thread; waits while the engine is full.
 
         There is a task for each generation that waits, this one for `generation_id`: they say how many are to be
         claimed, not which, or whoever sends many would hold up everybody who comes later.
         """
+        task = services.task_of(generation_id) if whole is None else services.Task(generation_id, whole)
+        if task is None:
+            return
         while not (self.loaded.wait(0.2) or self.leaving.is_set()):
             pass
         placed = False
@@ -142,15 +166,16 @@ class WorkerHost:
             placed = False
         if not placed:
             # The row is still queued: give the task back so that another worker need not wait for the reaper.
-            services.send_tasks(generation_id)
+            services.send_tasks([task])
             return
         holder = generation_id
         try:
             generation = None
-            while generation is None and (turn := self._next_queued()) is not None:
-                self._slots.pass_on(holder, to=str(turn))
-                holder = str(turn)
-                generation = self._claim(holder)
+            with self._claiming:
+                while generation is None and (turn := self._next_queued(task.model)) is not None:
+                    self._slots.pass_on(holder, to=str(turn))
+                    holder = str(turn)
+                    generation = self._claim(holder)
             running = self._prepare(generation) if generation is not None else None
         except BaseException:
             self._slots.leave(holder)
@@ -160,15 +185,23 @@ class WorkerHost:
         else:
             self._engine.put(running)
 
-    def _next_queued(self) -> UUID | None:
-        return services.next_queued(models=self._engine.claimable())
+    def _next_queued(self, whole: int) -> UUID | None:
+        return services.next_queued(models=[whole]) if self._engine.may_claim(whole) else None
 
     def _claim(self, generation_id: str) -> Generation | None:
         """None where another worker was faster."""
         assert self.lease.worker is not None
-        return services.claim_generation(generation_id=generation_id, worker_id=self.lease.worker.id)
+        generation = services.claim_generation(generation_id=generation_id, worker_id=self.lease.worker.id)
+        if generation is not None:
+            with on_behalf_of(generation.request_id, generation=generation_id):
+                events.info("generation_claimed", attempt=generation.attempt, purpose=generation.purpose)
+        return generation
 
     def _prepare(self, generation: Generation) -> Running | None:
+        with on_behalf_of(generation.request_id, generation=str(generation.id)):
+            return self._prepared(generation)
+
+    def _prepared(self, generation: Generation) -> Running | None:
         try:
             # Nobody logs anything before a first attempt; later ones lock out the attempts before them.
             prior = self.log.take_over(generation.id, generation.attempt) if generation.attempt > 1 else []

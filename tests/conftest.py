@@ -106,7 +106,7 @@ def new_site(**options: object) -> Site:
 
 @pytest.fixture(scope="session")
 def _session_site() -> Iterator[Site]:
-    site = new_site()
+    site = new_site(environment={"LOG_FORMAT": "json"})
     try:
         site.start()
         site.create_owner()
@@ -120,7 +120,7 @@ def _session_site() -> Iterator[Site]:
 
 @pytest.fixture
 def live_site(_session_site: Site) -> Site:
-    """A whole site with the scripted engine and Alice as its owner; whatever the last test killed is back."""
+    """A whole site with the scripted engine, Alice as its owner and logs in JSON; what the last test killed is back."""
     _session_site.heal()
     return _session_site
 

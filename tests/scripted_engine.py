@@ -29,6 +29,7 @@ from inference.engine.interface import (
     Admission,
     AlternativeToken,
     EngineBusy,
+    EngineFigures,
     InvalidAdapter,
     InvalidGrammar,
     InvalidRequest,
@@ -244,6 +245,9 @@ class ScriptedEngine:
     @property
     def has_work(self) -> bool:
         return bool(self._running)
+
+    def figures(self) -> EngineFigures:
+        return EngineFigures()
 
     def close(self) -> None:
         pass

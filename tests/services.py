@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -314,4 +315,6 @@ class Site(LiveSite):
     def open_sockets(self) -> int:
         """As the web process counts them."""
         text = httpx.get(f"{self.base_url}/metrics").text
-        return int(float(text.split("\nflywheel_sockets ")[1].split()[0]))
+        return sum(
+            int(float(value)) for value in re.findall(r"^flywheel_sockets\{.*\} (\S+)$", text, re.MULTILINE)
+        )

@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,8 @@ from django.db import Error as DatabaseFailure
 from django.db import close_old_connections, connection, transaction
 from django.utils.translation import gettext_noop
 
+from inference import local_models
+from inference.local_models import NotHere
 from inference.models import ServedModel
 from training import services, storage
 from training import work as life
@@ -47,6 +50,7 @@ class Keeper:
 
     def __init__(self, work: DataWork) -> None:
         self._work = work
+        self.held = ExitStack()  # what has to stay until the work is done
         self._now: tuple[str, int, int] = ("", 0, 0)
         self._unwanted, self._over = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"keeper of {work.id}", daemon=True)
@@ -63,6 +67,7 @@ class Keeper:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        self.held.close()
 
     def _keep(self) -> None:
         told, waited = self._now, 0.0
@@ -146,7 +151,7 @@ def _report(work: DataWork, progress: Keeper) -> bool:
     read = read_sources(sources, folder, progress=progress, processes=processes())
     report = profile(
         folder,
-        model=_model(wanted["model"]),
+        model=_model(wanted["model"], progress.held),
         max_tokens=wanted["max_tokens"],
         evaluation=_evaluation(work.dataset, wanted["evaluation"]),
         files=[source.name for source in sources],
@@ -168,7 +173,7 @@ def _preview(work: DataWork, progress: Keeper) -> bool:
     effects = preview(
         storage.work_folder(report),
         _recipe(work),
-        model=_model(report.parameters["model"]),
+        model=_model(report.parameters["model"], progress.held),
         evaluation=_evaluation(work.dataset, report.parameters["evaluation"]),
         progress=progress,
         processes=processes(),
@@ -192,7 +197,7 @@ def _freeze(work: DataWork, progress: Keeper) -> bool:
             made,
             parent=version.parent,
             validation=_given_validation(work, aside),
-            model=_model(report.parameters["model"]),
+            model=_model(report.parameters["model"], progress.held),
             evaluation=_evaluation(work.dataset, report.parameters["evaluation"]),
             progress=progress,
             processes=processes(),
@@ -273,12 +278,17 @@ def _recipe(work: DataWork) -> Recipe:
     return msgspec.convert(work.parameters["recipe"], Recipe)
 
 
-def _model(name: str) -> Path | None:
+def _model(name: str, held: ExitStack) -> Path | None:
+    """Its files stay on this host as long as what is `held`."""
     if not name:
         return None
     model = ServedModel.objects.filter(name=name).first()
     if model is None:
         raise DataError("model_gone", MODEL_GONE)
+    try:
+        held.enter_context(local_models.hold(model))
+    except NotHere as error:
+        raise DataError("model_gone", str(error)) from error
     return model.location
 
 

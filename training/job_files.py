@@ -18,7 +18,6 @@ from uuid import UUID
 import msgspec
 from django.db import DatabaseError, transaction
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
@@ -32,8 +31,10 @@ from training.knobs import check_knobs, tasks_for, wrong_knobs
 from training.models import Dataset, DatasetVersion, DataWork, Job, SourceFile
 from training.problem_list import counts_of, first_error, spoken
 from webapp.accounts.models import User, Workspace
+from webapp.core import clock
 from webapp.core.errors import UserError
 from webapp.core.locks import lock_until_commit
+from webapp.core.request_ids import current_request_id
 
 logger = logging.getLogger(__name__)
 State, Level = Job.State, job_life.Level
@@ -105,11 +106,12 @@ def start_job_of_files(*, asked: FilesRequest, request: HttpRequest | None = Non
         base=asked.base,
         spec=asked.spec,
         metadata=asked.metadata,
+        request_id=current_request_id(),
         training_file=asked.training.pk,
         validation_file=asked.validation.pk if asked.validation is not None else None,
         preparing={"recipe": msgspec.to_builtins(asked.recipe), "skip_invalid": asked.skip_invalid},
         state=State.VALIDATING_FILES,
-        sent_at=timezone.now(),
+        sent_at=clock.now(),
     )
     job_life.add_event(job, "validating", "Its data is being checked.")
     send_prepare()
@@ -326,7 +328,7 @@ def _queue(job: Job, version: DatasetVersion, files: list[_Checked]) -> None:
     fields = check_start(asked).fields()
     learnt = {name: fields[name] for name in ("task", "version", "data_label", "data_hash")}
     if not job_life.change(
-        job, expected=(State.VALIDATING_FILES,), state=State.QUEUED, sent_at=timezone.now(), **learnt
+        job, expected=(State.VALIDATING_FILES,), state=State.QUEUED, sent_at=clock.now(), **learnt
     ):
         return
     for checked in files:

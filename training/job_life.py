@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import structlog
 from celery import current_app
 from django.db import transaction
 from django.db.models import Count, F, Max
@@ -28,8 +29,11 @@ from training.job_notify import job_changed
 from training.models import Job, JobEvent
 from training.models.jobs import PRUNED
 from training.search_tasks import send_search
+from webapp.core import clock, metrics
+from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
+events = structlog.get_logger(__name__)
 State, Wish, Level = Job.State, Job.Wish, JobEvent.Level
 
 QUEUE = "training"
@@ -69,6 +73,8 @@ def change(job: Job, *, expected: tuple[str, ...], state: str, **fields: Any) ->
     for name, value in fields.items():
         setattr(job, name, value)
     job_changed(job)
+    if state == State.FAILED:
+        metrics.errors.labels("job", job.error_code).inc()
     if state in Job.TERMINAL and job.search_id is not None:
         send_search(job.search_id)
     return True
@@ -88,6 +94,8 @@ def add_event(
         message=message,
         data=data or {},
     )
+    with on_behalf_of(job.request_id, job=str(job.id)):
+        events.info("job_event", code=code, attempt=job.attempt)
     job_changed(job)
 
 
@@ -101,7 +109,7 @@ def claim_next() -> Job | None:
     """
     while (job := _next()) is not None:
         waiting = Job.objects.filter(id=job.id, state=State.QUEUED, attempt=job.attempt)
-        now = timezone.now()
+        now = clock.now()
         with transaction.atomic():
             claimed = waiting.update(
                 state=State.RUNNING,
@@ -135,7 +143,7 @@ def _next() -> Job | None:
 def keep(job: Job, **fields: Any) -> str | None:
     """Says the attempt lives, and what else is new. Answers what a person wishes of it; None where it is lost."""
     mine = Job.objects.filter(id=job.id, state__in=HELD, attempt=job.attempt)
-    if not mine.update(heartbeat_at=timezone.now(), **fields):
+    if not mine.update(heartbeat_at=clock.now(), **fields):
         return None
     return mine.values_list("wish", flat=True).first()
 
@@ -206,7 +214,7 @@ def _give_back(job: Job, code: str, message: str, *, level: str = Level.INFO, **
     wish = Job.objects.select_for_update().values_list("wish", flat=True).get(id=job.id)
     if wish:
         return end(job, State.CANCELLED if wish == Wish.CANCEL else State.PAUSED, **fields)
-    if not change(job, expected=HELD, state=State.QUEUED, sent_at=timezone.now(), **fields):
+    if not change(job, expected=HELD, state=State.QUEUED, sent_at=clock.now(), **fields):
         return False
     add_event(job, code, message, level=level)
     send_task()
@@ -218,7 +226,12 @@ def _give_back(job: Job, code: str, message: str, *, level: str = Level.INFO, **
 
 def reap() -> None:
     """Hands over what silent workers held, and sends tasks again where fewer are on their way than jobs wait."""
-    now = timezone.now()
+    now = clock.now()
+    if not clock.settled(LEASE.total_seconds()):
+        # Who lives says so within half a second; by the clock that was, everybody is dead, or alive for an hour.
+        Job.objects.filter(state__in=HELD).update(heartbeat_at=now)
+        Job.objects.filter(state=State.QUEUED, sent_at__gt=now).update(sent_at=now)
+        return
     for job in Job.objects.filter(state__in=HELD, heartbeat_at__lt=now - LEASE):
         crashed(job)
     waiting = Job.objects.filter(state=State.QUEUED, sent_at__lt=now - _LOST_AFTER).count()

@@ -8,6 +8,7 @@ from typing import Any
 from inference.models import ServedModel
 from training.models import DatasetVersion
 from webapp.accounts.models import User, Workspace
+from webapp.core.request_ids import current_request_id
 
 
 @dataclass(frozen=True)
@@ -40,4 +41,5 @@ class JobRequest:
             "base": self.base,
             "spec": self.spec,
             "metadata": self.metadata,
+            "request_id": current_request_id(),
         }

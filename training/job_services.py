@@ -14,7 +14,6 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Q
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from inference.models import ServedModel
@@ -28,6 +27,7 @@ from training.models import DatasetVersion, Job, Search
 from training.work import cancel_work
 from webapp.accounts.audit import record_audit
 from webapp.accounts.models import User, Workspace
+from webapp.core import clock
 from webapp.core.errors import NotFound, UserError
 from webapp.core.locks import lock_until_commit
 
@@ -72,7 +72,7 @@ def add_job(*, asked: JobRequest, search: Search | None = None, number: int = 0)
     lock_until_commit(f"training.jobs.{asked.workspace.pk}")
     asked = check_start(asked)
     check_room(asked.workspace)
-    job = Job.objects.create(**asked.fields(), search=search, number=number, sent_at=timezone.now())
+    job = Job.objects.create(**asked.fields(), search=search, number=number, sent_at=clock.now())
     job_life.add_event(job, "created", "It waits for a worker.")
     job_life.send_task()
     return job
@@ -156,7 +156,7 @@ def resume_job(*, job: Job, user: User, request: HttpRequest | None = None) -> J
         "error_code": "",
         "error_message": "",
         "error_param": "",
-        "sent_at": timezone.now(),
+        "sent_at": clock.now(),
     }
     if is_to_be_frozen:
         if job_life.change(job, expected=(job.state,), state=State.VALIDATING_FILES, freezing=None, **again):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from django.utils.text import slugify
 
-from inference.model_services import add_adapter, add_workspace_model
+from inference.formats.errors import ModelFileError
+from inference.model_services import add_adapter, add_workspace_model, publish_files
 from inference.models import ServedModel
 from training.models import Checkpoint, Job
 from webapp.core.errors import UserError
@@ -29,6 +30,35 @@ def publish(job: Job, folder: Path) -> ServedModel:
     return add_workspace_model(workspace=workspace, name=name, source=folder / "model")
 
 
+def uploads_of(job: Job, folder: Path) -> list[tuple[str, Path]]:
+    """What `publish` and `publish_checkpoints` will add, with its name and its folder."""
+    name, is_adapter = model_name(job), (folder / "adapter").is_dir()
+    uploads = [(name, folder / ("adapter" if is_adapter else "model"))]
+    if is_adapter:
+        uploads += [(checkpoint_name(name, each), source) for each, source in _kept_checkpoints(job, folder)]
+    return uploads
+
+
+def send_ahead(uploads: list[tuple[str, Path]]) -> None:
+    """Puts it into the shared storage, where there is one, ahead of the transaction that adds the models: that finds it
+    there, and nobody waits for it meanwhile. Asks no database. What goes wrong is found, and said, again then."""
+    for name, source in uploads:
+        try:
+            publish_files(name, source)
+        except (UserError, ModelFileError) as error:
+            logger.warning("%s is not sent ahead: %s", name, error)
+
+
+def checkpoint_name(name: str, checkpoint: Checkpoint) -> str:
+    return f"{name}:ckpt-step-{checkpoint.step}"
+
+
+def _kept_checkpoints(job: Job, folder: Path) -> list[tuple[Checkpoint, Path]]:
+    """But the best one, with its folder."""
+    kept = Checkpoint.objects.filter(job=job, is_kept=True).exclude(step=job.best_step)
+    return [(each, folder / "checkpoints" / f"step-{each.step:08d}") for each in kept]
+
+
 def publish_checkpoints(job: Job, model: ServedModel, folder: Path) -> None:
     """Inside the transaction that ends the job: its last checkpoints answer, too, as "NAME:ckpt-step-40".
 
@@ -37,9 +67,8 @@ def publish_checkpoints(job: Job, model: ServedModel, folder: Path) -> None:
     """
     if model.base is None or model.kind == ServedModel.Kind.CLASSIFIER:
         return
-    for checkpoint in Checkpoint.objects.filter(job=job, is_kept=True).exclude(step=job.best_step):
-        name = f"{model.name}:ckpt-step-{checkpoint.step}"
-        source = folder / "checkpoints" / f"step-{checkpoint.step:08d}"
+    for checkpoint, source in _kept_checkpoints(job, folder):
+        name = checkpoint_name(model.name, checkpoint)
         try:
             checkpoint.model = add_adapter(
                 workspace=job.workspace, base=model.base, name=name, source=source, is_checkpoint=True

@@ -7,13 +7,16 @@ to a job is known by a mark in its environment, which whatever it starts inherit
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -51,12 +54,23 @@ def environment(job: str, threads: int) -> dict[str, str]:
 class TrainerProcess:
     """Of one attempt at a job."""
 
-    def __init__(self, folder: Path, job: str, spec: Path, *, processes: int, threads: int) -> None:
-        """Raises OSError."""
+    def __init__(
+        self,
+        folder: Path,
+        job: str,
+        spec: Path,
+        *,
+        processes: int,
+        threads: int,
+        heading: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        """`heading`: the first line of its log, as JSON. Raises OSError."""
         self._job, self._log = job, folder / "trainer.log"
         with self._log.open("ab") as log:
             if log.tell() > _LOG_BYTES:
                 log.truncate(0)
+            if heading:
+                log.write(json.dumps(dict(heading)).encode() + b"\n")
             self._log_from = log.seek(0, os.SEEK_END)
             self._process = subprocess.Popen(
                 command(spec, processes),
@@ -81,6 +95,18 @@ class TrainerProcess:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+    def memory(self) -> int:
+        """Bytes that it and all it started hold for themselves; of files that are read, the kernel can forget what it
+        keeps."""
+        held = 0
+        with contextlib.suppress(psutil.Error):
+            own = psutil.Process(self._process.pid)
+            for process in [own, *own.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    used = process.memory_info()
+                    held += used.rss - getattr(used, "shared", 0)
+        return held
 
     def stop(self) -> None:
         """Asks it to save and end; torchrun passes it on."""

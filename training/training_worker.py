@@ -6,32 +6,41 @@ ended, with all of it gone, before the row says so: whoever claims the job next 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from django.conf import settings
 from django.db import Error as DatabaseFailure
 from django.db import close_old_connections, transaction
+from django.utils import timezone
 from django.utils.translation import gettext_noop
 
+from inference import local_models
+from inference.local_models import NotHere
 from training import job_life, storage, tail
 from training.datasets.frozen import check_files, read_manifest
 from training.datasets.problems import DataError
 from training.knobs import trainer_task
 from training.models import Checkpoint, Job, ResultFile
-from training.publishing import publish, publish_checkpoints
+from training.publishing import publish, publish_checkpoints, send_ahead, uploads_of
 from training.results import write_results
 from training.trainer.failures import TrainingFailure
+from training.trainer_limits import Passed, TrainerLimits
 from training.trainer_process import TrainerProcess, end_left
 from webapp.core.errors import UserError
+from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 State, Wish = Job.State, Job.Wish
 
 # Set when this worker is told to end.
@@ -61,6 +70,7 @@ def run_next() -> None:
     """Does the job whose turn it is, if one waits."""
     if stopping.is_set():
         return  # the reaper sends the task again
+    local_models.forget_removed()
     job = job_life.claim_next()
     if job is not None:
         Supervision(job).run()
@@ -78,9 +88,14 @@ class Supervision:
     def __init__(self, job: Job) -> None:
         self._job, self._folder = job, storage.job_folder(job)
         self._asked = ""  # the Wish or RELEASE that the trainer was stopped for
+        self._passed: Passed | None = None  # a limit, for which it was stopped
         self._kept = time.monotonic()  # when the lease was last renewed
 
     def run(self) -> None:
+        with on_behalf_of(self._job.request_id, job=str(self._job.id)):
+            self._run()
+
+    def _run(self) -> None:
         job = self._job
         try:
             self._conclude(self._train())
@@ -109,19 +124,35 @@ class Supervision:
         job, folder = self._job, self._folder
         end_left(str(job.id))
         folder.mkdir(parents=True, exist_ok=True)
-        spec = self._write_spec(self._checked_data())
+        data = self._checked_data()
+        with self._base_here():
+            return self._train_on(data)
+
+    def _train_on(self, data: Path) -> str:
+        job, folder = self._job, self._folder
+        spec = self._write_spec(data)
         if not job_life.begin(job):
             raise Lost
         tail.begin(job, folder)
         trainer = TrainerProcess(
-            folder, str(job.id), spec, processes=settings.TRAINING_PROCESSES, threads=threads()
+            folder,
+            str(job.id),
+            spec,
+            processes=settings.TRAINING_PROCESSES,
+            threads=threads(),
+            # So the logs of the trainer are found with those of who asked for it.
+            heading={"event": "trainer_started", "job": str(job.id), "attempt": job.attempt}
+            | {"request_id": job.request_id, "timestamp": timezone.now().isoformat()},
         )
         try:
-            give_up_at = float("inf")
+            give_up_at, limits = float("inf"), TrainerLimits()
             while not trainer.ended(_TICK):
-                asked = self._asked
+                is_ending = bool(self._asked or self._passed)
                 self._look()
-                if self._asked and not asked:
+                self._passed = self._passed or limits.passed(trainer)
+                if self._passed is not None and not self._passed.has_time:
+                    trainer.kill()
+                elif (self._asked or self._passed) and not is_ending:
                     trainer.stop()
                     give_up_at = time.monotonic() + PATIENCE
                 if time.monotonic() > give_up_at:
@@ -153,6 +184,34 @@ class Supervision:
 
         check_files(folder, manifest, beat)
         return folder
+
+    @contextlib.contextmanager
+    def _base_here(self) -> Iterator[None]:
+        """The base's files are on this host meanwhile. Raises TrainingFailure."""
+        base = self._job.base
+        if base is None:
+            yield
+            return
+        try:
+            held = self._meanwhile(lambda: local_models.hold(base, lambda: bool(self._asked)))
+        except NotHere as error:
+            if self._asked:
+                raise Asked from error
+            raise TrainingFailure("model", f"{base.name} cannot be used. {error}") from error
+        with held:
+            if self._asked:
+                raise Asked
+            yield
+
+    def _meanwhile(self, work: Callable[[], T]) -> T:
+        """Does what may take minutes, as large files on their way do, and keeps the job alive. Raises Lost, and what
+        `work` raises."""
+        with ThreadPoolExecutor(1, thread_name_prefix="transfer") as thread:
+            doing = thread.submit(work)
+            while not doing.done():
+                wait([doing], _TICK)
+                self._look()
+            return doing.result()
 
     def _write_spec(self, dataset: Path) -> Path:
         job = self._job
@@ -193,6 +252,8 @@ class Supervision:
             self._succeed()
         elif self._asked == Wish.CANCEL or (self._asked and failure is None):
             self._end_as_asked()
+        elif self._passed is not None:
+            self._fail(self._passed.code, self._passed.message)
         elif failure is not None:
             self._fail(failure.code, failure.message)
         else:
@@ -203,6 +264,9 @@ class Supervision:
         evaluation = self._folder / "evaluation.json"
         judged = json.loads(evaluation.read_bytes()) if evaluation.exists() else None
         tokens, size = write_results(job)
+        if job.search_id is None:
+            uploads = uploads_of(job, self._folder)
+            self._meanwhile(lambda: send_ahead(uploads))
         with transaction.atomic():
             if not job_life.lock(job):
                 raise Lost

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from training.job_tasks import send_prepare
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
+from webapp.core import clock
 from webapp.core.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def begin_work(
     try:
         with transaction.atomic():
             work = DataWork.objects.create(
-                dataset=dataset, kind=kind, parameters=parameters, file=file, sent_at=timezone.now()
+                dataset=dataset, kind=kind, parameters=parameters, file=file, sent_at=clock.now()
             )
     except IntegrityError as error:
         raise busy() from error
@@ -95,7 +96,7 @@ def claim_work(*, work_id: UUID | str) -> DataWork | None:
     """queued → running under a new attempt; None where someone else was first."""
     waiting = DataWork.objects.filter(id=work_id, state=State.QUEUED, cancel_requested=False)
     claimed = waiting.update(
-        state=State.RUNNING, attempt=F("attempt") + 1, heartbeat_at=timezone.now(), stage="", done=0, total=0
+        state=State.RUNNING, attempt=F("attempt") + 1, heartbeat_at=clock.now(), stage="", done=0, total=0
     )
     return DataWork.objects.select_related("dataset", "file").get(id=work_id) if claimed else None
 
@@ -105,7 +106,7 @@ def keep_work(*, work: DataWork, stage: str, done: int, total: int) -> bool:
     mine = DataWork.objects.filter(id=work.id, state=State.RUNNING, attempt=work.attempt)
     return bool(
         mine.filter(cancel_requested=False).update(
-            heartbeat_at=timezone.now(), stage=stage, done=done, total=total
+            heartbeat_at=clock.now(), stage=stage, done=done, total=total
         )
     )
 
@@ -148,7 +149,12 @@ def _leave_nothing_half_made(work: DataWork) -> None:
 
 def reap() -> None:
     """Hands over what silent workers ran, and sends tasks again that nobody took."""
-    now = timezone.now()
+    now = clock.now()
+    if not clock.settled(LEASE.total_seconds()):
+        # By the clock that was, everybody is dead, or alive for an hour.
+        DataWork.objects.filter(state=State.RUNNING).update(heartbeat_at=now)
+        DataWork.objects.filter(state=State.QUEUED, sent_at__gt=now).update(sent_at=now)
+        return
     for work in DataWork.objects.filter(state=State.RUNNING, heartbeat_at__lt=now - LEASE):
         _recover(work)
     lost = DataWork.objects.filter(state=State.QUEUED, sent_at__lt=now - _LOST_AFTER)
@@ -173,5 +179,5 @@ def _recover(work: DataWork) -> None:
         )
     else:
         mine = DataWork.objects.filter(id=work.id, state=State.RUNNING, attempt=work.attempt)
-        if mine.update(state=State.QUEUED, crashes=crashes, sent_at=timezone.now()):
+        if mine.update(state=State.QUEUED, crashes=crashes, sent_at=clock.now()):
             _send(work.id)

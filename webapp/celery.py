@@ -43,12 +43,39 @@ def _log_like_the_site(**_: Any) -> None:
     logging.config.dictConfig(settings.LOGGING)
 
 
+# What a worker does, by the queues it consumes.
+_KINDS = {"generate": "inference", "training": "training", "data": "data", "default": "worker"}
+
+
+@signals.celeryd_after_setup.connect
+def _give_out_figures(instance: Any, **_: Any) -> None:
+    from webapp.core import snapshots
+
+    queues = instance.app.amqp.queues.consume_from
+    snapshots.start("+".join(kind for queue, kind in _KINDS.items() if queue in queues) or "worker")
+
+
+@signals.beat_init.connect
+def _give_out_figures_of_beat(**_: Any) -> None:
+    from webapp.core import snapshots
+
+    snapshots.start("beat")
+
+
+@signals.worker_shutdown.connect
+def _give_out_no_more(**_: Any) -> None:
+    from webapp.core import snapshots
+
+    snapshots.stop()
+
+
 @signals.worker_init.connect
-def _refuse_other_schema(**_: Any) -> None:
+@signals.beat_init.connect
+def _look_before_starting(**_: Any) -> None:
     import django
 
     django.setup()
-    from webapp.ops import schema
+    from webapp.ops import start_checks
 
-    if sentence := schema.refusal():
-        sys.exit(f"flywheel: {sentence}")
+    if refusal := start_checks.refusal():
+        sys.exit(f"flywheel: {refusal}")

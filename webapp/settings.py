@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,20 +11,30 @@ from csp.constants import NONE, SELF
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from webapp import database
+from webapp import coherence, database
 from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
-from webapp.core import logs, mail
+from webapp.core import logs, mail, shared_storage
 from webapp.core.body_limit import MAX_BODY_BYTES
 from webapp.core.public_addresses import Allowed
 from webapp.env import Env, SettingsError, generated_secret
 from webapp.ops import broker
+from webapp.ops.variables import VARIABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 env = Env()
+coherence.refuse_misspelt(os.environ, VARIABLES)
 
 # --- Where state lives -------------------------------------------------------------------------------------
 FLYWHEEL_HOME = env.path("FLYWHEEL_HOME", ROOT / "var")
 MODELS_DIR = FLYWHEEL_HOME / "models"
+# What other hosts need of it, too: Django's own two, and the shared one where there is one.
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    **shared_storage.configuration(env),
+}
+# Of what this host has fetched from it.
+MODEL_CACHE_GB = env.int("MODEL_CACHE_GB", 50, low=1, high=1_000_000)
 PORT = env.int("PORT", 8000, low=1, high=65535)
 # The address people use, where a proxy stands in front: https://chat.example.org
 _site_url = env.url("SITE_URL", ("http", "https"))
@@ -172,6 +183,7 @@ CELERY_TASK_ROUTES = {
     "training.run": {"queue": "training"},
     "search.advance": {"queue": "data"},
 }
+CELERY_BEAT_SCHEDULER = "webapp.core.beat:SteadyScheduler"
 CELERY_BEAT_SCHEDULE = {
     "reap": {"task": "inference.reap", "schedule": 2.0, "options": {"expires": 10}},
     "sweep models": {"task": "inference.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
@@ -200,6 +212,8 @@ INFERENCE_LEASE_SECONDS = env.int("INFERENCE_LEASE_SECONDS", 10, low=1, high=600
 INFERENCE_MAX_RUNNING = env.int("INFERENCE_MAX_RUNNING", 32, low=1, high=4096)
 # Engines of one worker: the default model's, which stays, and those of other models, which come and go.
 INFERENCE_MAX_MODELS = env.int("INFERENCE_MAX_MODELS", 3, low=1, high=64)
+# What a worker serves: names of whole models, the first of which is there from its start to its end; none: any model.
+INFERENCE_MODELS = env.list("INFERENCE_MODELS")
 INFERENCE_MAX_QUEUED = env.int("INFERENCE_MAX_QUEUED", 500, low=1, high=100_000)
 INFERENCE_DEADLINE_SECONDS = env.int("INFERENCE_DEADLINE_SECONDS", 600, low=1, high=86_400)
 # How long a finished token log stays for readers that come back; after that the database row answers.
@@ -209,6 +223,9 @@ INFERENCE_LOG_TTL_SECONDS = 900
 # Of all processes of a job; 0: one fewer than there are cores, so that chat is never without one.
 TRAINING_THREADS = env.int("TRAINING_THREADS", 0, low=0, high=1024)
 TRAINING_PROCESSES = env.int("TRAINING_PROCESSES", 1, low=1, high=64)
+# Of one job: where it takes more, it is ended, and what was saved is kept. 0: nine tenths of the machine's; no limit.
+TRAINING_MEMORY_GB = env.int("TRAINING_MEMORY_GB", 0, low=0, high=1_000_000)
+TRAINING_MAX_HOURS = env.int("TRAINING_MAX_HOURS", 72, low=0, high=100_000)
 TRAINING_DEVICE = env.choice("TRAINING_DEVICE", ("auto", "cpu", "cuda"), "auto")
 
 # --- Limits ------------------------------------------------------------------------------------------------
@@ -355,3 +372,16 @@ if EMAIL_URL is None:
     EMAIL_FILE_PATH = FLYWHEEL_HOME / "mail"
 else:
     globals().update(mail.settings_of(EMAIL_URL))
+
+coherence.refuse_contradictions(
+    coherence.Together(
+        debug=DEBUG,
+        site_url=_site_url.rstrip("/") if _site_url else "",
+        allowed_hosts=ALLOWED_HOSTS,
+        secret_key=SECRET_KEY,
+        mail_is_sent=EMAIL_URL is not None,
+        verification=ACCOUNT_EMAIL_VERIFICATION,
+        lease_seconds=INFERENCE_LEASE_SECONDS,
+        deadline_seconds=INFERENCE_DEADLINE_SECONDS,
+    )
+)

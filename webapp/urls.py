@@ -2,6 +2,8 @@
 
 from django.urls import include, path
 
+handler500 = "webapp.core.middleware.server_error"
+
 urlpatterns = [
     path("", include("webapp.chat.urls")),
     path("", include("webapp.accounts.urls")),

@@ -49,6 +49,11 @@ class AdapterManager:
         self._stack: LoraStack | None = None
         self._next: LoraStack | None = None  # being made
 
+    @property
+    def loaded(self) -> int:
+        """Those that have a slot beside the weights."""
+        return self._slots.taken
+
     def read(self, folder: Path) -> LoadedAdapter:
         """Touches nothing here, so it may run in any thread. Raises InvalidAdapter."""
         return read_adapter(folder, self._config, self._dtype, self._max_rank)

@@ -24,6 +24,10 @@ class AdapterSlots:
     def occupants(self) -> frozenset[str]:
         return frozenset(self._idle)
 
+    @property
+    def taken(self) -> int:
+        return len(self._idle)
+
     def pin(self, digest: str) -> bool:
         """One holder more; takes a slot where it has none. False, and nothing done, where all others are pinned."""
         if digest not in self._idle and len(self._idle) == self.max_slots:

@@ -57,6 +57,16 @@ class BlockManager:
         """Blocks that can be had, known content or not."""
         return len(self._empty) + len(self._kept)
 
+    @property
+    def held(self) -> int:
+        """Blocks that sequences have."""
+        return len(self._holders)
+
+    @property
+    def kept(self) -> int:
+        """Blocks that nobody has, with known content."""
+        return len(self._kept)
+
     def find(self, names: Sequence[bytes]) -> list[int]:
         """The blocks that hold the longest known beginning of this chain. They are not held yet."""
         found = []

@@ -27,7 +27,7 @@ from inference.engine.cuda_graphs import DecodeGraphs
 from inference.engine.device import to_device
 from inference.engine.flash_attention import FlashAttention, is_for_flash
 from inference.engine.grammar import GrammarCompiler
-from inference.engine.interface import Admission, InvalidRequest, Request, StepOutput
+from inference.engine.interface import Admission, EngineFigures, InvalidRequest, Request, StepOutput
 from inference.engine.kv_cache import KVCache
 from inference.engine.linear import INT4_ROWS
 from inference.engine.loaded_model import LoadedModel
@@ -283,6 +283,17 @@ class TorchEngine:
     def prefix_use(self) -> PrefixUse:
         """Since the engine began."""
         return self._scheduler.prefix_use
+
+    def figures(self) -> EngineFigures:
+        blocks, prefix = self._blocks, self.prefix_use
+        return EngineFigures(
+            kv_blocks=blocks.num_blocks - 1,
+            kv_blocks_used=blocks.held,
+            kv_blocks_kept=blocks.kept,
+            prefix_tokens=prefix.asked,
+            prefix_tokens_reused=prefix.reused,
+            adapters=self._adapters.loaded,
+        )
 
     def encode_prompt(self, request: Request) -> list[int]:
         """The ids the request's prompt has. Raises as `submit` does; nothing is kept."""

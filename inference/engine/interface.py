@@ -1,9 +1,9 @@
 """What an engine takes and gives: the boundary between `inference` and whatever computes tokens. No torch here.
 
-`Engine` is a Protocol: the real one is `inference.engine.engine.TorchEngine`; load tests put a scripted one in
-its place. All methods but `prepare`, `read_adapter` and, once nothing comes any more, `close` are called from one
-thread, the engine thread, and `step` is the only one that computes; `submit` may be slow by as much as tokenising its
-prompt, and by what `prepare` has not prepared.
+`Engine` is a Protocol: the real one is `inference.engine.engine.TorchEngine`; load tests put a scripted one in its
+place. All methods but `prepare`, `read_adapter`, `figures` and, once nothing comes any more, `close` are called from
+one thread, the engine thread, and `step` is the only one that computes; `submit` may be slow by as much as tokenising
+its prompt, and by what `prepare` has not prepared.
 """
 
 from __future__ import annotations
@@ -157,6 +157,17 @@ class Adapter(Protocol):
         """SHA-256 of its configuration and tensors."""
 
 
+class EngineFigures(msgspec.Struct, frozen=True):
+    """How full an engine is, and what it has found computed already since it began."""
+
+    kv_blocks: int = 0  # of the cache for keys and values, as many as there are
+    kv_blocks_used: int = 0  # held by sequences
+    kv_blocks_kept: int = 0  # held by none, with content that may be found again; the others are empty
+    prefix_tokens: int = 0  # known when sequences were admitted
+    prefix_tokens_reused: int = 0  # of these, found in the cache
+    adapters: int = 0  # beside the weights
+
+
 class Engine(Protocol):
     """Runs many requests at once. Not thread-safe: one thread calls it."""
 
@@ -194,6 +205,9 @@ class Engine(Protocol):
     @property
     def has_work(self) -> bool:
         """Whether a call to `step` would do anything."""
+
+    def figures(self) -> EngineFigures:
+        """As they are now, each by itself: a step may come between two of them. Any thread may call it."""
 
     def close(self) -> None:
         """Ends what it started. Nothing runs in it, and nothing comes; its memory goes with the last name of it."""

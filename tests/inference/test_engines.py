@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from inference.engine.interface import Adapter, Admission, InvalidAdapter, Request, StepOutput
+from inference.engine.interface import Adapter, Admission, EngineFigures, InvalidAdapter, Request, StepOutput
 from inference.engines import Engines, Resident
 from inference.models import ServedModel
 from tests.services import wait_until
@@ -19,6 +19,7 @@ class BusyEngine:
     def __init__(self, name: str, *, has_work: bool = True) -> None:
         self.model_digest, self.has_work = name, has_work
         self.is_closed = False
+        self.counted = EngineFigures()
 
     def prepare(self, request: Request) -> None: ...
 
@@ -34,6 +35,9 @@ class BusyEngine:
 
     def step(self) -> list[StepOutput]:
         return []
+
+    def figures(self) -> EngineFigures:
+        return self.counted
 
     def close(self) -> None:
         self.is_closed = True
@@ -100,6 +104,25 @@ def test_the_default_stays_and_of_the_others_the_longest_unused_goes() -> None:
     assert not held.has(older.model)
     assert held.has(default.model) and held.has(newer.model)  # noqa: PT018
     assert closed.is_closed  # type: ignore[attr-defined]
+
+
+def test_what_engines_that_left_have_counted_stays_counted() -> None:
+    default, dropped, broken = (resident(n) for n in (1, 2, 3))
+    for one in (default, dropped, broken):
+        one.engine.counted = EngineFigures(  # type: ignore[attr-defined]
+            kv_blocks=8, kv_blocks_used=2, prefix_tokens=100, prefix_tokens_reused=40, adapters=1
+        )
+    held = engines(default, dropped, broken)
+    held.hold(default.model)
+    assert held.figures()[1] == {"model-1": 1, "model-2": 0, "model-3": 0}
+    held.drop_idle()
+    held.discard(broken)
+    held.discard(broken)
+    figures, models = held.figures()
+    assert models == {"model-1": 1}
+    assert figures == EngineFigures(
+        kv_blocks=8, kv_blocks_used=2, prefix_tokens=300, prefix_tokens_reused=120, adapters=1
+    )
 
 
 def test_one_that_is_wanted_no_more_asks_nobody_to_leave() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from datetime import timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from inference.stream import Append, encode_event
 from tests.services import Valkey
 from webapp.accounts.models import Workspace
 from webapp.core.errors import UserError
+from webapp.core.request_ids import on_behalf_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
 State = Generation.State
@@ -39,10 +41,14 @@ def queued(workspace: Workspace, model: ServedModel) -> Generation:
 
 
 def sent(broker: Valkey) -> list[str]:
-    """The generations whose tasks wait in the broker, oldest first."""
+    """The generations whose tasks wait in the broker for the default model, oldest first."""
     with broker.client() as client:
-        tasks = [json.loads(task) for task in client.lrange("celery:generate", 0, -1)]
-    return [task["headers"]["argsrepr"].strip("['](),\"") for task in reversed(tasks)]
+        tasks = [json.loads(task) for task in client.lrange(queue(), 0, -1)]
+    return [json.loads(base64.b64decode(task["body"]))[0][0] for task in reversed(tasks)]
+
+
+def queue() -> str:
+    return f"celery:generate.{services.default_model().pk}"
 
 
 def worker(*, lease: float = 60) -> Worker:
@@ -63,6 +69,25 @@ def log_text(generation: Generation, *texts: str) -> None:
         for seq, text in enumerate(texts, 1)
     ]
     services.token_log().append([Append(str(generation.id), generation.attempt, entries)])
+
+
+def test_whoever_ends_it_the_log_names_the_request_that_began_it(
+    workspace: Workspace, model: ServedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ended before any worker had it: a person stopped it, or the reaper gave it up."""
+    caplog.set_level("INFO")
+    with on_behalf_of("order-7"):
+        stopped, late = (
+            services.start_generation(workspace=workspace, model=model, messages=[]) for _ in range(2)
+        )
+    services.cancel_generation(generation_id=stopped.id)
+    Generation.objects.filter(id=late.id).update(deadline=timezone.now())
+    services.reap()
+    said = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    ends = {line["generation"]: line for line in said if line["event"] == "generation_ended"}
+    assert {line["request_id"] for line in ends.values()} == {"order-7"}
+    assert ends[str(stopped.id)]["state"] == "cancelled"
+    assert ends[str(late.id)]["error_code"] == "deadline_exceeded"
 
 
 def test_its_task_is_sent_when_the_transaction_commits_and_not_before(
@@ -174,7 +199,7 @@ def test_the_reaper_leaves_a_reply_alone_whose_worker_lives(queued: Generation) 
 def test_the_reaper_hands_a_dead_workers_reply_to_another(queued: Generation, broker: Valkey) -> None:
     claimed(queued, worker(lease=-1))
     with broker.client() as client:
-        client.delete("celery:generate")
+        client.delete(queue())
     services.reap()
     queued.refresh_from_db()
     assert (queued.state, queued.crashes, sent(broker)) == (State.QUEUED, 1, [str(queued.id)])
@@ -219,10 +244,15 @@ def test_a_task_that_waits_in_a_long_queue_is_not_sent_again_and_again(
     assert sent(broker) == [str(queued.id)]
 
 
-def test_a_worker_whose_lease_ran_out_learns_of_it_when_it_renews() -> None:
-    live, dead = worker(), worker(lease=-1)
-    assert services.renew_lease(worker=live)
-    assert not services.renew_lease(worker=dead)
+def test_a_worker_that_was_thought_dead_keeps_what_nobody_took_over(queued: Generation) -> None:
+    late, gone = worker(lease=-1), worker()
+    running = claimed(queued, late)
+    gone.delete()
+    assert services.renew_lease(worker=late)
+    services.reap()
+    running.refresh_from_db()
+    assert (running.state, running.attempt, running.crashes) == ("running", 1, 0)
+    assert not services.renew_lease(worker=Worker(hostname="here", pid=2))
 
 
 @pytest.mark.parametrize(

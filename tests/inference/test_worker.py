@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -13,7 +14,15 @@ from django.db import InterfaceError, OperationalError, connections
 from django.utils import timezone
 
 from inference import services
-from inference.engine.interface import Adapter, Admission, InvalidAdapter, InvalidGrammar, Request, StepOutput
+from inference.engine.interface import (
+    Adapter,
+    Admission,
+    EngineFigures,
+    InvalidAdapter,
+    InvalidGrammar,
+    Request,
+    StepOutput,
+)
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import JsonSchema, SamplingParams
 from inference.running import Slots
@@ -55,6 +64,9 @@ class OneWordEngine:
     @property
     def has_work(self) -> bool:
         return bool(self._requests)
+
+    def figures(self) -> EngineFigures:
+        return EngineFigures()
 
     def close(self) -> None:
         pass
@@ -386,13 +398,45 @@ def test_a_place_that_becomes_free_while_the_worker_stops_is_not_taken(
 
     def take_at_the_last_moment(slots: Slots, generation_id: str, *, timeout: float) -> bool:
         placed = take(slots, generation_id, timeout=timeout)
-        host.stopping.set()
+        host.leaving.set()
         return placed
 
     monkeypatch.setattr(Slots, "take", take_at_the_last_moment)
     host.run(str(generation.id))
     generation.refresh_from_db()
     assert (generation.state, generation.attempt) == ("queued", 0)
+
+
+def test_tasks_at_once_claim_a_reply_each_and_none_in_vain(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, asked = start(), [ask() for _ in range(4)]
+    host.loaded.wait(10)
+    look, claim, in_vain = services.next_queued, services.claim_generation, []
+    all_look = threading.Barrier(len(asked))
+
+    def look_together(**fields: Any) -> Any:
+        found = look(**fields)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            all_look.wait(0.3)
+        return found
+
+    def claim_noting(**fields: Any) -> Generation | None:
+        claimed = claim(**fields)
+        if claimed is None:
+            in_vain.append(fields)
+        return claimed
+
+    monkeypatch.setattr(services, "next_queued", look_together)
+    monkeypatch.setattr(services, "claim_generation", claim_noting)
+    runners = [threading.Thread(target=_in_thread, args=(host.run, str(one.id))) for one in asked]
+    for runner in runners:
+        runner.start()
+    for runner in runners:
+        runner.join(10)
+    for one in asked:
+        ended(one)
+    assert not in_vain
 
 
 class WaitingEngine(OneWordEngine):
@@ -445,7 +489,7 @@ def test_a_worker_that_takes_long_to_hand_over_keeps_its_lease_meanwhile(
 
     def flush_slowly() -> None:
         then = timezone.now() + timedelta(seconds=1)  # the whole lease as it is now
-        alive = Worker.objects.filter(lease_expires_at__gt=then, state=Worker.State.READY)
+        alive = Worker.objects.filter(lease_expires_at__gt=then)
         renewed.append(wait_until(alive.exists, "the lease to be renewed", 10))
 
     monkeypatch.setattr(host.publisher, "flush", flush_slowly)

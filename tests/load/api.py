@@ -118,6 +118,7 @@ def rate() -> Iterator[Row]:
     """What of the engine's rate arrives in one stream, both measured by turns."""
     site = Site(engine="tests.load.real_engine.load")
     try:
+        engine_rate(site, 1)  # compiles what is not compiled yet: no start waits for that
         key = _start(site, REAL)
         asyncio.run(_site_rate(site, key))  # warms up
         alone, through = [], []

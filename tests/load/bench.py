@@ -64,8 +64,10 @@ def benchmarks() -> dict[str, Benchmark]:
         memory,
         operations,
         precision,
+        scaling,
         scratch,
         sockets,
+        startup,
         streaming,
         throughput,
         trainer,
@@ -108,6 +110,9 @@ def benchmarks() -> dict[str, Benchmark]:
         "trainer.chatterbot": trainer.small_corpus,
         "trainer.scratch": scratch.from_scratch,
         "trainer.beside": beside.answers,
+        "ops.start": startup.first_and_next,
+        "ops.workers.2": scaling.workers,
+        "ops.web.2": scaling.webs,
     }
 
 

@@ -61,6 +61,8 @@ OF_THE_PERSON |= OF_DATA
 OF_THE_PERSON |= {"widgets", "widget_settings", "widget_delete"}
 # Of what a workspace uses and may use, which limits/test_usage_pages.py and test_limit_pages.py ask as everybody.
 OF_THE_PERSON |= {"usage", "usage_csv", "limits", "limits_all", "limits_member", "limits_key"}
+# Of the site's operators: ops/test_status_page.py asks as everybody.
+OF_THE_PERSON |= {"status", "status_now"}
 # Of a workspace's webhooks: api/test_webhook_pages.py asks these as everybody.
 OF_WEBHOOKS = {
     pattern.name

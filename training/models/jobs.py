@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from inference.models import ServedModel
 from training.models.data import DatasetVersion, DataWork
 from webapp.accounts.models import Workspace
+from webapp.core.request_ids import MAX_LENGTH
 
 # A cancelled trial's `error_code`, where it was the search that cancelled it.
 PRUNED = "pruned"
@@ -106,6 +107,8 @@ class Job(models.Model):
         ServedModel, on_delete=models.PROTECT, null=True, related_name="+"
     )  # scratch: none
     spec = models.JSONField()  # the knobs of training.trainer.spec.Spec that were given
+    # What asked for it, as logs name it.
+    request_id = models.CharField(max_length=MAX_LENGTH, blank=True, default="", db_default="")
     metadata = models.JSONField(default=dict)  # whatever a program notes of it: names and texts
     search = models.ForeignKey(Search, on_delete=models.CASCADE, null=True, related_name="jobs")
     number = models.PositiveIntegerField(default=0)  # of the trial or the fold, from 1

@@ -23,6 +23,8 @@ from webapp.accounts.presence import arrive, leave
 from webapp.accounts.sockets import session_group, user_group
 from webapp.core import sql
 from webapp.core.errors import UserError
+from webapp.core.full_disk import no_room
+from webapp.core.request_ids import current_request_id, on_behalf_of, request_id_for
 from webapp.core.sessions import SessionStore
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 CLOSE_LOGGED_OUT = 4401
 CLOSE_TOO_MANY_FRAMES = 4429
 MAX_FRAME_BYTES = 1_200_000
+# With the number of a command behind it, it is a request id as any other.
+_LONGEST_CONNECTION_ID = 100
 
 
 class _Handshake:
@@ -57,6 +61,8 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
     session_key: str
     workspace_id: uuid.UUID  # the one they were in when the socket was opened
 
+    connection_id = ""  # the beginning of its commands' request ids
+    commands = 0
     present = False  # counted among the person's sockets
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -69,6 +75,8 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
     async def connect(self) -> None:
         self.limit = FrameLimit(monotonic())
         self.closing = False
+        given = next((v.decode("latin1") for k, v in self.scope["headers"] if k == b"x-request-id"), "")
+        self.connection_id = request_id_for(given[:_LONGEST_CONNECTION_ID])
         await self.accept()
         user = self.scope["user"]
         session_key = self.scope["session"].session_key
@@ -135,6 +143,11 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
         await super().dispatch(message)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        self.commands += 1
+        with on_behalf_of(f"{self.connection_id}.{self.commands}"):
+            await self._obey(text_data)
+
+    async def _obey(self, text_data: str | None) -> None:
         frame: dict[str, Any] = {}
         try:
             frame = parse_frame(text_data)
@@ -145,11 +158,12 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
                 await self.session_closed({})
         except UserError as error:
             await self._error(error.code, error.message, frame)
-        except Exception:
+        except Exception as error:
             logger.exception("A socket's command failed", extra={"command": frame.get("type")})
-            await self._error(
-                "internal", _("Something went wrong on the server. Try again in a moment."), frame
+            known = no_room(error) or UserError(
+                "internal", _("Something went wrong on the server. Try again in a moment.")
             )
+            await self._error(known.code, known.message, frame)
 
     async def session_closed(self, message: dict[str, Any]) -> None:
         """The login ended, or (with `workspace`) the membership in that workspace did."""
@@ -173,6 +187,8 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
     async def _error(self, code: str, message: str, frame: dict[str, Any] | None = None) -> None:
         known = frame or {}
         about = {key: known[key] for key in ("client_id", "ref") if isinstance(known.get(key), str)}
+        if code == "internal":
+            about["request_id"] = current_request_id()
         await self.send_frame({"type": "error", "code": code, "message": message, **about})
 
     @database_sync_to_async

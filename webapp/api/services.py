@@ -22,7 +22,7 @@ from webapp.accounts import limits
 from webapp.api import access, failures
 from webapp.api.auth import Caller
 from webapp.api.models import Completion, WebhookDelivery
-from webapp.core import sql
+from webapp.core import clock, sql
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def refuse_without_workers() -> None:
     """Raises UserError `no_worker` where nobody would answer: a program is told so at once instead of waiting."""
     if not sql.fetch(
         "SELECT 1 FROM inference_worker WHERE lease_expires_at > %s AND state <> 'stopping' LIMIT 1",
-        timezone.now(),
+        clock.now(),
     ):
         raise failures.unavailable(
             _("No model worker is running right now. Try again in a moment."), "no_worker"

@@ -9,10 +9,10 @@ tells by its webhook-id. Only this module's own threads talk to receivers, so no
 
 from __future__ import annotations
 
+import collections
 import logging
 import random
 import threading
-from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -22,13 +22,18 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext_noop
+from prometheus_client import Counter
 
 from webapp.accounts.audit import record_audit
 from webapp.api.models import Webhook, WebhookDelivery
 from webapp.api.webhook_signing import signed_headers
+from webapp.core.metrics import registry
 from webapp.core.ssrf import OutboundError, send
 
 logger = logging.getLogger(__name__)
+_attempts = Counter(
+    "flywheel_webhook_attempts", "Attempts to deliver an event to a webhook.", ["result"], registry=registry
+)
 State = WebhookDelivery.State
 Off = Webhook.Off
 
@@ -80,7 +85,7 @@ def _deliver_due() -> None:
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="webhook") as pool:
         while True:
             # The database is this thread's alone.
-            for delivery in _claim_due(Counter(d.webhook_id for d in running.values())):
+            for delivery in _claim_due(collections.Counter(d.webhook_id for d in running.values())):
                 running[pool.submit(post, delivery)] = delivery
             if not running:
                 return
@@ -89,7 +94,7 @@ def _deliver_due() -> None:
                 record(running.pop(future), future.result())
 
 
-def _claim_due(running: Counter[UUID]) -> list[WebhookDelivery]:
+def _claim_due(running: collections.Counter[UUID]) -> list[WebhookDelivery]:
     claimed: list[WebhookDelivery] = []
     while len(claimed) + running.total() < _AT_ONCE:
         full = [webhook for webhook, count in running.items() if count >= _AT_ONCE_TO_ONE]
@@ -101,7 +106,7 @@ def _claim_due(running: Counter[UUID]) -> list[WebhookDelivery]:
             break
         if claim(delivery):
             claimed.append(delivery)
-            running = running + Counter([delivery.webhook_id])
+            running = running + collections.Counter([delivery.webhook_id])
     return claimed
 
 
@@ -165,6 +170,7 @@ def record(delivery: WebhookDelivery, outcome: Outcome) -> None:
     mine = WebhookDelivery.objects.filter(pk=delivery.pk, state=State.PENDING, attempts=delivery.attempts)
     if not mine.update(**fields):
         return
+    _attempts.labels("arrived" if arrived else "failed").inc()
     for name, value in fields.items():
         setattr(delivery, name, value)
     webhook = Webhook.objects.filter(pk=delivery.webhook_id)

@@ -106,7 +106,9 @@ async def reply(request: HttpRequest, widget_id: uuid.UUID) -> HttpResponseBase:
     last = await sync_to_async(lambda: _last_reply(_session(request, widget_id)))()
     if last is None or last.generation_id is None:
         raise UserError("nothing_asked", _("Nothing has been asked yet."), status=409)
-    return _events(last.generation_id, int(after) if after.isdigit() and len(after) < 10 else 0)
+    return _events(
+        last.generation_id, int(after) if after.isascii() and after.isdigit() and len(after) < 10 else 0
+    )
 
 
 @csrf_exempt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from inference.models import ServedModel, Worker
@@ -35,7 +34,7 @@ def obstacle() -> str:
     """Why a message sent now would have to wait, and what to do; "" where a worker is ready."""
     if not ServedModel.objects.filter(is_default=True).exists():
         return _("No model is installed yet. Whoever runs this site can add one: manage.py models pull.")
-    alive = Worker.objects.filter(lease_expires_at__gt=timezone.now()).only("state", "error")
+    alive = Worker.objects.alive().only("state", "error")
     workers = {worker.state: worker for worker in alive}
     if Worker.State.READY in workers:
         return ""

@@ -61,8 +61,11 @@ def configuration(log_format: str, level: str) -> dict[str, Any]:
                 "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
             }
         },
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-        "root": {"handlers": ["stderr"], "level": level},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
+            "errors": {"class": "webapp.core.recent_errors.Collector", "level": "ERROR"},
+        },
+        "root": {"handlers": ["stderr", "errors"], "level": level},
         "loggers": {
             # Each 4xx would be logged twice: by Django and as the request's own event.
             "django.request": {"level": "ERROR"},

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
+from django.template import loader
 from django.utils.cache import patch_cache_control
 
 from webapp.core.errors import UserError
+from webapp.core.full_disk import no_room
 
 
 def wants_json(request: HttpRequest) -> bool:
@@ -40,7 +42,8 @@ class UserErrorMiddleware:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        return error_response(request, exception) if isinstance(exception, UserError) else None
+        known = exception if isinstance(exception, UserError) else no_room(exception)
+        return error_response(request, known) if known is not None else None
 
 
 class PrivateByDefaultMiddleware:
@@ -54,3 +57,9 @@ class PrivateByDefaultMiddleware:
         if "Cache-Control" not in response:
             patch_cache_control(response, private=True, no_store=True)
         return response
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """The page of what nobody expected. Without what other pages know of people, which may be what is broken."""
+    context = {"request_id": request.META.get("HTTP_X_REQUEST_ID", "")}
+    return HttpResponse(loader.render_to_string("500.html", context), status=500)

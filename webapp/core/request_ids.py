@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import structlog
 from asgiref.sync import iscoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
 
+MAX_LENGTH = 128
 _ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -44,6 +47,19 @@ def carry_request_id(
 def request_id_for(given: str) -> str:
     """What a program chose, or one of ours: whatever else comes would be a line in our logs that a stranger wrote."""
     return given if _ACCEPTED.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+
+
+def current_request_id() -> str:
+    """Of the request, the socket's command or the task that this thread or coroutine works on; "" where of none."""
+    return str(structlog.contextvars.get_contextvars().get("request_id", ""))[:MAX_LENGTH]
+
+
+@contextmanager
+def on_behalf_of(request_id: str, **ids: str) -> Iterator[None]:
+    """What is logged inside names the request, where there was one, and these ids."""
+    request = {"request_id": request_id} if request_id else {}
+    with structlog.contextvars.bound_contextvars(**request, **ids):
+        yield
 
 
 def _name(request: HttpRequest) -> str:

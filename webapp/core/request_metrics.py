@@ -53,3 +53,5 @@ def _count(request: HttpRequest, status: int, started: float) -> None:
     method = request.method if request.method in _METHODS else "other"
     metrics.http_requests.labels(method, str(status)).inc()
     metrics.http_seconds.observe(time.perf_counter() - started)
+    if status >= 500 and status != 503:  # which says that there is too much to do, and when to come back
+        metrics.errors.labels("http", str(status)).inc()

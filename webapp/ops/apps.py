@@ -9,5 +9,14 @@ class OpsConfig(AppConfig):
         from webapp.core import metrics
         from webapp.ops import figures
 
-        for collect in (figures.generations, figures.workers, figures.queues):
+        for collect in (
+            figures.generations,
+            figures.workers,
+            figures.jobs,
+            figures.queues,
+            figures.webhooks,
+            figures.migrations,
+            figures.broker,
+        ):
             metrics.register(collect)
+        metrics.register_own(figures.machine)

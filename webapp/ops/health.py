@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import redis
 from django.conf import settings
 from django.db import DatabaseError, connection
-from django.utils import timezone
 
-from inference.models import Worker
+from inference.models import ServedModel, Worker
+from inference.serving import without_ready_worker
 from webapp.ops import schema
 
 CACHE_SECONDS = 1.0
@@ -64,9 +64,9 @@ def database() -> list[Check]:
 
 
 def worker() -> Check:
-    alive = list(Worker.objects.filter(lease_expires_at__gt=timezone.now()))
+    alive = list(Worker.objects.alive())
     if any(one.state == Worker.State.READY for one in alive):
-        return Check("worker", True)
+        return _serving()
     for one in alive:
         if one.state == Worker.State.BROKEN:
             return Check(
@@ -76,6 +76,19 @@ def worker() -> Check:
         return Check("worker", False, "model_loading", "The inference worker is loading its model.")
     return Check(
         "worker", False, "no_worker", "No inference worker is running: start one, or see logs/inference.log."
+    )
+
+
+def _serving() -> Check:
+    """Others may answer with all kinds of models: what conversations use is what a site cannot be without."""
+    default = ServedModel.objects.filter(is_default=True).first()
+    if default is None or not without_ready_worker([default.pk]):
+        return Check("worker", True)
+    return Check(
+        "worker",
+        False,
+        "model_not_served",
+        f"No worker serves {default.name}, the default model: start one whose INFERENCE_MODELS names it, or is unset.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The web process's beginning: it refuses to serve on another schema than its own, before anybody connects."""
+"""The web process's beginning: what refuses it (`start_checks`), it says before it takes a single connection."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
+from webapp.core import snapshots
 from webapp.core.interpreter import settle
-from webapp.ops import schema
+from webapp.ops import start_checks
 
 
 async def lifespan(
@@ -20,12 +21,14 @@ async def lifespan(
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
-            refusal = await sync_to_async(schema.refusal)()
+            refusal = await sync_to_async(start_checks.refusal)()
             if refusal:
                 await send({"type": "lifespan.startup.failed", "message": f"flywheel: {refusal}"})
                 return
             settle()
+            snapshots.start("web")
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
+            await sync_to_async(snapshots.stop)()
             await send({"type": "lifespan.shutdown.complete"})
             return

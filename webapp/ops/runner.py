@@ -22,12 +22,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import redis
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, connection
 
 from webapp.core.tether import tether
-from webapp.ops import broker, processes, schema, start, supervision
+from webapp.ops import broker, health, processes, schema, start, start_checks, supervision
+from webapp.ops.doctor import broker as broker_check
+from webapp.ops.doctor import database, machine
 from webapp.ops.progress import Progress
 
 DEMO_MODEL = "smollm2-135m-instruct"
@@ -70,6 +71,7 @@ class Runner:
         os.umask(0o077)
         try:
             with self._only_runner() as lock:
+                self._refuse(machine.disk)
                 self._check_port()
                 self._prepare()
                 self._start(lock)
@@ -134,7 +136,12 @@ class Runner:
                 self._wait_for_broker("REDIS_URL names a broker that does not answer")
         self._get_model()
 
+    def _refuse(self, check: start_checks.Check) -> None:
+        for refusal in start_checks.refusals([check]):
+            raise CannotRun(refusal)
+
     def _migrate(self) -> None:
+        self._refuse(database.check)
         end = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
@@ -245,16 +252,13 @@ class Runner:
         while True:
             if meanwhile:
                 meanwhile()
-            try:
-                with redis.Redis.from_url(
-                    settings.REDIS_URL, socket_connect_timeout=2, socket_timeout=2
-                ) as client:
-                    client.ping()
+            self._refuse(broker_check.check)
+            answered = health.broker()
+            if answered.ok:
                 return
-            except redis.RedisError as error:
-                if time.monotonic() > end:
-                    raise CannotRun(f"{trouble}: {error}") from error
-                time.sleep(0.05)
+            if time.monotonic() > end:
+                raise CannotRun(f"{trouble}. {answered.message}")
+            time.sleep(0.05)
 
     def _announce(self, sentence: str) -> None:
         from webapp.accounts import setup_code

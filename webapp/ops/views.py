@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from webapp.core import metrics
+from webapp.core import snapshots
 from webapp.ops import health
 
 
@@ -45,7 +45,7 @@ def prometheus(request: HttpRequest) -> HttpResponse:
     """For loopback, or for who bears METRICS_TOKEN."""
     if not _may_scrape(request):
         return HttpResponse("Send METRICS_TOKEN as a bearer token.\n", status=401, content_type="text/plain")
-    body, content_type = metrics.exposition()
+    body, content_type = snapshots.exposition()
     return HttpResponse(body, content_type=content_type)
 
 

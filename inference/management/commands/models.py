@@ -17,7 +17,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(
-            dest="action", required=True, metavar="list | pull | add | default | remove"
+            dest="action", required=True, metavar="list | pull | add | default | publish | remove"
         )
         actions.add_parser("list", help="what is installed, and what the catalog has for this machine")
         pull = actions.add_parser("pull", help="fetch a model of the catalog, or of the hub by its id")
@@ -30,6 +30,7 @@ class Command(BaseCommand):
         add.add_argument("--name", help="what to call it; by default like its file or folder")
         default = actions.add_parser("default", help="what conversations use")
         default.add_argument("name")
+        actions.add_parser("publish", help="put what is on this host alone into the storage all hosts share")
         remove = actions.add_parser("remove", help="delete a model that came of a workspace's training")
         remove.add_argument("name")
 
@@ -46,6 +47,11 @@ class Command(BaseCommand):
                         name=options["name"] or model_services.suggested_name(path), path=path
                     )
                 )
+            elif action == "publish":
+                for model in (published := model_services.publish_models()):
+                    self.stdout.write(f"{model.name} is in the shared storage ({_size(model.size_bytes)}).")
+                if not published:
+                    self.stdout.write("There is nothing on this host that the shared storage lacks.")
             elif action == "remove":
                 model = model_services.remove_model(name=options["name"])
                 self.stdout.write(f"{model.name} is removed. The replies it gave stay.")

@@ -143,6 +143,23 @@ def test_what_was_read_is_found_by_those_who_come_after(engine: TorchEngine) -> 
     assert engine.prefix_use.reused > 700
 
 
+def test_figures_say_how_full_the_cache_is_and_what_was_found_in_it(engine: TorchEngine) -> None:
+    empty = engine.figures()
+    assert (empty.kv_blocks_used, empty.kv_blocks_kept, empty.prefix_tokens) == (0, 0, 0)
+    engine.submit(ask(LONG, sampling=SAMPLED))
+    engine.step()
+    assert 0 < engine.figures().kv_blocks_used < engine.figures().kv_blocks
+    while engine.has_work:
+        engine.step()
+    once = engine.figures()
+    assert once.kv_blocks_used == 0
+    assert once.kv_blocks_kept > 0
+    assert once.prefix_tokens_reused == 0
+    run(engine, ask(LONG, sampling=SAMPLED))
+    assert engine.figures().prefix_tokens == 2 * once.prefix_tokens
+    assert engine.figures().prefix_tokens_reused > 0.9 * once.prefix_tokens
+
+
 def test_token_ids_are_a_prompt_as_they_are(engine: TorchEngine, reference: PreTrainedModel) -> None:
     ids = [5, 300, 7, 7, 41]
     (output,) = finals(engine, Request(id="ids", prompt_token_ids=ids, sampling=SCORE))

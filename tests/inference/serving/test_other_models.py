@@ -22,8 +22,8 @@ from inference.engine.loader import load_engine
 from inference.engine_thread import _TOO_SLOW, EngineThread
 from inference.finisher import BROKE
 from inference.formats.digest import adapted_digest
-from inference.model_finder import NOT_THERE, OTHER_MODEL
-from inference.models import Generation, ServedModel
+from inference.model_finder import NOT_THERE
+from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
 from inference.worker import WorkerHost
 from tests.inference.engine.running import Answer, collect
@@ -33,6 +33,7 @@ from tests.inference.serving.conftest import ENGINES, LONG, MESSAGES, PARAMS, PA
 from tests.inference.tiny_models import save_model, save_tokenizer, tiny_config
 from tests.services import wait_until
 from webapp.accounts.models import Workspace
+from webapp.core.errors import UserError
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Whole = Callable[..., ServedModel]
@@ -153,15 +154,31 @@ def test_another_workspaces_model_answers_nobody(
     assert len(ENGINES) == 1
 
 
-def test_where_a_worker_has_one_engine_other_models_say_so(
-    whole: Whole, start: Callable[[], WorkerHost], ask: Any, settings: Any
+def test_where_a_worker_has_one_engine_other_models_are_not_served(
+    base: ServedModel, whole: Whole, start: Callable[[], WorkerHost], ask: Any, settings: Any
 ) -> None:
     settings.INFERENCE_MAX_MODELS = 1
     model = whole()
     assert not model.is_served
-    generation = ask(model)
-    run(start(), generation)
-    assert (ended(generation).error_code, generation.error_message) == ("model_unavailable", OTHER_MODEL)
+    before, host = ask(model), start()
+    with pytest.raises(UserError, match="No worker of this site serves whole-0 now") as refused:
+        ask(model)
+    assert (refused.value.code, refused.value.status, refused.value.retry_after) == (
+        "model_not_served",
+        503,
+        30,
+    )
+    served = ask(base)
+    run(host, before, served)
+    assert ended(served).state == "complete"
+    services.reap()  # another worker may be about to start
+    before.refresh_from_db()
+    assert before.state == "queued"
+    long_ago = timezone.now() - timedelta(seconds=61)
+    for rows in (Generation.objects.filter(id=before.id), Worker.objects):
+        rows.update(**{"created_at" if rows.model == Generation else "started_at": long_ago})
+    services.reap()
+    assert (ended(before).state, before.error_code) == ("failed", "model_not_served")
 
 
 @pytest.mark.parametrize(
@@ -330,14 +347,18 @@ def test_who_waits_for_a_model_leaves_places_to_those_whose_model_is_there(
     settings.INFERENCE_MAX_RUNNING = 2
     model = whole()
     host, first, second, other = start(), ask(model), ask(model), ask(base)
+    assert host.wanted == [base.pk, model.pk]
     run(host, first)
-    run(host, second)  # says that one more waits, and not which
+    assert host.wanted == [base.pk]  # tasks of the other wait for who can take them
+    run(host, second)  # it came before we had said so
+    run(host, other)
     assert ended(other).state == "complete"
     second.refresh_from_db()
     assert second.state == "queued"
     loading.set()
     ended(first)
-    run(host, other)
+    assert host.wanted == [base.pk, model.pk]
+    run(host, second)
     assert ended(second).state == "complete"
 
 

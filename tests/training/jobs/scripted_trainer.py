@@ -3,7 +3,8 @@
 DOES, several with commas: "slow" (waits to be stopped after step 5), "dies" (kill -9 of itself in step 5 of its first
 run, in the midst of a line), "dies-always" (before its first checkpoint), "dies-saving" (having saved the step it went
 on from once more), "deaf" (to SIGTERM, as a child it has),
-"mute-CODE" (fails on stderr alone), "fails-CODE", "env" (writes its environment down).
+"greedy" (takes ever more memory after step 5), "mute-CODE" (fails on stderr alone), "fails-CODE", "env" (writes its
+environment down).
 """
 
 from __future__ import annotations
@@ -73,7 +74,11 @@ def main(does: list[str], spec: dict[str, Any]) -> int:
     if "dies-always" in does:
         line("step", step=1, loss=loss(1))
         os.kill(os.getpid(), signal.SIGKILL)
+    held: list[bytes] = []
     while step < STEPS:
+        while step == 5 and "greedy" in does:
+            held.append(b"x" * 2**24)
+            time.sleep(0.01)
         if "dies-saving" in does and step == 4:
             save(step)
             os.kill(os.getpid(), signal.SIGKILL)

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
+from pytest_django.fixtures import Settings
 
+from inference import local_models, model_services
 from inference.models import ServedModel
 from tests.services import ROOT, wait_until
 from tests.training.jobs.conftest import Start
@@ -23,6 +25,8 @@ from training.trainer.__main__ import main
 from training.trainer_process import marked
 from training.training_worker import Supervision, run_next
 from webapp.accounts.models import User
+from webapp.core import shared_storage
+from webapp.env import Env
 
 # Four processes import torch: seconds, and minutes on a machine that has other things to do.
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(600)]
@@ -88,6 +92,34 @@ def test_a_job_whose_worker_is_killed_goes_on_with_the_losses_of_an_uninterrupte
         assert checkpoint.model.is_checkpoint
         assert (checkpoint.model.location / "adapter_model.safetensors").exists()
     assert not marked(str(job.id))
+
+
+def test_a_training_host_without_the_base_fetches_it_and_what_it_learnt_is_there_for_all_hosts(
+    start: Start, version: DatasetVersion, tiny_base: Path, home: Path, settings: Settings
+) -> None:
+    settings.STORAGES = settings.STORAGES | shared_storage.configuration(
+        Env({"STORAGE_URL": f"file://{home}/shared"})
+    )
+    base = model_services.register_model(name="everywhere", path=tiny_base)
+    start(base=base, spec={**KNOBS, "max_steps": 2, "checkpoint_every": 1})
+    settings.FLYWHEEL_HOME = home / "training host"
+    settings.FLYWHEEL_HOME.mkdir()
+    for mounted in ("datasets", "jobs"):
+        (home / mounted).mkdir(exist_ok=True)
+        (settings.FLYWHEEL_HOME / mounted).symlink_to(home / mounted)
+    run_next()
+    job = Job.objects.get()
+    assert (job.state, job.error_message) == (Job.State.SUCCEEDED, "")
+    assert base.location.is_relative_to(settings.FLYWHEEL_HOME)
+    assert base.location.is_dir()
+    settings.FLYWHEEL_HOME = home / "third"
+    checkpoints = ServedModel.objects.filter(is_checkpoint=True)
+    assert checkpoints
+    for model in (job.model, *checkpoints):
+        assert model is not None
+        with local_models.hold(model) as folder:
+            assert folder.is_relative_to(home / "third")
+            assert (folder / "adapter_model.safetensors").is_file()
 
 
 def test_a_cancelled_job_saves_what_it_learnt_and_is_gone_within_fifteen_seconds(

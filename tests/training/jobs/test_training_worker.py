@@ -20,11 +20,21 @@ from tests.services import wait_until
 from tests.training.jobs import scripted_trainer
 from tests.training.jobs.conftest import Start, make_version
 from tests.training.jobs.scripted_trainer import STEPS, loss
-from training import job_life, job_services, storage, tail, tasks, trainer_process, training_worker
+from training import (
+    job_life,
+    job_services,
+    storage,
+    tail,
+    tasks,
+    trainer_limits,
+    trainer_process,
+    training_worker,
+)
 from training.models import Job
 from training.trainer_process import TrainerProcess, marked
 from training.training_worker import run_next
 from webapp.accounts.models import User, Workspace
+from webapp.core.request_ids import on_behalf_of
 
 pytestmark = pytest.mark.django_db
 State = Job.State
@@ -91,6 +101,23 @@ WHOLE = {
     "chosen": [{"knob": "batch_size", "value": 4, "why": "24 examples."}],
     "data": {"examples": 24, "trained_tokens": 100},
 }
+
+
+def test_logs_of_a_job_and_of_its_trainer_name_the_request_that_began_it(
+    start: Start, trainer: Trainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with on_behalf_of("order-7"):
+        job = start(spec=SPEC)
+    trainer()
+    caplog.set_level("INFO")
+    run_next()
+    heading = json.loads((storage.job_folder(job) / "trainer.log").read_text().splitlines()[0])
+    assert (heading["event"], heading["job"], heading["request_id"]) == (
+        "trainer_started", str(job.id), "order-7",
+    )  # fmt: skip
+    said = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+    codes = {line["code"] for line in said if line.get("request_id") == "order-7"}
+    assert {"validating", "started", "succeeded"} <= codes
 
 
 def test_what_a_trainer_writes_is_in_rows_when_it_has_succeeded(start: Start, trainer: Trainer) -> None:
@@ -263,6 +290,48 @@ def test_what_a_killed_worker_left_running_is_ended_first(start: Start, trainer:
     run_next()
     assert not beside
     assert now(job).state == State.SUCCEEDED
+
+
+def test_a_trainer_that_takes_too_much_memory_is_ended_and_keeps_its_checkpoint(
+    start: Start, trainer: Trainer, settings: Settings
+) -> None:
+    settings.TRAINING_MEMORY_GB = 0.3
+    job = start(spec=SPEC)
+    trainer("greedy")
+    run_next()
+    assert (now(job).state, now(job).error_code) == (State.FAILED, "oom")
+    assert "GB of memory it may have; the last checkpoint is kept" in now(job).error_message
+    assert job.checkpoints.get().is_kept
+    assert not marked(str(job.id))
+
+
+def test_a_trainer_that_takes_too_long_is_saved_and_can_be_resumed(
+    start: Start, trainer: Trainer, settings: Settings, alice: User
+) -> None:
+    settings.TRAINING_MAX_HOURS = 1 / 3600
+    job = start(spec=SPEC)
+    trainer("slow")
+    run_next()
+    assert (now(job).state, now(job).error_code) == (State.FAILED, "time_limit")
+    assert job.checkpoints.latest("step").step == 5
+    settings.TRAINING_MAX_HOURS = 0
+    job_services.resume_job(job=now(job), user=alice)
+    trainer()
+    run_next()
+    assert now(job).state == State.SUCCEEDED
+
+
+def test_without_a_setting_a_job_may_take_what_the_machine_or_its_container_has(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.TRAINING_MEMORY_GB = 0
+    usual = trainer_limits.memory_limit()
+    assert usual <= 0.9 * psutil.virtual_memory().total
+    (tmp_path / "memory.max").write_text(f"{2**30}\n")
+    monkeypatch.setattr(trainer_limits, "_CONTAINER", (tmp_path / "memory.max", tmp_path / "none"))
+    assert trainer_limits.memory_limit() == int(0.9 * 2**30)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert trainer_limits.memory_limit() >= usual
 
 
 @pytest.mark.parametrize("code", ["oom", "internal"])

@@ -192,6 +192,8 @@ def test_nonsense_is_a_sentence(widget: Widget) -> None:
         assert answer.json()["error"]["message"]
     assert client.get(reverse("widget_reply", args=[widget.pk])).json()["error"]["code"] == "nothing_asked"
     assert Client().get(reverse("widget_frame", args=[uuid.uuid4()])).status_code == 404
+    say(client, widget, "Hello")
+    assert client.get(reverse("widget_reply", args=[widget.pk]), {"after": "²"}).status_code == 200
 
 
 def test_deleting_a_widget_deletes_what_was_said(widget: Widget, alice: User) -> None:

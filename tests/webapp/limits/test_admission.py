@@ -46,7 +46,7 @@ def refused(user: User, workspace: Workspace, text: str = "Hello") -> UserError:
 
 
 def ends(reply: Message, *, prompt_tokens: int = 10, completion_tokens: int = 5) -> None:
-    worker = inference.register_worker(hostname="here", pid=1)
+    worker = inference.register_worker(hostname="here", pid=1, serves=None)
     assert reply.generation is not None
     mine = inference.claim_generation(generation_id=reply.generation.id, worker_id=worker.id)
     assert mine is not None

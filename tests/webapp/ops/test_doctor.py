@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +19,7 @@ from django.utils import timezone
 
 from inference.models import ServedModel, Worker
 from tests.services import ROOT, Valkey, minimal_environment
+from webapp.core.public_addresses import Allowed
 from webapp.ops.doctor import configuration, machine
 from webapp.ops.doctor.finding import Level
 
@@ -104,6 +107,16 @@ def test_a_broker_that_may_throw_tasks_away_is_a_problem(db: None, broker: Valke
     assert "maxmemory-policy is allkeys-lru" in said
 
 
+def test_a_clock_that_is_not_the_brokers_is_pointed_out(
+    db: None, broker: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = time.time
+    monkeypatch.setattr("webapp.ops.doctor.clock.time.time", lambda: right() - 90)
+    said, _ = doctor()
+    assert re.search(r"warning  broker: This machine's clock is (89|90) s behind the broker's\.", said), said
+    assert "timedatectl set-ntp true" in said
+
+
 def test_the_broker_of_this_site_is_well(db: None, broker: Valkey) -> None:
     said, _ = doctor()
     assert "ok       broker: The broker answers." in said
@@ -173,6 +186,7 @@ def test_a_misspelt_variable_is_pointed_out() -> None:
         ("127.0.0.1", "https://chat.example.org", ["localhost"], [Level.PROBLEM]),
         ("0.0.0.0", "http://localhost:8000", ["localhost", "127.0.0.1", "[::1]"], [Level.WARNING]),
         ("0.0.0.0", "http://localhost:8000", ["localhost", "192.168.1.5"], []),
+        ("0.0.0.0", "http://chat.example.org", ["chat.example.org"], [Level.WARNING]),
         ("127.0.0.1", "http://localhost:8000", ["*"], [Level.WARNING]),
     ],
 )
@@ -181,6 +195,30 @@ def test_hosts_that_do_not_fit_together_are_found(
 ) -> None:
     settings.HOST, settings.SITE_URL, settings.ALLOWED_HOSTS = host, site, allowed
     assert [finding.level for finding in configuration.hosts()] == levels
+
+
+def test_what_would_believe_or_reach_too_much_is_pointed_out(settings: LazySettings) -> None:
+    assert list(configuration.proxies({"FORWARDED_ALLOW_IPS": "10.0.0.1"})) == []
+    found = [*configuration.proxies({"FORWARDED_ALLOW_IPS": "*"})]
+    settings.OUTBOUND_ALLOW = Allowed.parse(["10.0.0.0/8"], variable="OUTBOUND_ALLOW")
+    assert list(configuration.outbound()) == []
+    settings.OUTBOUND_ALLOW = Allowed.parse(["0.0.0.0/0"], variable="OUTBOUND_ALLOW")
+    found += configuration.outbound()
+    settings.METRICS_TOKEN = "short"
+    found += configuration.secrets()
+    assert list(configuration.open_broker()) == []
+    settings.REDIS_URL = "redis://:hunter2@broker.internal/0"
+    assert list(configuration.open_broker()) == []
+    settings.REDIS_URL = "redis://broker.internal/0"
+    found += configuration.open_broker()
+    assert [finding.level for finding in found] == [Level.WARNING] * 4
+    assert all(finding.advice for finding in found)
+
+
+def test_a_folder_for_uploads_that_is_too_small_is_pointed_out(settings: LazySettings) -> None:
+    assert list(machine.temporary_files()) == []
+    settings.API_MAX_UPLOAD_MB = 2**40
+    assert "set TMPDIR to a larger folder" in next(machine.temporary_files()).advice
 
 
 def test_a_secret_that_others_can_read_is_a_problem(settings: LazySettings, tmp_path: Path) -> None:

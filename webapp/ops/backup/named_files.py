@@ -52,6 +52,7 @@ def _jobs() -> Iterator[Named]:
 
 
 def _models(base_models: bool) -> Iterator[Named]:
-    for model in ServedModel.objects.filter(removed_at=None).only("path", "workspace_id"):
-        if model.workspace_id is not None or base_models:
+    for model in ServedModel.objects.filter(removed_at=None).only("path", "workspace_id", "manifest"):
+        # What is in the shared storage is kept with that: its files never change, and rows name them by digest.
+        if not model.is_stored and (model.workspace_id is not None or base_models):
             yield Named(_relative(model.location))

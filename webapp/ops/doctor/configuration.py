@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import ipaddress
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
+from webapp import coherence
 from webapp.ops.doctor.finding import Finding, ok, problem, warning
 from webapp.ops.variables import VARIABLES
 
-# Beginnings that only this site uses: whatever starts so and is unknown is a slip of the hand.
-OURS = ("FLYWHEEL_", "INFERENCE_", "OIDC_", "METRICS_", "WEB_P", "SIGNUP", "EMAIL_")
+_METADATA = ipaddress.IPv4Address("169.254.169.254")
+_LEAST_TOKEN = 16
 
 
 def check(environ: Mapping[str, str] | None = None) -> Iterator[Finding]:
@@ -25,21 +26,23 @@ def check(environ: Mapping[str, str] | None = None) -> Iterator[Finding]:
     yield from hosts()
     yield from mail()
     yield from secrets()
+    yield from proxies(environ)
+    yield from outbound()
+    yield from open_broker()
     if settings.DEBUG:
         yield warning("settings", "DEBUG is on: errors show code and settings to visitors.", "Unset DEBUG.")
 
 
 def unknown_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
-    known = {*VARIABLES, *(f"{name}_FILE" for name in VARIABLES), "FLYWHEEL_TEST_CACHE"}
-    for name in sorted(environ):
-        if name.startswith(OURS) and name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            advice = f"Did you mean {close[0]}?" if close else "README.md lists the known ones."
-            yield warning("settings", f"{name} is set, but no such setting exists.", advice)
+    """Where the right one is missing, no process starts (`coherence.refuse_misspelt`); these are set besides."""
+    for unknown in coherence.unknown_variables(environ, VARIABLES):
+        advice = f"Did you mean {unknown.meant}?" if unknown.meant else "README.md lists the known ones."
+        yield warning("settings", f"{unknown.name} is set, but no such setting exists.", advice)
 
 
 def hosts() -> Iterator[Finding]:
-    host = urlsplit(settings.SITE_URL).hostname or ""
+    parts = urlsplit(settings.SITE_URL)
+    host = parts.hostname or ""
     allowed: list[str] = settings.ALLOWED_HOSTS
     if "*" in allowed:
         yield warning(
@@ -47,20 +50,52 @@ def hosts() -> Iterator[Finding]:
             "ALLOWED_HOSTS allows every name, so links in mails can be forged.",
             "Name your hosts instead.",
         )
-    elif not any(
-        host == name.strip("[]") or (name[:1] == "." and f".{host}".endswith(name)) for name in allowed
-    ):
+    elif not coherence.is_allowed(host, allowed):  # of a SITE_URL that was not given
         yield problem(
             "hosts",
             f"SITE_URL says people come to {host}, but ALLOWED_HOSTS does not name it.",
-            f"Add {host} to ALLOWED_HOSTS.",
+            f"Add {host} to ALLOWED_HOSTS, or set SITE_URL.",
         )
-    local = {"localhost", "127.0.0.1", "[::1]"}
-    if settings.HOST not in ("127.0.0.1", "localhost", "::1") and set(allowed) <= local:
+    if parts.scheme == "http" and host not in coherence.LOCAL:
+        yield warning(
+            "hosts",
+            f"People come to {host} without TLS: passwords and messages can be read on the way.",
+            "Put a proxy that speaks HTTPS in front, and set SITE_URL to its https:// address.",
+        )
+    if settings.HOST not in coherence.LOCAL and {name.strip("[]") for name in allowed} <= coherence.LOCAL:
         yield warning(
             "hosts",
             f"The site listens on {settings.HOST}, but answers only to the name localhost.",
             "Add the names or addresses people type to ALLOWED_HOSTS.",
+        )
+
+
+def proxies(environ: Mapping[str, str]) -> Iterator[Finding]:
+    if "*" in environ.get("FORWARDED_ALLOW_IPS", "").split(","):
+        yield warning(
+            "hosts",
+            "FORWARDED_ALLOW_IPS=* believes whatever address anybody says they come from.",
+            "Name the proxy's own address.",
+        )
+
+
+def outbound() -> Iterator[Finding]:
+    """Where a webhook could ask the machine's own cloud for its keys."""
+    if settings.OUTBOUND_ALLOW.address(_METADATA):
+        yield warning(
+            "webhooks",
+            f"OUTBOUND_ALLOW lets webhooks reach {_METADATA}, where clouds give out credentials.",
+            "Name the hosts they are meant for.",
+        )
+
+
+def open_broker() -> Iterator[Finding]:
+    parts = urlsplit(settings.REDIS_URL)
+    if not parts.password and (parts.hostname or "localhost") not in coherence.LOCAL:
+        yield warning(
+            "broker",
+            f"The broker on {parts.hostname} asks for no password: whoever reaches it writes to people's pages.",
+            "Set requirepass there, and REDIS_URL=redis://:password@host.",
         )
 
 
@@ -76,10 +111,8 @@ def mail() -> Iterator[Finding]:
 
 
 def secrets() -> Iterator[Finding]:
-    if len(settings.SECRET_KEY) < 32:
-        yield problem(
-            "secrets", "SECRET_KEY is too short to protect sessions.", "Use 50 random letters, or unset it."
-        )
+    if settings.METRICS_TOKEN and len(settings.METRICS_TOKEN) < _LEAST_TOKEN:
+        yield warning("secrets", "METRICS_TOKEN is short enough to be guessed.", "Use 32 random letters.")
     for name in ("secret_key", "broker/password", "setup_code", "db.sqlite3"):
         path = settings.FLYWHEEL_HOME / name
         if path.exists() and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):

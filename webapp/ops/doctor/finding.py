@@ -17,19 +17,25 @@ class Finding:
     level: Level
     subject: str
     sentence: str
-    advice: str = ""
+    advice: str = ""  # what to do; only what is well has none
+    refuses: bool = False  # no process of the site starts while it is so (see `webapp.ops.start_checks`)
 
 
 def ok(subject: str, sentence: str) -> Finding:
     return Finding(Level.OK, subject, sentence)
 
 
-def warning(subject: str, sentence: str, advice: str = "") -> Finding:
+def warning(subject: str, sentence: str, advice: str) -> Finding:
     return Finding(Level.WARNING, subject, sentence, advice)
 
 
-def problem(subject: str, sentence: str, advice: str = "") -> Finding:
+def problem(subject: str, sentence: str, advice: str) -> Finding:
     return Finding(Level.PROBLEM, subject, sentence, advice)
+
+
+def refusal(subject: str, sentence: str, advice: str) -> Finding:
+    """A problem with which the site would be half started, or lose what it is given."""
+    return Finding(Level.PROBLEM, subject, sentence, advice, refuses=True)
 
 
 def first_line(error: BaseException) -> str:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 
 import psutil
 from django.conf import settings
 from django.contrib.staticfiles import finders
 
-from webapp.ops.doctor.finding import Finding, first_line, ok, problem, warning
+from webapp.ops.doctor.finding import Finding, first_line, ok, problem, refusal, warning
 
 GIGABYTE = 1e9
 # Below this the append-only file and the logs of a busy day may not fit.
 LEAST_DISK, GOOD_DISK = 0.2 * GIGABYTE, 2 * GIGABYTE
+# And below these not even a start's own files.
+FULL_DISK, FULL_ENTRIES = 32e6, 100
 # Every process of the site together holds about 1 GB besides the model.
 OVERHEAD = 1.0 * GIGABYTE
 LEAST_FILES = 4096
@@ -24,6 +28,7 @@ LEAST_FILES = 4096
 
 def check() -> Iterator[Finding]:
     yield from disk()
+    yield from temporary_files()
     yield from memory()
     yield from open_files()
     yield gpu()
@@ -33,22 +38,44 @@ def check() -> Iterator[Finding]:
 def disk() -> Iterator[Finding]:
     home = settings.FLYWHEEL_HOME
     try:
-        free = shutil.disk_usage(home).free
-        probe = home / f".doctor.{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        where = os.statvfs(home)
+        free, entries = where.f_bavail * where.f_frsize, where.f_favail
+        probe = home / f".probe.{os.getpid()}"
+        try:
+            probe.write_bytes(b"x" * 4096)
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
-        yield problem(
-            "disk", f"{home} cannot be written: {first_line(error)}", "Set FLYWHEEL_HOME to a folder you own."
-        )
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "Free some space." if is_full else "Set FLYWHEEL_HOME to a folder you own."
+        yield refusal("disk", f"{home} cannot be written ({error.strerror}).", advice)
         return
     said = f"{free / GIGABYTE:.1f} GB are free where {home} lies."
-    if free < LEAST_DISK:
+    if free < FULL_DISK or (where.f_files and entries < FULL_ENTRIES):
+        yield refusal(
+            "disk",
+            f"The disk where {home} lies is full ({free / 1e6:.0f} MB and {entries} files are left).",
+            "Free some space: the database and the broker stop when it is used up, and nothing more would be kept.",
+        )
+    elif free < LEAST_DISK:
         yield problem("disk", said, "Free some space: the database and the broker stop when it is used up.")
     elif free < GOOD_DISK:
         yield warning("disk", said, "A larger model or a backup may not fit.")
     else:
         yield ok("disk", said)
+
+
+def temporary_files() -> Iterator[Finding]:
+    """Where uploads wait."""
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < settings.API_MAX_UPLOAD_MB * 2**20:
+        yield warning(
+            "disk",
+            f"{free / 1e6:,.0f} MB are free in {folder}, less than one upload of API_MAX_UPLOAD_MB may need.",
+            "Free some space there, or set TMPDIR to a larger folder.",
+        )
 
 
 def memory() -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from django.db import DatabaseError
 
+from inference import model_storage
 from inference.engine.config_folder import config_from_folder
 from inference.engine.config_gguf import config_from_gguf
 from inference.formats.errors import ModelFileError
@@ -15,6 +16,8 @@ from inference.formats.model_files import find_model
 from inference.formats.safetensors_file import read_headers
 from inference.installation import inspect_adapter
 from inference.models import ServedModel
+from webapp.core import contents, shared_storage
+from webapp.core.shared_storage import StorageError
 from webapp.ops.doctor.finding import Finding, ok, problem, warning
 
 
@@ -39,14 +42,28 @@ def look_at(model: ServedModel) -> Finding:
     else:
         advice = f"Restore {model.location} from a backup, or train it again."
     try:
-        if model.base is None:
+        if model.is_stored:
+            size = contents.manifest_of(model_storage.CONTENTS, model.manifest).size
+        elif shared_storage.is_shared():
+            return warning(
+                "models",
+                f"{model.name} is not in the shared storage: other hosts cannot serve it.",
+                "Run on the host that has it: python manage.py models publish",
+            )
+        elif model.base is None:
             size = read_header(model.location)
         else:
             size = inspect_adapter(model.location, model.base.location).size_bytes
+    except StorageError as error:
+        return problem("models", f"{model.name}: {error}", advice)
     except ModelFileError as error:
         return problem("models", f"{model.name}: {error}", advice)
     except OSError as error:
         return problem("models", f"{model.name}: {error.filename} cannot be read ({error.strerror}).", advice)
+    if model.is_stored:
+        return ok(
+            "models", f"{model.name} is in the shared storage ({size / 1e6:,.0f} MB, {model.architecture})."
+        )
     if size != model.size_bytes:
         return warning(
             "models",

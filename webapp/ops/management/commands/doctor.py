@@ -39,7 +39,9 @@ class Command(BaseCommand):
                 # One part that breaks must not hide what the others find.
                 self._say(
                     problem(
-                        part.__name__.rsplit(".", 1)[-1], f"This could not be checked: {first_line(error)}"
+                        part.__name__.rsplit(".", 1)[-1],
+                        f"This could not be checked: {first_line(error)}",
+                        "Please report it: doctor itself has a defect.",
                     )
                 )
                 worst = Level.PROBLEM

@@ -1,0 +1,58 @@
+"""The one clock by which hosts judge each other: the database's. Leases, deadlines and heartbeats are told by it.
+
+Hosts' own clocks differ, and any of them may be set at any time; a worker taken for dead because another host's clock
+is ahead would have its replies written twice. A clock can still be set while the site runs, also the database's, and a
+machine may sleep: then everything looks overdue, or due in an hour. `settled` says when that can be judged again.
+Knows no model of ours.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+from django.db import connection
+from django.utils import timezone
+
+# How long the database's time is carried on by this process's own monotonic clock before it is asked again.
+_ASK_EVERY = 1.0
+# What an answer may be late by, and clocks may be slewed by; a clock that was set is off by more.
+_JUMP_SECONDS = 5.0
+
+_lock = threading.Lock()
+_asked: tuple[float, datetime] | None = None  # on time.monotonic()'s clock, and what the database said
+_jumped_at = float("-inf")
+
+
+def now() -> datetime:
+    """The database's time. Raises DatabaseError."""
+    global _asked, _jumped_at
+    with _lock:
+        known = _asked
+    if known is not None and connection.vendor != "sqlite" and time.monotonic() - known[0] < _ASK_EVERY:
+        return known[1] + timedelta(seconds=time.monotonic() - known[0])
+    said, at = _ask(), time.monotonic()
+    with _lock:
+        if known is not None and known is _asked:
+            expected = known[1] + timedelta(seconds=at - known[0])
+            if abs((said - expected).total_seconds()) > _JUMP_SECONDS:
+                _jumped_at = at
+        _asked = (at, said)
+    return said
+
+
+def settled(seconds: float) -> bool:
+    """Whether the clock has not been set for so long: then who is alive has said so by the time it shows now."""
+    with _lock:
+        return time.monotonic() - _jumped_at > seconds
+
+
+def _ask() -> datetime:
+    if connection.vendor == "sqlite":
+        return timezone.now()  # one host, and so one clock
+    with connection.cursor() as cursor:
+        # Not CURRENT_TIMESTAMP, which stands still in a transaction.
+        cursor.execute("SELECT clock_timestamp()")
+        said: datetime = cursor.fetchone()[0]
+    return said.astimezone(UTC)

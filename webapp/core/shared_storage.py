@@ -1,0 +1,155 @@
+"""The storage that all hosts of a site share: a folder or a bucket, by Django's storage API. Knows not what is in it.
+
+Unset (`STORAGE_URL`), there is none, and everything lies on one host.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from django.conf import settings
+from django.core.files import File
+from django.core.files.base import ContentFile
+from django.core.files.storage import FileSystemStorage, Storage, storages
+
+from webapp.env import Env, SettingsError
+
+ALIAS = "shared"
+_CHUNK = 2**20
+
+
+class StorageError(Exception):
+    """The storage does not do what it should; the message is a sentence."""
+
+
+def configuration(env: Env) -> dict[str, Any]:
+    """What Django's STORAGES says of it; nothing where there is none. Raises SettingsError."""
+    url = env.url("STORAGE_URL", ("file", "s3"))
+    if url is None:
+        return {}
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        folder = unquote(parts.path)
+        if parts.netloc or not folder.strip("/"):
+            raise SettingsError(f"STORAGE_URL is {url!r}, but must name a folder: file:///mnt/flywheel.")
+        options = {"location": folder, "allow_overwrite": True}
+        return {ALIAS: {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": options}}
+    if not parts.netloc:
+        raise SettingsError(f"STORAGE_URL is {url!r}, but must name a bucket: s3://bucket/prefix.")
+    if importlib.util.find_spec("storages") is None or importlib.util.find_spec("boto3") is None:
+        raise SettingsError(
+            "STORAGE_URL names a bucket: install django-storages for it, pip install '.[s3]'."
+        )
+    options = {
+        "bucket_name": parts.netloc,
+        "location": parts.path.strip("/"),
+        "access_key": env.raw("AWS_ACCESS_KEY_ID"),
+        "secret_key": env.raw("AWS_SECRET_ACCESS_KEY"),
+        "endpoint_url": env.url("AWS_ENDPOINT_URL", ("http", "https")),
+        "region_name": env.raw("AWS_REGION"),
+    }
+    # What is not given boto3 looks for itself: a machine may have a role.
+    given = {name: value for name, value in options.items() if value is not None}
+    return {ALIAS: {"BACKEND": "webapp.core.s3_storage.StreamedS3Storage", "OPTIONS": given}}
+
+
+def is_shared() -> bool:
+    return ALIAS in settings.STORAGES
+
+
+def _storage() -> Storage:
+    return storages[ALIAS]
+
+
+class _failures:
+    """Whatever a backend raises becomes a StorageError: botocore's errors have no common root with Django's."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, StorageError):
+            said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise StorageError(f"The shared storage cannot {self._doing}: {said.rstrip('.')}.") from error
+
+
+def write(name: str, source: Path | bytes) -> None:
+    """Replaces what is there. On a disk of ours it is on the disk afterwards. Raises StorageError."""
+    storage = _storage()
+    with _failures(f"take {name}"):
+        if isinstance(source, bytes):
+            storage.save(name, ContentFile(source))
+        else:
+            with source.open("rb") as file:
+                storage.save(name, File(file))
+        if isinstance(storage, FileSystemStorage):
+            _sync(Path(storage.path(name)))
+
+
+def read(name: str) -> Iterator[bytes]:
+    """In pieces of a mebibyte or less. Raises StorageError."""
+    storage = _storage()
+    with _failures(f"give {name}"):
+        if hasattr(storage, "stream"):
+            yield from storage.stream(name, _CHUNK)
+        else:
+            with storage.open(name) as file:
+                yield from file.chunks(_CHUNK)
+
+
+def read_whole(name: str) -> bytes:
+    return b"".join(read(name))
+
+
+def exists(name: str) -> bool:
+    with _failures(f"look for {name}"):
+        return _storage().exists(name)
+
+
+def age(name: str) -> float:
+    """Seconds since it was written. Raises StorageError."""
+    from django.utils import timezone
+
+    with _failures(f"look at {name}"):
+        written = _storage().get_modified_time(name)
+        return (timezone.now() - written).total_seconds()
+
+
+def listed(folder: str) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files in it; none where it is not there. Raises StorageError."""
+    with _failures(f"list {folder}"):
+        try:
+            return _storage().listdir(folder)
+        except FileNotFoundError:
+            return [], []
+
+
+def delete(name: str) -> None:
+    """Nothing where it is gone already. Raises StorageError."""
+    with _failures(f"delete {name}"):
+        _storage().delete(name)
+
+
+def delete_folder(folder: str) -> None:
+    """With the files in it. Raises StorageError."""
+    for name in listed(folder)[1]:
+        delete(f"{folder}/{name}")
+    if isinstance(_storage(), FileSystemStorage):
+        delete(folder)  # in a bucket folders are what names begin with
+
+
+def _sync(path: Path) -> None:
+    for each in (path, path.parent):
+        handle = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

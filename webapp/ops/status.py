@@ -1,0 +1,243 @@
+"""What an operator wants to know of a site at a glance: its processes, what waits, and what needs attention.
+
+Gathered from the processes' snapshots, the database and the broker; what cannot be asked is left out and said. Words
+and pictures are `status_words`' and the template's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+
+import redis
+from django.db import connection
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.recorder import MigrationRecorder
+from django.db.models import Count, Min, Q, Sum
+from django.utils import timezone
+
+from inference.models import Generation, ServedModel, Worker
+from training.models import Job, SourceFile
+from webapp.core import clock, recent_errors, snapshots
+from webapp.core.recent_errors import RecentError
+from webapp.core.snapshots import Snapshot
+from webapp.ops import figures, schema
+
+# Every site has one of each at least.
+KINDS = ("web", "inference", "training", "worker", "data", "beat")
+ERRORS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class ProcessRow:
+    kind: str
+    host: str
+    pid: int
+    since: datetime
+    memory: int = 0  # bytes, resident
+    worker: Worker | None = None  # its lease, of an inference worker
+    generations: int = 0
+    places: int = 0
+    sockets: int = 0
+
+    @property
+    def lease_seconds(self) -> int:
+        """Until the lease runs out, unless it is renewed."""
+        assert self.worker is not None
+        return max(round((self.worker.lease_expires_at - clock.now()).total_seconds()), 0)
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    name: str
+    is_default: bool
+    size: int  # bytes
+    processes: int  # that have it loaded
+    generations: int  # under way
+
+
+@dataclass(frozen=True)
+class Disk:
+    host: str
+    free: int  # bytes
+    size: int
+
+
+@dataclass(frozen=True)
+class Schema:
+    pending: list[str]
+    unknown: list[str]  # migrations that the database has and this code does not
+
+
+@dataclass(frozen=True)
+class Status:
+    at: datetime
+    processes: list[ProcessRow]
+    missing: list[str]  # kinds of which there is none
+    queued: int  # generations
+    running: int
+    oldest: float  # seconds that the oldest queued one has waited
+    queues: list[figures.Queue] | None  # None: the broker does not answer
+    broker: figures.Broker | None
+    errors: list[RecentError] | None  # the latest first
+    models: list[ModelRow]
+    jobs: dict[str, int]  # by state
+    disks: list[Disk]
+    stored: dict[str, int]  # bytes of "database", "models", "uploads"
+    backup: datetime | None
+    schema: Schema
+    worker_errors: list[str] = field(default_factory=list)  # why inference workers cannot load their model
+
+    @property
+    def errors_of_hour(self) -> int:
+        return sum(time.time() - error.at < 3600 for error in self.errors or [])
+
+
+def read_status() -> Status:
+    """Raises DatabaseError; without a broker it tells of this process and the database alone."""
+    alive = snapshots.reporter().everybody()
+    workers = list(Worker.objects.alive().order_by("started_at"))
+    processes = _processes(alive, workers)
+    waiting = Generation.objects.filter(state__in=figures.WAITING).aggregate(
+        queued=Count("id", filter=Q(state=Generation.State.QUEUED)),
+        running=Count("id", filter=Q(state=Generation.State.RUNNING)),
+        oldest=Min("created_at", filter=Q(state=Generation.State.QUEUED)),
+    )
+    now = timezone.now()
+    queues, broker, errors = _of_the_broker()
+    return Status(
+        at=now,
+        processes=processes,
+        # Without the broker nobody but this process could be heard of.
+        missing=[kind for kind in KINDS if not _has(processes, kind)] if broker is not None else [],
+        queued=waiting["queued"],
+        running=waiting["running"],
+        oldest=(now - waiting["oldest"]).total_seconds() if waiting["oldest"] else 0.0,
+        queues=queues,
+        broker=broker,
+        errors=errors,
+        models=_models(alive),
+        jobs=dict(Job.objects.order_by().values_list("state").annotate(Count("id"))),
+        disks=_disks(alive),
+        stored=_stored(),
+        backup=_backup(alive),
+        schema=_schema(),
+        worker_errors=[one.error for one in workers if one.state == Worker.State.BROKEN],
+    )
+
+
+def _of_the_broker() -> tuple[list[figures.Queue] | None, figures.Broker | None, list[RecentError] | None]:
+    try:
+        with figures.connect() as client:
+            return figures.read_queues(client), figures.read_broker(client), recent_errors.read(client)
+    except redis.RedisError:
+        return None, None, None
+
+
+def _processes(alive: list[Snapshot], workers: list[Worker]) -> list[ProcessRow]:
+    """In the order of KINDS. A worker that holds a lease and gives out no figures is one all the same."""
+    leases = {(worker.hostname, worker.pid): worker for worker in workers}
+    rows = [
+        ProcessRow(
+            kind=one.kind,
+            host=one.host,
+            pid=one.pid,
+            since=datetime.fromtimestamp(one.started_at, UTC),
+            memory=int(one.value("process_resident_memory_bytes")),
+            worker=leases.pop((one.host, one.pid), None),
+            generations=int(one.value("flywheel_model_generations")),
+            places=int(one.value("flywheel_generation_places")),
+            sockets=int(one.value("flywheel_sockets")),
+        )
+        for one in alive
+    ]
+    rows += [
+        ProcessRow("inference", worker.hostname, worker.pid, worker.started_at, worker=worker)
+        for worker in leases.values()
+    ]
+    order = {kind: number for number, kind in enumerate(KINDS)}
+    return sorted(rows, key=lambda row: (order.get(row.kind, len(order)), row.host, row.pid))
+
+
+def _has(processes: list[ProcessRow], kind: str) -> bool:
+    return any(kind in row.kind.split("+") for row in processes)
+
+
+def _models(alive: list[Snapshot]) -> list[ModelRow]:
+    """What everybody may use, and what is loaded besides."""
+    loaded: dict[str, list[float]] = {}
+    for snapshot in alive:
+        for labels, value in snapshot.samples("flywheel_model_generations"):
+            loaded.setdefault(labels["model"], []).append(value)
+    whole = ServedModel.objects.filter(base=None, removed_at=None)
+    shown = whole.filter(Q(workspace=None) | Q(name__in=loaded))
+    return [
+        ModelRow(
+            model.name,
+            model.is_default,
+            model.size_bytes,
+            len(loaded.get(model.name, ())),
+            int(sum(loaded.get(model.name, ()))),
+        )
+        for model in shown
+    ]
+
+
+def _disks(alive: list[Snapshot]) -> list[Disk]:
+    """Of each host the fullest, where its processes keep their state on several."""
+    found: dict[str, Disk] = {}
+    for one in alive:
+        disk = Disk(
+            one.host, int(one.value("flywheel_disk_free_bytes")), int(one.value("flywheel_disk_size_bytes"))
+        )
+        if disk.size and (one.host not in found or disk.free < found[one.host].free):
+            found[one.host] = disk
+    return [found[host] for host in sorted(found)]
+
+
+def _stored() -> dict[str, int]:
+    models = ServedModel.objects.filter(removed_at=None).aggregate(size=Sum("size_bytes"))["size"]
+    uploads = SourceFile.objects.aggregate(size=Sum("size"))["size"]
+    return {"database": _database_size(), "models": models or 0, "uploads": uploads or 0}
+
+
+def _database_size() -> int:
+    statement = "SELECT pg_database_size(current_database())"
+    if connection.vendor == "sqlite":
+        statement = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return int(cursor.fetchone()[0])
+
+
+def _backup(alive: list[Snapshot]) -> datetime | None:
+    """The last one that was made on any of the machines."""
+    times = [one.value("flywheel_last_backup_timestamp_seconds") for one in alive]
+    latest = max(times, default=0.0)
+    return datetime.fromtimestamp(latest, UTC) if latest else None
+
+
+def _schema() -> Schema:
+    known = _migrations_of_this_code()
+    ours = {app for app, _name in known}
+    applied = MigrationRecorder(connection).applied_migrations()
+    # What an app that is not installed any more has left behind is no concern of ours.
+    unknown = sorted(key for key in applied if key[0] in ours and key not in known)
+    return Schema(schema.pending(), [f"{app}.{name}" for app, name in unknown])
+
+
+@cache
+def _migrations_of_this_code() -> frozenset[tuple[str, str]]:
+    loader = MigrationLoader(None, load=False)
+    loader.load_disk()
+    assert loader.disk_migrations is not None
+    return frozenset(loader.disk_migrations) | frozenset(_replaced(loader))
+
+
+def _replaced(loader: MigrationLoader) -> Iterator[tuple[str, str]]:
+    """By migrations that were squashed: databases may have them."""
+    for migration in (loader.disk_migrations or {}).values():
+        yield from migration.replaces
