@@ -39,26 +39,11 @@ PARAMETERS = (
         "authenticators",
         "remember",
     ),
-    *(
-        "after",
-        "job",
-        "model",
-        "offset",
-        "on",
-        "purpose",
-        "range",
-        "text",
-        "version",
-        "origins",
-        "url",
-        "events",
-    ),
     *("action", "action_add", "action_remove", "action_primary", "action_send", "process", "token", "state"),
 )
 NASTY = [
     "a\x00b@example.org",
     "9" * 5000,
-    "²",  # a digit, and no number
     "0001-01-01T00:00:00+23:59",
     '{"id": 1}',
     "[" * 5000,

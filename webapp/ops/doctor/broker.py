@@ -115,8 +115,8 @@ def _look(client: redis.Redis) -> Iterator[Finding]:
         yield refusal(
             "broker", "The broker in REDIS_URL is a replica, which takes no writes.", "Name its primary."
         )
-    seconds, _ = client.time()
-    yield from skew("broker", "The broker's", float(seconds))
+    seconds, microseconds = client.time()
+    yield from skew("broker", "The broker's", seconds + microseconds / 1e6)
 
 
 def version(said: str) -> Iterator[Finding]:
