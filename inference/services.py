@@ -26,7 +26,7 @@ from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
 from inference.signals import generation_ended
 from inference.stream import Append, Event, TokenLog, encode_event, text_of
-from inference.task_messages import queue_key, task_message
+from inference.task_messages import push, queue_key
 from webapp.accounts.models import ApiKey, Workspace
 from webapp.core import sql
 from webapp.core.errors import UserError
@@ -195,9 +195,8 @@ def _record(generations: list[Generation]) -> None:
 
 def send_tasks(*generation_ids: UUID | str) -> None:
     """Tells the workers; if the broker is away the rows stay queued and the reaper sends them later."""
-    messages = [task_message(_TASK, [str(id_)], _QUEUE) for id_ in generation_ids]
     try:
-        token_log().connection.lpush(queue_key(_QUEUE), *messages)
+        push(_TASK, [[str(id_)] for id_ in generation_ids], _QUEUE)
     except RedisError as error:
         logger.warning("tasks of generations %s not sent, the reaper will: %s", generation_ids, error)
 
