@@ -77,7 +77,8 @@ def test_what_is_out_of_range_is_refused_with_the_name_of_the_field(
         (says("somebody", "4"), "invalid_value", "messages.0.role"),
         (says("user", None), "invalid_type", "messages.0.content"),
         (says("user", []), "invalid_value", "messages.0.content"),
-        (says("user", "Hello", name="Bob"), "unsupported_parameter", "messages.0.name"),
+        (says("user", "Hello", name="Bob Brown"), "invalid_value", "messages.0.name"),
+        (says("assistant", "Hello", name="Bob"), "unsupported_parameter", "messages.0.name"),
         (says("user", [IMAGE]), "unsupported_parameter", "messages.0.content.0.type"),
         (says("user", [{"type": "input_audio"}]), "unsupported_parameter", "messages.0.content.0.type"),
         (says("assistant", "x", tool_calls=[{"id": "1"}]), "unsupported_parameter", "messages.0.tool_calls"),
@@ -153,6 +154,7 @@ def worker(**fields: Any) -> Worker:
         {"logprobs": True, "top_logprobs": 20, "response_format": {"type": "json_object"}},
         says("developer", [{"type": "text", "text": "Be brief"}, {"type": "text", "text": "and kind"}]),
         says("assistant", "Hi", refusal=None, annotations=[], tool_calls=None, function_call=None, audio=None),
+        says("user", "Hi", name=None),
     ],
 )  # fmt: skip
 def test_what_asks_for_nothing_special_is_taken(
