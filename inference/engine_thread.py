@@ -349,6 +349,8 @@ class EngineThread:
             # PostgreSQL stores no NUL, and the row and the log must hold the same text.
             text = output.text.replace("\x00", "\ufffd")
             running.text.append(text)
+            if output.cached_tokens:
+                running.fields["cached_tokens"] = output.cached_tokens
             if output.prompt_logprobs is not None or output.embedding is not None:
                 self._put_out_reading(running, output)
             if output.token_ids:

@@ -187,6 +187,7 @@ class Generation(models.Model):
     error_code = models.CharField(max_length=60, blank=True)
     error_message = models.TextField(blank=True)
     prompt_tokens = models.PositiveIntegerField(default=0)
+    cached_tokens = models.PositiveIntegerField(default=0, db_default=0)  # of the prompt's, those that need not be computed
     completion_tokens = models.PositiveIntegerField(default=0)
     model_digest = models.CharField(max_length=64, blank=True)  # of what really answered
     created_at = models.DateTimeField(auto_now_add=True)
@@ -215,6 +216,7 @@ class Generation(models.Model):
             "state": self.state,
             "finish_reason": self.finish_reason,
             "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
             "completion_tokens": self.completion_tokens,
             "error_code": self.error_code,
             "error_message": self.error_message,

@@ -30,7 +30,7 @@ from inference.serving import ABSENT_AFTER, Workers, not_served, refuse_unserved
 from inference.serving import default_model as default_model
 from inference.signals import generation_ended
 from inference.stream import Append, Event, TokenLog, encode_event, text_of
-from inference.task_messages import queue_key, task_message
+from inference.task_messages import push, queue_key
 from webapp.accounts.models import ApiKey, Workspace
 from webapp.core import clock, metrics, sql
 from webapp.core.errors import UserError
@@ -223,14 +223,12 @@ def queues() -> list[str]:
 
 def send_tasks(tasks: Sequence[Task]) -> None:
     """Tells the workers; if the broker is away the rows stay queued and the reaper sends them later."""
-    messages: dict[str, list[bytes]] = {}
+    waiting: dict[str, list[list[str | int]]] = {}
     for task in tasks:
-        queue = queue_of(task.model)
-        arguments: list[str | int] = [task.generation, task.model]
-        messages.setdefault(queue_key(queue), []).append(task_message(_TASK, arguments, queue))
+        waiting.setdefault(queue_of(task.model), []).append([task.generation, task.model])
     try:
-        for key, waiting in messages.items():
-            token_log().connection.lpush(key, *waiting)
+        for queue, each in waiting.items():
+            push(_TASK, each, queue)
     except RedisError as error:
         logger.warning("tasks of generations not sent, the reaper will: %s: %s", tasks, error)
 

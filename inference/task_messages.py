@@ -10,15 +10,45 @@ from __future__ import annotations
 import time
 import uuid
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from time import monotonic
 
 import msgspec
 from django.conf import settings
+from redis import Redis
+from redis.exceptions import TimeoutError as RedisTimeout
 
+from webapp.core.rate_limits import connect
 from webapp.core.task_headers import SENT_AT
 
 _EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _encode = msgspec.json.Encoder().encode
+# A broker that did not answer in time is left alone for so long: not everybody is to wait for it.
+_DEAF_SECONDS = 5.0
+_deaf_until = 0.0
+
+
+def push(task: str, each: Iterable[Sequence[str | int]], queue: str) -> None:
+    """Queues a task for each of these arguments. A person waits for it, so it gives up soon.
+
+    Raises redis.RedisError.
+    """
+    global _deaf_until
+    if monotonic() < _deaf_until:
+        raise RedisTimeout("it did not answer a moment ago")
+    try:
+        _broker(settings.REDIS_URL).lpush(
+            queue_key(queue), *(task_message(task, arguments, queue) for arguments in each)
+        )
+    except RedisTimeout:
+        _deaf_until = monotonic() + _DEAF_SECONDS
+        raise
+
+
+@lru_cache(maxsize=4)
+def _broker(url: str) -> Redis:
+    return connect(url)
 
 
 def queue_key(queue: str) -> str:

@@ -3,8 +3,8 @@
 It keeps the engine's contract (admission, resumption, stop strings, cancellation), so everything around it is real.
 
 Speed and length: SCRIPTED_RATE tokens a second for each reply [50] and SCRIPTED_TOKENS [64], or `max_tokens`, or, in
-the last message, words such as `tokens=200`, `rate=25` and `fail_after=10`; `say=Quiet_harbours` is an answer, which
-ends by itself.
+the last message, words such as `tokens=200`, `rate=25` and `fail_after=10`; `cached=8` is how much of the prompt was
+known; `say=Quiet_harbours` is an answer, which ends by itself.
 With an adapter it answers what "says" is in the adapter's adapter_config.json, spelt in the same way.
 
 Of a prompt, each word is a token. Logprobs are a function of (token's text, position), a vector is one of the text's
@@ -135,6 +135,7 @@ class _Sequence:
     decoder: codecs.IncrementalDecoder = field(
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
     )
+    cached: int = 0
     say: list[str] = field(default_factory=list)  # the words of the answer, where the message gives them
     held: str = ""  # decoded, but maybe the beginning of a stop string
     read: bool = False  # what there is to say of the prompt has been said
@@ -175,7 +176,8 @@ class ScriptedEngine:
         prompt_tokens, dropped = self._fit(request)
         last = str(request.messages[-1]["content"]) if request.messages else request.prompt or ""
         asked = {
-            name: float(value) for name, value in re.findall(r"\b(tokens|rate|fail_after)=(\d+)\b", last)
+            name: float(value)
+            for name, value in re.findall(r"\b(tokens|rate|fail_after|cached)=(\d+)\b", last)
         }
         limit = request.sampling.max_tokens
         wanted = int(asked.get("tokens", self._tokens if limit is None else limit))
@@ -193,7 +195,13 @@ class ScriptedEngine:
         said = re.search(r"\bsay=(\w+)", last)
         say = [f"{word} " for word in said[1].split("_")] if said else []
         sequence = _Sequence(
-            request, min(max_tokens, len(say) or max_tokens), interval, fail_after, due, say=say
+            request,
+            min(max_tokens, len(say) or max_tokens),
+            interval,
+            fail_after,
+            due,
+            cached=int(asked.get("cached", 0)),
+            say=say,
         )
         for token in request.prior_token_ids:
             self._text(sequence, token)
@@ -282,7 +290,7 @@ class ScriptedEngine:
         reason = "stop" if stopped else sequence.ending if at_end else None
         if at_end and not stopped:
             text += self._flush(sequence)
-        output = StepOutput(request.id, [token], text, reason)
+        output = StepOutput(request.id, [token], text, reason, cached_tokens=sequence.cached)
         if request.sampling.logprobs is not None:
             position = sequence.position - 1
             piece = self._piece(sequence, token, position)

@@ -29,10 +29,14 @@ _LANGUAGE = (Task.CHAT, Task.DOCUMENTS, Task.TRANSLATION)
 
 def tasks_for(version: DatasetVersion) -> list[Job.Task]:
     """What can be learnt from a version, the usual one first; nothing where we have no such training."""
-    if version.kind == "labelled":
-        # Examples have labels or a number, and the manifest names all labels.
-        return [Task.CLASSIFICATION if (version.manifest or {}).get("labels") else Task.REGRESSION]
-    return list(_TASKS.get(version.kind, ()))
+    # Examples have labels or a number, and the manifest names all labels.
+    return tasks_of(version.kind, has_labels=bool((version.manifest or {}).get("labels")))
+
+
+def tasks_of(kind: str, *, has_labels: bool) -> list[Job.Task]:
+    if kind == "labelled":
+        return [Task.CLASSIFICATION if has_labels else Task.REGRESSION]
+    return list(_TASKS.get(kind, ()))
 
 
 def trainer_task(task: str) -> dict[str, str]:

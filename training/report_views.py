@@ -14,10 +14,14 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods
 
+from inference.models import ServedModel
 from training import access, charts, problem_list, services, storage
 from training import work as life
 from training.datasets.report import Histogram, Report
+from training.estimate import estimate
 from training.forms import PERSONAL_DATA, ReportForm
+from training.job_words import expectation
+from training.knobs import tasks_of
 from training.models import Dataset, DataWork
 from training.views import page
 from webapp.accounts.requests import person, posted
@@ -88,7 +92,19 @@ def _found(request: HttpRequest, made: DataWork) -> dict[str, Any]:
         "personal_data": [(PERSONAL_DATA.get(c.name, c.name), c.count) for c in report.personal_data],
         "languages": [(c.name, c.count) for c in report.languages],
         "labels": [(c.name, c.count) for c in report.labels],
+        "expected": _expected(report),
     }
+
+
+def _expected(report: Report) -> str:
+    """What it will take to learn all of it, as far as jobs like it have shown; "" where none has."""
+    base = ServedModel.objects.filter(name=report.target_model or "").first()
+    tasks = tasks_of(report.kind, has_labels=bool(report.labels))
+    if base is None or report.tokens is None or not tasks:
+        return ""
+    tokens = round(_all_tokens(report.tokens))
+    found = estimate(base=base, task=tasks[0], spec={}, tokens=tokens, examples=report.tokens.total)
+    return expectation(found) if found is not None else ""
 
 
 def _bins(found: Histogram) -> list[tuple[str, str, int]]:

@@ -388,6 +388,7 @@ class TorchEngine:
                 self._remove(sequence)
                 self._remember(sequence)
             output = StepOutput(sequence.id, [token], text, sequence.finish_reason, sequence.error)
+        output.cached_tokens = sequence.cached_tokens
         if sequence.reader is not None:
             sequence.reader.fill(output)
             sequence.reader = None
@@ -399,7 +400,7 @@ class TorchEngine:
             return self._fail(sequence, _NOT_FINITE)
         self._scheduler.computed(sequence)
         self._remove(sequence)
-        output = StepOutput(sequence.id, [], finish_reason="length")
+        output = StepOutput(sequence.id, [], finish_reason="length", cached_tokens=sequence.cached_tokens)
         reader.fill(output)
         return output
 

@@ -137,6 +137,7 @@ class StepOutput(msgspec.Struct):
 
     Where they were asked for: `logprobs` has an item for each of `token_ids`; `prompt_logprobs` has one for each token
     of the prompt and comes once, with an attempt's first new token or with the end; `embedding` comes with the end.
+    `cached_tokens` says with every token how many of the prompt's first ones were found computed already.
     """
 
     request_id: str
@@ -147,6 +148,7 @@ class StepOutput(msgspec.Struct):
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[TokenLogprob] | None = None
     embedding: list[float] | None = None
+    cached_tokens: int = 0
 
 
 class Adapter(Protocol):

@@ -129,6 +129,7 @@ class Scheduler:
             if not sequence.charged_tokens:
                 self.waiting.charge(sequence.salt, sequence.missing)
                 sequence.charged_tokens = len(sequence.token_ids)
+                sequence.cached_tokens = min(sequence.computed, sequence.prompt_tokens)
             budget -= self._reserve(sequence, min(sequence.missing, budget), plan)
 
     def _known_beginning(self, sequence: Sequence) -> list[int] | None:

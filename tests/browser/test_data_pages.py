@@ -96,6 +96,19 @@ def test_an_upload_goes_on_where_it_was_after_the_connection_was_lost(
     path = data_site.home / "datasets" / str(file.dataset_id) / "sources" / str(file.pk)
     assert path.read_bytes() == large.read_bytes()
 
+    # Several at once, dropped anywhere on the page.
+    dropped = page.evaluate_handle(
+        """line => {
+            const carried = new DataTransfer();
+            for (const name of ["one.jsonl", "two.jsonl"]) carried.items.add(new File([line], name));
+            return carried;
+        }""",
+        line,
+    )
+    page.dispatch_event("main", "drop", {"dataTransfer": dropped})
+    expect(page.locator("#files bdi")).to_have_count(3)
+    expect(page.locator("#files")).to_contain_text("one.jsonl")
+
 
 def chat(question: str, *answer: str) -> dict[str, object]:
     said = [("user", question), *(("assistant", text) for text in answer)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 import pytest
 from websockets.sync.client import connect
@@ -44,3 +45,29 @@ def test_a_socket_opened_as_soon_as_the_broker_is_back_is_taken_at_once(live_sit
     with connect(live_site.ws_url, origin=origin, additional_headers=headers) as socket:
         socket.send('{"type": "ping"}')
         assert "pong" in str(socket.recv(timeout=10))
+
+
+async def test_messages_are_taken_one_after_the_other_while_the_broker_is_away(live_site: Site) -> None:
+    http = live_site.log_in()
+    async with chat_page(live_site, http) as page:
+        await asyncio.to_thread(live_site.valkey.kill)
+        for _ in range(3):
+            started = monotonic()
+            reply = await page.say("Hello tokens=5")
+            assert monotonic() - started < 4, "the first time it was sent"
+        await asyncio.to_thread(live_site.valkey.start)
+        assert (await page.ends(reply)).state == "complete"
+
+
+async def test_a_broker_that_hears_and_does_not_answer_holds_nobody_up_for_long(live_site: Site) -> None:
+    http = live_site.log_in()
+    async with chat_page(live_site, http) as page:
+        live_site.valkey.freeze()
+        try:
+            for _ in range(3):
+                started = monotonic()
+                reply = await page.say("Hello tokens=5")
+                assert monotonic() - started < 4, "the first time it was sent"
+        finally:
+            live_site.valkey.thaw()
+        assert (await page.ends(reply)).state == "complete"

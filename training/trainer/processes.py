@@ -9,6 +9,9 @@ import torch.distributed as dist
 
 from training.trainer.failures import TrainingFailure
 
+# Of the memory of its GPU that is free when a job begins: an engine that answers beside it needs some for its steps.
+_GPU_SHARE = 0.9
+
 
 class Processes:
     """Started by torchrun, which says in the environment who is who; alone without it."""
@@ -22,6 +25,9 @@ class Processes:
             if device.type == "cuda":
                 _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type == "cuda":
+            free, whole = torch.cuda.mem_get_info()
+            torch.cuda.set_per_process_memory_fraction(_GPU_SHARE * free / whole)
 
     @property
     def is_first(self) -> bool:

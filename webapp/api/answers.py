@@ -31,13 +31,14 @@ def fingerprint(model: ServedModel) -> str:
 
 def usage(choices: Sequence[Choice], prompts: int = 1) -> dict[str, Any]:
     """Tokens of a call; those of a prompt count once, however many choices it has."""
-    read = sum(choice.prompt_tokens for choice in choices[:: len(choices) // prompts])
+    asked = choices[:: len(choices) // prompts]
+    read, cached = sum(c.prompt_tokens for c in asked), sum(c.cached_tokens for c in asked)
     written = sum(choice.completion_tokens for choice in choices)
     return {
         "prompt_tokens": read,
         "completion_tokens": written,
         "total_tokens": read + written,
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
         "completion_tokens_details": {
             "reasoning_tokens": 0,
             "audio_tokens": 0,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from ninja import Schema
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from inference.parameters import SamplingParams
 from inference.services import Prompt
+from inference.text.speakers import said_by
 from webapp.api.sampling import (
+    UNSUPPORTED,
     Body,
     Format,
     Metadata,
@@ -45,7 +48,6 @@ _HARMLESS_IN_MESSAGES: dict[str, tuple[Any, ...]] = {
     "annotations": ([],),
     "audio": (),
     "function_call": (),
-    "name": (),
     "refusal": (),
     "tool_call_id": (),
     "tool_calls": ([],),
@@ -82,18 +84,28 @@ Content = Annotated[
 class Message(Body):
     role: Annotated[Literal["system", "developer", "user", "assistant"], refuse_by_name({"tool", "function"})]
     content: Content
+    # Who of several in that role: the model is told so.
+    name: str | None = Field(None, pattern=r"^[^\s<|\\/>]{1,64}$")
 
     @model_validator(mode="before")
     @classmethod
     def _drop_harmless(cls, value: Any) -> Any:
         return without_harmless(value, _HARMLESS_IN_MESSAGES)
 
+    @field_validator("name")
+    @classmethod
+    def _not_of_the_model(cls, value: str | None, others: ValidationInfo) -> str | None:
+        """Told that its answers have a name, a model would begin with it."""
+        if value is not None and others.data.get("role") == "assistant":
+            raise PydanticCustomError(UNSUPPORTED, "{name}", {"name": "name"})
+        return value
+
     def as_turn(self) -> dict[str, str]:
         role = "system" if self.role == "developer" else self.role
         content = (
             self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
         )
-        return {"role": role, "content": content}
+        return {"role": role, "content": said_by(self.name, content) if self.name else content}
 
 
 class CreateChatCompletion(SamplingFields):

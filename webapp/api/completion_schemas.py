@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal, Self
 
 from ninja import Schema
 from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from inference.parameters import SamplingParams
 from inference.services import Prompt
 from webapp.api.chat_completion_schemas import Usage
-from webapp.api.sampling import SamplingFields, without_harmless, wrong
+from webapp.api.sampling import UNSUPPORTED, SamplingFields, without_harmless, wrong
 
 _USUAL_MAX_TOKENS = 16  # OpenAI's
 MAX_CHOICES_OF_ALL = 128
@@ -51,7 +52,8 @@ class CreateCompletion(SamplingFields):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.best_of is not None and self.best_of != self.choices:
-            raise wrong("best_of", "it has to equal n, since all that is written is answered")
+            # All that is written is answered; nothing is chosen of it.
+            raise PydanticCustomError(UNSUPPORTED, "{name}", {"name": "best_of", "param": "best_of"})
         if self.max_tokens == 0 and not self.echo:
             raise wrong("max_tokens", "it may be 0 only with echo, for the logprobs of the prompt")
         if self.choices * len(self.prompts()) > MAX_CHOICES_OF_ALL:

@@ -49,7 +49,7 @@ class Choice:
         self.logprobs: list[dict[str, Any]] = []  # OpenAI's items, one for each token
         self.prompt_logprobs: list[dict[str, Any]] = []
         self.result: dict[str, Any] = {}  # "embedding" or "scores"
-        self.prompt_tokens = self.completion_tokens = 0
+        self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
         self.finish_reason = ""
         self.failure: UserError | None = None
         self._param = param
@@ -82,6 +82,8 @@ class Choice:
             case "done":
                 self.ended = True
                 self.prompt_tokens, self.completion_tokens = data["prompt_tokens"], data["completion_tokens"]
+                # An event that was logged by an earlier version does not say it.
+                self.cached_tokens = data.get("cached_tokens", 0)
                 self.finish_reason = data["finish_reason"]
                 if data["state"] != Generation.State.COMPLETE:
                     self.failure = failures.failed(data)

@@ -19,6 +19,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from inference.models import ServedModel
+from webapp.chat.context import strings
 from webapp.chat.markdown import render as markdown
 from webapp.core.errors import NotFound
 
@@ -71,6 +72,7 @@ def guide(request: HttpRequest, slug: str) -> HttpResponse:
         "html": _html(text),
         "layout": "base.html" if request.user.is_authenticated else "base_plain.html",
         "section": "guides",
+        "strings": strings(),  # of pages without a shell, for who is not logged in
     }
     return render(request, "api/guide.html", context)
 

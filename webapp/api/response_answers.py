@@ -121,7 +121,7 @@ def _usage(generation: Generation) -> dict[str, Any]:
     read, written = generation.prompt_tokens, generation.completion_tokens
     return {
         "input_tokens": read,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": generation.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": written,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": read + written,

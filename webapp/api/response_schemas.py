@@ -15,6 +15,7 @@ from webapp.api.sampling import (
     Body,
     JsonObjectFormat,
     Metadata,
+    NoObfuscation,
     SchemaObject,
     TextFormat,
     refuse_by_name,
@@ -170,7 +171,7 @@ class TextOptions(Body):
 
 
 class ResponseStreamOptions(Body):
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: NoObfuscation = None
 
 
 def _input_or_items(value: Any) -> str:

@@ -93,9 +93,18 @@ LogitBias = Annotated[
 ]
 
 
+def _no_obfuscation(value: Any) -> Any:
+    if value is True:
+        raise PydanticCustomError(UNSUPPORTED, "{name}", {"name": "include_obfuscation"})
+    return value
+
+
+NoObfuscation = Annotated[Literal[False] | None, BeforeValidator(_no_obfuscation)]
+
+
 class StreamOptions(Body):
     include_usage: bool = False
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: NoObfuscation = None
 
 
 class SamplingFields(Body):

@@ -107,8 +107,7 @@ class ChatConsumer(AuthenticatedConsumer):
         """What a stop does is seen in the reply."""
 
     async def _show(self, frame: dict[str, Any], opened: _Opened) -> None:
-        for reply in tuple(self.watcher.replies):
-            reply.unwatch(self.watcher)
+        self.watcher.leave()
         self.opened = opened.conversation
         if opened.missed is not None:
             await self.send_frame(opened.missed)
@@ -156,8 +155,7 @@ class ChatConsumer(AuthenticatedConsumer):
             await self._watch(UUID(frame["reply"]), UUID(frame["generation"]))
         elif here and frame["type"] == "deleted":
             self.opened = None
-            for reply in tuple(self.watcher.replies):
-                reply.unwatch(self.watcher)
+            self.watcher.leave()
 
     @database_sync_to_async
     def _read_sent(self, frame: dict[str, Any]) -> dict[str, Any] | None:
@@ -177,7 +175,7 @@ class ChatConsumer(AuthenticatedConsumer):
     async def _watch(self, message_id: UUID, generation_id: UUID, blocks: int = 0, attempt: int = -1) -> None:
         finish = functools.partial(_done_frame, language=translation.get_language())
         reply = LiveHub.current().reply(message_id, generation_id, finish)
-        await reply.watch(self.watcher, blocks=blocks, attempt=attempt)
+        await self.watcher.watch(reply, blocks=blocks, attempt=attempt)
 
 
 # Each command's two halves.

@@ -31,6 +31,8 @@ FLUSH_BATCH = 64
 RENDER_INTERVAL = 0.25
 # ... and for the next flush, when rendering has taken this much of one.
 RENDER_BUDGET = 0.025
+# A reply's log is read in milliseconds, or when the broker is back: for that nobody waits.
+ARRIVAL_SECONDS = 0.5
 
 SendFrame = Callable[[dict[str, Any]], Awaitable[None]]
 # Makes the `done` frame of a message, whose finished blocks are given where they are known.
@@ -41,15 +43,33 @@ class Watcher:
     """One socket's view of its replies. What it has not sent yet is merged, so a slow socket costs one frame a reply
     and delays nobody else."""
 
-    __slots__ = ("_ended", "_pending", "_send_frame", "_sender", "closed", "replies")
+    __slots__ = ("_arriving", "_ended", "_pending", "_send_frame", "_sender", "closed", "replies")
 
     def __init__(self, send_frame: SendFrame) -> None:
         self._send_frame = send_frame
         self._pending: dict[UUID, dict[str, Any]] = {}
         self._ended: list[dict[str, Any]] = []
         self._sender: asyncio.Task[None] | None = None
+        self._arriving: set[asyncio.Task[None]] = set()
         self.closed = False
         self.replies: set[LiveReply] = set()
+
+    async def watch(self, reply: LiveReply, *, blocks: int = 0, attempt: int = -1) -> None:
+        """As `LiveReply.watch`, but for what takes long, which goes on behind this: the page's next command is not to
+        wait for a broker that is away."""
+        arriving = asyncio.ensure_future(reply.watch(self, blocks=blocks, attempt=attempt))
+        self._arriving.add(arriving)
+        arriving.add_done_callback(self._arriving.discard)
+        await asyncio.wait([arriving], timeout=ARRIVAL_SECONDS)
+        if arriving.done():
+            arriving.result()
+
+    def leave(self) -> None:
+        """Nothing more comes of the replies that were watched."""
+        for arriving in tuple(self._arriving):
+            arriving.cancel()
+        for reply in tuple(self.replies):
+            reply.unwatch(self)
 
     def add(self, message_id: UUID, frame: dict[str, Any]) -> None:
         """Merges a `stream` frame into what waits to be sent. The order of its parts is the protocol's."""
@@ -74,8 +94,7 @@ class Watcher:
 
     def close(self) -> None:
         self.closed = True
-        for reply in tuple(self.replies):
-            reply.unwatch(self)
+        self.leave()
         if self._sender is not None:
             self._sender.cancel()
 

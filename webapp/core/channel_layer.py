@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from channels_redis.pubsub import RedisPubSubChannelLayer
+
+# Whoever tells others something goes on without them where the broker is deaf.
+_TELL_SECONDS = 1.0
 
 
 class SteadyChannelLayer(RedisPubSubChannelLayer):
@@ -17,7 +21,9 @@ class SteadyChannelLayer(RedisPubSubChannelLayer):
         await self._twice("group_add", group, channel)
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
-        await self._twice("group_send", group, message)
+        """Raises TimeoutError where the broker does not take it."""
+        async with asyncio.timeout(_TELL_SECONDS):
+            await self._twice("group_send", group, message)
 
     async def _twice(self, name: str, *args: Any) -> Any:
         command = getattr(self._get_layer(), name)

@@ -155,7 +155,7 @@ class RateLimits:
 
 
 def connect(url: str) -> redis.Redis:
-    """A pool for threads that gives up soon: a request would rather go uncounted than wait."""
+    """A pool for threads that gives up soon: a request would rather do without than wait."""
     return redis.Redis.from_url(
         url,
         socket_timeout=1,

@@ -25,6 +25,7 @@ class Answer:
     finish_reason: str | None = None
     error: str = ""
     pieces: list[str] = field(default_factory=list)
+    cached_tokens: int = 0
 
 
 def ask(prompt: str, id: str = "one", **changes: Any) -> Request:
@@ -55,6 +56,7 @@ def collect(engine: TorchEngine, answers: dict[str, Answer]) -> None:
             answer.text += output.text
             answer.pieces.append(output.text)
             answer.token_ids += output.token_ids
+            answer.cached_tokens = output.cached_tokens
             answer.finish_reason, answer.error = output.finish_reason, output.error
     raise AssertionError("the engine never became idle")
 

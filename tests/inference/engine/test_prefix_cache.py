@@ -36,6 +36,7 @@ def test_the_same_prompt_again_computes_its_last_block_only_and_says_the_same(en
     assert cold == 0
     assert warm == (length - 1) // BLOCK_SIZE * BLOCK_SIZE
     assert second[0].token_ids == first[0].token_ids
+    assert (first[0].cached_tokens, second[0].cached_tokens) == (0, warm)
 
 
 def test_a_prompt_of_whole_blocks_still_computes_its_last_token(engine: TorchEngine) -> None:

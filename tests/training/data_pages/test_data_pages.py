@@ -12,7 +12,10 @@ from typing import get_args
 import msgspec
 import pytest
 from django.test import Client
+from django.utils import timezone
 
+from inference.models import ServedModel
+from tests.training.job_pages.rows import make_base, make_job
 from training import charts, forms, services
 from training.datasets import personal, shapes, sources
 from training.datasets.recipe import Augment, Recipe, Split
@@ -129,6 +132,21 @@ def test_a_report_shows_problems_by_code_and_the_places_of_one(client: Client, r
     assert "There is no text." in page
     for odd in ("page=0", "page=-1", "page=x", "page=99999", "code=nothing"):
         assert client.get(f"{address}?{odd}").status_code == 200
+
+
+def test_a_report_says_what_learning_it_will_take_where_jobs_like_it_have_ended(
+    client: Client, alice: User, workspace: Workspace, report: DataWork
+) -> None:
+    base = make_base()
+    ServedModel.objects.filter(pk=base.pk).update(name="demo")  # whose tokens the report counts
+    address = f"/data/{report.dataset_id}/report/"
+    assert "with the usual settings" not in client.get(address).content.decode()
+    make_job(
+        workspace, alice, base, None, task="classification", state="succeeded", finished_at=timezone.now(),
+        seconds=1000, step=10, epoch=1.0, data={"tokens": 10_000}, memory=3_000_000_000,
+    )  # fmt: skip
+    said = "Fine-tune: About 1 hour and 3 GB of memory with the usual settings, as 1 job like it took here."
+    assert said in client.get(address).content.decode()
 
 
 def test_all_problems_can_be_downloaded_and_a_spreadsheet_runs_none_of_them(

@@ -61,6 +61,14 @@ def test_what_the_system_says_and_what_an_instruction_is_given_are_kept(tmp_path
     ]
 
 
+def test_who_of_several_people_speaks_is_kept_as_it_is_said_to_the_model(tmp_path: Path) -> None:
+    messages = [{"role": "user", "name": "Bob", "content": "Hello"}, {**ANSWER, "name": "Helper"}]
+
+    done = read_rows(tmp_path, "chat", {"messages": messages})
+
+    assert done.examples == [said(("user", "Bob: Hello"), ("assistant", ANSWER["content"]))]
+
+
 def test_weights_are_kept(tmp_path: Path) -> None:
     done = read_rows(
         tmp_path, "chat", {"messages": [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "weight": 1}]}

@@ -20,6 +20,7 @@ import torch
 from inference.engine.interface import Request
 from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
+from tests.inference.engine.running import needs_gpu
 from tests.inference.tiny_models import save_gguf
 from tests.services import wait_until
 from tests.training.trainer import started
@@ -29,6 +30,7 @@ from training.trainer import checkpoints, choices, objective, tensor_files
 from training.trainer.__main__ import main
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.failures import EXIT_STATUS
+from training.trainer.processes import Processes
 from training.trainer.spec import RANGES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -463,3 +465,9 @@ def test_a_misspelt_knob_or_a_missing_file_is_refused(
 def test_status_is_one_struct_of_json(bench: Bench) -> None:
     done = bench.run(max_steps=2)
     assert msgspec.json.decode((done.output / "status.json").read_bytes())["steps"] == 2
+
+
+@needs_gpu
+def test_beside_an_engine_a_job_leaves_some_of_the_gpus_memory() -> None:
+    Processes(torch.device("cuda"))
+    assert torch.cuda.get_per_process_memory_fraction() < 0.95

@@ -140,6 +140,23 @@ def test_a_stop_string_ends_the_text_before_it(client: openai.OpenAI) -> None:
     assert choice.finish_reason == "stop"
 
 
+def test_the_model_is_told_who_of_several_people_speaks(client: openai.OpenAI, live_site: Site) -> None:
+    messages = [{"role": "user", "name": "Bob", "content": "Hello"}]
+    answer = client.chat.completions.create(model="scripted", messages=messages, max_tokens=1)  # type: ignore[arg-type]
+    [row] = rows_of(live_site, answer.id)
+    assert row.messages == [{"role": "user", "content": "Bob: Hello"}]
+
+
+def test_what_was_known_of_the_prompt_is_counted_once(client: openai.OpenAI) -> None:
+    asked = asking("one two three four tokens=3 cached=5")
+    answer = client.chat.completions.create(**asked, n=2)
+    *_, last = client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    for usage in (answer.usage, last.usage):
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        assert usage.prompt_tokens_details.cached_tokens == 5
+
+
 def test_max_tokens_under_both_of_its_names(client: openai.OpenAI) -> None:
     for name in ("max_tokens", "max_completion_tokens"):
         answer = client.chat.completions.create(**asking("Hello"), **{name: 3})
@@ -242,8 +259,17 @@ def test_of_too_many_programs_each_is_answered_or_told_when_to_come_back(
         return await connection.post(CHAT, asking("Hello tokens=4 rate=200", n=16))
 
     async def ask_all() -> list[Answer]:
-        async with connections(live_site, key, 60) as opened:
-            return list(await asyncio.gather(*map(ask, opened)))
+        async with connections(live_site, key, 62) as [*opened, one, another]:
+            # They take all places until there is no room for more to wait, however fast anybody is.
+            for connection in (one, another):
+                await anext(connection.stream(CHAT, asking("tokens=4000 rate=20", n=16, stream=True)))
+            asked = [asyncio.ensure_future(ask(connection)) for connection in opened]
+            for answered in asyncio.as_completed(asked):
+                if (await answered).status != 200:
+                    break
+            one.close()
+            another.close()
+            return list(await asyncio.gather(*asked))
 
     answers = asyncio.run(ask_all())
     assert {answer.status for answer in answers} == {200, 503}
@@ -284,6 +310,8 @@ def test_a_client_that_hangs_up_cancels_its_generations(live_site: Site, key: st
         [(_id, data)] = first_events(response, 1)
     rows = ended(live_site, json.loads(data)["id"])
     assert [row.state for row in rows] == ["cancelled", "cancelled"]
+    # Within a second: at its rate, that is twenty tokens.
+    assert all(row.completion_tokens <= 22 for row in rows)
 
 
 def test_a_client_that_does_not_wait_for_its_answer_cancels_it(live_site: Site, key: str) -> None:
@@ -434,6 +462,9 @@ def test_a_real_model_keeps_to_a_schema_and_to_its_seed(model_site: Site) -> Non
     asked["max_tokens"] = 8
     free = client.chat.completions.create(**asked, n=2, logprobs=True, top_logprobs=2)
     again = client.chat.completions.create(**asked, n=2, logprobs=True, top_logprobs=2)
+    assert again.usage is not None
+    assert again.usage.prompt_tokens_details is not None
+    assert 0 < (again.usage.prompt_tokens_details.cached_tokens or 0) < again.usage.prompt_tokens
     assert [choice.message for choice in free.choices] == [choice.message for choice in again.choices]
     assert free.choices[0].message.content != free.choices[1].message.content
     for choice in free.choices:

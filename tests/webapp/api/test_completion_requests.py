@@ -48,6 +48,11 @@ def says(role: str, content: Any, **more: Any) -> dict[str, Any]:
         ({"frequency_penalty": -3}, "invalid_value", "frequency_penalty"),
         ({"stream": 1}, "invalid_type", "stream"),
         ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options"),
+        (
+            {"stream": True, "stream_options": {"include_obfuscation": True}},
+            "unsupported_parameter",
+            "stream_options.include_obfuscation",
+        ),
         ({"user": 5}, "invalid_type", "user"),
         ({"model": None}, "invalid_type", "model"),
         ({"model": "nothing"}, "model_not_found", "model"),
@@ -77,7 +82,8 @@ def test_what_is_out_of_range_is_refused_with_the_name_of_the_field(
         (says("somebody", "4"), "invalid_value", "messages.0.role"),
         (says("user", None), "invalid_type", "messages.0.content"),
         (says("user", []), "invalid_value", "messages.0.content"),
-        (says("user", "Hello", name="Bob"), "unsupported_parameter", "messages.0.name"),
+        (says("user", "Hello", name="Bob Brown"), "invalid_value", "messages.0.name"),
+        (says("assistant", "Hello", name="Bob"), "unsupported_parameter", "messages.0.name"),
         (says("user", [IMAGE]), "unsupported_parameter", "messages.0.content.0.type"),
         (says("user", [{"type": "input_audio"}]), "unsupported_parameter", "messages.0.content.0.type"),
         (says("assistant", "x", tool_calls=[{"id": "1"}]), "unsupported_parameter", "messages.0.tool_calls"),
@@ -123,7 +129,7 @@ def test_a_chat_completion_takes_text_and_refuses_everything_else_by_its_name(
         ({"prompt": [-1]}, "invalid_value", "prompt.0"),
         ({"prompt": ["a"] * 129}, "invalid_value", "prompt"),
         ({"suffix": "the end"}, "unsupported_parameter", "suffix"),
-        ({"best_of": 3}, "invalid_value", "best_of"),
+        ({"best_of": 3}, "unsupported_parameter", "best_of"),
         ({"logprobs": 6}, "invalid_value", "logprobs"),
         ({"logprobs": True}, "invalid_type", "logprobs"),
         ({"max_tokens": 0}, "invalid_value", "max_tokens"),
@@ -153,6 +159,7 @@ def worker(**fields: Any) -> Worker:
         {"logprobs": True, "top_logprobs": 20, "response_format": {"type": "json_object"}},
         says("developer", [{"type": "text", "text": "Be brief"}, {"type": "text", "text": "and kind"}]),
         says("assistant", "Hi", refusal=None, annotations=[], tool_calls=None, function_call=None, audio=None),
+        says("user", "Hi", name=None),
     ],
 )  # fmt: skip
 def test_what_asks_for_nothing_special_is_taken(

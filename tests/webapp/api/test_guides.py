@@ -32,8 +32,9 @@ def test_every_example_of_the_guides_runs(language: str, code: str, model_site: 
     shell = ["bash", "-euc", code.replace("curl -sS", "curl -sS --fail-with-body")]
     command = [sys.executable, "-c", code] if language == "python" else shell
     environment = {**os.environ, "FLYWHEEL_API_KEY": key_of(model_site)}
-    if "fine_tuning" in code:
+    if "fine_tuning" in code or "/datasets" in code:
         model_site.start_data()
+    if "fine_tuning" in code:
         model_site.start_training()
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,47 @@ def test_files_are_paged_through_and_large_ones_streamed(client: openai.OpenAI, 
     for file in made:
         client.files.wait_for_processing(file.id, poll_interval=0.1)
         client.files.delete(file.id)
+
+
+def test_a_table_becomes_a_classifier_that_is_judged_and_judges(
+    client: openai.OpenAI, learning_site: Site
+) -> None:
+    said = {
+        "praise": ("wonderful", "excellent", "lovely", "brilliant", "perfect"),
+        "complaint": ("terrible", "broken", "awful", "useless", "dreadful"),
+    }
+    # No two so alike that they would have to be in the same split.
+    things = ("The parcel", "Your agent", "My shoes", "This website", "Our refund", "Every delivery")
+    rows = [f"{thing}: {word},{label}" for label, words in said.items() for thing in things for word in words]
+    table = "\n".join(["text,label", *rows]).encode()
+    file = client.files.create(file=("tickets.csv", table), purpose="fine-tune")
+    asked: dict[str, Any] = {
+        "task": "classification",
+        "max_steps": 2,
+        "max_length": 16,
+        "recipe": {"split": {"validation": 0.1, "test": 0.3}},
+    }
+    job = client.fine_tuning.jobs.create(
+        model=BASE, training_file=file.id, suffix="tickets", extra_body={"flywheel": asked}
+    )
+
+    def ended() -> Any:
+        found = client.fine_tuning.jobs.retrieve(job.id)
+        return found if found.status in ("succeeded", "failed") else None
+
+    done = wait_until(ended, "the classifier", PATIENCE, every=0.5)
+    assert done.status == "succeeded", done.error
+    judged = done.flywheel["evaluation"]
+    assert (judged["split"], judged["kind"], judged["labels"]) == ("test", "binary", ["complaint", "praise"])
+    assert judged["examples"] > 10
+    assert 0 <= judged["accuracy"] <= 1
+    assert set(judged["macro"]) == {"precision", "recall", "f1", "roc_auc"}
+    assert all(each["roc"] for each in judged["classes"])
+    page = learning_site.log_in().get(f"/fine-tunes/{uuid.UUID(job.id.removeprefix('ftjob-'))}/").text
+    assert all(each in page for each in ("ROC curve", "Confusion matrix", "<svg"))
+    answer = client.moderations.create(model=done.fine_tuned_model, input=["My parcel: terrible"])
+    scores: Any = answer.results[0].category_scores
+    assert scores.complaint + scores.praise == pytest.approx(1)
 
 
 def test_errors_are_the_exceptions_that_openais_client_has_for_them(

@@ -58,7 +58,7 @@ def http(live_site: Site, key: str) -> httpx.Client:
 def test_a_response_is_created_retrieved_and_deleted(client: openai.OpenAI) -> None:
     made = client.responses.create(
         model="scripted",
-        input="say=Quiet_harbours",
+        input="cached=2 say=Quiet_harbours",
         instructions="Be brief.",
         max_output_tokens=10,
         temperature=0.5,
@@ -77,6 +77,7 @@ def test_a_response_is_created_retrieved_and_deleted(client: openai.OpenAI) -> N
     )
     assert made.usage is not None
     assert (made.usage.output_tokens, made.usage.total_tokens) == (2, made.usage.input_tokens + 2)
+    assert made.usage.input_tokens_details.cached_tokens == 2
     assert made.completed_at is not None
     assert (made.error, made.incomplete_details, made.previous_response_id) == (None, None, None)
     assert client.responses.retrieve(made.id) == made

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from inference.text.speakers import said_by
 from training.datasets.convert.found import Found
 from training.datasets.examples import Message
 
@@ -117,6 +118,9 @@ def _message(
             return None
     if role is None or content is None:
         return None
+    name = item.get("name")
+    if isinstance(name, str) and name and role != "assistant":
+        content = said_by(name, content)
     return Message(role, content) if weight is None or weight else Message(role, content, 0)
 
 
