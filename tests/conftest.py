@@ -17,6 +17,7 @@ from django.utils import translation
 from pytest_django import DjangoDbBlocker
 
 from tests.demo_model import demo_model
+from tests.everything import COMPUTING
 from tests.gemma_model import gemma_model
 from tests.postgres import create_database
 from tests.services import REAL, Site, Valkey
@@ -161,6 +162,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if _asks_a_database(item) and item.nodeid.startswith(COMPUTING):
+            raise pytest.UsageError(
+                f"{item.nodeid} asks a database: it belongs where tests run on each of them."
+            )
     if config.getoption("--database-only"):
         others = [item for item in items if not _asks_a_database(item)]
         config.hook.pytest_deselected(items=others)
