@@ -20,24 +20,26 @@ TEXTS = dict.fromkeys((MANY_ROWS, FEW_ROWS), fixed_text(4200))
 
 
 @pytest.fixture(scope="module")
-def exact(demo_model_folder: Path) -> dict[int, float]:
-    return perplexities(demo_model_folder, "fp32", TEXTS)
+def exact(demo_model_folder: Path) -> float:
+    """In fp32, where every product has the same form for few rows and for many."""
+    (found,) = perplexities(demo_model_folder, "fp32", {MANY_ROWS: TEXTS[MANY_ROWS]}).values()
+    return found
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
 def test_a_text_is_nearly_as_likely_as_in_fp32(
-    dtype: str, demo_model_folder: Path, exact: dict[int, float]
+    dtype: str, demo_model_folder: Path, exact: float
 ) -> None:
     for rows, found in perplexities(demo_model_folder, dtype, TEXTS).items():
-        assert found <= LIMIT * exact[rows], f"{rows} rows at a time"
+        assert found <= LIMIT * exact, f"{rows} rows at a time"
 
 
 def test_nor_is_it_less_likely_in_int8_where_only_weights_are(
-    demo_model_folder: Path, exact: dict[int, float], monkeypatch: pytest.MonkeyPatch
+    demo_model_folder: Path, exact: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linear, "multiplies_int8", lambda: False)
     (found,) = perplexities(demo_model_folder, "int8", {MANY_ROWS: TEXTS[MANY_ROWS]}).values()
-    assert found <= LIMIT * exact[MANY_ROWS]
+    assert found <= LIMIT * exact
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
