@@ -27,9 +27,7 @@ def exact(demo_model_folder: Path) -> float:
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
-def test_a_text_is_nearly_as_likely_as_in_fp32(
-    dtype: str, demo_model_folder: Path, exact: float
-) -> None:
+def test_a_text_is_nearly_as_likely_as_in_fp32(dtype: str, demo_model_folder: Path, exact: float) -> None:
     for rows, found in perplexities(demo_model_folder, dtype, TEXTS).items():
         assert found <= LIMIT * exact, f"{rows} rows at a time"
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
+from pytest_django.fixtures import Settings
 
 from inference.models import ServedModel
 from tests.services import ROOT, wait_until
@@ -24,7 +25,7 @@ from training.trainer_process import marked
 from training.training_worker import Supervision, run_next
 from webapp.accounts.models import User
 
-# Four processes import torch: seconds, and minutes on a machine that has other things to do.
+# Some processes import torch: seconds, and minutes on a machine that has other things to do.
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(600)]
 KNOBS: dict[str, Any] = {
     "batch_size": 4, "learning_rate": 0.005, "precision": "fp32", "max_steps": 30, "checkpoint_every": 10,
@@ -91,8 +92,14 @@ def test_a_job_whose_worker_is_killed_goes_on_with_the_losses_of_an_uninterrupte
 
 
 def test_a_cancelled_job_saves_what_it_learnt_and_is_gone_within_fifteen_seconds(
-    start: Start, base: ServedModel, tiny_base: Path, alice: User, monkeypatch: pytest.MonkeyPatch
+    start: Start,
+    base: ServedModel,
+    tiny_base: Path,
+    alice: User,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
 ) -> None:
+    settings.TRAINING_PROCESSES = 2  # and torchrun, which passes on that they shall stop
     base.path = str(tiny_base)
     base.save()
     take_in = tail.take_in
