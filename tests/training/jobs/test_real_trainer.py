@@ -26,7 +26,8 @@ from training.training_worker import Supervision, run_next
 from webapp.accounts.models import User
 
 # Some processes import torch: seconds, and minutes on a machine that has other things to do.
-pytestmark = [pytest.mark.django_db, pytest.mark.timeout(600)]
+# What they do with rows the scripted ones of test_training_worker.py do on every database.
+pytestmark = [pytest.mark.django_db, pytest.mark.timeout(600), pytest.mark.one_database]
 KNOBS: dict[str, Any] = {
     "batch_size": 4, "learning_rate": 0.005, "precision": "fp32", "max_steps": 30, "checkpoint_every": 10,
     "prompts": ["fox?"], "sample_tokens": 4,
