@@ -18,7 +18,7 @@ from pytest_django.fixtures import Settings
 from inference.models import ServedModel
 from tests.services import ROOT, wait_until
 from tests.training.jobs.conftest import Start
-from training import job_life, job_services, storage, tail
+from training import job_life, job_services, storage, tail, trainer_process
 from training.models import DatasetVersion, Job
 from training.trainer.__main__ import main
 from training.trainer_process import marked
@@ -40,6 +40,12 @@ from training.trainer_process import TrainerProcess
 TrainerProcess(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[1]) / "spec.json", processes=1, threads=1)
 time.sleep(600)
 """
+
+
+@pytest.fixture(autouse=True)
+def _not_the_last_in_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer that gives way to all the tests beside it does not save in time."""
+    monkeypatch.setattr(trainer_process, "NICE", 0)
 
 
 def test_a_job_whose_worker_is_killed_goes_on_with_the_losses_of_an_uninterrupted_one(
