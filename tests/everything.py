@@ -11,10 +11,12 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from tests.postgres import binaries
 
@@ -131,7 +133,7 @@ def run(step: Step) -> tuple[str, bool, float]:
     # Processes keep what they compiled of our own modules, whatever is usual where this runs.
     environment = {**os.environ, **step.environment, "PYTHONDONTWRITEBYTECODE": ""}
     started = time.monotonic()
-    with subprocess.Popen(
+    process = subprocess.Popen(
         step.command,
         cwd=ROOT,
         stdin=subprocess.DEVNULL,  # the same here as in CI
@@ -140,11 +142,18 @@ def run(step: Step) -> tuple[str, bool, float]:
         env=environment,
         text=True,
         errors="replace",
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(f"{step.name} | {line.rstrip()}", flush=True)
-    return step.name, process.returncode == 0, time.monotonic() - started
+    )
+    # Apart, since a process that was left behind would keep the pipe open.
+    reader = threading.Thread(target=_print_lines, args=(step.name, process.stdout), daemon=True)
+    reader.start()
+    passed = process.wait() == 0
+    reader.join(5)
+    return step.name, passed, time.monotonic() - started
+
+
+def _print_lines(name: str, said: IO[str]) -> None:
+    for line in said:
+        print(f"{name} | {line.rstrip()}", flush=True)
 
 
 def summary(results: list[tuple[str, bool, float]], lint_only: bool, seconds: float) -> int:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from inference.engine.engine import TorchEngine
 from inference.engine.interface import Request
-from inference.engine.loader import load_engine
+from inference.engine.loaded_model import LoadedModel
 from inference.parameters import SamplingParams
 from tests.inference.engine.running import Answer, assert_greedy, chat, run
 from tests.inference.engine.test_exactness_tiny import gguf_reference
@@ -41,14 +41,17 @@ PROMPTS = [
 TOKENS = SamplingParams(temperature=0, max_tokens=128, ignore_eos=True)
 
 
+Loaded = Callable[[str], LoadedModel]
+
+
 @pytest.fixture(scope="module")
 def reference(demo_model_folder: Path) -> PreTrainedModel:
     return gguf_reference(next(demo_model_folder.glob("*.gguf")))
 
 
 @pytest.fixture(scope="module")
-def engine(demo_model_folder: Path) -> TorchEngine:
-    return load_engine(demo_model_folder, dtype="fp32")
+def engine(loaded_demo: Loaded) -> TorchEngine:
+    return TorchEngine(loaded_demo("fp32"))
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +91,9 @@ def test_together_every_token_is_that_of_transformers(
 
 @pytest.mark.parametrize(("dtype", "agreement"), [("bf16", 0.9), ("int8", 0.9)])
 def test_in_lower_precision_nearly_every_token_is_the_likeliest(
-    dtype: str, agreement: float, demo_model_folder: Path, reference: PreTrainedModel
+    dtype: str, agreement: float, loaded_demo: Loaded, reference: PreTrainedModel
 ) -> None:
-    engine = load_engine(demo_model_folder, dtype=dtype)
+    engine = TorchEngine(loaded_demo(dtype))
     sampling = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
     requests = [chat(prompt, id=str(n), sampling=sampling) for n, prompt in enumerate(PROMPTS[:8])]
     best = total = 0
