@@ -187,7 +187,9 @@ class Generation(models.Model):
     error_code = models.CharField(max_length=60, blank=True)
     error_message = models.TextField(blank=True)
     prompt_tokens = models.PositiveIntegerField(default=0)
-    cached_tokens = models.PositiveIntegerField(default=0, db_default=0)  # of the prompt's, those that need not be computed
+    cached_tokens = models.PositiveIntegerField(
+        default=0, db_default=0
+    )  # of the prompt's, those that need not be computed
     completion_tokens = models.PositiveIntegerField(default=0)
     model_digest = models.CharField(max_length=64, blank=True)  # of what really answered
     created_at = models.DateTimeField(auto_now_add=True)

@@ -17,6 +17,7 @@ from django.utils import translation
 from pytest_django import DjangoDbBlocker
 
 from tests.demo_model import demo_model
+from tests.everything import COMPUTING
 from tests.gemma_model import gemma_model
 from tests.live_site import LiveSite
 from tests.postgres import create_database
@@ -162,10 +163,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if _asks_a_database(item) and item.nodeid.startswith(COMPUTING):
+            raise pytest.UsageError(
+                f"{item.nodeid} asks a database: it belongs where tests run on each of them."
+            )
     if config.getoption("--database-only"):
-        others = [item for item in items if not _asks_a_database(item)]
+        others = [item for item in items if not _worth_a_second(item)]
         config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if _asks_a_database(item)]
+        items[:] = [item for item in items if _worth_a_second(item)]
 
 
 def _asks_a_database(item: pytest.Item) -> bool:
@@ -174,6 +180,14 @@ def _asks_a_database(item: pytest.Item) -> bool:
         return False  # has one of its own in every run
     asks = any(name == "db" or name.endswith("site") for name in fixtures)
     return asks or item.get_closest_marker("django_db") is not None
+
+
+def _worth_a_second(item: pytest.Item) -> bool:
+    """Whether it may go otherwise on another database. What the demo model says goes through the rows that the scripted
+    engine's words go through, in the same modules."""
+    if item.get_closest_marker("one_database") or "model_site" in getattr(item, "fixturenames", ()):
+        return False
+    return _asks_a_database(item)
 
 
 @pytest.hookimpl(wrapper=True)

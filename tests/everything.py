@@ -11,11 +11,12 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from tests.postgres import binaries
 
@@ -27,12 +28,21 @@ DEPLOYED = {
     "ALLOWED_HOSTS": "chat.example.org",
     "SECRET_KEY": "ten thousand monkeys typed this 0123456789 and it is long enough",
 }
-# Tests that start and kill whole sites; in a run of their own, so that no test that computes holds them up.
-WHOLE_SITES = "browser or faults"
-# Two tests at a time. Half of the cores would idle while the engine is compared with transformers, so what is left is
-# shared out again. What times things has the machine to itself.
+# Tests that start and kill whole sites.
+WHOLE_SITES = "browser or faults or load"
+# Where tests ask no database and no site: they compute.
+COMPUTING = (
+    "tests/inference/engine",
+    "tests/inference/formats",
+    "tests/inference/text",
+    "tests/training/datasets",
+    "tests/training/test_encoding.py",
+    "tests/training/trainer",
+)
+# Two tests at a time, in each of two steps side by side: those of sites wait more than they compute. What is left is
+# shared out again.
 IN_PAIRS = ["-n", "2", "--dist", "worksteal"]
-# Two tests that compute with two threads each would wait for each other's.
+# Tests that compute with two threads each would wait for each other's.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -62,29 +72,44 @@ def checks(home: str) -> list[Step]:
 
 
 def suites() -> list[Step]:
-    pytest = [sys.executable, "-m", "pytest", "-q"]
+    """What may run side by side, and in the order in which each pair of them fills the cores."""
+    pytest = [sys.executable, "-m", "pytest", "-q", *IN_PAIRS]
+    elsewhere = [f"--ignore={path}" for path in COMPUTING]
 
-    def tests(what: str, marked: str, server: str, *options: str) -> Step:
-        environment = {"TEST_DATABASE_URL": server, **(ONE_THREAD if IN_PAIRS[0] in options else {})}
-        return Step(what, [*pytest, *options, "-m", marked, *files_with(marked)], environment)
+    def tests(what: str, server: str, *options: str) -> Step:
+        return Step(what, [*pytest, *options], {"TEST_DATABASE_URL": server, **ONE_THREAD})
 
-    found = [tests("tests on SQLite", f"not ({WHOLE_SITES} or load)", "sqlite", *IN_PAIRS)]
-    found.append(tests("whole sites on SQLite", WHOLE_SITES, "sqlite", *IN_PAIRS))
-    found.append(tests("loads on SQLite", "load", "sqlite"))
-    given = os.environ.get("TEST_DATABASE_URL") or os.environ.get("DATABASE_URL") or ""
-    server = "postgres" if binaries() else given if given.startswith("postgres") else None
-    if server:
-        second = (*IN_PAIRS, "--database-only")
-        found.append(tests("tests on PostgreSQL", f"not ({WHOLE_SITES} or load)", server, *second))
-        found.append(tests("whole sites on PostgreSQL", "faults", server, *second))
+    def whole_sites(what: str, server: str, marked: str, *options: str) -> Step:
+        return tests(what, server, *options, "-m", f"({marked}) and not timed", *files_with(marked))
+
+    others = f"not ({WHOLE_SITES})"
+    found = [
+        tests("tests on SQLite", "sqlite", "-m", others, *elsewhere),
+        tests("tests that compute", "sqlite", *COMPUTING),
+        whole_sites("whole sites on SQLite", "sqlite", WHOLE_SITES),
+    ]
+    if server := postgres():
+        found += [
+            tests("tests on PostgreSQL", server, "--database-only", "-m", others, *elsewhere),
+            whole_sites("whole sites on PostgreSQL", server, "faults", "--database-only"),
+        ]
     return found
 
 
+def postgres() -> str | None:
+    """The server for the second database: one of our own, or the one that the environment names."""
+    given = os.environ.get("TEST_DATABASE_URL") or os.environ.get("DATABASE_URL") or ""
+    return "postgres" if binaries() else given if given.startswith("postgres") else None
+
+
+def timed() -> Step:
+    """What has the machine to itself."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "timed", *files_with("timed")]
+    return Step("loads on SQLite", command, {"TEST_DATABASE_URL": "sqlite"})
+
+
 def files_with(marked: str) -> list[str]:
-    """Those that can hold tests so marked; none, which is all, where it says what tests are not. Importing the others
-    only to leave them out takes a dozen seconds of each process."""
-    if marked.startswith("not"):
-        return []
+    """Those that can hold tests so marked. Importing the others only to leave them out takes each process seconds."""
     mark = re.compile(rf"\bmark\.({marked.replace(' or ', '|')})\b")
     return [
         str(file)
@@ -97,34 +122,38 @@ def main() -> int:
     lint_only = "--lint" in sys.argv[1:]
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fwlint") as home, ThreadPoolExecutor(2) as pair:
-        results = [*pair.map(run_quietly, checks(home))]
+        results = [*pair.map(run, [*checks(home), *([] if lint_only else suites())])]
     if not lint_only:
-        results += [run(step) for step in suites()]
+        results.append(run(timed()))
     return summary(results, lint_only, time.monotonic() - begun)
 
 
-def run_quietly(step: Step) -> tuple[str, bool, float]:
-    """As `run`, beside another: what it says is printed in one piece, at its end."""
-    started = time.monotonic()
-    done = _start(step, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    print(f"\n=== {step.name}\n{done.stdout}", end="", flush=True)
-    return step.name, done.returncode == 0, time.monotonic() - started
-
-
 def run(step: Step) -> tuple[str, bool, float]:
-    """Its name, whether it passed, and its seconds."""
-    print(f"\n=== {step.name}", flush=True)
+    """Its name, whether it passed, and its seconds. Each line it says is printed behind its name."""
+    # Processes keep what they compiled of our own modules, whatever is usual where this runs.
+    environment = {**os.environ, **step.environment, "PYTHONDONTWRITEBYTECODE": ""}
     started = time.monotonic()
-    done = _start(step)
-    return step.name, done.returncode == 0, time.monotonic() - started
-
-
-def _start(step: Step, **options: Any) -> subprocess.CompletedProcess[Any]:
-    environment = {**os.environ, **step.environment}
-    # No standard input: the same here as in CI.
-    return subprocess.run(
-        step.command, cwd=ROOT, stdin=subprocess.DEVNULL, env=environment, check=False, **options
+    process = subprocess.Popen(
+        step.command,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,  # the same here as in CI
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        text=True,
+        errors="replace",
     )
+    # Apart, since a process that was left behind would keep the pipe open.
+    reader = threading.Thread(target=_print_lines, args=(step.name, process.stdout), daemon=True)
+    reader.start()
+    passed = process.wait() == 0
+    reader.join(5)
+    return step.name, passed, time.monotonic() - started
+
+
+def _print_lines(name: str, said: IO[str]) -> None:
+    for line in said:
+        print(f"{name} | {line.rstrip()}", flush=True)
 
 
 def summary(results: list[tuple[str, bool, float]], lint_only: bool, seconds: float) -> int:

@@ -29,6 +29,7 @@ import redis
 from inference.catalog import DEMO
 from tests.demo_model import demo_model
 from tests.live_site import ROOT, LiveSite
+from tests.migrated import migrated
 from webapp.ops import broker, processes
 
 SCRIPTED = "tests.scripted_engine.load"
@@ -172,7 +173,7 @@ class Valkey(Service):
 
 def minimal_environment() -> dict[str, str]:
     """What any process needs from ours, without a single setting of the site."""
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
         "PYTHONUNBUFFERED": "1",
@@ -199,7 +200,8 @@ class Site(LiveSite):
         self.port = broker.free_port()
         self.engine = engine
         self.valkey = Valkey(self.home / "broker")
-        self.database_url = database_url or f"sqlite:///{self.home}/db.sqlite3"
+        self._own_database = f"sqlite:///{self.home}/db.sqlite3"
+        self.database_url = database_url or self._own_database
         self.environment = {
             **minimal_environment(),
             "DJANGO_SETTINGS_MODULE": "webapp.settings",
@@ -245,7 +247,10 @@ class Site(LiveSite):
 
     def prepare(self, model: str = "") -> Site:
         """The schema and the engine's model: the demo model, or the row a scripted engine needs."""
-        self.manage("migrate_locked")
+        if self.database_url == self._own_database:
+            migrated(self.home / "db.sqlite3", lambda: self.manage("migrate_locked"))
+        else:
+            self.manage("migrate_locked")
         if (model or self.engine) == REAL:
             demo_model(self.home)
             self.manage("models", "pull", DEMO.name)

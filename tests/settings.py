@@ -42,6 +42,9 @@ os.environ["REDIS_URL"] = f"redis://127.0.0.1:{TEST_BROKER_PORT}/0"
 
 from webapp.settings import *  # noqa: E402, F403
 
+if TEST_SERVER:
+    # Another run of tests on the same server has databases of its own.
+    DATABASES["default"]["TEST"] = {"NAME": f"test_flywheel_{os.getpid()}"}
 # Real hashing takes 0.3 s a login, which is its purpose and not what these tests look at.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"

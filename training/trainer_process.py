@@ -1,7 +1,7 @@
 """A trainer as processes of its own: started without our secrets, told to stop, ended whole. Knows no database.
 
-`torchrun` starts one or several of them, each in a session of its own, so no process group holds them all. What belongs
-to a job is known by a mark in its environment, which whatever it starts inherits: also what a killed worker left.
+`torchrun` starts several of them, each in a session of its own, so no process group holds them all. What belongs to a
+job is known by a mark in its environment, which whatever it starts inherits: also what a killed worker left.
 """
 
 from __future__ import annotations
@@ -38,9 +38,14 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def command(spec: Path, processes: int) -> list[str]:
-    """A worker that dies takes torchrun with it, and torchrun its trainers: each saves first, on SIGTERM."""
-    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone"]
+    """A worker that dies takes its trainer with it, or torchrun, and that its trainers: each saves first, on SIGTERM.
+
+    One needs no torchrun, which takes seconds to start and 200 MB for as long as it watches.
+    """
     trainer = [*tether(), sys.executable, "-P", "-m", "training.trainer", str(spec)]
+    if processes == 1:
+        return trainer
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone"]
     return [*tether(), *torchrun, "--nproc-per-node", str(processes), "--no-python", *trainer]
 
 
@@ -109,7 +114,7 @@ class TrainerProcess:
         return held
 
     def stop(self) -> None:
-        """Asks it to save and end; torchrun passes it on."""
+        """Asks it to save and end; torchrun passes that on."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 

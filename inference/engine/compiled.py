@@ -9,6 +9,7 @@ as they are.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import logging
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 FORMS = {"one": (1, 1), "many": (2, 4096), "mixed": (2, 2**20)}
 # Of what adapters add to a product.
 ADAPTERS = "adapters"
+# Others answer people meanwhile.
+NICE = 19
 PRODUCTS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 # Compiled code calls back by these operators. Products: packed weights, quantised ones and adapters are not for
@@ -193,6 +196,8 @@ class CompiledLayers:
                 env=environment,
             )
             self._process = process
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, process.pid, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
             if self._closed:
                 process.kill()
             assert process.stdin is not None

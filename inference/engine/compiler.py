@@ -195,8 +195,6 @@ def _end_with_parent() -> None:
 def main() -> None:
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=CompilerJob)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Others answer people meanwhile.
-    os.nice(19)
     torch._inductor.config.compile_threads = 1
     # As many threads as whoever runs the code has, not as this process has.
     torch._inductor.config.cpp.dynamic_threads = True

@@ -12,7 +12,7 @@ from tests.load.people import cookies
 from tests.services import Site
 from tests.webapp.api.live_clients import key_of
 
-pytestmark = pytest.mark.load
+pytestmark = [pytest.mark.load, pytest.mark.timed]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from django.conf import settings
+from django.contrib.auth import SESSION_KEY
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -263,21 +264,26 @@ def test_what_changes_something_needs_the_token_of_our_own_pages(workspace: Work
         assert client.post(route.path, {"next": "/"}).status_code in (403, 405), route
 
 
+EVIL_ADDRESSES = (
+    "https://evil.example/",
+    "//evil.example",
+    "/\\evil.example",
+    "https:evil.example",
+    "javascript:1",
+)
+
+
 def test_no_address_leads_to_another_site(workspace: Workspace, alice: User) -> None:
-    for evil in (
-        "https://evil.example/",
-        "//evil.example",
-        "/\\evil.example",
-        "https:evil.example",
-        "javascript:1",
-    ):
-        for route in routes():
-            client = logged_in(alice)
-            for answer in (
-                client.get(route.path, {"next": evil}),
-                client.post(route.path, {"next": evil, "workspace": str(workspace.pk), "language": "en"}),
-            ):
+    client = logged_in(alice)
+    for route in routes():
+        for method, data in (("get", {}), ("post", {"workspace": str(workspace.pk), "language": "en"})):
+            for evil in EVIL_ADDRESSES:
+                answer = getattr(client, method)(route.path, {"next": evil, **data})
                 assert "evil" not in answer.headers.get("Location", "").split("?")[0], (route, evil)
+                if SESSION_KEY not in client.session:
+                    client = logged_in(alice)
+                if answer.status_code in (401, 404, 405):
+                    break  # Nothing is there that would read where to go next.
 
 
 def test_a_login_gets_a_session_of_its_own_and_cookies_scripts_cannot_read(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from inference.engine.engine import TorchEngine
+from inference.engine.loaded_model import LoadedModel, load_model
 from inference.engine.loader import load_engine
 from tests.inference.tiny_models import save_model
 
@@ -28,6 +30,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     save_model(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def loaded_demo(demo_model_folder: Path) -> Callable[[str], LoadedModel]:
+    """The demo model in each precision, loaded once for all modules: that takes seconds, and no engine changes it."""
+    return cache(lambda dtype: load_model(demo_model_folder, dtype=dtype, device="auto"))
 
 
 @pytest.fixture

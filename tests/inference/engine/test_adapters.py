@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from inference.engine.config_folder import config_from_folder
 from inference.engine.config_gguf import config_from_gguf
 from inference.engine.engine import TorchEngine
 from inference.engine.interface import InvalidAdapter, Request, UnknownAdapter
+from inference.engine.loaded_model import LoadedModel
 from inference.engine.loader import load_engine
 from inference.formats.gguf_file import read_gguf
 from inference.parameters import SamplingParams
@@ -451,7 +452,11 @@ def test_an_adapter_of_another_model_is_refused_though_it_was_read_for_that_one(
 
 # --- The demo model -----------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def demo(demo_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, ...]]:
+def demo(
+    demo_model_folder: Path,
+    loaded_demo: Callable[[str], LoadedModel],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Any, ...]]:
     path = next(demo_model_folder.glob("*.gguf"))
     root = tmp_path_factory.mktemp("demo")
     demo_config = config_from_gguf(read_gguf(path))
@@ -462,7 +467,7 @@ def demo(demo_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         ),
         "stable": save_adapter(root / "stable", demo_config, seed=2, r=8, strength=0.2, use_rslora=True),
     }
-    engine = load_engine(demo_model_folder, dtype="fp32", max_loras=2)
+    engine = TorchEngine(loaded_demo("fp32"), max_loras=2)
     for name, folder in folders.items():
         engine.load_adapter(name, folder)
     yield engine, Oracle(gguf_reference(path), folders)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
 from transformers import PreTrainedModel
 
+from inference.engine import compiled
 from inference.engine.compiled import CompiledLayers
 from inference.engine.config_folder import config_from_folder
 from inference.engine.engine import TorchEngine
@@ -23,6 +27,13 @@ LONG = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
 SHAPE = "gemma3"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _not_the_last_in_line() -> Iterator[None]:
+    """A compiler that gives way would wait for all the tests beside it."""
+    with mock.patch.object(compiled, "NICE", 0):
+        yield
+
+
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreTrainedModel]:
     folder = tmp_path_factory.mktemp("gemma")
@@ -32,12 +43,16 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreTrainedMod
 
 @pytest.fixture(scope="module")
 def kept(gemma: tuple[Path, PreTrainedModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the compiled layers of that model."""
-    folder = tmp_path_factory.mktemp("compiled")
-    engine = compiling(gemma[0], folder)
-    assert engine.compiled is not None
-    assert engine.compiled.wait()
-    engine.close()
+    """A folder with the compiled layers of that model, which all processes of a run share: it takes a minute."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        engine = compiling(gemma[0], folder)
+        assert engine.compiled is not None
+        assert engine.compiled.wait()
+        engine.close()
     return folder
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from inference.engine.engine import TorchEngine
 from inference.engine.interface import Request, StepOutput
-from inference.engine.loaded_model import LoadedModel, load_model
+from inference.engine.loaded_model import LoadedModel
 from inference.engine.loader import load_engine
 from inference.engine.lookup import PromptLookup
 from inference.parameters import JsonObject, SamplingParams
@@ -257,8 +257,8 @@ def test_a_guess_that_gives_numbers_that_are_not_finite_leaves_none_in_memory(
 
 # --- A real model ---------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def demo(demo_model_folder: Path) -> LoadedModel:
-    return load_model(demo_model_folder, dtype="fp32", device="auto")
+def demo(loaded_demo: Callable[[str], LoadedModel]) -> LoadedModel:
+    return loaded_demo("fp32")
 
 
 @pytest.mark.parametrize(("temperature", "fewer"), [(0.0, 2.5), (0.7, 1.5)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from inference.engine import linear
 from inference.engine.engine import TorchEngine
 from inference.engine.int8 import Int8Product
 from inference.engine.interface import Request, TokenLogprob
-from inference.engine.loader import load_engine
+from inference.engine.loaded_model import LoadedModel, load_model
 from inference.parameters import SamplingParams
 from tests.load.precision import FEW_ROWS, LIMIT, MANY_ROWS, fixed_text, perplexities
 
@@ -19,30 +20,36 @@ from tests.load.precision import FEW_ROWS, LIMIT, MANY_ROWS, fixed_text, perplex
 TEXTS = dict.fromkeys((MANY_ROWS, FEW_ROWS), fixed_text(4200))
 
 
+Loaded = Callable[[str], LoadedModel]
+
+
+def scoring(loaded: LoadedModel) -> TorchEngine:
+    return TorchEngine(loaded, max_running=1, kv_tokens=1024)
+
+
 @pytest.fixture(scope="module")
-def exact(demo_model_folder: Path) -> dict[int, float]:
-    return perplexities(demo_model_folder, "fp32", TEXTS)
+def exact(loaded_demo: Loaded) -> float:
+    """In fp32, where every product has the same form for few rows and for many."""
+    return perplexities(scoring(loaded_demo("fp32")), {MANY_ROWS: TEXTS[MANY_ROWS]})[MANY_ROWS]
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
-def test_a_text_is_nearly_as_likely_as_in_fp32(
-    dtype: str, demo_model_folder: Path, exact: dict[int, float]
-) -> None:
-    for rows, found in perplexities(demo_model_folder, dtype, TEXTS).items():
-        assert found <= LIMIT * exact[rows], f"{rows} rows at a time"
+def test_a_text_is_nearly_as_likely_as_in_fp32(dtype: str, loaded_demo: Loaded, exact: float) -> None:
+    for rows, found in perplexities(scoring(loaded_demo(dtype)), TEXTS).items():
+        assert found <= LIMIT * exact, f"{rows} rows at a time"
 
 
 def test_nor_is_it_less_likely_in_int8_where_only_weights_are(
-    demo_model_folder: Path, exact: dict[int, float], monkeypatch: pytest.MonkeyPatch
+    demo_model_folder: Path, exact: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linear, "multiplies_int8", lambda: False)
-    (found,) = perplexities(demo_model_folder, "int8", {MANY_ROWS: TEXTS[MANY_ROWS]}).values()
-    assert found <= LIMIT * exact[MANY_ROWS]
+    loaded = load_model(demo_model_folder, dtype="int8")
+    assert perplexities(scoring(loaded), {MANY_ROWS: TEXTS[MANY_ROWS]})[MANY_ROWS] <= LIMIT * exact
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8"])
-def test_logprobs_do_not_depend_on_what_others_in_the_batch_say(dtype: str, demo_model_folder: Path) -> None:
-    engine = load_engine(demo_model_folder, dtype=dtype, kv_tokens=4096)
+def test_logprobs_do_not_depend_on_what_others_in_the_batch_say(dtype: str, loaded_demo: Loaded) -> None:
+    engine = TorchEngine(loaded_demo(dtype), kv_tokens=4096)
     ids = engine.tokenizer.encode(fixed_text(4000))
     specials = sorted(engine.tokenizer.special_ids)
     for others in (2, 11):  # few rows, for which some products have another form, and many

@@ -19,7 +19,7 @@ from inference import local_models, model_services
 from inference.models import ServedModel
 from tests.services import ROOT, wait_until
 from tests.training.jobs.conftest import Start
-from training import job_life, job_services, storage, tail
+from training import job_life, job_services, storage, tail, trainer_process
 from training.models import DatasetVersion, Job
 from training.trainer.__main__ import main
 from training.trainer_process import marked
@@ -28,8 +28,9 @@ from webapp.accounts.models import User
 from webapp.core import shared_storage
 from webapp.env import Env
 
-# Four processes import torch: seconds, and minutes on a machine that has other things to do.
-pytestmark = [pytest.mark.django_db, pytest.mark.timeout(600)]
+# Some processes import torch: seconds, and minutes on a machine that has other things to do.
+# What they do with rows the scripted ones of test_training_worker.py do on every database.
+pytestmark = [pytest.mark.django_db, pytest.mark.timeout(600), pytest.mark.one_database]
 KNOBS: dict[str, Any] = {
     "batch_size": 4, "learning_rate": 0.005, "precision": "fp32", "max_steps": 30, "checkpoint_every": 10,
     "prompts": ["fox?"], "sample_tokens": 4,
@@ -42,6 +43,12 @@ from training.trainer_process import TrainerProcess
 TrainerProcess(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[1]) / "spec.json", processes=1, threads=1)
 time.sleep(600)
 """
+
+
+@pytest.fixture(autouse=True)
+def _not_the_last_in_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer that gives way to all the tests beside it does not save in time."""
+    monkeypatch.setattr(trainer_process, "NICE", 0)
 
 
 def test_a_job_whose_worker_is_killed_goes_on_with_the_losses_of_an_uninterrupted_one(
@@ -123,8 +130,14 @@ def test_a_training_host_without_the_base_fetches_it_and_what_it_learnt_is_there
 
 
 def test_a_cancelled_job_saves_what_it_learnt_and_is_gone_within_fifteen_seconds(
-    start: Start, base: ServedModel, tiny_base: Path, alice: User, monkeypatch: pytest.MonkeyPatch
+    start: Start,
+    base: ServedModel,
+    tiny_base: Path,
+    alice: User,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
 ) -> None:
+    settings.TRAINING_PROCESSES = 2  # and torchrun, which passes on that they shall stop
     base.path = str(tiny_base)
     base.save()
     take_in = tail.take_in

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from django.test import Client
 
+from inference.catalog import DEMO
+from tests.inference.tiny_models import save_model
 from tests.services import Site
 from tests.webapp.api.live_clients import key_of
 from webapp.accounts.models import User, Workspace
@@ -24,10 +26,22 @@ EXAMPLES = [
 ]
 
 
+def tiny_model(site: Site) -> str:
+    """The name of one that learns in no time."""
+    folder = site.home / "models" / "tiny"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        save_model(folder)
+        site.manage("models", "add", str(folder), "--name", "tiny")
+    return "tiny"
+
+
 @pytest.mark.timeout(420)  # one of them trains a model
 @pytest.mark.parametrize(("language", "code"), EXAMPLES)
 def test_every_example_of_the_guides_runs(language: str, code: str, model_site: Site, tmp_path: Path) -> None:
-    code = filled_in(code, site=model_site.base_url, model="smollm2-135m-instruct")
+    # What trains takes a minute with the demo model, which test_live_fine_tuning.py gives it.
+    model = tiny_model(model_site) if "fine_tuning" in code else DEMO.name
+    code = filled_in(code, site=model_site.base_url, model=model)
     # --fail-with-body: an answer that is an error is one for curl, too.
     shell = ["bash", "-euc", code.replace("curl -sS", "curl -sS --fail-with-body")]
     command = [sys.executable, "-c", code] if language == "python" else shell

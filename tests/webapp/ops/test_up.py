@@ -23,7 +23,8 @@ from webapp.ops.progress import Progress
 from webapp.ops.runner import CannotRun, Runner
 from webapp.ops.supervision import Event
 
-pytestmark = pytest.mark.faults
+# Each site here has an SQLite file.
+pytestmark = [pytest.mark.faults, pytest.mark.one_database]
 # `make run` asks for 15 s on an idle machine; a test run shares it with other things.
 START_SECONDS = 60
 # A Redis or Valkey that is installed, else the one in the wheel.
@@ -104,6 +105,18 @@ def site() -> Iterator[Site]:
     site.stop()
 
 
+@pytest.fixture(scope="module")
+def running() -> Iterator[Up]:
+    """One that nobody ends."""
+    site = Site().prepare()
+    up = Up(site)
+    try:
+        yield up.is_ready()
+    finally:
+        up.end()
+        site.stop()
+
+
 @pytest.fixture
 def start_up() -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
@@ -180,12 +193,12 @@ def test_what_dies_is_started_again_and_said_so(site: Site, start_up: Callable[.
     assert up.left() == []
 
 
-def test_a_second_runner_and_a_taken_port_are_sentences(site: Site, start_up: Callable[..., Up]) -> None:
-    first = start_up(site).is_ready()
+def test_a_second_runner_and_a_taken_port_are_sentences(running: Up, start_up: Callable[..., Up]) -> None:
+    site = running.site
     second = start_up(site)
     assert second.process.wait(30) == 1
     assert second.said().strip().startswith("flywheel: Flywheel is already running in")
-    assert str(first.process.pid) in second.said()
+    assert str(running.process.pid) in second.said()
 
     other = Site(environment={"PORT": str(site.port)})
     third = start_up(other)
@@ -195,18 +208,12 @@ def test_a_second_runner_and_a_taken_port_are_sentences(site: Site, start_up: Ca
     other.stop()
 
 
-def test_two_sites_run_side_by_side(site: Site, start_up: Callable[..., Up]) -> None:
-    other = Site().prepare()
-    try:
-        ups = [start_up(site), start_up(other)]
-        for up in ups:
-            up.is_ready()
-        assert broker.url(site.home / "broker") != broker.url(other.home / "broker")
-        ups[1].process.terminate()
-        assert ups[1].process.wait(30) == 0
-        assert httpx.get(f"{site.base_url}/readyz").status_code == 200
-    finally:
-        other.stop()
+def test_two_sites_run_side_by_side(running: Up, site: Site, start_up: Callable[..., Up]) -> None:
+    other = start_up(site).is_ready()
+    assert broker.url(running.site.home / "broker") != broker.url(site.home / "broker")
+    other.process.terminate()
+    assert other.process.wait(30) == 0
+    assert httpx.get(f"{running.site.base_url}/readyz").status_code == 200
 
 
 def test_a_site_whose_model_cannot_be_loaded_comes_up_and_says_so(
