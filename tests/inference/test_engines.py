@@ -11,6 +11,7 @@ from inference.engine.interface import Adapter, Admission, EngineFigures, Invali
 from inference.engines import Engines, Resident
 from inference.models import ServedModel
 from tests.services import wait_until
+from webapp.core.content_cache import Held
 
 
 class BusyEngine:
@@ -45,7 +46,8 @@ class BusyEngine:
 
 def resident(number: int, *, has_work: bool = True) -> Resident:
     name = f"model-{number}"
-    return Resident(ServedModel(pk=number, name=name, digest=name), BusyEngine(name, has_work=has_work))
+    model, engine = ServedModel(pk=number, name=name, digest=name), BusyEngine(name, has_work=has_work)
+    return Resident(model, engine, Held(Path()))
 
 
 def engines(*residents: Resident, most: int = 3) -> Engines:
