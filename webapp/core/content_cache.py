@@ -122,7 +122,7 @@ class ContentCache:
         with (self._folder / "locks" / "room").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             coming = 0
-            for left in self._folder.glob(".*"):
+            for left in self._folder.glob(".*-*-*"):
                 _what, digest, size = left.name.split("-")
                 abandoned = self._lock(digest, fcntl.LOCK_EX)
                 if abandoned is None:
