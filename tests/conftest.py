@@ -23,6 +23,7 @@ from tests.live_site import LiveSite
 from tests.postgres import create_database
 from tests.services import REAL, Site, Valkey
 from webapp.accounts.models import Membership, Role, User, Workspace
+from webapp.core import clock
 
 
 @pytest.fixture
@@ -61,6 +62,13 @@ def elsewhere(charlie: User) -> Workspace:
 def _in_english() -> None:
     """A socket or a page of the test before may have spoken another language."""
     translation.activate("en")
+
+
+@pytest.fixture(autouse=True)
+def _nobody_has_set_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test before may have: for a while after that nobody is judged."""
+    monkeypatch.setattr(clock, "_asked", None)
+    monkeypatch.setattr(clock, "_jumped_at", float("-inf"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

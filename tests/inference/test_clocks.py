@@ -46,7 +46,7 @@ def test_a_clock_that_is_set_by_an_hour_ends_no_reply_and_hands_none_over(
     set_clock: SetClock,  # noqa: F811
     settings: Settings,
 ) -> None:
-    worker = services.register_worker(hostname="here", pid=1)
+    worker = services.register_worker(hostname="here", pid=1, serves=None)
     running, waiting = claimed(start(workspace, model), worker), start(workspace, model)
     set_clock(by)
     services.reap()  # before the worker had its turn to say that it lives
@@ -71,7 +71,7 @@ def test_a_worker_that_dies_while_the_clock_is_set_is_noticed_within_its_lease(
     time_passes: SetClock,  # noqa: F811
     settings: Settings,
 ) -> None:
-    running = claimed(start(workspace, model), services.register_worker(hostname="here", pid=1))
+    running = claimed(start(workspace, model), services.register_worker(hostname="here", pid=1, serves=None))
     set_clock(by)
     services.reap()
     time_passes(timedelta(seconds=settings.INFERENCE_LEASE_SECONDS + 1))
@@ -86,7 +86,10 @@ def test_a_reply_that_is_claimed_just_after_the_clock_was_set_has_its_whole_time
     set_clock: SetClock,  # noqa: F811
     settings: Settings,
 ) -> None:
-    generation, worker = start(workspace, model), services.register_worker(hostname="here", pid=1)
+    generation, worker = (
+        start(workspace, model),
+        services.register_worker(hostname="here", pid=1, serves=None),
+    )
     set_clock(HOUR)
     running = Running.resumed(claimed(generation, worker), [])
     assert running.deadline - time.monotonic() > settings.INFERENCE_DEADLINE_SECONDS - 5
@@ -102,7 +105,7 @@ def test_a_host_whose_own_clock_is_wrong_goes_by_the_databases(
         pytest.skip("one host, one clock")
     right = timezone.now()
     monkeypatch.setattr(timezone, "now", lambda: right - HOUR)
-    worker = services.register_worker(hostname="elsewhere", pid=1)
+    worker = services.register_worker(hostname="elsewhere", pid=1, serves=None)
     assert abs(clock.now() - right) < timedelta(seconds=30)
     assert worker.lease_expires_at > right
     assert start(workspace, model).deadline > right

@@ -114,8 +114,8 @@ def test_a_broker_whose_memory_is_full_loses_no_reply_and_locks_nobody_out(
             assert any("of the 0 MB it may use" in sentence for sentence in said)
         finally:
             client.config_set("maxmemory", "0")
-    assert services.queue_length() == 0
+    assert services.queue_length(model.pk) == 0
     Generation.objects.update(sent_at=timezone.now() - timedelta(minutes=1))
     services.reap()
     asked.refresh_from_db()
-    assert (asked.state, services.queue_length()) == ("queued", 1)
+    assert (asked.state, services.queue_length(model.pk)) == ("queued", 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,15 @@ def worker(settings: Any, tiny: ServedModel, monkeypatch: pytest.MonkeyPatch) ->
     host = WorkerHost(give_up=lambda: None)
     running: list[threading.Thread] = []
 
-    def run(generation_id: str) -> None:
+    def run(task: services.Task) -> None:
         try:
-            host.run(generation_id)
+            host.run(task.generation, task.model)
         finally:
             connections.close_all()
 
-    def send(*generation_ids: object) -> None:
-        for generation_id in generation_ids:
-            running.append(threading.Thread(target=run, args=(str(generation_id),)))
+    def send(tasks: Sequence[services.Task]) -> None:
+        for task in tasks:
+            running.append(threading.Thread(target=run, args=(task,)))
             running[-1].start()
 
     monkeypatch.setattr(services, "send_tasks", send)
