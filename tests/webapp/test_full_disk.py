@@ -33,6 +33,7 @@ def full_database() -> Iterator[Callable[[], None]]:
 
     def fill() -> None:
         with connection.cursor() as cursor:
+            cursor.execute("VACUUM")  # what other tests have left free would be room
             cursor.execute("PRAGMA page_count")
             (pages,) = cursor.fetchone()
             cursor.execute(f"PRAGMA max_page_count = {pages}")
