@@ -247,8 +247,9 @@ class Site(LiveSite):
 
     def prepare(self, model: str = "") -> Site:
         """The schema and the engine's model: the demo model, or the row a scripted engine needs."""
-        if self.database_url == self._own_database:
-            migrated(self.home / "db.sqlite3", lambda: self.manage("migrate_locked"))
+        file = self.home / "db.sqlite3"
+        if self.database_url == self._own_database and not file.exists():
+            migrated(file, lambda: self.manage("migrate_locked"))
         else:
             self.manage("migrate_locked")
         if (model or self.engine) == REAL:

@@ -11,6 +11,8 @@ from tests.deploy.deployed_site import DeployedSite
 from tests.deploy.nginx import nginx_binary
 from tests.postgres import Cluster, binaries
 
+ALICE = {"name": "Alice", "email": "alice@example.org", "password": "correct horse 1", "workspace": "Acme"}
+
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
@@ -36,9 +38,15 @@ def nginx() -> str:
 
 @pytest.fixture(scope="session")
 def deployed_site(postgres_server: str, nginx: str) -> Iterator[DeployedSite]:
-    """One for all tests, of the scripted engine; nobody has signed up."""
+    """One for all tests, of the scripted engine. Set up by Alice, with the code that its operator gives her."""
     site = DeployedSite(postgres_server)
     try:
-        yield site.start()
+        site.start()
+        code = site.manage("setupcode").strip()
+        with site.client() as browser:
+            assert str(browser.get("/").url).endswith("/setup/")
+            assert site.submit(browser, "/setup/", **ALICE, code=code).status_code == 200
+            assert site.session_cookie in browser.cookies
+        yield site
     finally:
         site.end()

@@ -9,9 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import httpx
 from asgiref.sync import sync_to_async
+from django.utils import timezone
 
 from inference.models import Generation
 from tests.chat_client import chat_page
@@ -30,6 +32,7 @@ _SERVER_ERROR = re.compile(r'" 5\d\d ')
 class Rolled:
     """What clients saw."""
 
+    began: datetime = field(default_factory=timezone.now)
     replies: int = 0  # of sockets, whole
     answers: int = 0  # of programs, whole
     wrong: list[str] = field(default_factory=list)  # anything else
@@ -145,6 +148,6 @@ def _look_at_rows(site: DeployedSite, seen: Rolled) -> None:
     log = (site.home / "access.log").read_text()
     seen.wrong += [line for line in log.splitlines() if _SERVER_ERROR.search(line)]
     with site.rows():
-        rows = Generation.objects.exclude(purpose="title")
+        rows = Generation.objects.filter(created_at__gte=seen.began).exclude(purpose="title")
         seen.states = Counter(rows.values_list("state", flat=True))
         seen.handed_over = rows.filter(attempt__gt=1).count()

@@ -29,18 +29,11 @@ from webapp.ops.broker import free_port
 
 # Sixteen processes are started, most of which import Django, and one imports torch.
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
-ALICE = {"name": "Alice", "email": "alice@example.org", "password": "correct horse 1", "workspace": "Acme"}
 TOKENS = 150
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def site(deployed_site: DeployedSite) -> DeployedSite:
-    """Set up by Alice, with the code that its operator gives her."""
-    code = deployed_site.manage("setupcode").strip()
-    with deployed_site.client() as browser:
-        assert str(browser.get("/").url).endswith("/setup/")
-        assert deployed_site.submit(browser, "/setup/", **ALICE, code=code).status_code == 200
-        assert deployed_site.session_cookie in browser.cookies
     return deployed_site
 
 

@@ -172,6 +172,29 @@ def test_who_stands_in_the_door_when_it_closes_is_let_in(live_site: Site) -> Non
         live_site.web.environment["STOP_GRACE_SECONDS"] = "0"
 
 
+def test_a_socket_whose_handshake_is_under_way_is_opened_and_told_to_go_elsewhere(live_site: Site) -> None:
+    cookies = live_site.ws_headers(live_site.log_in())
+    request = (
+        f"GET /ws/chat/ HTTP/1.1\r\nHost: 127.0.0.1:{live_site.port}\r\nUpgrade: websocket\r\n"
+        f"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        + "".join(f"{name}: {value}\r\n" for name, value in cookies.items())
+        + "\r\n"
+    )
+    live_site.web.restart()
+    live_site.wait_ready()
+    live_site.web.freeze()
+    with socket.create_connection(("127.0.0.1", live_site.port), timeout=30) as connection:
+        connection.sendall(request.encode())
+        assert live_site.web.process is not None
+        live_site.web.process.terminate()
+        live_site.web.thaw()
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 101 "), answer
+    assert answer.endswith((1012).to_bytes(2, "big")), answer
+
+
 def refuses(site: Site) -> bool:
     try:
         httpx.get(f"{site.base_url}/healthz", timeout=5, trust_env=False)

@@ -122,7 +122,9 @@ def _asked(name: str, only: str) -> bool:
 
 
 def main(only: str = "") -> int:
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    os.environ["DJANGO_SETTINGS_MODULE"] = (
+        "tests.settings"  # Celery, where it is imported first, names the site's
+    )
     home = Path(os.environ.get("FLYWHEEL_HOME") or Path(__file__).resolve().parents[2] / "var")
     import django
 

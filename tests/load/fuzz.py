@@ -68,7 +68,9 @@ def _outcome(events: Path, done: subprocess.CompletedProcess[str]) -> Outcome:
 def main(cases: int, seed: int) -> int:
     import os
 
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    os.environ["DJANGO_SETTINGS_MODULE"] = (
+        "tests.settings"  # Celery, where it is imported first, names the site's
+    )
     import django
 
     django.setup()

@@ -36,7 +36,12 @@ def web(*, host: str, port: int, processes: int = 1, proxied: bool = False, grac
             *("--host", host, "--port", str(port), "--workers", str(processes)),
             *("--http", "webapp.core.http_protocol:HttpProtocol"),
             # Deflate would cost each socket four times its memory.
-            *("--ws", "websockets-sansio", "--ws-per-message-deflate", "false"),
+            *(
+                "--ws",
+                "webapp.core.websocket_protocol:WebsocketProtocol",
+                "--ws-per-message-deflate",
+                "false",
+            ),
             *("--ws-max-size", str(4 * 2**20)),
             *("--timeout-graceful-shutdown", str(grace + _AFTER_GRACE)),
             # Without one, X-Forwarded-For is whatever somebody on this machine likes it to be.
