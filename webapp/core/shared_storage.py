@@ -16,6 +16,7 @@ from django.conf import settings
 from django.core.files import File
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, Storage, storages
+from django.utils import timezone
 
 from webapp.env import Env, SettingsError
 
@@ -116,8 +117,6 @@ def exists(name: str) -> bool:
 
 def age(name: str) -> float:
     """Seconds since it was written. Raises StorageError."""
-    from django.utils import timezone
-
     with _failures(f"look at {name}"):
         written = _storage().get_modified_time(name)
         return (timezone.now() - written).total_seconds()

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import redis
-from django.db import connection
 from django.db.models import Count, Min, Q, Sum
 from django.utils import timezone
 
@@ -21,6 +20,7 @@ from webapp.core import clock, recent_errors, snapshots
 from webapp.core.recent_errors import RecentError
 from webapp.core.snapshots import Snapshot
 from webapp.ops import figures, schema
+from webapp.ops.backup.snapshot import database_size
 
 # Every site has one of each at least.
 KINDS = ("web", "inference", "training", "worker", "data", "beat")
@@ -127,7 +127,7 @@ def read_status() -> Status:
 
 def _of_the_broker() -> tuple[list[figures.Queue] | None, figures.Broker | None, list[RecentError] | None]:
     try:
-        with figures.connect() as client:
+        with snapshots.connect() as client:
             return figures.read_queues(client), figures.read_broker(client), recent_errors.read(client)
     except redis.RedisError:
         return None, None, None
@@ -197,16 +197,7 @@ def _disks(alive: list[Snapshot]) -> list[Disk]:
 def _stored() -> dict[str, int]:
     models = ServedModel.objects.filter(removed_at=None).aggregate(size=Sum("size_bytes"))["size"]
     uploads = SourceFile.objects.aggregate(size=Sum("size"))["size"]
-    return {"database": _database_size(), "models": models or 0, "uploads": uploads or 0}
-
-
-def _database_size() -> int:
-    statement = "SELECT pg_database_size(current_database())"
-    if connection.vendor == "sqlite":
-        statement = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
-    with connection.cursor() as cursor:
-        cursor.execute(statement)
-        return int(cursor.fetchone()[0])
+    return {"database": database_size(), "models": models or 0, "uploads": uploads or 0}
 
 
 def _backup(alive: list[Snapshot]) -> datetime | None:
