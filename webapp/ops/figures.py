@@ -24,8 +24,8 @@ from webapp.core import snapshots
 from webapp.core.task_headers import SENT_AT
 from webapp.ops import schema
 from webapp.ops.backup.last import last_backup
+from webapp.ops.processes import QUEUES
 
-QUEUES = ("generate", "training", "default", "data")
 WAITING = (Generation.State.QUEUED, Generation.State.RUNNING)
 
 
@@ -98,8 +98,8 @@ class Queue(NamedTuple):
 
 def read_queues(client: redis.Redis) -> list[Queue]:
     """Those of all models are one here. Raises redis.RedisError, and DatabaseError."""
-    parts = {queue: [queue] for queue in QUEUES} | {inference.QUEUE: inference.queues()}
-    names = [name for queue in QUEUES for name in parts[queue]]
+    parts = {queue: [queue] for queue in QUEUES.values()} | {inference.QUEUE: inference.queues()}
+    names = [name for of_it in parts.values() for name in of_it]
     with client.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.llen(queue_key(name))
