@@ -6,7 +6,6 @@ Unset (`STORAGE_URL`), there is none, and everything lies on one host.
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, Storage, storages
 from django.utils import timezone
 
+from webapp.core.durable import sync_path
 from webapp.env import Env, SettingsError
 
 ALIAS = "shared"
@@ -92,7 +92,9 @@ def write(name: str, source: Path | bytes) -> None:
             with source.open("rb") as file:
                 storage.save(name, File(file))
         if isinstance(storage, FileSystemStorage):
-            _sync(Path(storage.path(name)))
+            path = Path(storage.path(name))
+            sync_path(path)
+            sync_path(path.parent)
 
 
 def read(name: str) -> Iterator[bytes]:
@@ -143,12 +145,3 @@ def delete_folder(folder: str) -> None:
         delete(f"{folder}/{name}")
     if isinstance(_storage(), FileSystemStorage):
         delete(folder)  # in a bucket folders are what names begin with
-
-
-def _sync(path: Path) -> None:
-    for each in (path, path.parent):
-        handle = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

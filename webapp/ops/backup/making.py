@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 from django.db.migrations.recorder import MigrationRecorder
 
+from webapp.core.durable import sync_path
 from webapp.ops import schema
 from webapp.ops.backup import snapshot
 from webapp.ops.backup.held_files import HeldFiles
@@ -33,7 +34,7 @@ from webapp.ops.backup.manifest import (
     write_manifest,
 )
 from webapp.ops.backup.named_files import BASE_MODELS, FOLDERS, named_files
-from webapp.ops.backup.pace import Pace, copy_file, create, digest_file, sync, sync_folder
+from webapp.ops.backup.pace import Pace, copy_file, create, digest_file, sync
 from webapp.ops.backup.verifying import verify
 from webapp.ops.progress import Progress
 
@@ -67,9 +68,9 @@ def make_backup(*, to: Path, base_models: bool, secrets: bool, keep: int | None,
                 aside.mkdir()
                 manifest = _copy(aside, moment, base_models, secrets, progress)
                 _verify(aside, manifest, progress)
-                sync_folder(aside)
+                sync_path(aside)
                 aside.rename(folder)
-                sync_folder(to)
+                sync_path(to)
             except BaseException:
                 shutil.rmtree(aside, ignore_errors=True)
                 raise
