@@ -7,7 +7,6 @@ the disk, or not at all. With one it is there (`webapp.core.contents`), and host
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 import uuid
@@ -19,6 +18,7 @@ from django.conf import settings
 
 from webapp.core import contents, shared_storage
 from webapp.core.content_cache import ContentCache
+from webapp.core.durable import sync_path
 
 logger = logging.getLogger(__name__)
 
@@ -60,15 +60,15 @@ def keep(kind: str, name: str, files: Sequence[Path], check: Callable[[Path], No
         incoming.mkdir()
         for file in files:
             shutil.copyfile(file, incoming / file.name)
-            _sync(incoming / file.name)
+            sync_path(incoming / file.name)
         check(incoming)
         if shared_storage.is_shared():
             manifest = publish(name, [incoming / file.name for file in files])
             remove(incoming)
         else:
-            _sync(incoming)
+            sync_path(incoming)
             incoming.rename(parent / own)
-            _sync(parent)
+            sync_path(parent)
     except BaseException:
         remove(incoming)
         raise
@@ -115,11 +115,3 @@ def _age(folder: Path) -> float:
         return time.time() - folder.stat().st_mtime
     except OSError:
         return 0.0  # gone meanwhile
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -123,14 +123,10 @@ class LiveSite:
 
     def workers_ready(self) -> int:
         """How many inference workers hold a lease and a model."""
-        from django.utils import timezone
-
         from inference.models import Worker
 
         with self.rows():
-            return Worker.objects.filter(
-                state=Worker.State.READY, lease_expires_at__gt=timezone.now()
-            ).count()
+            return Worker.objects.alive().filter(state=Worker.State.READY).count()
 
     @contextlib.contextmanager
     def rows(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from webapp.core.pulse import beat_into
 from webapp.env import SettingsError
+from webapp.ops.processes import QUEUES
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 # Containers run as root, and the warning's reason, unpickling messages, is not ours: we accept JSON only.
@@ -46,16 +47,12 @@ def _log_like_the_site(**_: Any) -> None:
     logging.config.dictConfig(settings.LOGGING)
 
 
-# What a worker does, by the queues it consumes.
-_KINDS = {"generate": "inference", "training": "training", "data": "data", "default": "worker"}
-
-
 @signals.celeryd_after_setup.connect
 def _give_out_figures(instance: Any, **_: Any) -> None:
     from webapp.core import snapshots
 
     queues = instance.app.amqp.queues.consume_from
-    snapshots.start("+".join(kind for queue, kind in _KINDS.items() if queue in queues) or "worker")
+    snapshots.start("+".join(kind for kind, queue in QUEUES.items() if queue in queues) or "worker")
 
 
 @signals.beat_init.connect

@@ -7,7 +7,6 @@ Knows nothing of what is sent.
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from webapp.core.errors import UserError
+from webapp.core.full_disk import no_room
 from webapp.core.request_ids import request_id_for
 
 Message = MutableMapping[str, Any]
@@ -57,10 +57,10 @@ def limit_bodies(
             if not started:
                 await _refuse(scope, error, body, send)
         except OSError as error:
-            if started or body.is_complete or error.errno != errno.ENOSPC:
+            full = no_room(error)
+            if started or body.is_complete or full is None:
                 raise
-            message = _("This server has no room for what was sent. Tell the person who runs it.")
-            await _refuse(scope, UserError("disk_full", message, status=507), body, send)
+            await _refuse(scope, full, body, send)
 
     return limited
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from webapp.core import contents, shared_storage
+from webapp.core.durable import sync_path
 from webapp.core.shared_storage import StorageError
 
 logger = logging.getLogger(__name__)
@@ -161,9 +162,9 @@ class ContentCache:
             progress = _Progress(manifest, is_unwanted)
             for entry in manifest.files:
                 self._fetch_file(digest, entry, incoming / entry.name, progress)
-            _sync(incoming)
+            sync_path(incoming)
             incoming.rename(self.path(digest))
-            _sync(self._folder)
+            sync_path(self._folder)
         except BaseException:
             shutil.rmtree(incoming, ignore_errors=True)
             raise
@@ -269,11 +270,3 @@ def _gb(size: int) -> str:
 
 def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,7 +6,6 @@ Unset (`STORAGE_URL`), there is none, and everything lies on one host.
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from django.conf import settings
 from django.core.files import File
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, Storage, storages
+from django.utils import timezone
 
+from webapp.core.durable import sync_path
 from webapp.env import Env, SettingsError
 
 ALIAS = "shared"
@@ -91,7 +92,9 @@ def write(name: str, source: Path | bytes) -> None:
             with source.open("rb") as file:
                 storage.save(name, File(file))
         if isinstance(storage, FileSystemStorage):
-            _sync(Path(storage.path(name)))
+            path = Path(storage.path(name))
+            sync_path(path)
+            sync_path(path.parent)
 
 
 def read(name: str) -> Iterator[bytes]:
@@ -116,8 +119,6 @@ def exists(name: str) -> bool:
 
 def age(name: str) -> float:
     """Seconds since it was written. Raises StorageError."""
-    from django.utils import timezone
-
     with _failures(f"look at {name}"):
         written = _storage().get_modified_time(name)
         return (timezone.now() - written).total_seconds()
@@ -144,12 +145,3 @@ def delete_folder(folder: str) -> None:
         delete(f"{folder}/{name}")
     if isinstance(_storage(), FileSystemStorage):
         delete(folder)  # in a bucket folders are what names begin with
-
-
-def _sync(path: Path) -> None:
-    for each in (path, path.parent):
-        handle = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -86,7 +86,7 @@ class Reporter:
         )
         self.process = f"{kind}@{self._host}-{self._pid}"
         self._key = f"{_NAMES}:{self.process}"
-        self._broker = _connect()
+        self._broker = connect()
         self._writing = threading.Lock()  # snapshots are written in the order they are taken in
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="figures", daemon=True)
@@ -170,7 +170,8 @@ def read_all(broker: redis.Redis) -> list[Snapshot]:
     return found
 
 
-def _connect() -> redis.Redis:
+def connect() -> redis.Redis:
+    """It gives up soon: figures are told without a broker, too."""
     return redis.Redis.from_url(
         settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 1)
     )

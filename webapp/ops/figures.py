@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import NamedTuple
 
 import msgspec
@@ -20,10 +20,12 @@ from inference.models import Generation, Worker
 from inference.task_messages import queue_key
 from training.models import Job
 from webapp.api.models import WebhookDelivery
+from webapp.core import snapshots
 from webapp.core.task_headers import SENT_AT
 from webapp.ops import schema
+from webapp.ops.backup.last import last_backup
+from webapp.ops.processes import QUEUES
 
-QUEUES = ("generate", "training", "default", "data")
 WAITING = (Generation.State.QUEUED, Generation.State.RUNNING)
 
 
@@ -88,10 +90,6 @@ def migrations() -> Iterator[GaugeMetricFamily]:
 # --- the broker ----------------------------------------------------------------------------------------------
 
 
-def connect() -> redis.Redis:
-    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2)
-
-
 class Queue(NamedTuple):
     name: str
     depth: int  # tasks
@@ -100,8 +98,8 @@ class Queue(NamedTuple):
 
 def read_queues(client: redis.Redis) -> list[Queue]:
     """Those of all models are one here. Raises redis.RedisError, and DatabaseError."""
-    parts = {queue: [queue] for queue in QUEUES} | {inference.QUEUE: inference.queues()}
-    names = [name for queue in QUEUES for name in parts[queue]]
+    parts = {queue: [queue] for queue in QUEUES.values()} | {inference.QUEUE: inference.queues()}
+    names = [name for of_it in parts.values() for name in of_it]
     with client.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.llen(queue_key(name))
@@ -120,7 +118,7 @@ def queues() -> Iterator[GaugeMetricFamily]:
     age = GaugeMetricFamily(
         "flywheel_queue_oldest_seconds", "For how long each queue's oldest task has waited.", labels=["queue"]
     )
-    with connect() as client:
+    with snapshots.connect() as client:
         for queue in read_queues(client):
             depth.add_metric([queue.name], queue.depth)
             age.add_metric([queue.name], queue.oldest)
@@ -165,7 +163,7 @@ def read_broker(client: redis.Redis) -> Broker:
 
 
 def broker() -> Iterator[GaugeMetricFamily]:
-    with connect() as client:
+    with snapshots.connect() as client:
         found = read_broker(client)
     yield GaugeMetricFamily("flywheel_broker_memory_bytes", "Memory the broker uses.", value=found.memory)
     yield GaugeMetricFamily(
@@ -201,20 +199,3 @@ def machine() -> Iterator[GaugeMetricFamily]:
         "When the last backup that was made on this machine ended; 0: never.",
         value=backup.finished_at.timestamp() if backup is not None else 0,
     )
-
-
-class Backup(msgspec.Struct):
-    """The last one, as `manage.py backup` leaves word of it."""
-
-    finished_at: datetime
-    path: str = ""
-    bytes: int = 0
-
-
-def last_backup() -> Backup | None:
-    """Of this FLYWHEEL_HOME; None where there was none, or nothing can be made of what is said of it."""
-    try:
-        text = (settings.FLYWHEEL_HOME / "run" / "last_backup.json").read_bytes()
-        return msgspec.json.decode(text, type=Backup)
-    except (OSError, msgspec.DecodeError):
-        return None

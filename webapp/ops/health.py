@@ -13,6 +13,7 @@ from django.db import DatabaseError, connection
 from inference.models import ServedModel, Worker
 from inference.serving import without_ready_worker
 from webapp.ops import schema
+from webapp.ops.doctor.finding import first_line
 
 CACHE_SECONDS = 1.0
 BROKER_TIMEOUT_SECONDS = 2.0
@@ -59,7 +60,7 @@ def database() -> list[Check]:
         return [Check("database", True), Check("migrations", True), worker()]
     except DatabaseError as error:
         return [
-            Check("database", False, "database_down", f"The database does not answer: {_first_line(error)}")
+            Check("database", False, "database_down", f"The database does not answer: {first_line(error)}")
         ]
 
 
@@ -102,9 +103,5 @@ def broker() -> Check:
         with client:
             client.ping()
     except redis.RedisError as error:
-        return Check("broker", False, "broker_down", f"The broker does not answer: {_first_line(error)}")
+        return Check("broker", False, "broker_down", f"The broker does not answer: {first_line(error)}")
     return Check("broker", True)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

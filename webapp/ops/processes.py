@@ -11,6 +11,8 @@ from pathlib import Path
 
 # Seconds that whatever still hangs after the grace gets, before the process ends anyway.
 _AFTER_GRACE = 2
+# What each kind of worker consumes; inference workers a queue for each model besides.
+QUEUES = {"inference": "generate", "training": "training", "worker": "default", "data": "data"}
 _CELERY = (sys.executable, "-m", "celery", "-q", "-A", "webapp.celery")
 # Gossip and mingling cost seconds at start and serve nothing here: leases are rows in the database.
 _QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
@@ -52,11 +54,15 @@ def web(*, host: str, port: int, processes: int = 1, proxied: bool = False, grac
     )
 
 
+def _consumer(name: str, queue: str, *, threads: int) -> tuple[str, ...]:
+    return (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", queue, "-P", "threads", "-c", str(threads), *_QUIET)
+
+
 def inference(name: str = "inference", *, grace: int = 5) -> Process:
     """`grace`: its STOP_GRACE_SECONDS."""
     return Process(
         name,
-        (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "generate", "-P", "threads", "-c", "8", *_QUIET),
+        _consumer(name, QUEUES["inference"], threads=8),
         stop_seconds=grace + 15,
     )
 
@@ -68,7 +74,7 @@ def training(name: str = "training") -> Process:
     """
     return Process(
         name,
-        (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "training", "-P", "threads", "-c", "1", *_QUIET),
+        _consumer(name, QUEUES["training"], threads=1),
         stop_seconds=20,
     )
 
@@ -76,7 +82,7 @@ def training(name: str = "training") -> Process:
 def worker(name: str = "worker") -> Process:
     return Process(
         name,
-        (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "default", "-P", "threads", "-c", "4", *_QUIET),
+        _consumer(name, QUEUES["worker"], threads=4),
     )
 
 
@@ -87,7 +93,7 @@ def data(name: str = "data") -> Process:
     """
     return Process(
         name,
-        (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", "data", "-P", "threads", "-c", "3", *_QUIET),
+        _consumer(name, QUEUES["data"], threads=3),
         nice=5,
     )
 

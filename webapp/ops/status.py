@@ -7,15 +7,10 @@ and pictures are `status_words`' and the template's.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 
 import redis
-from django.db import connection
-from django.db.migrations.loader import MigrationLoader
-from django.db.migrations.recorder import MigrationRecorder
 from django.db.models import Count, Min, Q, Sum
 from django.utils import timezone
 
@@ -25,6 +20,7 @@ from webapp.core import clock, recent_errors, snapshots
 from webapp.core.recent_errors import RecentError
 from webapp.core.snapshots import Snapshot
 from webapp.ops import figures, schema
+from webapp.ops.backup.snapshot import database_size
 
 # Every site has one of each at least.
 KINDS = ("web", "inference", "training", "worker", "data", "beat")
@@ -69,7 +65,7 @@ class Disk:
 @dataclass(frozen=True)
 class Schema:
     pending: list[str]
-    unknown: list[str]  # migrations that the database has and this code does not
+    unknown: list[str]  # see `webapp.ops.schema`
 
 
 @dataclass(frozen=True)
@@ -124,14 +120,14 @@ def read_status() -> Status:
         disks=_disks(alive),
         stored=_stored(),
         backup=_backup(alive),
-        schema=_schema(),
+        schema=Schema(schema.pending(), schema.unknown()),
         worker_errors=[one.error for one in workers if one.state == Worker.State.BROKEN],
     )
 
 
 def _of_the_broker() -> tuple[list[figures.Queue] | None, figures.Broker | None, list[RecentError] | None]:
     try:
-        with figures.connect() as client:
+        with snapshots.connect() as client:
             return figures.read_queues(client), figures.read_broker(client), recent_errors.read(client)
     except redis.RedisError:
         return None, None, None
@@ -201,16 +197,7 @@ def _disks(alive: list[Snapshot]) -> list[Disk]:
 def _stored() -> dict[str, int]:
     models = ServedModel.objects.filter(removed_at=None).aggregate(size=Sum("size_bytes"))["size"]
     uploads = SourceFile.objects.aggregate(size=Sum("size"))["size"]
-    return {"database": _database_size(), "models": models or 0, "uploads": uploads or 0}
-
-
-def _database_size() -> int:
-    statement = "SELECT pg_database_size(current_database())"
-    if connection.vendor == "sqlite":
-        statement = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
-    with connection.cursor() as cursor:
-        cursor.execute(statement)
-        return int(cursor.fetchone()[0])
+    return {"database": database_size(), "models": models or 0, "uploads": uploads or 0}
 
 
 def _backup(alive: list[Snapshot]) -> datetime | None:
@@ -218,26 +205,3 @@ def _backup(alive: list[Snapshot]) -> datetime | None:
     times = [one.value("flywheel_last_backup_timestamp_seconds") for one in alive]
     latest = max(times, default=0.0)
     return datetime.fromtimestamp(latest, UTC) if latest else None
-
-
-def _schema() -> Schema:
-    known = _migrations_of_this_code()
-    ours = {app for app, _name in known}
-    applied = MigrationRecorder(connection).applied_migrations()
-    # What an app that is not installed any more has left behind is no concern of ours.
-    unknown = sorted(key for key in applied if key[0] in ours and key not in known)
-    return Schema(schema.pending(), [f"{app}.{name}" for app, name in unknown])
-
-
-@cache
-def _migrations_of_this_code() -> frozenset[tuple[str, str]]:
-    loader = MigrationLoader(None, load=False)
-    loader.load_disk()
-    assert loader.disk_migrations is not None
-    return frozenset(loader.disk_migrations) | frozenset(_replaced(loader))
-
-
-def _replaced(loader: MigrationLoader) -> Iterator[tuple[str, str]]:
-    """By migrations that were squashed: databases may have them."""
-    for migration in (loader.disk_migrations or {}).values():
-        yield from migration.replaces

@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy
 
 from training.job_words import spoken_time
 from training.sizes import spoken_size
+from webapp.ops import processes
 from webapp.ops.status import Disk, Status
 
 # So long somebody may wait for the first word, or a small task, before an operator should know.
@@ -28,12 +29,7 @@ KINDS = {
     "data": gettext_lazy("Data"),
     "beat": gettext_lazy("Clock"),
 }
-QUEUES = {
-    "generate": KINDS["inference"],
-    "training": KINDS["training"],
-    "default": KINDS["worker"],
-    "data": KINDS["data"],
-}
+QUEUES = {queue: KINDS[kind] for kind, queue in processes.QUEUES.items()}
 # What does not happen without one.
 _WITHOUT = {
     "inference": gettext_lazy("nothing is answered"),

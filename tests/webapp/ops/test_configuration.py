@@ -16,7 +16,7 @@ from webapp.env import SettingsError
 COMMANDS = {
     "manage.py": ["manage.py", "check"],
     "start": ["-m", "webapp.ops.start", "web"],
-    "uvicorn": ["-m", "uvicorn", "webapp.asgi:application", "--port", "1"],
+    "web": ["-m", "webapp.core.web_server", "webapp.asgi:application", "--port", "1"],
     "celery": ["-m", "celery", "-q", "-A", "webapp.celery", "worker", "-P", "solo"],
 }
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
-import os
 import re
 import shutil
 import sqlite3
@@ -20,9 +18,11 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 from django.db.migrations.recorder import MigrationRecorder
 
+from webapp.core.durable import sync_path
 from webapp.ops import schema
 from webapp.ops.backup import snapshot
 from webapp.ops.backup.held_files import HeldFiles
+from webapp.ops.backup.last import LastBackup, note
 from webapp.ops.backup.manifest import (
     FILES,
     SECRETS,
@@ -34,7 +34,7 @@ from webapp.ops.backup.manifest import (
     write_manifest,
 )
 from webapp.ops.backup.named_files import BASE_MODELS, FOLDERS, named_files
-from webapp.ops.backup.pace import Pace, copy_file, create, digest_file, sync, sync_folder
+from webapp.ops.backup.pace import Pace, copy_file, create, digest_file, sync
 from webapp.ops.backup.verifying import verify
 from webapp.ops.progress import Progress
 
@@ -68,14 +68,15 @@ def make_backup(*, to: Path, base_models: bool, secrets: bool, keep: int | None,
                 aside.mkdir()
                 manifest = _copy(aside, moment, base_models, secrets, progress)
                 _verify(aside, manifest, progress)
-                sync_folder(aside)
+                sync_path(aside)
                 aside.rename(folder)
-                sync_folder(to)
+                sync_path(to)
             except BaseException:
                 shutil.rmtree(aside, ignore_errors=True)
                 raise
             seconds = time.monotonic() - began
-            _note(home, folder, manifest, seconds)
+            now = datetime.now(UTC).replace(microsecond=0)
+            note(LastBackup(now, str(folder), manifest.size, round(seconds, 1)))
             removed = _remove_older(to, folder, keep)
     except sqlite3.Error as error:  # of the copy
         raise BackupError(f"{to} cannot be written: {error}.") from error
@@ -154,7 +155,9 @@ def _copy(folder: Path, moment: datetime, base_models: bool, secrets: bool, prog
                 found |= files
                 if named.is_needed and not files:
                     missing.append(str(named.path))
-            total = snapshot.size() + sum(path.stat().st_size for path in found.values() if path.exists())
+            total = snapshot.database_size() + sum(
+                path.stat().st_size for path in found.values() if path.exists()
+            )
             _check_room(folder, total)
             migrations = _applied()
             with progress.step("Copying the database", so_far):
@@ -208,20 +211,6 @@ def _verify(folder: Path, manifest: Manifest, progress: Progress) -> None:
 
 
 # --- After -----------------------------------------------------------------------------------------------------
-def _note(home: Path, folder: Path, manifest: Manifest, seconds: float) -> None:
-    """For whoever watches the site."""
-    told = {
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "path": str(folder),
-        "bytes": manifest.size,
-        "seconds": round(seconds, 1),
-    }
-    path = home / "run" / "last_backup.json"
-    aside = path.with_suffix(".new")
-    aside.write_text(json.dumps(told) + "\n")
-    os.replace(aside, path)
-
-
 def _remove_older(to: Path, newest: Path, keep: int | None) -> list[Path]:
     """Only what is surely a backup goes, and never the new one."""
     if keep is None:

@@ -81,11 +81,3 @@ def create(path: Path) -> BinaryIO:
 def sync(file: BinaryIO) -> None:
     file.flush()
     os.fdatasync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -36,8 +36,8 @@ def snapshot() -> Iterator[None]:
             cursor.execute("ROLLBACK")
 
 
-def size() -> int:
-    """Of the database in bytes, about."""
+def database_size() -> int:
+    """In bytes, about."""
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             cursor.execute("SELECT pg_database_size(current_database())")

@@ -75,11 +75,16 @@ def current_schema() -> Iterator[Finding]:
 def _connection_of_its_own() -> BaseDatabaseWrapper:
     """A server that is down is a finding at once, with its reason: the pool would try again for ten seconds."""
     own = connection.copy()
-    if own.vendor == "postgresql":
-        options = own.settings_dict["OPTIONS"]
+    answer_soon(own)
+    return own
+
+
+def answer_soon(unused: BaseDatabaseWrapper) -> None:
+    """From now on this connection is no pool's, and is not waited for."""
+    if unused.vendor == "postgresql":
+        options = unused.settings_dict["OPTIONS"]
         options.pop("pool", None)
         options.setdefault("connect_timeout", CONNECT_SECONDS)
-    return own
 
 
 def _sqlite(own: BaseDatabaseWrapper) -> Iterator[Finding]:

@@ -8,19 +8,10 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.db import connection
 
-from webapp.ops.doctor import configuration, machine, models, services
+from webapp.ops.doctor import configuration, database, machine, models, services
 from webapp.ops.doctor.finding import Finding, Level, first_line, problem
 
-CONNECT_SECONDS = 3
 PARTS = (configuration, services, models, machine)
-
-
-def _answer_soon() -> None:
-    """A server that is down is a finding at once: the pool would try again for ten seconds at every look."""
-    if connection.connection is None and connection.vendor == "postgresql":
-        options = connection.settings_dict["OPTIONS"]
-        options.pop("pool", None)
-        options["connect_timeout"] = CONNECT_SECONDS
 
 
 class Command(BaseCommand):
@@ -28,7 +19,8 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
-        _answer_soon()
+        if connection.connection is None:
+            database.answer_soon(connection)
         worst = Level.OK
         for part in PARTS:
             try:
