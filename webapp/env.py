@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 
 class SettingsError(Exception):
@@ -91,6 +92,14 @@ class Env:
         value = self.raw(name)
         if value is not None and value.split("://", 1)[0] not in schemes:
             raise SettingsError(f"{name} must start with {' or '.join(s + '://' for s in schemes)}.")
+        try:
+            _ = urlsplit(value or "").port
+        except ValueError:
+            # What is taken for a port may be a password: nobody repeats it.
+            raise SettingsError(
+                f"{name} cannot be understood: its port must be a number up to 65535, and / ? # [ ] in a password are "
+                "written as %2F %3F %23 %5B %5D."
+            ) from None
         return value
 
     def path(self, name: builtins.str, default: Path) -> Path:

@@ -16,7 +16,7 @@ from webapp.accounts.single_sign_on import issuer_origin, single_sign_on
 from webapp.core import logs, mail, shared_storage
 from webapp.core.body_limit import MAX_BODY_BYTES
 from webapp.core.public_addresses import Allowed
-from webapp.env import Env, SettingsError, generated_secret
+from webapp.env import Env, generated_secret
 from webapp.ops import broker
 from webapp.ops.variables import VARIABLES
 
@@ -41,12 +41,7 @@ _site_url = env.url("SITE_URL", ("http", "https"))
 SITE_URL_GIVEN = _site_url is not None
 SITE_URL = (_site_url or f"http://localhost:{PORT}").rstrip("/")
 HTTPS = SITE_URL.startswith("https://")
-try:
-    _public_host, _public_port = urlsplit(SITE_URL).hostname or "", urlsplit(SITE_URL).port
-except ValueError:
-    raise SettingsError(
-        f"SITE_URL is {SITE_URL!r}, which is no address: give one such as https://chat.example.org."
-    ) from None
+_public_host, _public_port = urlsplit(SITE_URL).hostname or "", urlsplit(SITE_URL).port
 
 DEBUG = env.bool("DEBUG", False)
 SECRET_KEY = env.raw("SECRET_KEY") or generated_secret(FLYWHEEL_HOME / "secret_key")

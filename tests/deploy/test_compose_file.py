@@ -115,6 +115,7 @@ def test_the_broker_keeps_what_it_is_given_and_shows_its_password_to_nobody() ->
 
 def test_secrets_that_are_there_stay(tmp_path: Path) -> None:
     shutil.copy(DEPLOY / "make-secrets", tmp_path)
+    (tmp_path / "secrets").mkdir(mode=0o755)  # of somebody who was in a hurry
 
     def made() -> dict[str, str]:
         subprocess.run([tmp_path / "make-secrets", "chat.example.org"], check=True, capture_output=True)
@@ -122,6 +123,7 @@ def test_secrets_that_are_there_stay(tmp_path: Path) -> None:
 
     first = made()
     assert set(first) == {Path(secret["file"]).name for secret in FILE["secrets"].values()}
+    assert (tmp_path / "secrets").stat().st_mode & 0o077 == 0
     (tmp_path / "secrets" / "redis_url").write_text("rediss://elsewhere")
     assert made() == first | {"redis_url": "rediss://elsewhere"}
     assert len({first["secret_key"], first["database_password"], first["redis.conf"].split()[1]}) == 3

@@ -65,7 +65,7 @@ def test_a_model_that_vanished_is_said_and_answers_again_when_it_is_back(
 
     broken = wait_until(lambda: Worker.objects.filter(state="broken").first(), "the worker to say so", 20)
     assert str(folder) in broken.error or folder.name in broken.error
-    check = client.get("/readyz").json()["checks"]["worker"]
+    check = client.get("/readyz", headers={"Host": "localhost"}).json()["checks"]["worker"]
     assert (check["ok"], check["code"], check["message"]) == (False, "model_broken", broken.error)
     said = io.StringIO()
     with pytest.raises(SystemExit):
@@ -76,5 +76,5 @@ def test_a_model_that_vanished_is_said_and_answers_again_when_it_is_back(
     assert (failed.state, failed.error_code) == ("failed", "model_unavailable")
     folder.with_name("elsewhere").rename(folder)
     wait_until(lambda: Worker.objects.filter(state="ready").exists(), "the model to be loaded", 20)
-    assert client.get("/readyz").json()["checks"]["worker"]["ok"]
+    assert client.get("/readyz", headers={"Host": "localhost"}).json()["checks"]["worker"]["ok"]
     assert ask().state == "complete"

@@ -20,6 +20,8 @@ from webapp.core.shared_storage import StorageError
 logger = logging.getLogger(__name__)
 # What is published has been, and is named by a row, by then.
 _ORPHAN_SECONDS = 86_400.0
+# Of a manifest, a few hundred bytes for each file: whoever writes to the storage must not fill our memory.
+_LONGEST = 2**20
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -53,12 +55,12 @@ def publish(kind: str, name: str, files: Sequence[Path]) -> str:
 
 def manifest_of(kind: str, digest: str) -> Manifest:
     """Raises StorageError, also where it is not the one of that digest."""
-    data = shared_storage.read_whole(f"{kind}/{digest}.json")
+    data = shared_storage.read_whole(f"{kind}/{digest}.json", _LONGEST)
     if hashlib.sha256(data).hexdigest() != digest:
         raise StorageError(f"{kind}/{digest}.json in the shared storage is not the file that was put there.")
     manifest = msgspec.json.decode(data, type=Manifest)
     for file in manifest.files:
-        if Path(file.name).name != file.name:
+        if file.name in ("", "..") or Path(file.name).name != file.name:
             raise StorageError(f"{file.name!r} in the shared storage cannot be a file's name.")
     return manifest
 
@@ -86,7 +88,7 @@ def remove_orphans(kind: str, known: Collection[str]) -> None:
 
 def _is_there(kind: str, digest: str, manifest: bytes) -> bool:
     name = f"{kind}/{digest}.json"
-    return shared_storage.exists(name) and shared_storage.read_whole(name) == manifest
+    return shared_storage.exists(name) and next(shared_storage.read(name), b"") == manifest
 
 
 def _age(kind: str, digest: str) -> float:

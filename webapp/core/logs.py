@@ -12,15 +12,22 @@ import structlog
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+DJANGOS = "django.request"  # whose lines have the address in their text
 _OPAQUE_SEGMENT = re.compile(r"(?<=/)[^/?\s]{20,}")
 
 
 def without_tokens(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
     """Invitations and password resets carry their token in the address, searches carry words: neither is logged."""
     if isinstance(request := event.get("request"), str):
-        path = request.split("?", 1)[0]
-        event["request"] = _OPAQUE_SEGMENT.sub(lambda m: m[0] if _UUID.fullmatch(m[0]) else "...", path)
+        event["request"] = without_opaque(request.split("?", 1)[0])
+    if event.get("logger") == DJANGOS:
+        event["event"] = without_opaque(event["event"])
     return event
+
+
+def without_opaque(text: str) -> str:
+    """Addresses in it have dots in place of what may be a token."""
+    return _OPAQUE_SEGMENT.sub(lambda m: m[0] if _UUID.fullmatch(m[0]) else "...", text)
 
 
 def on_one_line(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -68,7 +75,7 @@ def configuration(log_format: str, level: str) -> dict[str, Any]:
         "root": {"handlers": ["stderr", "errors"], "level": level},
         "loggers": {
             # Each 4xx would be logged twice: by Django and as the request's own event.
-            "django.request": {"level": "ERROR"},
+            DJANGOS: {"level": "ERROR"},
             "django.server": {"handlers": [], "propagate": True},
             # "Task received" and "succeeded" for every reply and every two seconds for the reaper.
             "celery.worker.strategy": {"level": "WARNING"},

@@ -13,7 +13,7 @@ import redis
 import structlog
 
 from webapp.core import metrics
-from webapp.core.logs import on_one_line
+from webapp.core.logs import DJANGOS, on_one_line, without_opaque
 
 _KEY = "fw:errors"
 KEPT, KEPT_SECONDS = 100, 86_400
@@ -46,6 +46,8 @@ class Collector(logging.Handler):
                 event = record.getMessage()
             except (TypeError, ValueError):  # arguments that do not fit, which the other handler tells
                 event = str(record.msg)
+            if record.name == DJANGOS:
+                event = without_opaque(event)
         if record.exc_info and record.exc_info[0] is not None:
             event += f" ({record.exc_info[0].__name__})"
         event = on_one_line(None, "", {"event": event[:_LONGEST]})["event"]

@@ -6,6 +6,8 @@ Unset (`STORAGE_URL`), there is none, and everything lies on one host.
 from __future__ import annotations
 
 import importlib.util
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,11 +39,16 @@ def configuration(env: Env) -> dict[str, Any]:
     if parts.scheme == "file":
         folder = unquote(parts.path)
         if parts.netloc or not folder.strip("/"):
-            raise SettingsError(f"STORAGE_URL is {url!r}, but must name a folder: file:///mnt/flywheel.")
+            raise SettingsError("STORAGE_URL must name a folder: file:///mnt/flywheel.")
         options = {"location": folder, "allow_overwrite": True}
-        return {ALIAS: {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": options}}
+        return {ALIAS: {"BACKEND": "webapp.core.shared_storage.FolderStorage", "OPTIONS": options}}
+    if "@" in parts.netloc:
+        # Whoever names a bucket says its name, on pages and in logs.
+        raise SettingsError(
+            "STORAGE_URL holds a key: give that in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and s3://bucket/prefix."
+        )
     if not parts.netloc:
-        raise SettingsError(f"STORAGE_URL is {url!r}, but must name a bucket: s3://bucket/prefix.")
+        raise SettingsError("STORAGE_URL must name a bucket: s3://bucket/prefix.")
     if importlib.util.find_spec("storages") is None or importlib.util.find_spec("boto3") is None:
         raise SettingsError(
             "STORAGE_URL names a bucket: install django-storages for it, pip install '.[s3]'."
@@ -57,6 +64,24 @@ def configuration(env: Env) -> dict[str, Any]:
     # What is not given boto3 looks for itself: a machine may have a role.
     given = {name: value for name, value in options.items() if value is not None}
     return {ALIAS: {"BACKEND": "webapp.core.s3_storage.StreamedS3Storage", "OPTIONS": given}}
+
+
+class FolderStorage(FileSystemStorage):
+    """Others may write to the folder, and not by way of it to what this process may read, write or delete elsewhere."""
+
+    def path(self, name: str) -> str:
+        """Raises OSError where a link, a pipe or a device is on the way, which nobody here puts there."""
+        path = super().path(name)
+        at = Path(self.location)
+        for part in Path(path).relative_to(at).parts:
+            at /= part
+            try:
+                mode = at.lstat().st_mode
+            except FileNotFoundError:
+                break
+            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                raise OSError(f"{at} is neither a file nor a folder")
+        return path
 
 
 def is_shared() -> bool:
@@ -108,8 +133,14 @@ def read(name: str) -> Iterator[bytes]:
                 yield from file.chunks(_CHUNK)
 
 
-def read_whole(name: str) -> bytes:
-    return b"".join(read(name))
+def read_whole(name: str, limit: int) -> bytes:
+    """Raises StorageError, also where it has more than `limit` bytes."""
+    found = bytearray()
+    for chunk in read(name):
+        found += chunk
+        if len(found) > limit:
+            raise StorageError(f"{name} in the shared storage is longer than it can be.")
+    return bytes(found)
 
 
 def exists(name: str) -> bool:

@@ -221,7 +221,9 @@ class Runner:
                 failing = self._failing_checks()
                 if failing == []:
                     break
-                reason = failing[0]["message"] if failing else "the web process is starting"
+                reason = (
+                    failing[0]["message"] or failing[0]["code"] if failing else "the web process is starting"
+                )
                 broken = bool(failing) and all(check["code"] == "model_broken" for check in failing or [])
                 if broken or time.monotonic() > end:
                     break

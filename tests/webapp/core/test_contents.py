@@ -92,7 +92,7 @@ def kept(tmp_path: Path, host: str = "host") -> set[str]:
 def damage(digest: str, name: str) -> None:
     """One bit of a file in the storage is another."""
     key = f"{KIND}/{digest}/{name}"
-    data = bytearray(shared_storage.read_whole(key))
+    data = bytearray(b"".join(shared_storage.read(key)))
     data[-1] ^= 1
     shared_storage.write(key, bytes(data))
 
@@ -150,6 +150,38 @@ def test_a_manifest_that_was_changed_there_is_refused(folder_store: Path, make: 
     ):
         make().hold(digest)
     assert kept(tmp_path) == set()
+
+
+@pytest.mark.parametrize("planted", ["file", "folder", "pipe"])
+def test_nothing_planted_there_reaches_what_lies_elsewhere(
+    planted: str, folder_store: Path, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "secret_key").write_bytes(b"secret")
+    digest = put(tmp_path)
+    manifest = folder_store / f"{digest}.json"
+    if planted == "folder":
+        (folder_store / ("0" * 64)).symlink_to(elsewhere)
+    else:
+        manifest.unlink()
+        os.mkfifo(manifest) if planted == "pipe" else manifest.symlink_to(elsewhere / "secret_key")
+        with pytest.raises(StorageError, match="neither a file nor a folder"):
+            make().hold(digest)
+        with pytest.raises(StorageError, match="neither a file nor a folder"):
+            put(tmp_path)
+    monkeypatch.setattr(contents, "_ORPHAN_SECONDS", -1.0)
+    contents.remove_orphans(KIND, set())
+    assert (elsewhere / "secret_key").read_bytes() == b"secret"
+
+
+def test_a_manifest_without_end_does_not_fill_the_memory(
+    folder_store: Path, make: Make, tmp_path: Path
+) -> None:
+    digest = put(tmp_path)
+    os.truncate(folder_store / f"{digest}.json", 2**40)
+    with pytest.raises(StorageError, match="longer than it can be"):
+        make().hold(digest)
 
 
 def test_what_was_not_put_there_whole_is_not_there_and_can_be_put_again(
@@ -321,9 +353,13 @@ def test_what_no_row_names_is_removed_after_a_day(
     ("url", "said"),
     [
         ("ftp://x/y", "STORAGE_URL must start with file:// or s3://."),
-        ("file://", "STORAGE_URL is 'file://', but must name a folder: file:///mnt/flywheel."),
-        ("file://mnt/x", "STORAGE_URL is 'file://mnt/x', but must name a folder: file:///mnt/flywheel."),
-        ("s3:///prefix", "STORAGE_URL is 's3:///prefix', but must name a bucket: s3://bucket/prefix."),
+        ("file://", "STORAGE_URL must name a folder: file:///mnt/flywheel."),
+        ("file://mnt/x", "STORAGE_URL must name a folder: file:///mnt/flywheel."),
+        ("s3:///prefix", "STORAGE_URL must name a bucket: s3://bucket/prefix."),
+        (
+            "s3://key:hunter2@bucket",
+            "STORAGE_URL holds a key: give that in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and s3://bucket/prefix.",
+        ),
     ],
 )
 def test_a_wrong_address_is_one_sentence(url: str, said: str) -> None:

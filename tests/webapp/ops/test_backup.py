@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import uuid
@@ -27,7 +29,9 @@ from tests.conftest import new_site
 from tests.scripted_engine import text_of
 from tests.services import ROOT, Site, wait_until
 from webapp.accounts.models import Workspace
-from webapp.ops.backup.manifest import Manifest, read_manifest, write_manifest
+from webapp.ops.backup.manifest import CopiedFile, Manifest, read_manifest, write_manifest
+from webapp.ops.backup.pace import Pace, digest_file
+from webapp.ops.backup.verifying import verify
 
 pytestmark = pytest.mark.faults
 
@@ -298,6 +302,37 @@ def test_a_backup_is_for_its_owner_alone_and_reaches_nothing_outside_itself(
     assert "outside itself" in refused(other_site, "restore", str(folder))
 
 
+def test_what_a_strangers_backup_hides_is_found_before_anything_is_restored(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"secret")
+    folder = tmp_path / "backup"
+    (folder / "files").mkdir(parents=True)
+    (folder / "files" / "link").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(folder / "files" / "pipe")
+    with contextlib.closing(sqlite3.connect(folder / "database.sqlite3")) as database:
+        database.execute("CREATE TABLE people (name)")
+        database.execute(
+            "CREATE TRIGGER comes_back AFTER DELETE ON people BEGIN INSERT INTO people VALUES (1); END"
+        )
+        database.commit()
+
+    def found(*names: str) -> list[str]:
+        files = [CopiedFile(name, *copied(folder / name)) for name in names]
+        write_manifest(folder, Manifest("", "", "sqlite", {}, {"people": 0}, files, True, False))
+        return verify(folder, Pace())
+
+    def copied(path: Path) -> tuple[int, str]:
+        return (
+            (6, hashlib.sha256(b"secret").hexdigest()) if path.parent != folder else digest_file(path, Pace())
+        )
+
+    assert found("files/link", "files/pipe", "database.sqlite3") == [
+        "files/link is no file.",
+        "files/pipe is no file.",
+    ]
+    assert found("database.sqlite3") == ["database.sqlite3 holds comes_back, which acts by itself."]
+    assert found() == ["database.sqlite3 is not in it."]
+
+
 def test_older_backups_go_once_the_new_one_is_verified(kept_site: Site, to: Path) -> None:
     old = []
     for day in (1, 2):
@@ -318,7 +353,8 @@ def test_what_cannot_be_backed_up_or_restored_is_refused_with_a_sentence(
     kept_site: Site, other_site: Site, to: Path
 ) -> None:
     inside = kept_site.home / "datasets" / "backups"
-    assert "inside what is backed up" in refused(kept_site, "backup", "--to", str(inside))
+    for wrong in (inside, kept_site.home / "run" / "backup"):
+        assert "inside what is backed up" in refused(kept_site, "backup", "--to", str(wrong))
     (to / "file").touch()
     assert "cannot be" in refused(kept_site, "backup", "--to", str(to / "file"))
     assert "no backup" in refused(other_site, "restore", str(to))

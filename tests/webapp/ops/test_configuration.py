@@ -27,6 +27,7 @@ COMMANDS = {
     [
         ("PORT", "eighty"),
         ("DATABASE_URL", "mysql://u:hunter2@h/d"),
+        ("REDIS_URL", "redis://:hunter2#x@127.0.0.1:6379/0"),
         ("EMAIL_URL", "smtp://"),
         ("SITE_URL", "https://chat.example.org:https"),
     ],

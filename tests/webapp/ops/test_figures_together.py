@@ -38,7 +38,7 @@ def other(*families: Family, name: str = "inference@gpu1-7") -> tuple[str, bytes
 
 def scrape(client: Client) -> dict[str, dict[str, float]]:
     """Values by name and process."""
-    text = client.get("/metrics").content.decode()
+    text = client.get("/metrics", headers={"Host": "localhost"}).content.decode()
     return {
         sample.name: {s.labels.get("process", ""): s.value for s in family.samples if s.name == sample.name}
         for family in text_string_to_metric_families(text)

@@ -32,7 +32,7 @@ def worker(state: str = "ready", *, lease: float = 10, error: str = "") -> Worke
 
 
 def readyz(client: Client) -> tuple[int, dict[str, Any]]:
-    response = client.get("/readyz")
+    response = client.get("/readyz", headers={"Host": "localhost"})
     return response.status_code, response.json()["checks"]
 
 
@@ -134,7 +134,7 @@ def test_figures_say_what_the_site_does(
     with broker.client() as redis:
         redis.rpush("celery:generate", "a", "b", "c")
     client.get("/healthz")
-    text = client.get("/metrics").content.decode()
+    text = client.get("/metrics", headers={"Host": "localhost"}).content.decode()
     assert 'flywheel_queue_depth{queue="generate"} 3.0' in text
     assert 'flywheel_workers{state="ready"} 1.0' in text
     assert 'flywheel_generations{state="running"} 0.0' in text
@@ -148,7 +148,7 @@ def test_figures_of_a_part_that_is_down_are_left_out(
 ) -> None:
     monkeypatch.setattr(metrics, "CACHE_SECONDS", -1.0)
     broker.kill()
-    response = client.get("/metrics")
+    response = client.get("/metrics", headers={"Host": "localhost"})
     assert response.status_code == 200
     assert b"flywheel_workers" in response.content
     assert b"flywheel_queue_depth" not in response.content
@@ -162,12 +162,30 @@ def test_figures_of_a_part_that_is_down_are_left_out(
         ({"REMOTE_ADDR": "10.0.0.5"}, 401),
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "8.8.8.8"}, 401),
         ({"REMOTE_ADDR": ""}, 401),
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "localhost:8000"}, 200),
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "[::1]:8000"}, 200),
+        # Made to lead here by whoever owns the name, or by a proxy that does not say whom it stands for.
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "rebound.example.org:8000"}, 401),
     ],
 )
 def test_only_this_machine_scrapes_without_a_token(
     client: Client, db: None, environ: dict[str, str], status: int
 ) -> None:
-    assert client.get("/metrics", **environ).status_code == status  # type: ignore[arg-type]
+    assert client.get("/metrics", **({"HTTP_HOST": "127.0.0.1"} | environ)).status_code == status  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{"HTTP_X_FORWARDED_FOR": "8.8.8.8"}, {"HTTP_HOST": "chat.example.org"}, {"REMOTE_ADDR": "8.8.8.8"}],
+)
+def test_what_is_wrong_inside_is_told_on_this_machine_and_not_to_visitors(
+    client: Client, db: None, environ: dict[str, str]
+) -> None:
+    worker("broken", error="/srv/models/secret-project has no weights")
+    answer = client.get("/readyz", **environ)  # type: ignore[arg-type]
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["worker"] == {"ok": False, "code": "model_broken", "message": ""}
+    assert readyz(client)[1]["worker"]["message"] == "/srv/models/secret-project has no weights"
 
 
 @pytest.mark.parametrize(("given", "status"), [("Bearer s3cret", 200), ("Bearer other", 401), ("", 401)])

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging.config
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
+from django.http import HttpResponse
+from django.test import RequestFactory
+from django.utils.log import log_response
 
 from tests.services import ROOT, minimal_environment
+from webapp.core import logs, recent_errors
 from webapp.core.logs import without_tokens
 
 PROGRAM = """
@@ -83,3 +90,32 @@ def test_tracebacks_do_not_show_what_variables_held(tmp_path: Path) -> None:
 )
 def test_addresses_are_logged_without_their_tokens(request_line: str, logged_as: str) -> None:
     assert without_tokens(None, "", {"request": request_line})["request"] == logged_as
+
+
+def test_a_page_that_fails_shows_its_token_neither_in_logs_nor_to_operators(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: deque[recent_errors.RecentError] = deque()
+    monkeypatch.setattr(recent_errors, "_pending", told)
+    request = RequestFactory().get("/join/Zk3vQm0aX7sT9uYw2bNc5dEf/")
+    lines = io.StringIO()
+    formatter = logging.config.BaseConfigurator({}).resolve("structlog.stdlib.ProcessorFormatter")
+    line = logs.configuration("json", "INFO")["formatters"]["line"]
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(formatter(**{k: v for k, v in line.items() if k != "()"}))
+    logger = logging.getLogger("django.request")
+    for each in (handler, collector := recent_errors.Collector()):
+        logger.addHandler(each)
+    try:
+        log_response(
+            "%s: %s",
+            "Internal Server Error",
+            request.path,
+            response=HttpResponse(status=500),
+            request=request,
+        )
+    finally:
+        for each in (handler, collector):
+            logger.removeHandler(each)
+    assert json.loads(lines.getvalue())["event"] == "Internal Server Error: /join/.../"
+    assert {error.event for error in told} == {"Internal Server Error: /join/.../"}

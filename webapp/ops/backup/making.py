@@ -93,7 +93,7 @@ def make_backup(*, to: Path, base_models: bool, secrets: bool, keep: int | None,
 
 # --- Before --------------------------------------------------------------------------------------------------
 def _check_target(to: Path, home: Path) -> None:
-    for name in FOLDERS:
+    for name in (*FOLDERS, "run"):  # where files are held meanwhile, and whatever else is there goes
         if to.is_relative_to((home / name).resolve()):
             raise BackupError(f"{to} is inside what is backed up: choose another folder with --to.")
     # A stale one is backed up: nobody should have to migrate first.

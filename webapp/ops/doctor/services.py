@@ -60,7 +60,7 @@ def storage() -> Iterator[Finding]:
     name = f".doctor/{uuid.uuid4()}"
     try:
         shared_storage.write(name, b"doctor")
-        whole = shared_storage.read_whole(name) == b"doctor"
+        whole = shared_storage.read_whole(name, 6) == b"doctor"
         shared_storage.delete(name)
     except StorageError as error:
         yield problem("storage", str(error), "Correct STORAGE_URL, or the rights this host has there.")
