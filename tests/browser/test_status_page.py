@@ -57,6 +57,8 @@ def test_it_is_not_wider_than_the_screen_and_everything_has_a_name(page: Page) -
         page.goto("/status/?still")
         assert page.locator("html").evaluate(WIDE) <= 0, width
         assert page.locator(".page").evaluate(WIDE) <= 0, width
+        # Only what is in it scrolls: nothing blank comes after its end.
+        assert page.locator("html").evaluate("e => e.scrollHeight - innerHeight") <= 0, width
         assert page.evaluate(FAULTS) == [], width
 
 

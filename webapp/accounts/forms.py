@@ -146,9 +146,7 @@ class SetupForm(forms.Form):
         widget=forms.TextInput(
             attrs={"autocomplete": "off", "spellcheck": "false", "autocapitalize": "none"}
         ),
-        help_text=gettext_lazy(
-            "It was printed when the site started, and is in the file setup_code of its folder."
-        ),
+        help_text=gettext_lazy("`manage.py setupcode` prints it, and so does `make run` when it starts."),
     )
 
     def __init__(self, *args: Any, ask_code: bool, **kwargs: Any) -> None:

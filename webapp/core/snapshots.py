@@ -192,6 +192,14 @@ def reporter() -> Reporter:
         return _reporter
 
 
+def of_the_site() -> list[Snapshot]:
+    """The snapshots of all processes that live, for a command, which is none of them. Without a broker its own."""
+    try:
+        return read_all(_connect())
+    except redis.RedisError:
+        return [reporter().snapshot()]
+
+
 def start(kind: str) -> None:
     global _reporter
     with _lock:

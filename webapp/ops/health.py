@@ -17,6 +17,7 @@ from webapp.ops.doctor.finding import first_line
 
 CACHE_SECONDS = 1.0
 BROKER_TIMEOUT_SECONDS = 2.0
+_UPGRADED = "Restart this process with the version of Flywheel that migrated it."
 _lock = threading.Lock()
 _cached: tuple[float, list[Check]] | None = None
 
@@ -55,7 +56,7 @@ def database() -> list[Check]:
         if unknown := schema.unknown():
             return [
                 Check("database", True),
-                Check("migrations", False, "schema_newer", schema.newer_sentence(unknown)),
+                Check("migrations", False, "schema_newer", f"{schema.newer(unknown)} {_UPGRADED}"),
             ]
         return [Check("database", True), Check("migrations", True), worker()]
     except DatabaseError as error:
@@ -75,9 +76,7 @@ def worker() -> Check:
             )
     if any(one.state == Worker.State.LOADING for one in alive):
         return Check("worker", False, "model_loading", "The inference worker is loading its model.")
-    return Check(
-        "worker", False, "no_worker", "No inference worker is running: start one, or see logs/inference.log."
-    )
+    return Check("worker", False, "no_worker", "No inference worker is running: start one, or see its log.")
 
 
 def _serving() -> Check:

@@ -92,9 +92,10 @@ class Status:
         return sum(time.time() - error.at < 3600 for error in self.errors or [])
 
 
-def read_status() -> Status:
-    """Raises DatabaseError; without a broker it tells of this process and the database alone."""
-    alive = snapshots.reporter().everybody()
+def read_status(*, is_command: bool = False) -> Status:
+    """Raises DatabaseError; without a broker it tells of this process and the database alone. A command is not
+    counted among the site's."""
+    alive = snapshots.of_the_site() if is_command else snapshots.reporter().everybody()
     workers = list(Worker.objects.alive().order_by("started_at"))
     processes = _processes(alive, workers)
     waiting = Generation.objects.filter(state__in=figures.WAITING).aggregate(

@@ -216,6 +216,9 @@ def test_a_terminal_is_told_the_same(operator: Client, broker: Valkey) -> None:
     text = said.getvalue()
     assert "problem  No process of the kind “Clock” is running" in text
     assert "inference  gpu1 7  ready" in text
+    # It is none of the site's processes, and nobody takes it for one later.
+    assert "\n  web " not in text
+    assert snapshots.of_the_site() == []
     assert "last backup: never" in text
 
 

@@ -90,7 +90,9 @@ def workers() -> Iterator[Finding]:
         where = f"Worker {worker.pid} on {worker.hostname}"
         if worker.state == Worker.State.BROKEN:
             yield problem(
-                "workers", f"{where} cannot load its model: {worker.error}", "See the finding on models."
+                "workers",
+                f"{where} cannot load its model: {worker.error}",
+                "It tries again every few seconds. Where that does not help, see the finding on models.",
             )
         elif worker.state == Worker.State.READY:
             yield ok("workers", f"{where} answers with {worker.model}{_others(worker)}.")

@@ -22,7 +22,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            status = read_status()
+            status = read_status(is_command=True)
         except DatabaseError as error:
             raise CommandError(f"The database does not answer: {first_line(error)}")
         found = status_words.findings(status)
