@@ -6,7 +6,6 @@ Unset (`STORAGE_URL`), there is none, and everything lies on one host.
 from __future__ import annotations
 
 import importlib.util
-import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path

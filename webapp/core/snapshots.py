@@ -195,7 +195,7 @@ def reporter() -> Reporter:
 def of_the_site() -> list[Snapshot]:
     """The snapshots of all processes that live, for a command, which is none of them. Without a broker its own."""
     try:
-        return read_all(_connect())
+        return read_all(connect())
     except redis.RedisError:
         return [reporter().snapshot()]
 
