@@ -134,11 +134,11 @@ class ChatPage:
             return condition()
 
     async def command(self, type_: str, **fields: Any) -> None:
-        await self.wait(lambda: self._socket is not None)
-        assert self._socket is not None
+        while (socket := await self.wait(lambda: self._socket)) is None:
+            pass  # it was lost again before we had our turn
         if type_ == "open":
             self.conversation = fields["conversation"]
-        await self._socket.send(json.dumps({"type": type_, **fields}))
+        await socket.send(json.dumps({"type": type_, **fields}))
 
     async def drop_connection(self) -> None:
         assert self._socket is not None
@@ -152,8 +152,8 @@ class ChatPage:
             return next((frame for frame in self.frames if frame.get("client_id") == client_id), None)
 
         for _ in range(10):
-            await self.command("send", conversation=self.conversation, client_id=client_id, text=text)
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError, websockets.ConnectionClosed):
+                await self.command("send", conversation=self.conversation, client_id=client_id, text=text)
                 frame = await self.wait(answer, 5)
                 assert frame["type"] == "accepted", frame
                 return str(frame["reply"])
@@ -162,8 +162,8 @@ class ChatPage:
     async def joins(self) -> None:
         """A pong comes when the server has made the socket a tab of its person's, who hears what other tabs do."""
         for _ in range(30):
-            await self.command("ping")
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(TimeoutError, websockets.ConnectionClosed):
+                await self.command("ping")
                 await self.wait(lambda: any(frame["type"] == "pong" for frame in self.frames), 1)
                 return
         raise AssertionError("the page never became a tab of its person's")

@@ -20,7 +20,7 @@ from training.datasets.frozen import read_manifest, read_split
 from training.models import DatasetVersion, Job, SourceFile
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("rows_beside_playwrights_loop")]
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=120_000)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def page(browser: Browser, data_site: Site) -> Iterator[Page]:
     """Alice at her data; whatever her browser complains about fails the test."""
     client = data_site.log_in()
     context = browser.new_context(base_url=data_site.base_url, viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(120_000)
     context.add_cookies(
         [{"name": name, "value": value, "url": data_site.base_url} for name, value in client.cookies.items()]
     )

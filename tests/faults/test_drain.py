@@ -195,6 +195,7 @@ def test_a_socket_whose_handshake_is_under_way_is_opened_and_told_to_go_elsewher
             answer += part
     assert answer.startswith(b"HTTP/1.1 101 "), answer
     assert answer.endswith((1012).to_bytes(2, "big")), answer
+    assert live_site.web.stop() in (0, -15)
 
 
 def refuses(site: Site) -> bool:

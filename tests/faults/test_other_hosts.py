@@ -148,7 +148,7 @@ def test_a_host_that_was_told_nothing_answers_with_what_is_added_while_it_runs(h
     assert (answer.status_code, answer.json().get("model")) == (200, "delta"), answer.text
     hosts.workers["any"].stop()
     with hosts.site.rows():
-        Worker.objects.filter(serves=None).delete()  # as a minute later
+        Worker.objects.filter(serves__isnull=True).delete()  # as a minute later
 
 
 def test_a_wrong_name_is_one_sentence_and_the_worker_ends(hosts: Hosts) -> None:

@@ -36,7 +36,7 @@ def failed(data: dict[str, Any]) -> UserError:
     match data["state"], code:
         case "cancelled", _code:
             return UserError("cancelled", _("This was cancelled before it was complete."), status=409)
-        case _state, "model_unavailable" | "deadline_exceeded":
+        case _state, "model_unavailable" | "model_not_served" | "deadline_exceeded":
             return unavailable(message, code)
     message = message or _("The model broke off because of an error on our side. Try again.")
     return UserError(code, message, status=500)
