@@ -128,6 +128,8 @@ FAULTY = [
 ]
 
 
+# Its trainer gives way to everything else that runs.
+@pytest.mark.timeout(600)
 def test_from_a_file_with_faults_to_a_model_that_has_learnt_it(
     page: Page, data_site: Site, tmp_path: Path
 ) -> None:
@@ -200,11 +202,11 @@ def learns_and_answers(page: Page, site: Site) -> None:
     page.get_by_role("button", name="Start").click()
 
     curve = page.locator(".losses .serie-0 .line")
-    expect(curve).to_be_visible(timeout=120_000)
+    expect(curve).to_be_visible(timeout=300_000)
     page.reload()
     expect(curve).to_be_visible()
     # It goes on by itself to the end, without a reload.
-    page.get_by_role("link", name="Try it").wait_for(timeout=170_000)
+    page.get_by_role("link", name="Try it").wait_for(timeout=400_000)
     expect(page.locator(".losses .serie-1 .line")).to_be_visible()
     with site.rows():
         job = Job.objects.get()

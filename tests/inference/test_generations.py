@@ -81,7 +81,7 @@ def test_whoever_ends_it_the_log_names_the_request_that_began_it(
             services.start_generation(workspace=workspace, model=model, messages=[]) for _ in range(2)
         )
     services.cancel_generation(generation_id=stopped.id)
-    Generation.objects.filter(id=late.id).update(deadline=timezone.now())
+    Generation.objects.filter(id=late.id).update(deadline=timezone.now() - timedelta(seconds=1))
     services.reap()
     said = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
     ends = {line["generation"]: line for line in said if line["event"] == "generation_ended"}
