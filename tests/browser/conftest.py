@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from webapp.ops.bootstrap import BROWSERS
 
@@ -33,6 +33,14 @@ def launch(playwright: Playwright) -> Browser:
     # Chromium's sandbox does not run as root.
     arguments = [*ARGUMENTS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     return playwright.chromium.launch(executable_path=executable, args=arguments)
+
+
+def complaints_of(page: Page) -> list[str]:
+    """What its browser complains about from now on, a broken CSP among it; the list grows."""
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    return complaints
 
 
 @pytest.fixture(scope="package")

@@ -10,6 +10,7 @@ import pytest
 from allauth.mfa.models import Authenticator
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.conftest import complaints_of
 from webapp.accounts.models import User, Workspace
 
 HOME = re.compile(r"//[^/]+/$")
@@ -28,9 +29,7 @@ def page(live_server: Any, workspace: Workspace, browser: Browser) -> Iterator[P
         permissions=["clipboard-read", "clipboard-write"],
     )
     page = context.new_page()
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    complaints = complaints_of(page)
     yield page
     context.close()
     assert [said for said in complaints if "/ws/chat/" not in said] == []

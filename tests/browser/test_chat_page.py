@@ -16,6 +16,7 @@ from django.utils import timezone
 from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
 from inference.models import Generation, ServedModel
+from tests.browser.conftest import complaints_of
 from webapp.accounts.models import User, Workspace
 from webapp.chat.models import Conversation, Message
 from webapp.chat.rendering import render_list_item, render_message
@@ -171,9 +172,7 @@ def stage(
     page = context.new_page()
     server = Server()
     page.route_web_socket("**/ws/chat/", server.connect)
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    complaints = complaints_of(page)
     yield Stage(page, server, alice, workspace, model)
     context.close()
     assert [said for said in complaints if "WebSocket" not in said and "net::ERR" not in said] == []

@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from inference.models import Generation
+from tests.browser.conftest import complaints_of
 from tests.conftest import new_site
 from tests.services import REAL, Site, wait_until
 from training.datasets.frozen import read_manifest, read_split
@@ -55,9 +56,7 @@ def page(browser: Browser, data_site: Site) -> Iterator[Page]:
         [{"name": name, "value": value, "url": data_site.base_url} for name, value in client.cookies.items()]
     )
     page = context.new_page()
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    complaints = complaints_of(page)
     yield page
     context.close()
     assert [said for said in complaints if "net::ERR_FAILED" not in said] == []

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.conftest import complaints_of
 from webapp.accounts.models import Workspace
 
 pytestmark = [
@@ -22,9 +23,7 @@ def page(live_server: Any, browser: Browser, workspace: Workspace) -> Iterator[P
     """Of somebody who is not logged in; whatever the browser complains about fails the test."""
     context = browser.new_context(base_url=live_server.url, permissions=["clipboard-read", "clipboard-write"])
     page = context.new_page()
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    complaints = complaints_of(page)
     yield page
     context.close()
     assert complaints == []

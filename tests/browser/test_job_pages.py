@@ -15,6 +15,7 @@ from django.test import Client
 from playwright.sync_api import Browser, Page, Route, expect
 
 from inference.models import ServedModel
+from tests.browser.conftest import complaints_of
 from tests.browser.test_chat_page import Server
 from tests.training.job_pages.rows import RUNNING, classified, learn, make_base, make_job, make_version
 from training import services
@@ -68,9 +69,7 @@ def page(
     page = context.new_page()
     page.route_web_socket("**/ws/jobs/", server.connect)
     page.route_web_socket("**/ws/chat/", lambda route: None)
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    complaints = complaints_of(page)
     yield page
     context.close()
     known = ("the server responded with a status of 400", "net::ERR_FAILED")

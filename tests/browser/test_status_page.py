@@ -11,6 +11,7 @@ from django.utils import timezone
 from playwright.sync_api import Browser, Page, expect
 
 from inference.models import ServedModel, Worker
+from tests.browser.conftest import complaints_of
 from tests.browser.test_job_pages import FAULTS, WIDE, cookies
 from webapp.accounts.models import User, Workspace
 
@@ -41,9 +42,7 @@ def page(
     context.add_cookies(cookies(alice, live_server.url))
     page = context.new_page()
     page.route_web_socket("**/ws/chat/", lambda route: None)
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    complaints = complaints_of(page)
     yield page
     context.close()
     assert complaints == []

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 from django.conf import settings
 from django.test.utils import override_settings
+from django.utils import timezone
 
 from inference import model_services
-from inference.models import ServedModel, Worker
+from inference.models import Generation, ServedModel, Worker
 from tests.conftest import new_site
 from tests.inference.tiny_models import save_model, tiny_config
 from tests.services import REAL, Service, Site, wait_until
@@ -117,6 +119,30 @@ def test_a_model_that_nobody_serves_is_refused_at_once_and_the_doctor_says_so(ho
     assert "answers with alpha." in said
     assert "The shared storage takes files and gives them back." in said
     assert "beta is in the shared storage" in said
+
+
+def test_who_waits_for_a_model_that_is_served_no_more_is_told_so(hosts: Hosts) -> None:
+    with hosts.site.rows():
+        left = Worker.objects.create(
+            hostname="left", pid=1, serves=[model(hosts, "gamma").pk],
+            lease_expires_at=timezone.now() + timedelta(minutes=1),
+        )  # fmt: skip
+    queued = Generation.objects.filter(state=Generation.State.QUEUED)
+
+    def waits() -> bool:
+        with hosts.site.rows():
+            return queued.exists()
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(hosts.ask, "gamma")
+        wait_until(waits, "it to wait", 30)
+        with hosts.site.rows():  # as a minute later
+            left.delete()
+            Worker.objects.update(started_at=timezone.now() - timedelta(minutes=2))
+            queued.update(created_at=timezone.now() - timedelta(minutes=2))
+        answer = asked.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_not_served"), answer.text
+    assert int(answer.headers["Retry-After"]) > 0
 
 
 def test_while_one_host_is_deaf_and_then_gone_the_other_answers_and_nothing_is_lost(hosts: Hosts) -> None:

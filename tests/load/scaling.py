@@ -78,8 +78,7 @@ def workers(seconds: float = 20) -> Iterator[Row]:
         asyncio.run(_tokens_a_second(site, key, crowd, 5))  # warms up
         one = asyncio.run(_tokens_a_second(site, key, crowd, seconds))
         site.start_inference()
-        while site.workers_ready() < 2:
-            time.sleep(0.1)
+        wait_until(lambda: site.workers_ready() == 2, "the second worker", 60)
         _pin(site.inference[1], cores[-1])
         asyncio.run(_tokens_a_second(site, key, crowd, 5))
         two = asyncio.run(_tokens_a_second(site, key, crowd, seconds))

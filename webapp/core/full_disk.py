@@ -25,8 +25,13 @@ def no_room(error: BaseException) -> UserError | None:
     return UserError("disk_full", message, status=507, retry_after=60)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether a file could not be written for want of room: the disk's, or a quota's."""
+    return error.errno in _FULL
+
+
 def _is_file(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in _FULL
+    return isinstance(error, OSError) and is_full(error)
 
 
 def _is_database(error: BaseException) -> bool:

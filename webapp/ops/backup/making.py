@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import re
 import shutil
@@ -19,6 +18,7 @@ from django.db import DatabaseError, connection
 from django.db.migrations.recorder import MigrationRecorder
 
 from webapp.core.durable import sync_path
+from webapp.core.full_disk import is_full
 from webapp.ops import schema
 from webapp.ops.backup import snapshot
 from webapp.ops.backup.held_files import HeldFiles
@@ -83,7 +83,7 @@ def make_backup(*, to: Path, base_models: bool, secrets: bool, keep: int | None,
     except DatabaseError as error:
         raise BackupError(f"The database cannot be read: {str(error).strip()}") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise BackupError(
                 f"The disk of {to} is full: make room, or choose another folder with --to."
             ) from error

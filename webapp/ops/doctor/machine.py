@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import shutil
@@ -14,6 +13,7 @@ import psutil
 from django.conf import settings
 from django.contrib.staticfiles import finders
 
+from webapp.core.full_disk import is_full
 from webapp.ops.doctor.finding import Finding, first_line, ok, problem, refusal, warning
 
 GIGABYTE = 1e9
@@ -47,8 +47,7 @@ def disk() -> Iterator[Finding]:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "Free some space." if is_full else "Set FLYWHEEL_HOME to a folder you own."
+        advice = "Free some space." if is_full(error) else "Set FLYWHEEL_HOME to a folder you own."
         yield refusal("disk", f"{home} cannot be written ({error.strerror}).", advice)
         return
     said = f"{free / GIGABYTE:.1f} GB are free where {home} lies."
