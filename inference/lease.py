@@ -10,11 +10,11 @@ import os
 import socket
 import threading
 
-import psutil
 from django.db import Error as DatabaseFailure
 from django.db import close_old_connections, connection
 
-from inference import services
+from inference import life_signs, worker_services
+from inference.life_signs import LifeSign
 from inference.models import Generation, Worker
 
 logger = logging.getLogger(__name__)
@@ -33,33 +33,47 @@ class database_work:
 
 
 class Lease:
-    """This process's `Worker` row. `worker` is there once `registered` is set; one that is lost is replaced."""
+    """This process's `Worker` row. `worker` is there once `registered` is set; one that is lost is replaced.
+
+    Beside each row there is a file that its process holds locked, under $FLYWHEEL_HOME: one that nobody holds is of a
+    process of this host that died, whatever hosts and processes are called.
+    """
 
     def __init__(self) -> None:
         self.worker: Worker | None = None
         self.registered = threading.Event()
+        self._life: LifeSign | None = None
 
     def register(self, serves: list[int] | None) -> None:
-        """A new lease, of a worker that `serves` these whole models (None: any). Those of this machine's dead workers
+        """A new lease, of a worker that `serves` these whole models (None: any). Those of this host's dead workers
         end now, so that nobody waits for them to run out."""
-        hostname, pid = socket.gethostname(), os.getpid()
-        dead = [
-            worker.id
-            for worker in Worker.objects.alive().filter(hostname=hostname)
-            if worker.pid == pid or not psutil.pid_exists(worker.pid)
-        ]
-        if dead:
-            services.end_lease(worker_ids=dead)
-            services.reap()
-        self.worker = services.register_worker(hostname=hostname, pid=pid, serves=serves)
+        dead = life_signs.dead()
+        if dead and worker_services.end_leases(worker_ids=dead):
+            worker_services.reap()
+        life_signs.forget(dead)
+        self.worker = self._registered(serves)
         self.registered.set()
+
+    def _registered(self, serves: list[int] | None) -> Worker:
+        life = LifeSign()
+        try:
+            worker = worker_services.register_worker(
+                id=life.id, hostname=socket.gethostname(), pid=os.getpid(), serves=serves
+            )
+        except BaseException:
+            life.end()
+            raise
+        if self._life is not None:
+            self._life.end()
+        self._life = life
+        return worker
 
     def report(self, state: Worker.State, *, model: str = "", error: str = "") -> None:
         """What the rest of the site reads about this process; said again with every renewal."""
         assert self.worker is not None
         self.worker.state, self.worker.model, self.worker.error = state, model, error
         try:
-            services.renew_lease(worker=self.worker)
+            worker_services.renew_lease(worker=self.worker)
         except DatabaseFailure as error_:
             logger.warning("lease not renewed, the keeper will: %s", error_)
 
@@ -73,12 +87,14 @@ class Lease:
         refused by the log's fence and by the rows' compare-and-set. A row that is gone is made again."""
         worker = self.worker
         assert worker is not None
-        if services.renew_lease(worker=worker):
+        if worker_services.renew_lease(worker=worker):
             return
         logger.error("nobody has heard of this worker for long: it starts a new lease")
-        fresh = services.register_worker(hostname=worker.hostname, pid=worker.pid, serves=worker.serves)
+        fresh = worker_services.register_worker(
+            hostname=worker.hostname, pid=worker.pid, serves=worker.serves
+        )
         fresh.state, fresh.model, fresh.error = worker.state, worker.model, worker.error
-        services.renew_lease(worker=fresh)
+        worker_services.renew_lease(worker=fresh)
         self.worker = fresh
 
     def claimed(self) -> list[Generation]:
@@ -88,4 +104,6 @@ class Lease:
 
     def end(self) -> None:
         if self.worker is not None:
-            services.end_lease(worker_ids=[self.worker.id])
+            worker_services.end_leases(worker_ids=[self.worker.id])
+        if self._life is not None:
+            self._life.end()

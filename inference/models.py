@@ -127,8 +127,9 @@ class Worker(models.Model):
     # Ids of the whole models it serves, with all adapters to them; None: any.
     serves = models.JSONField(null=True)
     error = models.TextField(blank=True)
-    started_at = models.DateTimeField(auto_now_add=True)
-    lease_expires_at = models.DateTimeField(db_index=True)  # on the clock of `webapp.core.clock`
+    # Both on the clock of `webapp.core.clock`.
+    started_at = models.DateTimeField(default=clock.now)
+    lease_expires_at = models.DateTimeField(db_index=True)
 
     objects = WorkerQuerySet.as_manager()
 

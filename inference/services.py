@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -24,10 +24,10 @@ from redis.exceptions import RedisError
 
 from inference import usage
 from inference.extras import Extras
-from inference.models import Generation, ServedModel, Worker
+from inference.models import Generation, ServedModel
 from inference.parameters import SamplingParams
-from inference.serving import ABSENT_AFTER, Workers, not_served, refuse_unserved, whole_models
 from inference.serving import default_model as default_model
+from inference.serving import refuse_unserved, whole_models
 from inference.signals import generation_ended
 from inference.stream import Append, Event, TokenLog, encode_event, text_of
 from inference.task_messages import push, queue_key
@@ -233,13 +233,19 @@ def send_tasks(tasks: Sequence[Task]) -> None:
         logger.warning("tasks of generations not sent, the reaper will: %s: %s", tasks, error)
 
 
+def queue_length(model: int) -> int:
+    """Tasks in the broker that wait for a whole model. Raises redis.RedisError."""
+    return token_log().connection.llen(queue_key(queue_of(model)))
+
+
 def task_of(generation_id: UUID | str) -> Task | None:
     """None where there is no such generation any more."""
     rows = Generation.objects.filter(id=generation_id).values_list("model_id", "model__base_id")
     return next((Task(str(generation_id), base or model) for model, base in rows), None)
 
 
-def _send_again(generation_id: UUID) -> None:
+def send_again(generation_id: UUID) -> None:
+    """The task of one that waits."""
     task = task_of(generation_id)
     if task is not None:
         send_tasks([task])
@@ -285,7 +291,7 @@ def release_generation(*, generation: Generation) -> bool:
         id=generation.id, state=State.RUNNING, attempt=generation.attempt
     ).update(state=State.QUEUED, worker=None, sent_at=now)
     if released:
-        _send_again(generation.id)
+        send_again(generation.id)
     return bool(released)
 
 
@@ -426,141 +432,3 @@ def _tell_end(generation: Generation) -> None:
             completion_tokens=generation.completion_tokens,
             seconds=round((generation.finished_at - generation.created_at).total_seconds(), 3),
         )
-
-
-# --- workers and what they leave behind ------------------------------------------------------------------------
-
-
-def register_worker(*, hostname: str, pid: int, serves: list[int] | None) -> Worker:
-    """`serves`: whole models; None: any."""
-    return Worker.objects.create(
-        hostname=hostname, pid=pid, serves=serves, lease_expires_at=clock.now() + _lease()
-    )
-
-
-def renew_lease(*, worker: Worker) -> bool:
-    """False where the row is gone: nobody has heard of this worker for a day.
-
-    One that ran out is renewed as well. Who was thought dead meanwhile has lost those generations that were handed
-    over, by their attempt, and keeps the others: so nothing is interrupted by a clock that was set.
-    """
-    said = {
-        "state": worker.state,
-        "model": worker.model,
-        "serves": worker.serves,
-        "error": worker.error,
-    }
-    return bool(Worker.objects.filter(id=worker.id).update(lease_expires_at=clock.now() + _lease(), **said))
-
-
-def end_lease(*, worker_ids: list[UUID]) -> None:
-    """These workers are known to be gone: nobody needs to wait for their leases."""
-    Worker.objects.filter(id__in=worker_ids).update(lease_expires_at=clock.now(), state=Worker.State.STOPPING)
-
-
-def _lease() -> timedelta:
-    return timedelta(seconds=settings.INFERENCE_LEASE_SECONDS)
-
-
-def reap() -> None:
-    """Hands over what dead workers ran, sends lost tasks again, ends what waited too long."""
-    now = clock.now()
-    # Who lives renews twice within this.
-    if not clock.settled(settings.INFERENCE_LEASE_SECONDS + 1):
-        _go_by_a_clock_that_was_set(now)
-        return
-    _recover_orphans(now)
-    for generation in Generation.objects.filter(state=State.QUEUED, deadline__lt=now)[:1000]:
-        end_unclaimed(
-            generation=generation,
-            state=State.FAILED,
-            error_code="deadline_exceeded",
-            error_message="No model worker was free in time. Try again in a moment.",
-        )
-    _end_unserved(now)
-    _resend_lost(now)
-    Worker.objects.filter(lease_expires_at__lt=now - timedelta(days=1)).delete()
-
-
-def _go_by_a_clock_that_was_set(now: datetime) -> None:
-    """Nothing is due by the time that was, and nobody waits for an hour that comes again: all of it starts anew now."""
-    Worker.objects.filter(lease_expires_at__gt=now + _lease()).update(lease_expires_at=now + _lease())
-    unfinished = Generation.objects.filter(state__in=(State.QUEUED, State.RUNNING))
-    unfinished.update(deadline=now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS))
-    unfinished.filter(sent_at__gt=now).update(sent_at=now)
-
-
-def _recover_orphans(now: datetime) -> None:
-    running = Generation.objects.filter(state=State.RUNNING).select_related("worker")
-    for generation in running.filter(worker__lease_expires_at__lte=now) | running.filter(worker=None):
-        crashes = generation.crashes + 1
-        mine = Generation.objects.filter(id=generation.id, state=State.RUNNING, attempt=generation.attempt)
-        if not mine.update(state=State.QUEUED, worker=None, crashes=crashes, sent_at=now):
-            continue
-        with on_behalf_of(generation.request_id, generation=str(generation.id)):
-            logger.warning("generation %s lost its worker (%s of %s)", generation.id, crashes, MAX_CRASHES)
-        if crashes >= MAX_CRASHES:
-            end_unclaimed(
-                generation=generation,
-                state=State.INTERRUPTED,
-                error_code="interrupted",
-                error_message="This reply broke off three times. What was written so far is kept; try again.",
-            )
-        elif generation.cancel_requested:
-            end_unclaimed(generation=generation, state=State.CANCELLED)
-        else:
-            _send_again(generation.id)
-
-
-MAX_CRASHES = 3
-# A task is thought lost when it is this old and the queue holds none, or, however long the queue is, this much older.
-_LOST_AFTER, _SURELY_LOST_AFTER = timedelta(seconds=4), timedelta(seconds=120)
-
-
-def _resend_lost(now: datetime) -> None:
-    queued = Generation.objects.filter(state=State.QUEUED)
-    stuck = queued.filter(sent_at__lt=now - _LOST_AFTER).values_list(
-        "id", "model_id", "model__base_id", "sent_at"
-    )
-    has_tasks: dict[int, bool] = {}
-    for generation_id, model, base, sent_at in list(stuck[:1000]):
-        task = Task(str(generation_id), base or model)
-        if task.model not in has_tasks:
-            has_tasks[task.model] = queue_length(task.model) > 0
-        if has_tasks[task.model] and sent_at > now - _SURELY_LOST_AFTER:
-            continue
-        if queued.filter(id=generation_id).update(sent_at=now):
-            send_tasks([task])
-
-
-def _end_unserved(now: datetime) -> None:
-    """What waits for a model that nobody serves any more. Where the site has just started, others are yet to come."""
-    workers = Workers()
-    if not workers.have_settled:
-        return
-    queued = Generation.objects.filter(state=State.QUEUED, created_at__lt=now - ABSENT_AFTER)
-    for generation in queued.select_related("model").order_by("created_at")[:1000]:
-        if not workers.serve(generation.model.whole_id):
-            refusal = not_served(generation.model)
-            end_unclaimed(
-                generation=generation,
-                state=State.FAILED,
-                error_code=refusal.code,
-                error_message=refusal.message,
-            )
-
-
-# What was judged is read at once by the page that asked, which then deletes it, unless its process died first.
-_UNREAD_AFTER = timedelta(minutes=15)
-
-
-def forget_unread() -> None:
-    """Deletes what was judged for nobody any more. (What an API call asked for is the API's to keep.)"""
-    judged = Generation.objects.filter(purpose="classification", call_id=None, state__in=Generation.TERMINAL)
-    ids = judged.filter(finished_at__lt=timezone.now() - _UNREAD_AFTER).values_list("id", flat=True)
-    delete_generations(ids=list(ids[:1000]))
-
-
-def queue_length(model: int) -> int:
-    """Tasks in the broker that wait for a whole model. Raises redis.RedisError."""
-    return token_log().connection.llen(queue_key(queue_of(model)))

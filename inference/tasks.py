@@ -10,7 +10,7 @@ from celery import shared_task
 from celery.signals import celeryd_after_setup, worker_shutdown, worker_shutting_down
 from django.conf import settings
 
-from inference import model_services, services, serving
+from inference import model_services, services, serving, worker_services
 from webapp.core import metrics
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def generate(generation_id: str, model: int | None = None) -> None:
 
 @shared_task(name="inference.reap")
 def reap() -> None:
-    services.reap()
+    worker_services.reap()
 
 
 @shared_task(name="inference.sweep")
 def sweep() -> None:
     model_services.remove_orphans()
-    services.forget_unread()
+    worker_services.forget_unread()

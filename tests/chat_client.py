@@ -144,14 +144,15 @@ class ChatPage:
         assert self._socket is not None
         self._socket.transport.abort()
 
-    async def say(self, text: str) -> str:
-        """Sends a message and returns the reply's id once it is accepted; sends again after a broken connection."""
+    async def say(self, text: str, tries: int = 10) -> str:
+        """Sends a message and returns the reply's id once it is accepted, within 5 s of one of so many tries; sends
+        again after a broken connection."""
         client_id = str(uuid.uuid4())
 
         def answer() -> dict[str, Any] | None:
             return next((frame for frame in self.frames if frame.get("client_id") == client_id), None)
 
-        for _ in range(10):
+        for _ in range(tries):
             with contextlib.suppress(TimeoutError, websockets.ConnectionClosed):
                 await self.command("send", conversation=self.conversation, client_id=client_id, text=text)
                 frame = await self.wait(answer, 5)

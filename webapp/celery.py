@@ -47,11 +47,12 @@ def _log_like_the_site(**_: Any) -> None:
     logging.config.dictConfig(settings.LOGGING)
 
 
-@signals.celeryd_after_setup.connect
-def _give_out_figures(instance: Any, **_: Any) -> None:
+@signals.worker_ready.connect
+def _give_out_figures(sender: Any, **_: Any) -> None:
+    """Not before: who is told to stop while it is still starting ends at once, and could not take them back."""
     from webapp.core import snapshots
 
-    queues = instance.app.amqp.queues.consume_from
+    queues = sender.app.amqp.queues.consume_from
     snapshots.start("+".join(kind for kind, queue in QUEUES.items() if queue in queues) or "worker")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
 
 import pytest
 from websockets.sync.client import connect
@@ -52,9 +51,7 @@ async def test_messages_are_taken_one_after_the_other_while_the_broker_is_away(l
     async with chat_page(live_site, http) as page:
         await asyncio.to_thread(live_site.valkey.kill)
         for _ in range(3):
-            started = monotonic()
-            reply = await page.say("Hello tokens=5")
-            assert monotonic() - started < 4, "the first time it was sent"
+            reply = await page.say("Hello tokens=5", tries=1)
         await asyncio.to_thread(live_site.valkey.start)
         assert (await page.ends(reply)).state == "complete"
 
@@ -65,9 +62,7 @@ async def test_a_broker_that_hears_and_does_not_answer_holds_nobody_up_for_long(
         live_site.valkey.freeze()
         try:
             for _ in range(3):
-                started = monotonic()
-                reply = await page.say("Hello tokens=5")
-                assert monotonic() - started < 4, "the first time it was sent"
+                reply = await page.say("Hello tokens=5", tries=1)
         finally:
             live_site.valkey.thaw()
         assert (await page.ends(reply)).state == "complete"

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from pytest_django.fixtures import Settings
 
-from inference import services
+from inference import services, worker_services
 from inference.models import Generation, ServedModel, Worker
 from inference.running import Running
 from tests.clocks import HOUR, SetClock, set_clock, time_passes  # noqa: F401
@@ -46,12 +46,12 @@ def test_a_clock_that_is_set_by_an_hour_ends_no_reply_and_hands_none_over(
     set_clock: SetClock,  # noqa: F811
     settings: Settings,
 ) -> None:
-    worker = services.register_worker(hostname="here", pid=1, serves=None)
+    worker = worker_services.register_worker(hostname="here", pid=1, serves=None)
     running, waiting = claimed(start(workspace, model), worker), start(workspace, model)
     set_clock(by)
-    services.reap()  # before the worker had its turn to say that it lives
-    assert services.renew_lease(worker=worker)
-    services.reap()
+    worker_services.reap()  # before the worker had its turn to say that it lives
+    assert worker_services.renew_lease(worker=worker)
+    worker_services.reap()
     whole = timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS)
     for generation in (running, waiting):
         generation.refresh_from_db()
@@ -71,11 +71,13 @@ def test_a_worker_that_dies_while_the_clock_is_set_is_noticed_within_its_lease(
     time_passes: SetClock,  # noqa: F811
     settings: Settings,
 ) -> None:
-    running = claimed(start(workspace, model), services.register_worker(hostname="here", pid=1, serves=None))
+    running = claimed(
+        start(workspace, model), worker_services.register_worker(hostname="here", pid=1, serves=None)
+    )
     set_clock(by)
-    services.reap()
+    worker_services.reap()
     time_passes(timedelta(seconds=settings.INFERENCE_LEASE_SECONDS + 1))
-    services.reap()
+    worker_services.reap()
     running.refresh_from_db()
     assert (running.state, running.crashes) == ("queued", 1)
 
@@ -88,7 +90,7 @@ def test_a_reply_that_is_claimed_just_after_the_clock_was_set_has_its_whole_time
 ) -> None:
     generation, worker = (
         start(workspace, model),
-        services.register_worker(hostname="here", pid=1, serves=None),
+        worker_services.register_worker(hostname="here", pid=1, serves=None),
     )
     set_clock(HOUR)
     running = Running.resumed(claimed(generation, worker), [])
@@ -105,7 +107,7 @@ def test_a_host_whose_own_clock_is_wrong_goes_by_the_databases(
         pytest.skip("one host, one clock")
     right = timezone.now()
     monkeypatch.setattr(timezone, "now", lambda: right - HOUR)
-    worker = services.register_worker(hostname="elsewhere", pid=1, serves=None)
+    worker = worker_services.register_worker(hostname="elsewhere", pid=1, serves=None)
     assert abs(clock.now() - right) < timedelta(seconds=30)
     assert worker.lease_expires_at > right
     assert start(workspace, model).deadline > right

@@ -11,7 +11,7 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
-from inference import services
+from inference import services, worker_services
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
 from inference.signals import generation_ended
@@ -82,7 +82,7 @@ def test_whoever_ends_it_the_log_names_the_request_that_began_it(
         )
     services.cancel_generation(generation_id=stopped.id)
     Generation.objects.filter(id=late.id).update(deadline=timezone.now() - timedelta(seconds=1))
-    services.reap()
+    worker_services.reap()
     said = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
     ends = {line["generation"]: line for line in said if line["event"] == "generation_ended"}
     assert {line["request_id"] for line in ends.values()} == {"order-7"}
@@ -116,7 +116,7 @@ def test_it_is_recorded_although_the_broker_is_away_and_sent_when_it_is_back(
     generation = services.start_generation(workspace=workspace, model=model, messages=[])
     broker.start()
     Generation.objects.update(sent_at=timezone.now() - timedelta(seconds=10))
-    services.reap()
+    worker_services.reap()
     assert sent(broker) == [str(generation.id)]
 
 
@@ -138,7 +138,7 @@ def test_only_one_worker_claims_it(queued: Generation) -> None:
 
 def test_an_attempt_that_was_overtaken_cannot_end_it(queued: Generation) -> None:
     old = claimed(queued, worker(lease=-1))
-    services.reap()
+    worker_services.reap()
     new = claimed(queued, worker())
     assert not services.finish_generation(generation=old, state=State.COMPLETE, text="old words")
     assert services.finish_generation(generation=new, state=State.COMPLETE, text="new words")
@@ -191,7 +191,7 @@ def test_stopping_one_that_runs_asks_its_worker_in_the_row_and_over_the_broker(
 
 def test_the_reaper_leaves_a_reply_alone_whose_worker_lives(queued: Generation) -> None:
     claimed(queued, worker())
-    services.reap()
+    worker_services.reap()
     queued.refresh_from_db()
     assert queued.state == State.RUNNING
 
@@ -200,7 +200,7 @@ def test_the_reaper_hands_a_dead_workers_reply_to_another(queued: Generation, br
     claimed(queued, worker(lease=-1))
     with broker.client() as client:
         client.delete(queue())
-    services.reap()
+    worker_services.reap()
     queued.refresh_from_db()
     assert (queued.state, queued.crashes, sent(broker)) == (State.QUEUED, 1, [str(queued.id)])
 
@@ -209,7 +209,7 @@ def test_a_reply_someone_stopped_is_not_started_again_when_its_worker_died(queue
     mine = claimed(queued, worker(lease=-1))
     log_text(mine, "so ", "far")
     Generation.objects.update(cancel_requested=True)
-    services.reap()
+    worker_services.reap()
     queued.refresh_from_db()
     assert (queued.state, queued.text, queued.completion_tokens) == (State.CANCELLED, "so far", 2)
 
@@ -220,7 +220,7 @@ def test_the_third_dead_worker_interrupts_a_reply_and_locks_the_dead_out_of_its_
     Generation.objects.update(crashes=2)
     mine = claimed(queued, worker(lease=-1))
     log_text(mine, "so far")
-    services.reap()
+    worker_services.reap()
     queued.refresh_from_db()
     assert (queued.state, queued.text, queued.error_code) == (State.INTERRUPTED, "so far", "interrupted")
     log_text(mine, "so far", "too late", "and later")
@@ -230,7 +230,7 @@ def test_the_third_dead_worker_interrupts_a_reply_and_locks_the_dead_out_of_its_
 
 def test_a_reply_nobody_took_in_time_fails_with_a_sentence(queued: Generation) -> None:
     Generation.objects.update(deadline=timezone.now())
-    services.reap()
+    worker_services.reap()
     queued.refresh_from_db()
     assert (queued.state, queued.error_code) == (State.FAILED, "deadline_exceeded")
     assert queued.error_message.endswith(".")
@@ -240,7 +240,7 @@ def test_a_task_that_waits_in_a_long_queue_is_not_sent_again_and_again(
     queued: Generation, broker: Valkey
 ) -> None:
     Generation.objects.update(sent_at=timezone.now() - timedelta(seconds=30))
-    services.reap()
+    worker_services.reap()
     assert sent(broker) == [str(queued.id)]
 
 
@@ -248,11 +248,11 @@ def test_a_worker_that_was_thought_dead_keeps_what_nobody_took_over(queued: Gene
     late, gone = worker(lease=-1), worker()
     running = claimed(queued, late)
     gone.delete()
-    assert services.renew_lease(worker=late)
-    services.reap()
+    assert worker_services.renew_lease(worker=late)
+    worker_services.reap()
     running.refresh_from_db()
     assert (running.state, running.attempt, running.crashes) == ("running", 1, 0)
-    assert not services.renew_lease(worker=Worker(hostname="here", pid=2))
+    assert not worker_services.renew_lease(worker=Worker(hostname="here", pid=2))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
-from inference import services
+from inference import services, worker_services
 from inference.models import NOBODY, Generation, ServedModel, UsageDay, Worker
 from inference.signals import generation_ended
 from inference.stream import Append, encode_event
@@ -128,13 +128,13 @@ def test_it_is_counted_with_the_end_or_not_at_all(workspace: Workspace, model: S
 def test_only_the_attempt_that_ends_it_counts(workspace: Workspace, model: ServedModel) -> None:
     queued = begun(workspace, model)
     old = claimed(queued, lease=-1)
-    services.reap()
+    worker_services.reap()
     new = claimed(queued)
     assert not services.finish_generation(generation=old, state=State.COMPLETE, **USED)
     assert services.finish_generation(generation=new, state=State.COMPLETE, **USED)
     assert not services.finish_generation(generation=new, state=State.COMPLETE, **USED)
     services.cancel_generation(generation_id=queued.id)
-    services.reap()
+    worker_services.reap()
     assert days() == [(1, 10, 5)]
 
 
@@ -143,7 +143,7 @@ def test_what_was_refused_or_never_began_counts_nothing(workspace: Workspace, mo
     services.cancel_generation(generation_id=begun(workspace, model).id)
     begun(workspace, model)
     Generation.objects.filter(state=State.QUEUED).update(deadline=timezone.now())
-    services.reap()
+    worker_services.reap()
     assert Generation.objects.filter(state=State.FAILED).exists()
     assert days() == []
 
@@ -157,7 +157,7 @@ def test_what_broke_off_counts_what_its_dead_workers_logged(workspace: Workspace
     queued = begun(workspace, model)
     Generation.objects.update(crashes=2)
     log(claimed(queued, lease=-1), "so ", "far")
-    services.reap()
+    worker_services.reap()
     queued.refresh_from_db()
     assert (queued.state, queued.prompt_tokens) == (State.INTERRUPTED, 10)
     assert days() == [(1, 10, 2)]

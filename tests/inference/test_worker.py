@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -13,7 +16,7 @@ import pytest
 from django.db import InterfaceError, OperationalError, connections
 from django.utils import timezone
 
-from inference import services
+from inference import services, worker_services
 from inference.engine.interface import (
     Adapter,
     Admission,
@@ -23,6 +26,7 @@ from inference.engine.interface import (
     Request,
     StepOutput,
 )
+from inference.lease import Lease
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import JsonSchema, SamplingParams
 from inference.running import Slots
@@ -211,7 +215,7 @@ def test_an_engine_beyond_repair_ends_its_process_and_another_worker_answers(
     assert other.state == "queued"
     host.stop()
     monkeypatch.setattr(OneWordEngine, "breaks", False)
-    services.reap()
+    worker_services.reap()
     generation.refresh_from_db()
     assert generation.state == "queued"
     start().run(str(generation.id))
@@ -310,6 +314,39 @@ def test_a_reply_does_not_wait_for_a_title(
     assert title.state == "queued"
 
 
+def test_what_a_dead_worker_of_this_host_ran_goes_on_as_soon_as_the_next_one_starts(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation]
+) -> None:
+    generation, died = ask(), Lease()
+    died.register(None)
+    assert died.worker is not None
+    services.claim_generation(generation_id=generation.id, worker_id=died.worker.id)
+    del died  # and with it its file, as a process's files go with the process
+    host = start()
+    host.loaded.wait(10)
+    generation.refresh_from_db()
+    assert (generation.state, generation.crashes) == ("queued", 1)
+
+
+def test_a_worker_of_another_host_of_the_same_name_keeps_what_it_runs(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], pid_that_is_free: int
+) -> None:
+    generation = ask()
+    other = worker_services.register_worker(hostname=socket.gethostname(), pid=pid_that_is_free, serves=None)
+    services.claim_generation(generation_id=generation.id, worker_id=other.id)
+    start().loaded.wait(10)
+    generation.refresh_from_db()
+    assert (generation.state, generation.worker) == ("running", other)
+
+
+@pytest.fixture
+def pid_that_is_free() -> int:
+    """Of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
 def test_what_the_worker_claimed_and_then_lost_is_given_back(
     start: Callable[[], WorkerHost], ask: Callable[[], Generation]
 ) -> None:
@@ -326,7 +363,7 @@ def test_what_the_worker_claimed_and_then_lost_is_given_back(
 def test_a_worker_starts_although_the_database_is_away_at_first(
     start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual, tries = services.register_worker, []
+    usual, tries = worker_services.register_worker, []
 
     def register(**fields: Any) -> Worker:
         tries.append(1)
@@ -334,7 +371,7 @@ def test_a_worker_starts_although_the_database_is_away_at_first(
             raise OperationalError("the database is away")
         return usual(**fields)
 
-    monkeypatch.setattr(services, "register_worker", register)
+    monkeypatch.setattr(worker_services, "register_worker", register)
     generation = ask()
     start().run(str(generation.id))
     assert ended(generation).state == "complete"
@@ -345,7 +382,7 @@ def test_the_lease_is_renewed_whatever_went_wrong_the_last_time(
 ) -> None:
     host = start()
     host.loaded.wait(10)
-    usual, failed = services.renew_lease, threading.Event()
+    usual, failed = worker_services.renew_lease, threading.Event()
 
     def renew(*, worker: Worker) -> bool:
         if not failed.is_set():
@@ -353,7 +390,7 @@ def test_the_lease_is_renewed_whatever_went_wrong_the_last_time(
             raise InterfaceError("connection already closed")
         return usual(worker=worker)
 
-    monkeypatch.setattr(services, "renew_lease", renew)
+    monkeypatch.setattr(worker_services, "renew_lease", renew)
     assert failed.wait(10)
     then = timezone.now()
     wait_until(
@@ -386,7 +423,7 @@ def test_a_claim_under_way_when_the_worker_stops_is_handed_over_and_no_crash(
     runner.join(10)
     generation.refresh_from_db()
     assert (generation.state, generation.attempt) == ("queued", 1)
-    services.reap()
+    worker_services.reap()
     generation.refresh_from_db()
     assert (generation.state, generation.crashes) == ("queued", 0)
 

@@ -11,7 +11,7 @@ from django.db import DatabaseError, connection, transaction
 from django.test import Client
 from django.utils import timezone
 
-from inference import services
+from inference import services, worker_services
 from inference.models import Generation, ServedModel
 from tests.services import Valkey
 from tests.webapp.api.conftest import key_client
@@ -117,6 +117,6 @@ def test_a_broker_whose_memory_is_full_loses_no_reply_and_locks_nobody_out(
             client.config_set("maxmemory", "0")
     assert services.queue_length(model.pk) == 0
     Generation.objects.update(sent_at=timezone.now() - timedelta(minutes=1))
-    services.reap()
+    worker_services.reap()
     asked.refresh_from_db()
     assert (asked.state, services.queue_length(model.pk)) == ("queued", 1)

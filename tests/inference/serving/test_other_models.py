@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from inference import model_services, services
+from inference import model_services, services, worker_services
 from inference.engine import allocator
 from inference.engine.config_folder import config_from_folder
 from inference.engine.engine import TorchEngine
@@ -171,13 +171,13 @@ def test_where_a_worker_has_one_engine_other_models_are_not_served(
     served = ask(base)
     run(host, before, served)
     assert ended(served).state == "complete"
-    services.reap()  # another worker may be about to start
+    worker_services.reap()  # another worker may be about to start
     before.refresh_from_db()
     assert before.state == "queued"
     long_ago = timezone.now() - timedelta(seconds=61)
     for rows in (Generation.objects.filter(id=before.id), Worker.objects):
         rows.update(**{"created_at" if rows.model == Generation else "started_at": long_ago})
-    services.reap()
+    worker_services.reap()
     assert (ended(before).state, before.error_code) == ("failed", "model_not_served")
 
 
