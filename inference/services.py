@@ -26,8 +26,8 @@ from inference import usage
 from inference.extras import Extras
 from inference.models import Generation, ServedModel
 from inference.parameters import SamplingParams
+from inference.serving import Workers, refuse_unserved, whole_models
 from inference.serving import default_model as default_model
-from inference.serving import refuse_unserved, whole_models
 from inference.signals import generation_ended
 from inference.stream import Append, Event, TokenLog, encode_event, text_of
 from inference.task_messages import push, queue_key
@@ -114,9 +114,11 @@ def start_generations(
     api_key_id: UUID | None = None,
     call_id: UUID | None = None,
     first_choice: int = 0,
+    workers: Workers | None = None,
 ) -> list[Generation]:
     """Those of one call, under `ids`: equally many of every prompt, the first prompt's first.
 
+    `workers`: as they were a moment ago, for who has asked already.
     `choice` counts through all of them, from `first_choice` on; otherwise as `start_generation`.
     """
     each, given, seed = len(ids) // len(prompts), _given(params), _seed(seed)
@@ -137,7 +139,7 @@ def start_generations(
         )
         for at, id_ in enumerate(ids)
     ]
-    _record(generations)
+    _record(generations, workers)
     return generations
 
 
@@ -178,7 +180,7 @@ def _seed(seed: int | None) -> int:
     return secrets.randbelow(2**63) if seed is None else seed
 
 
-def _record(generations: list[Generation]) -> None:
+def _record(generations: list[Generation], workers: Workers | None = None) -> None:
     [(waiting,)] = sql.fetch("SELECT COUNT(*) FROM inference_generation WHERE state = 'queued'")
     if waiting + len(generations) > settings.INFERENCE_MAX_QUEUED:
         raise UserError(
@@ -187,7 +189,7 @@ def _record(generations: list[Generation]) -> None:
             status=503,
             retry_after=5,
         )
-    refuse_unserved({generation.model for generation in generations})
+    refuse_unserved({generation.model for generation in generations}, workers)
     now, request_id = clock.now(), current_request_id()
     for generation in generations:
         generation.deadline = now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS)

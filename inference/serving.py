@@ -97,15 +97,19 @@ class Workers:
     """Those of the last minute, with what they serve."""
 
     def __init__(self) -> None:
-        since = clock.now() - ABSENT_AFTER
+        now = clock.now()
         rows = sql.fetch(
-            "SELECT serves, MIN(started_at) < %s FROM inference_worker WHERE lease_expires_at > %s GROUP BY serves",
-            since,
-            since,
+            "SELECT serves, MIN(started_at) < %s, MAX(CASE WHEN state <> 'stopping' THEN lease_expires_at END) > %s"
+            " FROM inference_worker WHERE lease_expires_at > %s GROUP BY serves",
+            now - ABSENT_AFTER,
+            now,
+            now - ABSENT_AFTER,
         )
-        self._serve = [_ids(serves) for serves, _old in rows]
+        self._serve = [_ids(serves) for serves, _, _ in rows]
         # Some of them have been here for longer than any other takes to come.
-        self.have_settled = any(old for _serves, old in rows)
+        self.have_settled = any(old for _, old, _ in rows)
+        # One is here now, and stays.
+        self.are_here = any(here for _, _, here in rows)
 
     def serve(self, whole: int) -> bool:
         """Whether one of them does; also where there are none at all, since they serve what they will."""
@@ -118,9 +122,9 @@ def _ids(serves: Any) -> Collection[int] | None:
     return None if found is None else set(found)
 
 
-def refuse_unserved(models: Collection[ServedModel]) -> None:
+def refuse_unserved(models: Collection[ServedModel], workers: Workers | None = None) -> None:
     """Raises UserError `model_not_served` where workers are there and none of them serves one of these."""
-    workers = Workers()
+    workers = workers or Workers()
     for model in models:
         if not workers.serve(model.whole_id):
             raise not_served(model)

@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from tests.postgres import binaries
 
@@ -42,6 +42,8 @@ COMPUTING = (
 # Two tests at a time, in each of two steps side by side: those of sites wait more than they compute. What is left is
 # shared out again.
 IN_PAIRS = ["-n", "2", "--dist", "worksteal"]
+# All alike, and the lowest: a trainer, which gives way to everybody, would wait for every other test.
+NICE = ["nice", "-n", "19"]
 # Tests that compute with two threads each would wait for each other's.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
@@ -73,7 +75,7 @@ def checks(home: str) -> list[Step]:
 
 def suites() -> list[Step]:
     """What may run side by side, and in the order in which each pair of them fills the cores."""
-    pytest = [sys.executable, "-m", "pytest", "-q", *IN_PAIRS]
+    pytest = [*NICE, sys.executable, "-m", "pytest", "-q", *IN_PAIRS]
     elsewhere = [f"--ignore={path}" for path in COMPUTING]
 
     def tests(what: str, server: str, *options: str) -> Step:
@@ -128,8 +130,15 @@ def main() -> int:
     return summary(results, lint_only, time.monotonic() - begun)
 
 
-def run(step: Step) -> tuple[str, bool, float]:
-    """Its name, whether it passed, and its seconds. Each line it says is printed behind its name."""
+class Result(NamedTuple):
+    name: str
+    passed: bool
+    seconds: float
+    processor_seconds: float  # of whatever it started and waited for, too
+
+
+def run(step: Step) -> Result:
+    """Each line it says is printed behind its name."""
     # Processes keep what they compiled of our own modules, whatever is usual where this runs.
     environment = {**os.environ, **step.environment, "PYTHONDONTWRITEBYTECODE": ""}
     started = time.monotonic()
@@ -146,9 +155,11 @@ def run(step: Step) -> tuple[str, bool, float]:
     # Apart, since a process that was left behind would keep the pipe open.
     reader = threading.Thread(target=_print_lines, args=(step.name, process.stdout), daemon=True)
     reader.start()
-    passed = process.wait() == 0
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     reader.join(5)
-    return step.name, passed, time.monotonic() - started
+    seconds = time.monotonic() - started
+    return Result(step.name, process.returncode == 0, seconds, used.ru_utime + used.ru_stime)
 
 
 def _print_lines(name: str, said: IO[str]) -> None:
@@ -156,16 +167,14 @@ def _print_lines(name: str, said: IO[str]) -> None:
         print(f"{name} | {line.rstrip()}", flush=True)
 
 
-def summary(results: list[tuple[str, bool, float]], lint_only: bool, seconds: float) -> int:
+def summary(results: list[Result], lint_only: bool, seconds: float) -> int:
     """Prints what passed; the exit status."""
     print("\n=== summary")
-    for name, passed, took in results:
-        print(f"{'passed' if passed else 'FAILED'}  {took:6.1f} s  {name}")
-    if not lint_only and all(name != "tests on PostgreSQL" for name, _, _ in results):
-        print(
-            "not run            tests on PostgreSQL: install the package postgresql, or set TEST_DATABASE_URL"
-        )
-    failed = [name for name, passed, _ in results if not passed]
+    for name, passed, took, used in results:
+        print(f"{'passed' if passed else 'FAILED'}  {took:6.1f} s, {used:6.1f} s of a core  {name}")
+    if not lint_only and all(result.name != "tests on PostgreSQL" for result in results):
+        print("not run  tests on PostgreSQL: install the package postgresql, or set TEST_DATABASE_URL")
+    failed = [result.name for result in results if not result.passed]
     print(f"{len(results) - len(failed)} of {len(results)} checks passed in {seconds:.0f} s")
     return 1 if failed else 0
 

@@ -166,7 +166,13 @@ CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # Nor does the broker keep what it has delivered: writing that down and crossing it out again takes a worker longer than
 # anything else about a short task. What is lost with a worker is sent again by whoever looks after its row.
-CELERY_BROKER_TRANSPORT_OPTIONS = {"ack_emulation": False, "global_keyprefix": "celery:"}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "ack_emulation": False,
+    "global_keyprefix": "celery:",
+    "priority_steps": [0],  # one list in the broker for each queue, where there would be four to listen to
+}
+# Nothing of ours is said to workers that way: it would only be one more thing to look for after every task.
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False

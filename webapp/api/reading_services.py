@@ -29,7 +29,7 @@ def start_reading(
 
     Raises UserError `no_worker`, `rate_limit_exceeded`, `quota_exceeded`, having recorded nothing.
     """
-    services.refuse_without_workers()
+    services.workers_here()
     completion = Completion(
         id=uuid4(),
         workspace_id=caller.workspace.pk,

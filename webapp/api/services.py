@@ -18,11 +18,12 @@ from redis.exceptions import RedisError
 from inference import services as inference
 from inference.models import Generation, ServedModel
 from inference.parameters import SamplingParams
+from inference.serving import Workers
 from webapp.accounts import limits
 from webapp.api import access, failures
 from webapp.api.auth import Caller
 from webapp.api.models import Completion, WebhookDelivery
-from webapp.core import clock, sql
+from webapp.core import sql
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def start_completion(
     `quota_exceeded`, having recorded nothing.
     """
     answering = access.writing_model(caller.workspace, model)
-    refuse_without_workers()
+    workers = workers_here()
     completion = Completion(
         id=uuid4(),
         workspace_id=caller.workspace.pk,
@@ -94,6 +95,7 @@ def start_completion(
                 user_id=caller.user.pk,
                 api_key_id=completion.api_key_id,
                 call_id=completion.pk,
+                workers=workers,
             )
             headers = limits.admit(
                 workspace_id=caller.workspace.pk,
@@ -108,15 +110,14 @@ def start_completion(
     return Started(completion, answering, headers)
 
 
-def refuse_without_workers() -> None:
+def workers_here() -> Workers:
     """Raises UserError `no_worker` where nobody would answer: a program is told so at once instead of waiting."""
-    if not sql.fetch(
-        "SELECT 1 FROM inference_worker WHERE lease_expires_at > %s AND state <> 'stopping' LIMIT 1",
-        clock.now(),
-    ):
+    workers = Workers()
+    if not workers.are_here:
         raise failures.unavailable(
             _("No model worker is running right now. Try again in a moment."), "no_worker"
         )
+    return workers
 
 
 def cancel_generations(*, ids: Collection[UUID]) -> None:

@@ -174,9 +174,9 @@ def test_where_a_worker_has_one_engine_other_models_are_not_served(
     worker_services.reap()  # another worker may be about to start
     before.refresh_from_db()
     assert before.state == "queued"
-    long_ago = timezone.now() - timedelta(seconds=61)
-    for rows in (Generation.objects.filter(id=before.id), Worker.objects):
-        rows.update(**{"created_at" if rows.model == Generation else "started_at": long_ago})
+    a_while = timedelta(seconds=61)
+    Generation.objects.filter(id=before.id).update(deadline=before.deadline - a_while)
+    Worker.objects.update(started_at=timezone.now() - a_while)
     worker_services.reap()
     assert (ended(before).state, before.error_code) == ("failed", "model_not_served")
 

@@ -15,6 +15,7 @@ from django.test import RequestFactory
 from django.utils import timezone
 
 from inference import services as inference
+from inference import worker_services
 from inference.models import Generation, ServedModel, UsageDay
 from tests.services import Valkey
 from tests.webapp.limits.conftest import limit
@@ -46,7 +47,7 @@ def refused(user: User, workspace: Workspace, text: str = "Hello") -> UserError:
 
 
 def ends(reply: Message, *, prompt_tokens: int = 10, completion_tokens: int = 5) -> None:
-    worker = inference.register_worker(hostname="here", pid=1, serves=None)
+    worker = worker_services.register_worker(hostname="here", pid=1, serves=None)
     assert reply.generation is not None
     mine = inference.claim_generation(generation_id=reply.generation.id, worker_id=worker.id)
     assert mine is not None
