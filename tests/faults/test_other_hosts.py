@@ -11,6 +11,7 @@ import httpx
 import pytest
 from django.conf import settings
 from django.test.utils import override_settings
+from django.db.models import F
 from django.utils import timezone
 
 from inference import model_services
@@ -139,7 +140,7 @@ def test_who_waits_for_a_model_that_is_served_no_more_is_told_so(hosts: Hosts) -
         with hosts.site.rows():  # as a minute later
             left.delete()
             Worker.objects.update(started_at=timezone.now() - timedelta(minutes=2))
-            queued.update(created_at=timezone.now() - timedelta(minutes=2))
+            queued.update(deadline=F("deadline") - timedelta(minutes=2))
         answer = asked.result()
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_not_served"), answer.text
     assert int(answer.headers["Retry-After"]) > 0
