@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 from django.conf import settings
-from django.test.utils import override_settings
 from django.db.models import F
+from django.test.utils import override_settings
 from django.utils import timezone
 
 from inference import model_services
