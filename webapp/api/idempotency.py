@@ -27,13 +27,13 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from inference.models import Generation
 from webapp.accounts.models import User, Workspace
 from webapp.api.auth import caller
 from webapp.api.models import Completion, IdempotentRequest
+from webapp.core import clock
 from webapp.core.errors import UserError
 from webapp.core.middleware import error_response
 
@@ -183,7 +183,7 @@ def _begin(request: HttpRequest) -> HttpResponse | None:
     assert key is not None
     fingerprint = _fingerprint(request)
     row, is_new = _row(workspace=who.workspace, user=who.user, key=key, fingerprint=fingerprint)
-    now = timezone.now()
+    now = clock.now()
     if not is_new and (row.created_at <= now - KEPT or _is_lost(row, now)):
         _start_over(row, fingerprint, now)
         is_new = True
@@ -326,4 +326,4 @@ def _add(digest: Any, part: bytes) -> None:
 
 def sweep() -> None:
     """Keys of yesterday."""
-    IdempotentRequest.objects.filter(created_at__lt=timezone.now() - KEPT).delete()
+    IdempotentRequest.objects.filter(created_at__lt=clock.now() - KEPT).delete()

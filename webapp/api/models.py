@@ -7,6 +7,7 @@ import uuid
 from django.db import models
 
 from webapp.accounts.models import ApiKey, User, Workspace
+from webapp.core import clock
 
 
 class Completion(models.Model):
@@ -50,7 +51,7 @@ class IdempotentRequest(models.Model):
     body = models.TextField(blank=True)
     # Where the answer is a stream: what to follow instead of repeating a body.
     completion = models.ForeignKey(Completion, on_delete=models.CASCADE, null=True, related_name="+")
-    created_at = models.DateTimeField(auto_now_add=True, db_index=True)
+    created_at = models.DateTimeField(default=clock.now, db_index=True)
 
     class Meta:
         constraints = [

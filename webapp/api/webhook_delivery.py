@@ -27,6 +27,7 @@ from prometheus_client import Counter
 from webapp.accounts.audit import record_audit
 from webapp.api.models import Webhook, WebhookDelivery
 from webapp.api.webhook_signing import signed_headers
+from webapp.core import clock
 from webapp.core.metrics import registry
 from webapp.core.ssrf import OutboundError, send
 
@@ -99,7 +100,7 @@ def _claim_due(running: collections.Counter[UUID]) -> list[WebhookDelivery]:
     while len(claimed) + running.total() < _AT_ONCE:
         full = [webhook for webhook, count in running.items() if count >= _AT_ONCE_TO_ONE]
         due = WebhookDelivery.objects.filter(
-            state=State.PENDING, next_at__lte=timezone.now(), webhook__is_active=True
+            state=State.PENDING, next_at__lte=clock.now(), webhook__is_active=True
         )
         delivery = due.exclude(webhook__in=full).select_related("webhook").order_by("next_at").first()
         if delivery is None:
@@ -115,7 +116,7 @@ def _claim_due(running: collections.Counter[UUID]) -> list[WebhookDelivery]:
 
 def claim(delivery: WebhookDelivery) -> bool:
     """The next attempt is the caller's: `post` it and `record` what came of it. False where another was faster."""
-    now = timezone.now()
+    now = clock.now()
     fields = {"state": State.PENDING, "next_at": now + LEASE, "tried_at": now, "status": None, "error": ""}
     mine = WebhookDelivery.objects.filter(
         pk=delivery.pk, state=delivery.state, attempts=delivery.attempts, next_at=delivery.next_at
@@ -158,7 +159,7 @@ def post(delivery: WebhookDelivery) -> Outcome:
 @transaction.atomic
 def record(delivery: WebhookDelivery, outcome: Outcome) -> None:
     """What came of an attempt. Nothing, where its lease had run out and another followed."""
-    now, arrived = timezone.now(), not outcome.error
+    now, arrived = clock.now(), not outcome.error
     gives_up = delivery.is_test or delivery.attempts >= MAX_ATTEMPTS or outcome.status == 410
     state = State.DELIVERED if arrived else State.FAILED if gives_up else State.PENDING
     fields = {

@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from training.models import Job, JobEvent
 from webapp.api.models import Webhook, WebhookDelivery
+from webapp.core import clock
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def tell(*, workspace_id: uuid.UUID, type_: str, data: Callable[[], dict[str, An
     ]
     if not wanting:
         return
-    now, body = timezone.now(), event_body(type_, data())
+    now, body = clock.now(), event_body(type_, data())
     WebhookDelivery.objects.bulk_create(
         WebhookDelivery(webhook=webhook, type=type_, body=body, next_at=now) for webhook in wanting
     )

@@ -18,6 +18,7 @@ from webapp.api import webhook_delivery
 from webapp.api.models import Webhook, WebhookDelivery
 from webapp.api.webhook_events import TEST, TYPES, event_body, sample_data
 from webapp.api.webhook_signing import new_secret
+from webapp.core import clock
 from webapp.core.errors import UserError
 from webapp.core.locks import lock_until_commit
 from webapp.core.ssrf import check_url
@@ -166,7 +167,7 @@ def _check_by_hand(webhook: Webhook) -> None:
         raise UserError(
             "webhook_off", _("This webhook is switched off. Switch it on to send anything."), status=409
         )
-    since = timezone.now() - timedelta(seconds=_BY_HAND_SECONDS)
+    since = clock.now() - timedelta(seconds=_BY_HAND_SECONDS)
     lately = WebhookDelivery.objects.filter(webhook__workspace=webhook.workspace_id, tried_at__gt=since)
     if lately.count() >= _MAX_BY_HAND:
         raise UserError(

@@ -39,7 +39,7 @@ def only_delivery() -> WebhookDelivery:
 
 def due_now() -> None:
     """Time passes: the next attempt's turn comes."""
-    WebhookDelivery.objects.filter(state="pending").update(next_at=timezone.now())
+    WebhookDelivery.objects.filter(state="pending").update(next_at=timezone.now() - timedelta(seconds=1))
 
 
 # --- what is told -------------------------------------------------------------------------------------------
