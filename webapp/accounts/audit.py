@@ -24,6 +24,8 @@ ACTIONS = {
     "two_factor_off": _("Turned a second factor off"),
     "session_ended": _("Ended another session"),
     "owner_created": _("Set the site up"),
+    "operator_made": _("Became an operator of the site"),
+    "operator_removed": _("Is no operator of the site any more"),
     "signed_up": _("Signed up"),
     "workspace_created": _("Created the workspace"),
     "workspace_renamed": _("Renamed the workspace"),

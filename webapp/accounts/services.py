@@ -61,6 +61,22 @@ def create_owner(
     return user, workspace
 
 
+@transaction.atomic
+def set_operator(*, email: str, is_operator: bool) -> None:
+    """Who sees the site's status page. Raises UserError `unknown_person`, `last_operator`."""
+    lock_until_commit("accounts.set_operator")
+    user = User.objects.filter(email__iexact=email.strip()).first()
+    if user is None:
+        raise UserError("unknown_person", _("Nobody here has the address %(email)s.") % {"email": email})
+    if user.is_staff == is_operator:
+        return
+    if not is_operator and not User.objects.filter(is_staff=True).exclude(pk=user.pk).exists():
+        raise UserError("last_operator", _("That is the only operator: make another person one first."))
+    user.is_staff = is_operator
+    user.save(update_fields=["is_staff"])
+    record_audit(action="operator_made" if is_operator else "operator_removed", actor=user)
+
+
 def rename_person(*, user: User, name: str) -> None:
     user.name = name
     user.save(update_fields=["name"])

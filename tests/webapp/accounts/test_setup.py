@@ -171,3 +171,23 @@ def test_createowner_refuses_nonsense_in_a_sentence(email: str, password: str) -
 def test_createowner_makes_no_second_owner(alice: User) -> None:
     with pytest.raises(CommandError, match="owner already"):
         call_command("createowner", "--email", "b@example.org", "--password", "a long secret 7")
+
+
+@pytest.mark.django_db
+def test_a_second_operator_sees_the_status_page_until_they_are_none_any_more(
+    alice: User, bob: User, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    User.objects.filter(pk=alice.pk).update(is_staff=True)
+    client.force_login(bob)
+    assert client.get("/status/").status_code == 404
+    call_command("operators", "--add", "Bob@example.org")
+    assert capsys.readouterr().out.split() == ["alice@example.org", "bob@example.org"]
+    assert client.get("/status/").status_code == 200
+    call_command("operators", "--remove", "bob@example.org")
+    assert client.get("/status/").status_code == 404
+    with pytest.raises(CommandError, match="the only operator"):
+        call_command("operators", "--remove", "alice@example.org")
+    with pytest.raises(CommandError, match="Nobody here has the address"):
+        call_command("operators", "--add", "nobody@example.org")
+    told = AuditEvent.objects.filter(action__startswith="operator_").order_by("at")
+    assert [(each.actor, each.action) for each in told] == [(bob, "operator_made"), (bob, "operator_removed")]
