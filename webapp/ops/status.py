@@ -15,6 +15,7 @@ from django.db.models import Count, Min, Q, Sum
 from django.utils import timezone
 
 from inference.models import Generation, ServedModel, Worker
+from inference.serving import without_ready_worker
 from training.models import Job, SourceFile
 from webapp.core import clock, recent_errors, snapshots
 from webapp.core.recent_errors import RecentError
@@ -53,6 +54,7 @@ class ModelRow:
     size: int  # bytes
     processes: int  # that have it loaded
     generations: int  # under way
+    is_served: bool = True  # unless there are workers that are ready, and none of them was told to serve it
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def read_status(*, is_command: bool = False) -> Status:
         queues=queues,
         broker=broker,
         errors=errors,
-        models=_models(alive),
+        models=_models(alive, workers),
         jobs=dict(Job.objects.order_by().values_list("state").annotate(Count("id"))),
         disks=_disks(alive),
         stored=_stored(),
@@ -163,14 +165,16 @@ def _has(processes: list[ProcessRow], kind: str) -> bool:
     return any(kind in row.kind.split("+") for row in processes)
 
 
-def _models(alive: list[Snapshot]) -> list[ModelRow]:
+def _models(alive: list[Snapshot], workers: list[Worker]) -> list[ModelRow]:
     """What everybody may use, and what is loaded besides."""
     loaded: dict[str, list[float]] = {}
     for snapshot in alive:
         for labels, value in snapshot.samples("flywheel_model_generations"):
             loaded.setdefault(labels["model"], []).append(value)
     whole = ServedModel.objects.filter(base=None, removed_at=None)
-    shown = whole.filter(Q(workspace=None) | Q(name__in=loaded))
+    shown = list(whole.filter(Q(workspace=None) | Q(name__in=loaded)))
+    is_ready = any(worker.state == Worker.State.READY for worker in workers)
+    unserved = without_ready_worker([model.pk for model in shown]) if is_ready else []
     return [
         ModelRow(
             model.name,
@@ -178,6 +182,7 @@ def _models(alive: list[Snapshot]) -> list[ModelRow]:
             model.size_bytes,
             len(loaded.get(model.name, ())),
             int(sum(loaded.get(model.name, ()))),
+            model.pk not in unserved,
         )
         for model in shown
     ]

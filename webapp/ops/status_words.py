@@ -109,6 +109,18 @@ def _of_processes(status: Status) -> Iterator[Finding]:
             _("An inference worker cannot load its model: %(error)s") % {"error": error},
             _("Run `python manage.py doctor` on its machine."),
         )
+    for model in status.models:
+        if not model.is_served:
+            yield Finding(
+                model.is_default,
+                (
+                    _("No worker serves %(model)s, the default model.")
+                    if model.is_default
+                    else _("No worker serves %(model)s.")
+                )
+                % {"model": model.name},
+                _("Start one whose INFERENCE_MODELS names it, or is unset."),
+            )
 
 
 def _of_what_waits(status: Status) -> Iterator[Finding]:

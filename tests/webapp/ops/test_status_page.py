@@ -104,6 +104,22 @@ def test_a_worker_without_its_model_is_a_problem_with_its_reason(operator: Clien
     assert "cannot load its model: model.gguf: is &lt;truncated&gt;." in text
 
 
+def test_a_model_that_no_worker_was_told_to_serve_is_said(operator: Client) -> None:
+    small, large = (
+        ServedModel.objects.create(
+            name=name, path=name, digest=name, architecture="a", context_length=1, parameters=1, size_bytes=1
+        )
+        for name in ("small", "large")
+    )
+    assert "No worker serves" not in shown(operator)  # there is none: that is said
+    worker(serves=[small.pk])
+    assert "No worker serves large." in shown(operator)
+    ServedModel.objects.filter(pk=large.pk).update(is_default=True)
+    assert "No worker serves large, the default model." in shown(operator)
+    worker(serves=None, pid=8)
+    assert "No worker serves" not in shown(operator)
+
+
 def test_what_waits_too_long_is_said(operator: Client, broker: Valkey, workspace: Workspace) -> None:
     model = ServedModel.objects.create(
         name="m", path="m", digest="d", architecture="a", context_length=1, parameters=1, size_bytes=2_000_000
