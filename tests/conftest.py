@@ -193,7 +193,7 @@ def _asks_a_database(item: pytest.Item) -> bool:
 def _worth_a_second(item: pytest.Item) -> bool:
     """Whether it may go otherwise on another database. What the demo model says goes through the rows that the scripted
     engine's words go through, in the same modules."""
-    if item.get_closest_marker("one_database") or "model_site" in getattr(item, "fixturenames", ()):
+    if item.get_closest_marker("one_database") or "_session_model_site" in getattr(item, "fixturenames", ()):
         return False
     return _asks_a_database(item)
 
