@@ -26,7 +26,7 @@ from inference import usage
 from inference.extras import Extras
 from inference.models import Generation, ServedModel
 from inference.parameters import SamplingParams
-from inference.serving import Workers, refuse_unserved, whole_models
+from inference.serving import Workers, not_served, whole_models
 from inference.serving import default_model as default_model
 from inference.signals import generation_ended
 from inference.stream import Append, Event, TokenLog, encode_event, text_of
@@ -181,15 +181,17 @@ def _seed(seed: int | None) -> int:
 
 
 def _record(generations: list[Generation], workers: Workers | None = None) -> None:
-    [(waiting,)] = sql.fetch("SELECT COUNT(*) FROM inference_generation WHERE state = 'queued'")
-    if waiting + len(generations) > settings.INFERENCE_MAX_QUEUED:
+    workers = workers or Workers()
+    if workers.waiting + len(generations) > settings.INFERENCE_MAX_QUEUED:
         raise UserError(
             "busy",
             "Too many replies are waiting right now. Try again in a moment.",
             status=503,
             retry_after=5,
         )
-    refuse_unserved({generation.model for generation in generations}, workers)
+    for model in {generation.model for generation in generations}:
+        if not workers.serve(model.whole_id):
+            raise not_served(model)
     now, request_id = clock.now(), current_request_id()
     for generation in generations:
         generation.deadline = now + timedelta(seconds=settings.INFERENCE_DEADLINE_SECONDS)

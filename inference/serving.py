@@ -94,22 +94,27 @@ def without_ready_worker(models: Collection[int]) -> list[int]:
 
 
 class Workers:
-    """Those of the last minute, with what they serve."""
+    """Those of the last minute, with what they serve, and how much waits for them."""
 
     def __init__(self) -> None:
         now = clock.now()
         rows = sql.fetch(
-            "SELECT serves, MIN(started_at) < %s, MAX(CASE WHEN state <> 'stopping' THEN lease_expires_at END) > %s"
-            " FROM inference_worker WHERE lease_expires_at > %s GROUP BY serves",
+            "SELECT queued.waiting, present.serves, present.are_old, present.are_here FROM"
+            " (SELECT COUNT(*) AS waiting FROM inference_generation WHERE state = 'queued') queued"
+            " LEFT JOIN (SELECT serves, MIN(started_at) < %s AS are_old,"
+            " COALESCE(MAX(CASE WHEN state <> 'stopping' THEN lease_expires_at END) > %s, FALSE) AS are_here"
+            " FROM inference_worker WHERE lease_expires_at > %s GROUP BY serves) present ON TRUE",
             now - ABSENT_AFTER,
             now,
             now - ABSENT_AFTER,
         )
-        self._serve = [_ids(serves) for serves, _, _ in rows]
+        self.waiting: int = rows[0][0]  # generations
+        present = [row for row in rows if row[3] is not None]
+        self._serve = [_ids(serves) for _, serves, _, _ in present]
         # Some of them have been here for longer than any other takes to come.
-        self.have_settled = any(old for _, old, _ in rows)
+        self.have_settled = any(are_old for _, _, are_old, _ in present)
         # One is here now, and stays.
-        self.are_here = any(here for _, _, here in rows)
+        self.are_here = any(are_here for _, _, _, are_here in present)
 
     def serve(self, whole: int) -> bool:
         """Whether one of them does; also where there are none at all, since they serve what they will."""
@@ -120,14 +125,6 @@ def _ids(serves: Any) -> Collection[int] | None:
     # As the driver gives it: SQLite and PostgreSQL's jsonb, loaded by nobody here, are text.
     found = msgspec.json.decode(serves) if isinstance(serves, str) else serves
     return None if found is None else set(found)
-
-
-def refuse_unserved(models: Collection[ServedModel], workers: Workers | None = None) -> None:
-    """Raises UserError `model_not_served` where workers are there and none of them serves one of these."""
-    workers = workers or Workers()
-    for model in models:
-        if not workers.serve(model.whole_id):
-            raise not_served(model)
 
 
 def not_served(model: ServedModel) -> UserError:

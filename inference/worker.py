@@ -191,14 +191,11 @@ class WorkerHost:
     def _claim(self, generation_id: str) -> Generation | None:
         """None where another worker was faster."""
         assert self.lease.worker is not None
-        generation = services.claim_generation(generation_id=generation_id, worker_id=self.lease.worker.id)
-        if generation is not None:
-            with on_behalf_of(generation.request_id, generation=generation_id):
-                events.info("generation_claimed", attempt=generation.attempt, purpose=generation.purpose)
-        return generation
+        return services.claim_generation(generation_id=generation_id, worker_id=self.lease.worker.id)
 
     def _prepare(self, generation: Generation) -> Running | None:
         with on_behalf_of(generation.request_id, generation=str(generation.id)):
+            events.info("generation_claimed", attempt=generation.attempt, purpose=generation.purpose)
             return self._prepared(generation)
 
     def _prepared(self, generation: Generation) -> Running | None:
