@@ -23,7 +23,12 @@ from webapp.core import shared_storage
 from webapp.env import Env
 
 # Processes that import torch, on a machine that has other things to do.
-pytestmark = [pytest.mark.faults, pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.one_database,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.timeout(300),
+]
 NAMES = ("alpha", "beta", "gamma")
 
 

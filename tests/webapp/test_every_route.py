@@ -205,6 +205,7 @@ def test_pages_about_oneself_lead_who_is_not_logged_in_to_the_log_in(
 EVIL = "<img src=x onerror=alert(1)>\"'</script>"
 
 
+@pytest.mark.one_database
 def test_whatever_people_and_models_wrote_is_text_on_every_page(secret: Conversation, alice: User) -> None:
     User.objects.update(name=EVIL)
     Workspace.objects.update(name=EVIL)
@@ -233,6 +234,7 @@ def test_whatever_people_and_models_wrote_is_text_on_every_page(secret: Conversa
     assert source.headers["Content-Type"].startswith("text/plain")
 
 
+@pytest.mark.one_database
 @pytest.mark.parametrize("person", ["alice", None])
 def test_no_answer_may_be_kept_framed_or_run_what_it_was_given(
     person: str | None, workspace: Workspace, alice: User
@@ -273,6 +275,7 @@ EVIL_ADDRESSES = (
 )
 
 
+@pytest.mark.one_database
 def test_no_address_leads_to_another_site(workspace: Workspace, alice: User) -> None:
     client = logged_in(alice)
     for route in routes():

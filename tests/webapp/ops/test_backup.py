@@ -254,6 +254,7 @@ def test_what_is_deleted_while_a_backup_runs_is_in_it_all_the_same(kept_site: Si
     assert not (kept_site.home / "run" / "backup").exists()
 
 
+@pytest.mark.one_database
 def test_a_backup_that_is_killed_leaves_nothing_that_looks_like_one(kept_site: Site, to: Path) -> None:
     making = begin_backup(kept_site, to)
     wait_until(lambda: half_done(to), "half a backup", 60)
@@ -273,6 +274,7 @@ def test_a_backup_that_is_killed_leaves_nothing_that_looks_like_one(kept_site: S
     assert not (kept_site.home / "run" / "backup").exists()
 
 
+@pytest.mark.one_database
 def test_verifying_names_each_file_that_is_damaged_or_missing(kept_site: Site, to: Path) -> None:
     upload(kept_site)
     folder = back_up(kept_site, to, "--without-base-models")
@@ -333,6 +335,7 @@ def test_what_a_strangers_backup_hides_is_found_before_anything_is_restored(tmp_
     assert found() == ["database.sqlite3 is not in it."]
 
 
+@pytest.mark.one_database
 def test_older_backups_go_once_the_new_one_is_verified(kept_site: Site, to: Path) -> None:
     old = []
     for day in (1, 2):
@@ -349,6 +352,7 @@ def test_older_backups_go_once_the_new_one_is_verified(kept_site: Site, to: Path
     assert sorted(to.iterdir()) == sorted([old[1], strange, folder])
 
 
+@pytest.mark.one_database
 def test_what_cannot_be_backed_up_or_restored_is_refused_with_a_sentence(
     kept_site: Site, other_site: Site, to: Path
 ) -> None:
