@@ -21,6 +21,7 @@ def main() -> None:
     enter_environment()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
     from django.core.management import execute_from_command_line
+    from django.db import DatabaseError
 
     from webapp.env import SettingsError
 
@@ -28,6 +29,12 @@ def main() -> None:
         execute_from_command_line(sys.argv)
     except SettingsError as error:
         sys.exit(f"flywheel: {error}")
+    except DatabaseError:
+        from webapp.ops.doctor import database
+
+        if (wrong := database.wrong()) is None:
+            raise
+        sys.exit(f"flywheel: {wrong}")
 
 
 if __name__ == "__main__":

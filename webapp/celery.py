@@ -70,6 +70,14 @@ def _give_out_no_more(**_: Any) -> None:
     snapshots.stop()
 
 
+@signals.task_prerun.connect
+def _have_a_database(**_: Any) -> None:
+    """A worker's threads keep their connections for many tasks; see CELERY_DB_REUSE_MAX."""
+    from webapp.core.lost_database import drop_lost_connections
+
+    drop_lost_connections()
+
+
 @signals.worker_init.connect
 @signals.beat_init.connect
 def _look_before_starting(**_: Any) -> None:

@@ -23,7 +23,7 @@ from webapp.accounts.presence import arrive, leave
 from webapp.accounts.sockets import session_group, user_group
 from webapp.core import sql
 from webapp.core.errors import UserError
-from webapp.core.full_disk import no_room
+from webapp.core.outages import outage
 from webapp.core.request_ids import current_request_id, on_behalf_of, request_id_for
 from webapp.core.sessions import SessionStore
 
@@ -160,7 +160,7 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
             await self._error(error.code, error.message, frame)
         except Exception as error:
             logger.exception("A socket's command failed", extra={"command": frame.get("type")})
-            known = no_room(error) or UserError(
+            known = outage(error) or UserError(
                 "internal", _("Something went wrong on the server. Try again in a moment.")
             )
             await self._error(known.code, known.message, frame)

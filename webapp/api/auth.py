@@ -20,6 +20,7 @@ from webapp.accounts import api_keys
 from webapp.accounts.access import AdminsOnly, current_workspace
 from webapp.accounts.models import ApiKey, Membership, Scope, User, Workspace
 from webapp.core.errors import UserError
+from webapp.core.lost_database import drop_lost_connections
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,15 @@ class Needs(AuthBase):
 class NeedsAsync(Needs):
     def __init__(self, scope: str) -> None:
         super().__init__(scope)
-        self._visit = sync_to_async(self._let_in)
+        self._visit = sync_to_async(self._first_visit)
 
     async def __call__(self, request: HttpRequest) -> Caller:  # type: ignore[override]
         return await self._visit(request)
+
+    def _first_visit(self, request: HttpRequest) -> Caller:
+        # Of a request to the thread for the database, which keeps its connection.
+        drop_lost_connections()
+        return self._let_in(request)
 
 
 def let_in_key(authorization: str, scope: Scope) -> Caller:

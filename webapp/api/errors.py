@@ -24,8 +24,8 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError, ValidationError
 
 from webapp.core.errors import UserError
-from webapp.core.full_disk import no_room
 from webapp.core.middleware import error_response
+from webapp.core.outages import outage
 
 logger = logging.getLogger(__name__)
 
@@ -104,9 +104,9 @@ def _http_error(request: HttpRequest, error: HttpError) -> HttpResponse:
 
 
 def _internal(request: HttpRequest, error: Exception) -> HttpResponse:
-    if (full := no_room(error)) is not None:
-        logger.error("disk_full", extra={"path": request.path})
-        return error_response(request, full)
+    if (known := outage(error)) is not None:
+        logger.error("%s: %s", known.code, error, extra={"path": request.path})
+        return error_response(request, known)
     logger.exception("api_request_failed", extra={"path": request.path})
     message = _(
         "Something went wrong on the server. Try again; the request id helps to find out what it was."

@@ -10,7 +10,7 @@ from django.template import loader
 from django.utils.cache import patch_cache_control
 
 from webapp.core.errors import UserError
-from webapp.core.full_disk import no_room
+from webapp.core.outages import outage
 
 
 def wants_json(request: HttpRequest) -> bool:
@@ -42,7 +42,7 @@ class UserErrorMiddleware:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        known = exception if isinstance(exception, UserError) else no_room(exception)
+        known = exception if isinstance(exception, UserError) else outage(exception)
         return error_response(request, known) if known is not None else None
 
 

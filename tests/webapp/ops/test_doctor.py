@@ -161,6 +161,37 @@ def test_it_works_with_the_database_and_the_broker_down(tmp_path: Path) -> None:
     assert "hunter2" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("database", "said"),
+    [
+        (
+            "sqlite:////nowhere/at/all.sqlite3",
+            "The database cannot be used: unable to open database file. Set ",
+        ),
+        ("sqlite:///{home}/new.sqlite3", "migrations are missing. Run: python manage.py migrate_locked"),
+    ],
+)
+def test_a_command_that_cannot_use_the_database_says_why_and_what_to_do(
+    tmp_path: Path, database: str, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "setupcode"],
+        cwd=ROOT,
+        env={
+            **minimal_environment(),
+            "FLYWHEEL_HOME": str(tmp_path),
+            "DATABASE_URL": database.format(home=tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("flywheel: ")
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_a_gpu_that_is_asked_for_and_not_there_is_pointed_out(
     settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ from webapp.ops.backup.manifest import (
 from webapp.ops.backup.named_files import BASE_MODELS, FOLDERS, named_files
 from webapp.ops.backup.pace import Pace, copy_file, create, digest_file, sync
 from webapp.ops.backup.verifying import verify
+from webapp.ops.doctor import database
 from webapp.ops.progress import Progress
 
 _PREFIX, _INCOMING = "flywheel-", ".incoming-"
@@ -81,7 +82,8 @@ def make_backup(*, to: Path, base_models: bool, secrets: bool, keep: int | None,
     except sqlite3.Error as error:  # of the copy
         raise BackupError(f"{to} cannot be written: {error}.") from error
     except DatabaseError as error:
-        raise BackupError(f"The database cannot be read: {str(error).strip()}") from error
+        why = database.wrong() or f"The database cannot be read: {str(error).strip()}"
+        raise BackupError(why) from error
     except OSError as error:
         if is_full(error):
             raise BackupError(

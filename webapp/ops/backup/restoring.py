@@ -27,6 +27,7 @@ from webapp.ops.backup.named_files import FOLDERS
 from webapp.ops.backup.pace import Pace, copy_file
 from webapp.ops.backup.snapshot import count_rows, quoted, tables
 from webapp.ops.backup.verifying import verify
+from webapp.ops.doctor import database
 from webapp.ops.progress import Progress
 from webapp.ops.schema import unknown_of
 
@@ -106,7 +107,9 @@ def _check_empty(manifest: Manifest, home: Path) -> None:
                     "folder with FLYWHEEL_HOME."
                 )
     except DatabaseError as error:
-        raise BackupError(f"The database does not answer: {str(error).strip()}") from error
+        raise BackupError(
+            database.unusable() or f"The database does not answer: {str(error).strip()}"
+        ) from error
     for name in FOLDERS:
         if (home / name).is_dir() and any((home / name).iterdir()):
             raise BackupError(

@@ -5,7 +5,7 @@ One that is away is waited for; what waiting does not mend is refused at start.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from django.conf import settings
 from django.db import DatabaseError, NotSupportedError, OperationalError, connection
@@ -13,7 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from webapp.ops import schema
 from webapp.ops.doctor.clock import skew
-from webapp.ops.doctor.finding import Finding, first_line, ok, problem, refusal, warning
+from webapp.ops.doctor.finding import Finding, Level, first_line, ok, problem, refusal, warning
 
 CONNECT_SECONDS = 3
 # What a server or its client says of a connection that no waiting will bring about, and what to do.
@@ -70,6 +70,19 @@ def current_schema() -> Iterator[Finding]:
         yield problem("database", schema.newer(unknown), schema.NEWER_ADVICE)
     else:
         yield ok("database", "The schema is current.")
+
+
+def unusable(findings: Iterable[Finding] | None = None) -> str | None:
+    """Why a query failed, and what to do, where it was the database; None where that answers as it should."""
+    for finding in check() if findings is None else findings:
+        if finding.level is Level.PROBLEM:
+            return f"{finding.sentence.rstrip('.')}. {finding.advice}"
+    return None
+
+
+def wrong() -> str | None:
+    """As `unusable`, the schema included."""
+    return unusable([*check(), *current_schema()])
 
 
 def _connection_of_its_own() -> BaseDatabaseWrapper:

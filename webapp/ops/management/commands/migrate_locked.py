@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError
 
 from webapp.ops import schema
+from webapp.ops.doctor import database
 
 
 class Command(BaseCommand):
@@ -22,5 +23,6 @@ class Command(BaseCommand):
         except schema.SchemaIsNewer as error:
             sys.exit(f"flywheel: {error}")
         except DatabaseError as error:
-            sys.exit(f"flywheel: The database could not be migrated: {str(error).strip()}")
+            why = database.unusable() or f"The database could not be migrated: {str(error).strip()}"
+            sys.exit(f"flywheel: {why}")
         self.stdout.write(f"Applied {len(applied)} migrations." if applied else "The schema is current.")

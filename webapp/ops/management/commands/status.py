@@ -11,6 +11,7 @@ from django.db import DatabaseError
 from training.models import Job
 from training.sizes import spoken_size
 from webapp.ops import status_words
+from webapp.ops.doctor import database
 from webapp.ops.doctor.finding import first_line
 from webapp.ops.status import Status, read_status
 from webapp.ops.status_views import doing_of, state_of
@@ -24,7 +25,7 @@ class Command(BaseCommand):
         try:
             status = read_status(is_command=True)
         except DatabaseError as error:
-            raise CommandError(f"The database does not answer: {first_line(error)}")
+            raise CommandError(database.wrong() or f"The database could not be asked: {first_line(error)}")
         found = status_words.findings(status)
         for finding in found:
             self.stdout.write(f"{'problem' if finding.is_problem else 'warning':8} {finding.sentence}")

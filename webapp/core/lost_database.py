@@ -1,0 +1,58 @@
+"""A database that hangs up: it was restarted, or a network between went away. Knows no model of ours.
+
+Threads that live long keep their connection, since to open one costs more than what it is asked. They look first
+whether the server has hung up meanwhile, which costs no question to it: the kernel knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import sqlite3
+
+import psycopg
+from django.db import DatabaseError, InterfaceError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils.translation import gettext as _
+
+from webapp.core.errors import UserError
+
+# SQLSTATE of connections, of too many of them, and of servers that end or begin (PostgreSQL, appendix A).
+_STATES = ("08", "53300", "57P0")
+
+
+def drop_lost_connections() -> None:
+    """Closes those of this thread that the server has hung up on: whoever asks next gets another."""
+    for connection in connections.all(initialized_only=True):
+        if connection.connection is None or connection.in_atomic_block:
+            continue
+        if (connection.errors_occurred or _has_something_to_say(connection)) and not connection.is_usable():
+            with contextlib.suppress(DatabaseError):
+                connection.close()
+
+
+def _has_something_to_say(connection: BaseDatabaseWrapper) -> bool:
+    """Unasked: mostly goodbye."""
+    if connection.vendor != "postgresql":
+        return False
+    if connection.connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def database_down(error: BaseException) -> UserError | None:
+    """`database_down`, where that is what `error` came of: asked again in a moment it may be back. None where it is
+    not."""
+    if not isinstance(error, DatabaseError | InterfaceError):
+        return None
+    cause = error.__cause__ or error
+    state = getattr(cause, "sqlstate", None)
+    is_lost = isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError) and (
+        state is None or state.startswith(_STATES)
+    )
+    if not is_lost and getattr(cause, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+        return None
+    message = _("The database does not answer now. Try again in a moment.")
+    return UserError("database_down", message, status=503, retry_after=5)
