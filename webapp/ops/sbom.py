@@ -15,15 +15,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 _LONGEST_NAME = 60  # of a licence; some packages put its whole text there
 _NAMESPACE = uuid.UUID("6d1c3f6e-0f1e-4f5c-9b8b-2a7f0e5c7a11")
 
 
 def pinned(text: str) -> dict[str, str]:
-    """Of the text of constraints.txt: each package's version."""
-    lines = (re.split(r"[;#]", line, maxsplit=1)[0].strip() for line in text.splitlines())
-    return dict(line.split("==", 1) for line in lines if line)
+    """Of the text of constraints.txt: the version of each package that this Python needs."""
+    lines = (line.split("#", 1)[0].strip() for line in text.splitlines())
+    needed = (
+        one for one in map(Requirement, filter(None, lines)) if one.marker is None or one.marker.evaluate()
+    )
+    return {one.name: next(iter(one.specifier)).version for one in needed}
 
 
 def licence(name: str) -> dict[str, Any] | None:
