@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from inference.models import ServedModel, Worker
 from tests.services import ROOT, Valkey, minimal_environment
+from tests.webapp.ops.other_processes import publish
 from webapp.core.public_addresses import Allowed
 from webapp.ops.doctor import configuration, machine
 from webapp.ops.doctor.finding import Level
@@ -121,6 +122,29 @@ def test_the_broker_of_this_site_is_well(db: None, broker: Valkey) -> None:
     said, _ = doctor()
     assert "ok       broker: The broker answers." in said
     assert "append-only" not in said
+
+
+def test_a_kind_of_process_that_is_missing_is_a_problem(
+    db: None, broker: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("web", "training", "worker", "data"):
+        publish(kind, monkeypatch)
+    expires = timezone.now() + timedelta(seconds=60)
+    Worker.objects.create(hostname="h", pid=7, state="ready", lease_expires_at=expires)
+    said, status = doctor()
+    assert status == 1
+    assert "problem  processes: No process of the kind “Clock” is running" in said
+    assert said.count(" is running") == 1
+    publish("beat", monkeypatch)
+    assert "processes:" not in doctor()[0]
+    publish("beat", monkeypatch, host="gpu2")
+    assert "warning  processes: More than one clock runs" in doctor()[0]
+
+
+def test_a_site_that_is_not_started_is_one_finding(db: None, broker: Valkey) -> None:
+    said, _ = doctor()
+    assert "problem  processes: No process of the site is running: nothing is answered." in said
+    assert said.count("is running") == 1
 
 
 def test_a_worker_that_cannot_load_its_model_is_a_problem_with_its_reason(db: None) -> None:
