@@ -185,6 +185,23 @@ def test_it_works_with_the_database_and_the_broker_down(tmp_path: Path) -> None:
     assert "hunter2" not in done.stdout + done.stderr
 
 
+def test_what_a_command_makes_is_its_owners_alone(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done = subprocess.run(
+        [sys.executable, "manage.py", "doctor"],
+        cwd=ROOT,
+        env={**minimal_environment(), "FLYWHEEL_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        umask=0o022,
+    )
+    made = {path.relative_to(home).as_posix(): path.stat().st_mode for path in (home, *home.rglob("*"))}
+    assert {".", "secret_key", "db.sqlite3", "broker"} <= made.keys()
+    assert [name for name, mode in made.items() if mode & 0o077] == []
+    assert "can be read by other users" not in done.stdout
+
+
 def test_a_gpu_that_is_asked_for_and_not_there_is_pointed_out(
     settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
