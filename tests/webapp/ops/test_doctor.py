@@ -227,6 +227,7 @@ def test_a_misspelt_variable_is_pointed_out() -> None:
         ("127.0.0.1", "https://chat.example.org", ["localhost"], [Level.PROBLEM]),
         ("0.0.0.0", "http://localhost:8000", ["localhost", "127.0.0.1", "[::1]"], [Level.WARNING]),
         ("0.0.0.0", "http://localhost:8000", ["localhost", "192.168.1.5"], []),
+        ("127.0.0.1", "http://localhost:8000", ["localhost", "[::1]", "chat.example.org"], [Level.WARNING]),
         ("0.0.0.0", "http://chat.example.org", ["chat.example.org"], [Level.WARNING]),
         ("127.0.0.1", "http://localhost:8000", ["*"], [Level.WARNING]),
     ],
