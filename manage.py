@@ -19,6 +19,7 @@ def enter_environment() -> None:
 
 def main() -> None:
     enter_environment()
+    os.umask(0o077)  # as of the processes: what a command makes first is the database, or holds secrets
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
     from django.core.management import execute_from_command_line
     from django.db import DatabaseError

@@ -17,6 +17,8 @@ from webapp.env import SettingsError
 OURS = ("FLYWHEEL_", "INFERENCE_", "TRAINING_", "OIDC_", "METRICS_", "WEB_P", "SIGNUP", "EMAIL_", "OUTBOUND_")
 # Others have variables that are called nearly the same.
 _COMMON = {"PORT", "HOST", "DEBUG", "LOG_LEVEL", "LOG_FORMAT"}
+# Shorter ones are one slip from names of others: HOST from POST, DEBUG from DEBUG_.
+_LEAST_NAME = 6  # letters
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 LEAST_SECRET = 32  # letters
 
@@ -55,8 +57,8 @@ def refuse_misspelt(environ: Mapping[str, str], known: Collection[str]) -> None:
 
 
 def _one_slip(name: str, known: str) -> bool:
-    """One letter more, less, or other, or two that changed places. Short names are too near each other."""
-    if len(known) < 7 or abs(len(name) - len(known)) > 1 or name == known:
+    """One letter more, less, or other, or two that changed places; short names are too near each other."""
+    if len(known) < _LEAST_NAME or abs(len(name) - len(known)) > 1 or name == known:
         return False
     at = next(
         (i for i, (a, b) in enumerate(zip(name, known, strict=False)) if a != b), min(len(name), len(known))

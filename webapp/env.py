@@ -34,8 +34,15 @@ class Env:
         if file:
             try:
                 return Path(file).read_text(encoding="utf-8").rstrip("\r\n") or None
-            except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(f"{name}_FILE names {file}, which cannot be read: {error}.") from error
+            except OSError as error:
+                raise SettingsError(
+                    f"{name}_FILE names {file}, which cannot be read ({error.strerror}): "
+                    "let the user that runs this read it, or correct the name."
+                ) from error
+            except UnicodeDecodeError as error:
+                raise SettingsError(
+                    f"{name}_FILE names {file}, which is not text in UTF-8: name another file."
+                ) from error
         return value or None
 
     def str(self, name: builtins.str, default: builtins.str) -> builtins.str:

@@ -98,7 +98,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "allauth.account.middleware.AccountMiddleware",
-    "django_structlog.middlewares.RequestMiddleware",
+    "webapp.core.request_log.RequestLogMiddleware",
     "webapp.core.middleware.UserErrorMiddleware",
     "webapp.accounts.middleware.NoWorkspaceMiddleware",
 ]

@@ -120,6 +120,14 @@ def test_a_model_that_nobody_serves_is_refused_at_once_and_the_doctor_says_so(ho
     assert (answer.status_code, answer.headers.get("Retry-After")) == (503, "30"), answer.text
     assert answer.json()["error"]["code"] == "model_not_served"
     assert "No worker of this site serves gamma now." in answer.json()["error"]["message"]
+    hosts.site.start_data()
+    hosts.site.start_training()
+    with hosts.site.valkey.client() as client:
+        wait_until(
+            lambda: all(client.keys(f"fw:figures:{kind}@*") for kind in ("data", "training")),
+            "the figures of the other processes",
+            every=0.1,
+        )
     said = hosts.site.manage("doctor")
     assert "No worker serves gamma." in said
     assert "answers with alpha." in said

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
-import structlog
 from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
 from django.conf import settings
@@ -23,11 +22,11 @@ from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse
 from django.urls import set_script_prefix
 from django.utils.module_loading import import_string
-from django_structlog.middlewares.request import RequestMiddleware
 
 from webapp.accounts.models import Scope
 from webapp.api.auth import let_in_key
 from webapp.core.body_limit import MAX_BODY_BYTES
+from webapp.core.request_log import RequestLogMiddleware
 
 Application = Callable[..., Awaitable[None]]
 # Coroutines that do what little they ask the database in one visit. Others may take a while, and all of these
@@ -52,7 +51,7 @@ _MIDDLEWARE = (
 )
 
 
-class LogInPlace(RequestMiddleware):
+class LogInPlace(RequestLogMiddleware):
     """One line for each request, as everywhere; written without a thread, since nothing here has to be waited for."""
 
     async def __acall__(self, request: HttpRequest) -> HttpResponse:
@@ -60,11 +59,6 @@ class LogInPlace(RequestMiddleware):
         response: HttpResponse = await self.get_response(request)  # type: ignore[misc]
         self.handle_response(request, response)
         return response
-
-    @classmethod
-    def bind_ip(cls, request: HttpRequest) -> None:
-        # The server has looked at what proxies say, where they are to be believed.
-        structlog.contextvars.bind_contextvars(ip=request.META.get("REMOTE_ADDR"))
 
 
 class ApiApplication(ASGIHandler):

@@ -90,6 +90,16 @@ class Status:
     worker_errors: list[str] = field(default_factory=list)  # why inference workers cannot load their model
 
     @property
+    def is_stopped(self) -> bool:
+        """Nothing of the site runs, as before its first start."""
+        return self.missing == [*KINDS]
+
+    @property
+    def clocks(self) -> list[ProcessRow]:
+        """A site has one: what each sends is done once for each of them."""
+        return [row for row in self.processes if "beat" in row.kind.split("+")]
+
+    @property
     def errors_of_hour(self) -> int:
         return sum(time.time() - error.at < 3600 for error in self.errors or [])
 

@@ -37,7 +37,7 @@ _WITHOUT = {
     "worker": gettext_lazy("replies of a worker that dies are not continued, and no mail or webhook is sent"),
     "data": gettext_lazy("uploads are not looked at"),
     "beat": gettext_lazy("replies of a worker that dies are not continued, and nothing is tidied up"),
-    "web": "",
+    "web": gettext_lazy("nobody reaches the site"),
 }
 
 
@@ -60,7 +60,8 @@ def kind_name(kind: str) -> str:
 
 
 def _findings(status: Status) -> Iterator[Finding]:
-    yield from _of_processes(status)
+    yield from of_kinds(status)
+    yield from _of_workers(status)
     yield from _of_what_waits(status)
     yield from _of_the_broker(status)
     for disk in status.disks:
@@ -95,7 +96,15 @@ def _findings(status: Status) -> Iterator[Finding]:
         )
 
 
-def _of_processes(status: Status) -> Iterator[Finding]:
+def of_kinds(status: Status) -> Iterator[Finding]:
+    """Kinds of process of which there are too few or too many."""
+    if status.is_stopped:
+        yield Finding(
+            True,
+            _("No process of the site is running: nothing is answered."),
+            _("Start it with `make run`, or with what starts its processes here."),
+        )
+        return
     for kind in status.missing:
         yield Finding(
             True,
@@ -103,6 +112,17 @@ def _of_processes(status: Status) -> Iterator[Finding]:
             % {"kind": kind_name(kind), "without": _WITHOUT[kind]},
             _("Start one, or see its log (logs/%(kind)s.log under `make run`).") % {"kind": kind},
         )
+    if len(status.clocks) > 1:
+        where = ", ".join(f"{clock.host} {clock.pid}" for clock in status.clocks)
+        yield Finding(
+            False,
+            _("More than one clock runs, so small tasks are sent more than once: %(where)s.")
+            % {"where": where},
+            _("Stop all but one of these processes; their kind is called beat."),
+        )
+
+
+def _of_workers(status: Status) -> Iterator[Finding]:
     for error in status.worker_errors:
         yield Finding(
             True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -28,7 +29,8 @@ def site() -> Iterator[Site]:
 @pytest.mark.parametrize(("proxied", "address"), [(False, "127.0.0.1"), (True, "203.0.113.9")])
 def test_a_made_up_address_is_believed_only_behind_a_proxy(site: Site, proxied: bool, address: str) -> None:
     command = processes.web(host="127.0.0.1", port=site.port, proxied=proxied).command
-    site.web = Service("web", command, site.environment, site.logs / "web.log")
+    environment = {**site.environment, "LOG_FORMAT": "json"}
+    site.web = Service("web", command, environment, site.logs / "web.log")
     site.web.start()
     wait_until(lambda: "answers" if _alive(site) else None, "the site to answer")
     site.log_in()
@@ -39,6 +41,9 @@ def test_a_made_up_address_is_believed_only_behind_a_proxy(site: Site, proxied: 
         client.post("/accounts/login/", data=form)
     with site.rows():
         assert AuditEvent.objects.get(action="login_failed").ip == address
+    lines = [json.loads(line) for line in site.web.log().splitlines() if line.startswith("{")]
+    forwarded = [line["ip"] for line in lines if line.get("request") == "POST /accounts/login/"]
+    assert forwarded[-1] == address
 
 
 def _alive(site: Site) -> bool:

@@ -374,4 +374,12 @@ def test_what_cannot_be_backed_up_or_restored_is_refused_with_a_sentence(
     with contextlib.suppress(FileNotFoundError):
         assert not list((other_site.home / "adapters").iterdir())
     write_manifest(folder, usual)
+    (to / "homeless").touch()
+    nowhere = to / "homeless" / "flywheel"
+    usual_environment = other_site.environment
+    other_site.environment = {**usual_environment, "FLYWHEEL_HOME": str(nowhere), "SECRET_KEY": "s" * 50}
+    assert refused(other_site, "restore", str(folder)) == (
+        f"flywheel: {nowhere} cannot be made (Not a directory): make it, owned by who runs this."
+    )
+    other_site.environment = usual_environment
     other_site.manage("restore", str(folder))

@@ -25,6 +25,8 @@ from webapp.ops.variables import VARIABLES
         ("INFERENCE_DEADLINE", "INFERENCE_DEADLINE_SECONDS"),
         ("ALLOWED_HOST", "ALLOWED_HOSTS"),
         ("SECRETKEY", "SECRET_KEY"),
+        ("SIGN_UP", "SIGNUP"),
+        ("SINGUP", "SIGNUP"),
         ("FLYWHEEL_HOEM", "FLYWHEEL_HOME"),
     ],
 )
@@ -41,6 +43,16 @@ def test_a_misspelt_variable_is_refused_with_the_one_that_was_meant(name: str, m
             "DATABASE_URL": "y",
         },  # the right one is there, so this one is for somebody else
         {"DATABASE_URI": "x", "DATABASE_URL_FILE": "y"},
+        {
+            "PATH": "x",
+            "HOME": "x",
+            "HOST": "x",
+            "USER": "x",
+            "PORT": "x",
+            "PROT": "x",
+            "DEBUGS": "x",
+            "SIGNAL": "x",
+        },
         {"LOGLEVEL": "x", "HOSTS": "x", "POST": "x", "DEBUG_": "x", "LOG_LEVELS": "x"},
         {"INFERENCE_API_KEY": "x", "EMAIL": "x", "TRAINING_NOTES": "x"},
         {

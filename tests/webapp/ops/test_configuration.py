@@ -48,6 +48,33 @@ def test_a_wrong_setting_is_one_sentence(program: str, name: str, value: str, tm
     assert "hunter2" not in said
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            None,
+            "which cannot be read (Is a directory): let the user that runs this read it, or correct the name.",
+        ),
+        (b"\xff\xfe", "which is not text in UTF-8: name another file."),
+    ],
+)
+def test_a_secret_file_that_cannot_be_read_is_said_with_what_to_do(
+    tmp_path: Path, content: bytes | None, sentence: str
+) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir() if content is None else secret.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check"],
+        cwd=ROOT,
+        env={**minimal_environment(), "FLYWHEEL_HOME": str(tmp_path), "SECRET_KEY_FILE": str(secret)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"flywheel: SECRET_KEY_FILE names {secret}, {sentence}"
+
+
 def test_a_secret_may_come_from_a_file_but_not_twice(tmp_path: Path) -> None:
     secret = tmp_path / "database_url"
     secret.write_text(f"sqlite:///{tmp_path}/from-file.sqlite3\n")

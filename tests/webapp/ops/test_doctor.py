@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from inference.models import ServedModel, Worker
 from tests.services import ROOT, Valkey, minimal_environment
+from tests.webapp.ops.other_processes import publish
 from webapp.core.public_addresses import Allowed
 from webapp.ops.doctor import configuration, machine
 from webapp.ops.doctor.finding import Level
@@ -123,6 +124,29 @@ def test_the_broker_of_this_site_is_well(db: None, broker: Valkey) -> None:
     assert "append-only" not in said
 
 
+def test_a_kind_of_process_that_is_missing_is_a_problem(
+    db: None, broker: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("web", "training", "worker", "data"):
+        publish(kind, monkeypatch)
+    expires = timezone.now() + timedelta(seconds=60)
+    Worker.objects.create(hostname="h", pid=7, state="ready", lease_expires_at=expires)
+    said, status = doctor()
+    assert status == 1
+    assert "problem  processes: No process of the kind “Clock” is running" in said
+    assert said.count(" is running") == 1
+    publish("beat", monkeypatch)
+    assert "processes:" not in doctor()[0]
+    publish("beat", monkeypatch, host="gpu2")
+    assert "warning  processes: More than one clock runs" in doctor()[0]
+
+
+def test_a_site_that_is_not_started_is_one_finding(db: None, broker: Valkey) -> None:
+    said, _ = doctor()
+    assert "problem  processes: No process of the site is running: nothing is answered." in said
+    assert said.count("is running") == 1
+
+
 def test_a_worker_that_cannot_load_its_model_is_a_problem_with_its_reason(db: None) -> None:
     expires = timezone.now() + timedelta(seconds=10)
     Worker.objects.create(
@@ -192,6 +216,23 @@ def test_a_command_that_cannot_use_the_database_says_why_and_what_to_do(
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_what_a_command_makes_is_its_owners_alone(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done = subprocess.run(
+        [sys.executable, "manage.py", "doctor"],
+        cwd=ROOT,
+        env={**minimal_environment(), "FLYWHEEL_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        umask=0o022,
+    )
+    made = {path.relative_to(home).as_posix(): path.stat().st_mode for path in (home, *home.rglob("*"))}
+    assert {".", "secret_key", "db.sqlite3", "broker"} <= made.keys()
+    assert [name for name, mode in made.items() if mode & 0o077] == []
+    assert "can be read by other users" not in done.stdout
+
+
 def test_a_gpu_that_is_asked_for_and_not_there_is_pointed_out(
     settings: LazySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +258,7 @@ def test_a_misspelt_variable_is_pointed_out() -> None:
         ("127.0.0.1", "https://chat.example.org", ["localhost"], [Level.PROBLEM]),
         ("0.0.0.0", "http://localhost:8000", ["localhost", "127.0.0.1", "[::1]"], [Level.WARNING]),
         ("0.0.0.0", "http://localhost:8000", ["localhost", "192.168.1.5"], []),
+        ("127.0.0.1", "http://localhost:8000", ["localhost", "[::1]", "chat.example.org"], [Level.WARNING]),
         ("0.0.0.0", "http://chat.example.org", ["chat.example.org"], [Level.WARNING]),
         ("127.0.0.1", "http://localhost:8000", ["*"], [Level.WARNING]),
     ],

@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from inference.models import Generation, ServedModel, Worker
 from tests.services import Valkey
+from tests.webapp.ops.other_processes import publish
 from training.models import Job
 from webapp.accounts.models import User, Workspace
 from webapp.core import snapshots
@@ -55,14 +56,6 @@ def worker(**fields: object) -> Worker:
     return Worker.objects.create(lease_expires_at=timezone.now() + timedelta(seconds=10), **given)
 
 
-def publish(kind: str, monkeypatch: pytest.MonkeyPatch, *, host: str = "gpu1", pid: int = 7) -> None:
-    """Another process's figures, as it leaves them."""
-    monkeypatch.setattr(snapshots.socket, "gethostname", lambda: host)
-    monkeypatch.setattr(snapshots.os, "getpid", lambda: pid)
-    snapshots.Reporter(kind).publish()
-    monkeypatch.undo()
-
-
 def test_only_operators_have_it(operator: Client, bob: User, alice: User, workspace: Workspace) -> None:
     member, nobody = Client(), Client()
     member.force_login(bob)
@@ -96,6 +89,17 @@ def test_a_process_of_several_kinds_is_missed_as_none_of_them(
     text = shown(operator)
     assert "Training + Data + Small tasks" in text
     assert "“Data” is running" not in text
+
+
+def test_two_clocks_are_told_with_where_they_run(
+    operator: Client, broker: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("beat", monkeypatch, host="one", pid=5)
+    assert "More than one clock" not in shown(operator)
+    publish("worker+beat", monkeypatch, host="two", pid=6)
+    assert "More than one clock runs, so small tasks are sent more than once: one 5, two 6." in shown(
+        operator
+    )
 
 
 def test_a_worker_without_its_model_is_a_problem_with_its_reason(operator: Client) -> None:
@@ -231,11 +235,20 @@ def test_a_terminal_is_told_the_same(operator: Client, broker: Valkey) -> None:
         call_command("status", stdout=said)
     text = said.getvalue()
     assert "problem  No process of the kind “Clock” is running" in text
+    assert "problem  No process of the kind “Web” is running: nobody reaches the site." in text
     assert "inference  gpu1 7  ready" in text
     # It is none of the site's processes, and nobody takes it for one later.
     assert "\n  web " not in text
     assert snapshots.of_the_site() == []
     assert "last backup: never" in text
+
+
+def test_a_site_that_is_stopped_is_one_finding(broker: Valkey) -> None:
+    said = StringIO()
+    with pytest.raises(SystemExit):
+        call_command("status", stdout=said)
+    assert "problem  No process of the site is running: nothing is answered." in said.getvalue()
+    assert "No process of the kind" not in said.getvalue()
 
 
 def test_every_finding_has_an_advice(operator: Client) -> None:

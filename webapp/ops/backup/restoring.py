@@ -116,7 +116,12 @@ def _check_empty(manifest: Manifest, home: Path) -> None:
                 f"{home / name} is not empty, and nothing is overwritten: set FLYWHEEL_HOME to a new folder, or move "
                 "it away."
             )
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackupError(
+            f"{home} cannot be made ({error.strerror}): make it, owned by who runs this."
+        ) from error
     free = shutil.disk_usage(home).free
     if manifest.size > free:
         raise BackupError(

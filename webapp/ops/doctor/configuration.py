@@ -62,12 +62,29 @@ def hosts() -> Iterator[Finding]:
             f"People come to {host} without TLS: passwords and messages can be read on the way.",
             "Put a proxy that speaks HTTPS in front, and set SITE_URL to its https:// address.",
         )
+    elsewhere = [name for name in allowed if _is_name(name)]
+    if parts.scheme == "http" and host in coherence.LOCAL and elsewhere:
+        yield warning(
+            "hosts",
+            f"ALLOWED_HOSTS lets people come to {elsewhere[0]}, but SITE_URL is {settings.SITE_URL}: links in mails "
+            "lead there, and behind a proxy that speaks HTTPS cookies are not kept to it.",
+            "Set SITE_URL to the address people use.",
+        )
     if settings.HOST not in coherence.LOCAL and {name.strip("[]") for name in allowed} <= coherence.LOCAL:
         yield warning(
             "hosts",
             f"The site listens on {settings.HOST}, but answers only to the name localhost.",
             "Add the names or addresses people type to ALLOWED_HOSTS.",
         )
+
+
+def _is_name(host: str) -> bool:
+    """Of another machine than this one, rather than an address or the pattern for all."""
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return host not in coherence.LOCAL and host != "*"
+    return False
 
 
 def proxies(environ: Mapping[str, str]) -> Iterator[Finding]:

@@ -10,18 +10,43 @@ from django.db import DatabaseError
 
 from webapp.core import shared_storage
 from webapp.core.shared_storage import StorageError
+from webapp.ops import status_words
 from webapp.ops.doctor import broker, database
 from webapp.ops.doctor.finding import Finding, Level, ok, problem, warning
+from webapp.ops.status import Status, read_status
 
 
 def check() -> Iterator[Finding]:
-    found = list(database.check())
-    yield from found
-    if any(finding.level is Level.OK for finding in found):
+    of_the_database, of_the_broker = list(database.check()), list(broker.check())
+    yield from of_the_database
+    if _answers(of_the_database):
         yield from database.current_schema()
-    yield from broker.check()
-    yield from workers()
+    yield from of_the_broker
+    # Processes are heard of through the broker, and workers through the database, too.
+    status = _status() if _answers(of_the_database) and _answers(of_the_broker) else None
+    if status is not None:
+        yield from processes(status)
+    if status is None or "inference" not in status.missing:
+        yield from workers()
     yield from storage()
+
+
+def _answers(found: list[Finding]) -> bool:
+    return any(finding.level is Level.OK for finding in found)
+
+
+def _status() -> Status | None:
+    try:
+        return read_status(is_command=True)
+    except DatabaseError:
+        return None  # its schema is not current: said already
+
+
+def processes(status: Status) -> Iterator[Finding]:
+    """Kinds of process of which there are too few or too many."""
+    for found in status_words.of_kinds(status):
+        finding = problem if found.is_problem else warning
+        yield finding("processes", found.sentence, found.advice)
 
 
 def _others(worker: Any) -> str:

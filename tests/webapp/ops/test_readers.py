@@ -1,0 +1,47 @@
+"""What commands print may be read by somebody who stops reading, as `head` does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import new_site
+from tests.services import ROOT, Site
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    site = new_site()
+    try:
+        site.manage("migrate_locked")
+        yield site
+    finally:
+        site.stop()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["doctor", "status"])
+def test_a_command_whose_reader_has_seen_enough_ends_quietly(
+    site: Site, command: str, unbuffered: str
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "manage.py", command],
+            cwd=ROOT,
+            env={**site.environment, "PYTHONUNBUFFERED": unbuffered},
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=90,
+        )
+    finally:
+        os.close(write)
+    assert done.stderr == ""
+    assert done.returncode == 128 + signal.SIGPIPE

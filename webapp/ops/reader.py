@@ -1,0 +1,23 @@
+"""Who reads what a command prints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def who_may_leave() -> Iterator[None]:
+    """A reader that has seen enough, as `head`, ends the command: quietly, and with the status the signal gives."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left over would be written, and fail, once more at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
