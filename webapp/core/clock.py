@@ -32,7 +32,8 @@ def now() -> datetime:
         known = _asked
     if known is not None and connection.vendor != "sqlite" and time.monotonic() - known[0] < _ASK_EVERY:
         return known[1] + timedelta(seconds=time.monotonic() - known[0])
-    said, at = _ask(), time.monotonic()
+    at = time.monotonic()  # before: what is carried on is never behind what the database would say
+    said = _ask()
     with _lock:
         if known is not None and known is _asked:
             expected = known[1] + timedelta(seconds=at - known[0])

@@ -300,7 +300,7 @@ def test_days_without_success_switch_it_off_with_an_entry_in_the_audit_log(
     deliver_due()
     webhook.refresh_from_db()
     assert webhook.is_active
-    Webhook.objects.update(failing_since=timezone.now() - FAILING_FOR)
+    Webhook.objects.update(failing_since=timezone.now() - FAILING_FOR - timedelta(seconds=1))
     due_now()
     deliver_due()
     webhook.refresh_from_db()
