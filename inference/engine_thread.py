@@ -199,7 +199,7 @@ class EngineThread:
                 except UserError:  # `_load` says it
                     serves = None
                 self._lease.register(serves)
-        except DatabaseFailure as error:
+        except (DatabaseFailure, OSError) as error:
             logger.warning("no lease yet, trying again: %s", error)
             return False
         return True

@@ -36,7 +36,8 @@ def dead() -> list[UUID]:
     """The leases of processes that ended without a word. Another host's are not here, and never among them."""
     found = []
     for path in _folder().glob("[!.]*"):
-        with contextlib.suppress(OSError), path.open("rb") as file:  # gone meanwhile, or held
+        # Gone meanwhile, or held, or nobody's lease.
+        with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             found.append(UUID(path.name))
     return found

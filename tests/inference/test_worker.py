@@ -315,13 +315,14 @@ def test_a_reply_does_not_wait_for_a_title(
 
 
 def test_what_a_dead_worker_of_this_host_ran_goes_on_as_soon_as_the_next_one_starts(
-    start: Callable[[], WorkerHost], ask: Callable[[], Generation]
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], settings: Any
 ) -> None:
     generation, died = ask(), Lease()
     died.register(None)
     assert died.worker is not None
     services.claim_generation(generation_id=generation.id, worker_id=died.worker.id)
     del died  # and with it its file, as a process's files go with the process
+    (settings.FLYWHEEL_HOME / "run" / "leases" / "of nobody").touch()
     host = start()
     host.loaded.wait(10)
     generation.refresh_from_db()
