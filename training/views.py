@@ -53,9 +53,10 @@ def dataset(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
 
 def file_table(dataset: Dataset) -> dict[str, object]:
     """What training/files.html shows."""
-    # First what is going on: where that is read as ended, what came of it is there to be read after it.
-    work = life.unfinished(dataset)
+    # In this order: once every file is read as looked at, the check that follows is there to be read; and once that is
+    # read as ended, what came of it.
     files = list(dataset.files.all())
+    work = life.unfinished(dataset)
     states = {file.state for file in files}
     report = services.last_report(dataset)
     return {

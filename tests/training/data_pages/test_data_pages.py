@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from inference.models import ServedModel
 from tests.training.job_pages.rows import make_base, make_job
-from training import charts, forms, services
+from training import charts, forms, services, work
 from training.datasets import personal, shapes, sources
 from training.datasets.recipe import Augment, Recipe, Split
 from training.datasets.report import Histogram
@@ -77,6 +77,25 @@ def test_the_list_says_in_a_word_how_each_dataset_is(
         client.get("/data/").content.decode(),
     )
     assert shown == [word]
+
+
+def test_a_page_goes_on_asking_although_a_file_was_looked_at_while_it_was_made(
+    client: Client, dataset: Dataset, source: SourceFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset.files.update(state="detecting")
+    unfinished = work.unfinished
+
+    def found(dataset: Dataset) -> DataWork | None:
+        """As of now; and then a worker has looked at the file, and begun to check the data."""
+        monkeypatch.undo()
+        going = unfinished(dataset)
+        dataset.files.update(state="ready")
+        services.start_report(dataset=dataset)
+        return going
+
+    monkeypatch.setattr(work, "unfinished", found)
+    page = client.get(f"/data/{dataset.pk}/").content.decode()
+    assert "data-busy" in page
 
 
 def test_how_a_file_is_read_is_shown_with_its_first_rows_and_can_be_corrected(
