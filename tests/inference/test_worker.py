@@ -340,6 +340,19 @@ def test_a_worker_of_another_host_of_the_same_name_keeps_what_it_runs(
     assert (generation.state, generation.worker) == ("running", other)
 
 
+def test_a_worker_that_lives_keeps_what_it_runs_when_another_one_starts_on_its_host(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation]
+) -> None:
+    generation, living = ask(), Lease()
+    living.register(None)
+    assert living.worker is not None
+    services.claim_generation(generation_id=generation.id, worker_id=living.worker.id)
+    start().loaded.wait(10)
+    generation.refresh_from_db()
+    assert (generation.state, generation.worker) == ("running", living.worker)
+    living.end()
+
+
 @pytest.fixture
 def pid_that_is_free() -> int:
     """Of a process that has ended."""
