@@ -1,11 +1,15 @@
 """`make test`: every check of the project, each timed; fails if any of them does.
 
+A few tests that failed beside others are tried once more, alone, and named in the summary either way
+(docs/decisions/0016).
+
 python -m tests.everything            all
 python -m tests.everything --lint     what needs no services
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -14,9 +18,9 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from tests.postgres import binaries
 
@@ -46,6 +50,12 @@ IN_PAIRS = ["-n", "2", "--dist", "worksteal"]
 NICE = ["nice", "-n", "19"]
 # Tests that compute with two threads each would wait for each other's.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+# More than that fail for a reason.
+FEW = 5
+# Lines of what a failed step said, in the summary.
+COMPLAINTS = 40
+# pytest's for "tests ran, and some failed": all others mean that they did not run.
+SOME_FAILED = 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,14 @@ class Step:
     name: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
+    # Tries what failed once more, alone; and where pytest notes what that was.
+    again: list[str] = field(default_factory=list)
+    notes: str = ""
+
+    @property
+    def failed_tests(self) -> list[str]:
+        noted = Path(self.notes, "v", "cache", "lastfailed")
+        return [*json.loads(noted.read_text(encoding="utf-8"))] if self.notes and noted.exists() else []
 
 
 def checks(home: str) -> list[Step]:
@@ -73,13 +91,15 @@ def checks(home: str) -> list[Step]:
     ]
 
 
-def suites() -> list[Step]:
+def suites(notes: str) -> list[Step]:
     """What may run side by side, and in the order in which each pair of them fills the cores."""
-    pytest = [*NICE, sys.executable, "-m", "pytest", "-q", *IN_PAIRS]
     elsewhere = [f"--ignore={path}" for path in COMPUTING]
 
     def tests(what: str, server: str, *options: str) -> Step:
-        return Step(what, [*pytest, *options], {"TEST_DATABASE_URL": server, **ONE_THREAD})
+        noted = str(Path(notes, what))
+        pytest = [sys.executable, "-m", "pytest", "-q", "-o", f"cache_dir={noted}", *options]
+        environment = {"TEST_DATABASE_URL": server, **ONE_THREAD}
+        return Step(what, [*NICE, *pytest, *IN_PAIRS], environment, [*pytest, "--last-failed"], noted)
 
     def whole_sites(what: str, server: str, marked: str, *options: str) -> Step:
         return tests(what, server, *options, "-m", f"({marked}) and not timed", *files_with(marked))
@@ -123,18 +143,26 @@ def files_with(marked: str) -> list[str]:
 def main() -> int:
     lint_only = "--lint" in sys.argv[1:]
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fwlint") as home, ThreadPoolExecutor(2) as pair:
-        results = [*pair.map(run, [*checks(home), *([] if lint_only else suites())])]
-    if not lint_only:
-        results.append(run(timed()))
+    with tempfile.TemporaryDirectory(prefix="fwtest") as home, ThreadPoolExecutor(2) as pair:
+        results = [*pair.map(run, [*checks(home), *([] if lint_only else suites(home))])]
+        if not lint_only:
+            results.append(run(timed()))
+        results = [tried_again(result) for result in results]
     return summary(results, lint_only, time.monotonic() - begun)
 
 
-class Result(NamedTuple):
-    name: str
-    passed: bool
+@dataclass(frozen=True)
+class Result:
+    step: Step
+    status: int
     seconds: float
     processor_seconds: float  # of whatever it started and waited for, too
+    said: list[str]
+    second_try: Result | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.status == 0 or (self.second_try is not None and self.second_try.status == 0)
 
 
 def run(step: Step) -> Result:
@@ -152,31 +180,61 @@ def run(step: Step) -> Result:
         text=True,
         errors="replace",
     )
+    said: list[str] = []
     # Apart, since a process that was left behind would keep the pipe open.
-    reader = threading.Thread(target=_print_lines, args=(step.name, process.stdout), daemon=True)
+    reader = threading.Thread(target=_print_lines, args=(step.name, process.stdout, said), daemon=True)
     reader.start()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     reader.join(5)
     seconds = time.monotonic() - started
-    return Result(step.name, process.returncode == 0, seconds, used.ru_utime + used.ru_stime)
+    return Result(step, process.returncode, seconds, used.ru_utime + used.ru_stime, said)
 
 
-def _print_lines(name: str, said: IO[str]) -> None:
-    for line in said:
+def _print_lines(name: str, output: IO[str], said: list[str]) -> None:
+    for line in output:
         print(f"{name} | {line.rstrip()}", flush=True)
+        said.append(line.rstrip())
+
+
+def tried_again(result: Result) -> Result:
+    """Where a few of its tests failed, beside the others: with those tried once more, alone."""
+    step = result.step
+    if result.status != SOME_FAILED or not 0 < len(step.failed_tests) <= FEW:
+        return result
+    print(f"{step.name} | once more, alone: {', '.join(step.failed_tests)}", flush=True)
+    alone = Step(f"{step.name}, again", step.again, step.environment)
+    return replace(result, second_try=run(alone))
 
 
 def summary(results: list[Result], lint_only: bool, seconds: float) -> int:
-    """Prints what passed; the exit status."""
+    """Prints what passed, and last what did not; the exit status."""
     print("\n=== summary")
-    for name, passed, took, used in results:
-        print(f"{'passed' if passed else 'FAILED'}  {took:6.1f} s, {used:6.1f} s of a core  {name}")
-    if not lint_only and all(result.name != "tests on PostgreSQL" for result in results):
+    names = [result.step.name for result in results]
+    for result, name in zip(results, names, strict=True):
+        how = "FAILED" if not result.passed else "AGAIN " if result.status else "passed"
+        print(f"{how}  {result.seconds:6.1f} s, {result.processor_seconds:6.1f} s of a core  {name}")
+    if not lint_only and "tests on PostgreSQL" not in names:
         print("not run  tests on PostgreSQL: install the package postgresql, or set TEST_DATABASE_URL")
-    failed = [result.name for result in results if not result.passed]
-    print(f"{len(results) - len(failed)} of {len(results)} checks passed in {seconds:.0f} s")
-    return 1 if failed else 0
+    passed = sum(result.passed for result in results)
+    print(f"{passed} of {len(results)} checks passed in {seconds:.0f} s")
+    for result in results:
+        if result.status:
+            print(f"\n=== {result.step.name}: {_verdict(result)}")
+            print("\n".join(_complaints(result)))
+    return 0 if passed == len(results) else 1
+
+
+def _complaints(result: Result) -> list[str]:
+    """The end of what it said; of tests only which of them failed, and their errors."""
+    said = [line for line in result.said if line.startswith(("E   ", "FAILED ", "ERROR ", "____"))]
+    return (said or result.said)[-COMPLAINTS:]
+
+
+def _verdict(result: Result) -> str:
+    if result.second_try is None:
+        return f"failed with status {result.status}"
+    return "passed only at the second try, alone" if result.passed else "failed alone, too"
 
 
 if __name__ == "__main__":

@@ -11,9 +11,12 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from webapp.ops.bootstrap import BROWSERS
+
+# Milliseconds. What a page is to show in the end: that a machine is busy fails no test.
+expect.set_options(timeout=120_000)
 
 # Quiet: a test's browser calls nobody but the site.
 ARGUMENTS = (

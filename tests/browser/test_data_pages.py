@@ -21,7 +21,6 @@ from training.datasets.frozen import read_manifest, read_split
 from training.models import DatasetVersion, Job, SourceFile
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("rows_beside_playwrights_loop")]
-expect.set_options(timeout=120_000)
 
 
 @pytest.fixture(scope="module")

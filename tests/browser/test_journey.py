@@ -21,7 +21,6 @@ from webapp.accounts.models import Workspace
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("rows_beside_playwrights_loop")]
 
-expect.set_options(timeout=20_000)
 PASSWORD = "a quiet harbour 7"
 REPLY = "article.message-assistant"
 DONE = f"{REPLY}[data-state=complete]"
@@ -39,7 +38,6 @@ def empty_site() -> Iterator[Site]:
 @pytest.fixture
 def context(browser: Browser, empty_site: Site) -> Iterator[BrowserContext]:
     context = browser.new_context(base_url=empty_site.base_url, viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(20_000)
     yield context
     context.close()
 
