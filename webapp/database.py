@@ -28,8 +28,8 @@ def configuration(url: str) -> dict[str, Any]:
         parsed["TEST"] = {"NAME": f"{parsed['NAME']}.test"}
     else:
         options.setdefault("pool", {"min_size": 0, "max_size": 16, "timeout": 10})
-        # So that the pool gives out none that the server has hung up on.
-        parsed["CONN_HEALTH_CHECKS"] = True
+        # With a pool that gives out none that the server has hung up on.
+        parsed["ENGINE"] = "webapp.postgresql"
     # Connections kept by request threads would leak on PostgreSQL under ASGI: there the pool keeps them. A SQLite
     # connection is a file handle that ends with its thread, and opening one costs as much as several queries.
     parsed["CONN_MAX_AGE"] = None if parsed["ENGINE"] == "django.db.backends.sqlite3" else 0

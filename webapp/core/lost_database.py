@@ -26,19 +26,21 @@ def drop_lost_connections() -> None:
     for connection in connections.all(initialized_only=True):
         if connection.connection is None or connection.in_atomic_block:
             continue
-        if (connection.errors_occurred or _has_something_to_say(connection)) and not connection.is_usable():
+        if (connection.errors_occurred or _may_be_lost(connection)) and not connection.is_usable():
             with contextlib.suppress(DatabaseError):
                 connection.close()
 
 
-def _has_something_to_say(connection: BaseDatabaseWrapper) -> bool:
-    """Unasked: mostly goodbye."""
-    if connection.vendor != "postgresql":
-        return False
-    if connection.connection.closed:
+def _may_be_lost(connection: BaseDatabaseWrapper) -> bool:
+    return connection.vendor == "postgresql" and hung_up(connection.connection)
+
+
+def hung_up(connection: psycopg.Connection) -> bool:
+    """Whether the server says something although nothing was asked, which is mostly goodbye."""
+    if connection.closed:
         return True
     poll = select.poll()
-    poll.register(connection.connection.fileno(), select.POLLIN)
+    poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))
 
 
