@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
@@ -60,6 +61,12 @@ class PrivateByDefaultMiddleware:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    """The page of what nobody expected. Without what other pages know of people, which may be what is broken."""
-    context = {"request_id": request.META.get("HTTP_X_REQUEST_ID", "")}
-    return HttpResponse(loader.render_to_string("500.html", context), status=500)
+    """The page of what nobody expected, or of an outage that was met before the page itself was asked. Without what
+    other pages know of people, which may be what is broken."""
+    error = sys.exception()
+    known = outage(error) if error is not None else None
+    context = {"error": known, "request_id": request.META.get("HTTP_X_REQUEST_ID", "")}
+    page = HttpResponse(loader.render_to_string("500.html", context), status=known.status if known else 500)
+    if known is not None and known.retry_after is not None:
+        page["Retry-After"] = str(known.retry_after)
+    return page

@@ -1,4 +1,4 @@
-"""What a program is told while the database does not answer: to come back, not that something went wrong."""
+"""What is said while the database does not answer: to come back, not that something went wrong."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 from django.db import InterfaceError, OperationalError
 from django.test import Client
 
+from tests.webapp.api.conftest import key_client
 from webapp.accounts import api_keys
+from webapp.accounts.models import User, Workspace
 
 
 def of_psycopg(cause: Exception, kind: type[Exception] = OperationalError) -> Exception:
@@ -17,7 +19,7 @@ def of_psycopg(cause: Exception, kind: type[Exception] = OperationalError) -> Ex
     return error
 
 
-@pytest.mark.parametrize(
+EACH_ERROR = pytest.mark.parametrize(
     ("error", "status", "code"),
     [
         (of_psycopg(psycopg.OperationalError("the connection is closed")), 503, "database_down"),
@@ -34,15 +36,43 @@ def of_psycopg(cause: Exception, kind: type[Exception] = OperationalError) -> Ex
     ],
     ids=lambda value: str(value) if isinstance(value, Exception) else "",
 )
-def test_a_database_that_does_not_answer_is_503_and_no_other_error_of_its_is(
-    alices: Client, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, code: str
+
+
+@EACH_ERROR
+def test_programs_are_told_503_and_of_no_other_error(
+    alice: User,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    code: str,
 ) -> None:
+    client = key_client(alice, workspace)
+
     def find_key(token: str) -> None:
         raise error
 
     monkeypatch.setattr(api_keys, "find_key", find_key)
     for address in ("/v1/models", "/v1/files"):
-        answer = alices.get(address)
+        answer = client.get(address)
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
         assert answer.headers.get("Retry-After") == ("5" if status == 503 else None)
         assert "terminating" not in answer.json()["error"]["message"]
+
+
+@EACH_ERROR
+def test_people_read_it_on_a_page_that_asks_no_database(
+    alice: User, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, code: str
+) -> None:
+    client = Client(raise_request_exception=False)
+    client.force_login(alice)
+
+    def load(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("django.contrib.sessions.backends.db.SessionStore.load", load)
+    answer = client.get("/")
+    assert answer.status_code == status
+    assert answer.headers.get("Retry-After") == ("5" if status == 503 else None)
+    assert ("The database does not answer now" in answer.content.decode()) is (status == 503)
+    assert "terminating" not in answer.content.decode()
