@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -158,14 +159,56 @@ def set_default_model(*, name: str) -> ServedModel:
     return model
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A model whose files are in their place, and the row that will name them. They are copied, read and sent before
+    the transaction that adds it: for as long as that takes nobody waits for a lock."""
+
+    row: ServedModel
+
+    def save(self) -> ServedModel:
+        """Adds it: belongs into the transaction that says where it came from. Raises UserError `bad_model_name`."""
+        if ServedModel.objects.filter(name=self.row.name).exists():
+            raise UserError("bad_model_name", f"There is a model called {self.row.name!r} already.")
+        with transaction.atomic():
+            self.row.save()
+        return self.row
+
+    def discard(self) -> None:
+        """Removes its files, where it was not added after all."""
+        model_storage.remove_kept(self.row.kept)
+
+
 def add_adapter(
     *, workspace: Workspace, base: ServedModel, name: str, source: Path, is_checkpoint: bool = False
 ) -> ServedModel:
-    """Keeps a copy of a PEFT LoRA folder and makes it answerable in this workspace. One with a classifier.json judges
-    texts.
+    """`prepare_adapter` and `save` in one. Raises what they raise; then nothing is left behind."""
+    prepared = prepare_adapter(
+        workspace=workspace, base=base, name=name, source=source, is_checkpoint=is_checkpoint
+    )
+    return _saved(prepared)
 
-    Belongs into the transaction that says where it came from. Raises UserError `bad_model_name`, `model_unusable`
-    (says what is wrong with the files) and `model_not_stored`; then nothing is left behind.
+
+def add_workspace_model(*, workspace: Workspace, name: str, source: Path) -> ServedModel:
+    """`prepare_workspace_model` and `save` in one. Raises what they raise; then nothing is left behind."""
+    return _saved(prepare_workspace_model(workspace=workspace, name=name, source=source))
+
+
+def _saved(prepared: Prepared) -> ServedModel:
+    try:
+        return prepared.save()
+    except BaseException:
+        prepared.discard()
+        raise
+
+
+def prepare_adapter(
+    *, workspace: Workspace, base: ServedModel, name: str, source: Path, is_checkpoint: bool = False
+) -> Prepared:
+    """Keeps a copy of a PEFT LoRA folder, to be answerable in this workspace. One with a classifier.json judges texts.
+
+    Asks no database. Raises UserError `bad_model_name`, `model_unusable` (says what is wrong with the files) and
+    `model_not_stored`; then nothing is left behind.
     """
     is_whole = base.base_id is None and base.kind != ServedModel.Kind.CLASSIFIER
     if base.workspace_id not in (None, workspace.pk) or not is_whole or base.removed_at:
@@ -185,11 +228,11 @@ def add_adapter(
             digest=facts.digest,
         )
 
-    return _add_trained(workspace, name, model_storage.ADAPTERS, _adapter_files(source), row)
+    return _prepared(workspace, name, model_storage.ADAPTERS, _adapter_files(source), row)
 
 
-def add_workspace_model(*, workspace: Workspace, name: str, source: Path) -> ServedModel:
-    """The same for a whole model: a Hugging Face folder or a GGUF. Raises as `add_adapter` does."""
+def prepare_workspace_model(*, workspace: Workspace, name: str, source: Path) -> Prepared:
+    """The same for a whole model: a Hugging Face folder or a GGUF. Raises as `prepare_adapter` does."""
 
     def row(folder: Path) -> ServedModel:
         facts = inspect_model(folder)
@@ -206,7 +249,7 @@ def add_workspace_model(*, workspace: Workspace, name: str, source: Path) -> Ser
         files = _files_of(source)
     except ModelFileError as error:
         raise UserError("model_unusable", str(error)) from error
-    return _add_trained(workspace, name, model_storage.WHOLE_MODELS, files, row)
+    return _prepared(workspace, name, model_storage.WHOLE_MODELS, files, row)
 
 
 def _there(folder: Path, *names: str) -> list[Path]:
@@ -219,14 +262,12 @@ def _kind(facts: ModelFacts) -> ServedModel.Kind:
     return ServedModel.Kind.CHAT if facts.has_template else ServedModel.Kind.TEXT
 
 
-def _add_trained(
+def _prepared(
     workspace: Workspace, name: str, kind: str, files: list[Path], row: Callable[[Path], ServedModel]
-) -> ServedModel:
+) -> Prepared:
     """`row` looks at the copy, and makes of it what the row says of its content."""
     if not _TRAINED_NAME.fullmatch(name):
         raise UserError("bad_model_name", f"{name!r} cannot be a model's name.")
-    if ServedModel.objects.filter(name=name).exists():
-        raise UserError("bad_model_name", f"There is a model called {name!r} already.")
     if missing := [file.name for file in files if not file.is_file()]:
         raise UserError("model_unusable", f"{', '.join(missing)} is missing.")
     rows: list[ServedModel] = []
@@ -240,13 +281,7 @@ def _add_trained(
         raise UserError("model_not_stored", f"The model could not be stored: {error.strerror}.") from error
     [model] = rows
     model.workspace, model.name, model.path, model.manifest = workspace, name, *kept
-    try:
-        with transaction.atomic():
-            model.save()
-    except BaseException:
-        model_storage.remove_kept(kept)
-        raise
-    return model
+    return Prepared(model)
 
 
 def remove_model(*, name: str) -> ServedModel:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from django.utils.text import slugify
 
-from inference.formats.errors import ModelFileError
-from inference.model_services import add_adapter, add_workspace_model, publish_files
+from inference.model_services import Prepared, prepare_adapter, prepare_workspace_model
 from inference.models import ServedModel
 from training.models import Checkpoint, Job
 from webapp.core.errors import UserError
@@ -18,66 +19,66 @@ logger = logging.getLogger(__name__)
 _LONGEST_PART = 64
 
 
-def publish(job: Job, folder: Path) -> ServedModel:
-    """Inside the transaction that ends the job.
+@dataclass(frozen=True)
+class Publication:
+    """A job's model and its last checkpoints, which answer, too, as "NAME:ckpt-step-40". Their files are in their
+    place."""
 
-    Raises UserError `model_unusable`, `model_not_stored`; then nothing is left behind.
+    model: Prepared
+    checkpoints: list[tuple[Checkpoint, Prepared]]
+
+    def save(self) -> ServedModel:
+        """Inside the transaction that ends the job."""
+        model = self.model.save()
+        for checkpoint, prepared in self.checkpoints:
+            checkpoint.model = prepared.save()
+            checkpoint.save(update_fields=["model"])
+        return model
+
+    def discard(self) -> None:
+        for prepared in (self.model, *(prepared for _, prepared in self.checkpoints)):
+            prepared.discard()
+
+
+def prepare(job: Job, folder: Path, checkpoints: Sequence[Checkpoint] = ()) -> Publication:
+    """Copies what is to be served, and puts it into the shared storage, where there is one. Asks no database, if the
+    job's workspace and base are loaded.
+
+    The best checkpoint is the model itself. Those of all weights lie there as they are learnt and not as they are
+    served, and those of classifiers without their card. Raises UserError `model_unusable`, `model_not_stored`; then
+    nothing is left behind.
     """
-    name, workspace = model_name(job), job.workspace
-    if (folder / "adapter").is_dir():
-        assert job.base is not None
-        return add_adapter(workspace=workspace, base=job.base, name=name, source=folder / "adapter")
-    return add_workspace_model(workspace=workspace, name=name, source=folder / "model")
-
-
-def uploads_of(job: Job, folder: Path) -> list[tuple[str, Path]]:
-    """What `publish` and `publish_checkpoints` will add, with its name and its folder."""
-    name, is_adapter = model_name(job), (folder / "adapter").is_dir()
-    uploads = [(name, folder / ("adapter" if is_adapter else "model"))]
-    if is_adapter:
-        uploads += [(checkpoint_name(name, each), source) for each, source in _kept_checkpoints(job, folder)]
-    return uploads
-
-
-def send_ahead(uploads: list[tuple[str, Path]]) -> None:
-    """Puts it into the shared storage, where there is one, ahead of the transaction that adds the models: that finds it
-    there, and nobody waits for it meanwhile. Asks no database. What goes wrong is found, and said, again then."""
-    for name, source in uploads:
+    name, workspace, base = model_name(job), job.workspace, job.base
+    if not (folder / "adapter").is_dir():
+        return Publication(
+            prepare_workspace_model(workspace=workspace, name=name, source=folder / "model"), []
+        )
+    assert base is not None
+    model = prepare_adapter(workspace=workspace, base=base, name=name, source=folder / "adapter")
+    made = Publication(model, [])
+    if model.row.kind == ServedModel.Kind.CLASSIFIER:
+        return made
+    for checkpoint in checkpoints:
+        source = folder / "checkpoints" / f"step-{checkpoint.step:08d}"
+        called = f"{name}:ckpt-step-{checkpoint.step}"
         try:
-            publish_files(name, source)
-        except (UserError, ModelFileError) as error:
-            logger.warning("%s is not sent ahead: %s", name, error)
-
-
-def checkpoint_name(name: str, checkpoint: Checkpoint) -> str:
-    return f"{name}:ckpt-step-{checkpoint.step}"
-
-
-def _kept_checkpoints(job: Job, folder: Path) -> list[tuple[Checkpoint, Path]]:
-    """But the best one, with its folder."""
-    kept = Checkpoint.objects.filter(job=job, is_kept=True).exclude(step=job.best_step)
-    return [(each, folder / "checkpoints" / f"step-{each.step:08d}") for each in kept]
-
-
-def publish_checkpoints(job: Job, model: ServedModel, folder: Path) -> None:
-    """Inside the transaction that ends the job: its last checkpoints answer, too, as "NAME:ckpt-step-40".
-
-    The best one is the model itself. Those of all weights lie there as they are learnt and not as they are served, and
-    those of classifiers without their card.
-    """
-    if model.base is None or model.kind == ServedModel.Kind.CLASSIFIER:
-        return
-    for checkpoint, source in _kept_checkpoints(job, folder):
-        name = checkpoint_name(model.name, checkpoint)
-        try:
-            checkpoint.model = add_adapter(
-                workspace=job.workspace, base=model.base, name=name, source=source, is_checkpoint=True
+            prepared = prepare_adapter(
+                workspace=workspace, base=base, name=called, source=source, is_checkpoint=True
             )
         except UserError as error:
             # The job has succeeded all the same.
-            logger.warning("%s is not published: %s", name, error.message)
-            continue
-        checkpoint.save(update_fields=["model"])
+            logger.warning("%s is not published: %s", called, error.message)
+        except BaseException:
+            made.discard()
+            raise
+        else:
+            made.checkpoints.append((checkpoint, prepared))
+    return made
+
+
+def kept_checkpoints(job: Job) -> list[Checkpoint]:
+    """But the best one."""
+    return list(Checkpoint.objects.filter(job=job, is_kept=True).exclude(step=job.best_step))
 
 
 def model_name(job: Job) -> str:

@@ -7,6 +7,7 @@ jobs a search with a trial under way begins no other, so that a task delivered t
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from training import job_life, job_services, storage
 from training.job_notify import job_changed
 from training.job_request import JobRequest
 from training.models import Checkpoint, DatasetVersion, Job, Measurement, Search
-from training.publishing import publish
+from training.publishing import Publication, prepare
 from training.search_services import trial_name
 from training.search_space import knob_values, with_knobs
 from training.study import State as TrialState
@@ -41,8 +42,17 @@ def advance(search_id: UUID) -> None:
         return
     if search.kind == Kind.SEARCH:
         prune(search)
-    while _step(search_id):
-        pass
+    made: _Made | None = None
+    try:
+        while left := _step(search_id, made):
+            if isinstance(left, Job):
+                _discard(made)
+                made = _made(left)
+    except BaseException:
+        _discard(made)
+        raise
+    if made is not None and not made.is_saved:
+        _discard(made)
     _tidy(search_id)
 
 
@@ -59,8 +69,9 @@ def prune(search: Search) -> None:
 
 # --- One step of it, under the lock ----------------------------------------------------------------------------
 @transaction.atomic
-def _step(search_id: UUID) -> bool:
-    """Begins a trial or ends the search. Whether there is more to do at once."""
+def _step(search_id: UUID, made: _Made | None) -> bool | Job:
+    """Begins a trial or ends the search. Whether there is more to do at once; the best trial, if the search ends with
+    it and `made` is not of it."""
     workspace_id = Search.objects.values_list("workspace", flat=True).filter(id=search_id).first()
     lock_until_commit(f"training.jobs.{workspace_id}")
     rows = Search.objects.select_for_update(of=("self",)).select_related("workspace", "created_by")
@@ -73,20 +84,19 @@ def _step(search_id: UUID) -> bool:
     if search.kind == Kind.FOLDS:
         _finish(search, _folds_result(jobs))
     elif search.cancel_requested or len(jobs) >= search.parameters["trials"]:
-        _finish_with_best(search, jobs)
+        return _finish_with_best(search, jobs, made)
     else:
-        return _begin_trial(search, jobs)
+        return _begin_trial(search, jobs, made)
     return False
 
 
-def _begin_trial(search: Search, jobs: list[Job]) -> bool:
-    """Whether the next one can be begun at once: this one cannot be as it was to be."""
+def _begin_trial(search: Search, jobs: list[Job], made: _Made | None) -> bool | Job:
+    """As `_step`: there is more to do where this one cannot be as it was to be."""
     asked, number = search.parameters, len(jobs) + 1
     version = DatasetVersion.objects.filter(id=asked["version"]).first()
     base = ServedModel.objects.filter(id=asked["base"]).first() if asked["base"] else None
     if version is None or (asked["base"] and base is None):
-        _finish_with_best(search, jobs, error=GONE)
-        return False
+        return _finish_with_best(search, jobs, made, error=GONE)
     study = Study(asked["space"], _trials(search, jobs), wanted=asked["trials"], seed=search.id.hex)
     trial = JobRequest(
         user=search.created_by,
@@ -106,7 +116,7 @@ def _begin_trial(search: Search, jobs: list[Job]) -> bool:
             _record_impossible(search, trial, number, error)
             return True
         else:
-            _finish_with_best(search, jobs, error=error.message)
+            return _finish_with_best(search, jobs, made, error=error.message)
     return False
 
 
@@ -127,16 +137,40 @@ def _record_impossible(search: Search, trial: JobRequest, number: int, error: Us
 
 
 # --- The end ---------------------------------------------------------------------------------------------------
-def _finish_with_best(search: Search, jobs: list[Job], *, error: str = "") -> None:
+@dataclass
+class _Made:
+    """The best trial's model: its files, which are copied before the lock, since all would wait for them, or why there
+    is none."""
+
+    job: Job
+    publication: Publication | None = None
+    error: str = ""
+    is_saved: bool = False
+
+
+def _made(best: Job) -> _Made:
+    try:
+        return _Made(best, prepare(best, storage.job_folder(best)))
+    except UserError as unusable:
+        return _Made(best, error=unusable.message)
+
+
+def _discard(made: _Made | None) -> None:
+    if made is not None and made.publication is not None:
+        made.publication.discard()
+
+
+def _finish_with_best(search: Search, jobs: list[Job], made: _Made | None, *, error: str = "") -> bool | Job:
     best = search.best(jobs)
     if best is not None:
-        try:
-            best.model = publish(best, storage.job_folder(best))
-        except UserError as unusable:
-            error = unusable.message
-        else:
+        if made is None or made.job != best:
+            return best
+        error = made.error or error
+        if made.publication is not None:
+            best.model = made.publication.save()
             best.save(update_fields=["model"])
             job_changed(best)
+            made.is_saved = True
     study = Study(search.parameters["space"], _trials(search, jobs))
     _finish(
         search,
@@ -147,6 +181,7 @@ def _finish_with_best(search: Search, jobs: list[Job], *, error: str = "") -> No
             "error": error,
         },
     )
+    return False
 
 
 def _folds_result(jobs: list[Job]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from training.datasets.frozen import check_files, read_manifest
 from training.datasets.problems import DataError
 from training.knobs import trainer_task
 from training.models import Checkpoint, Job, ResultFile
-from training.publishing import publish, publish_checkpoints, send_ahead, uploads_of
+from training.publishing import Publication, kept_checkpoints, prepare
 from training.results import write_results
 from training.trainer.failures import TrainingFailure
 from training.trainer_limits import Passed, TrainerLimits
@@ -264,22 +264,27 @@ class Supervision:
         evaluation = self._folder / "evaluation.json"
         judged = json.loads(evaluation.read_bytes()) if evaluation.exists() else None
         tokens, size = write_results(job)
+        publication: Publication | None = None
+        # Of a search's trials the best one is served, once that is known (`training.search`).
         if job.search_id is None:
-            uploads = uploads_of(job, self._folder)
-            self._meanwhile(lambda: send_ahead(uploads))
-        with transaction.atomic():
-            if not job_life.lock(job):
-                raise Lost
-            # Of a search's trials the best one is served, once that is known (`training.search`).
-            model = publish(job, self._folder) if job.search_id is None else None
-            if model is not None:
-                publish_checkpoints(job, model, self._folder)
-                job_life.add_event(job, "model", f"New model: {model.name}", data={"model": model.name})
-            if size:
-                ResultFile.objects.update_or_create(job=job, defaults={"size": size})
-            ended = {"model": model, "evaluation": judged, "eta": None, "trained_tokens": tokens}
-            job_life.end(job, State.SUCCEEDED, **ended)
-            Checkpoint.objects.filter(job=job).update(is_kept=False)
+            checkpoints = kept_checkpoints(job)
+            publication = self._meanwhile(lambda: prepare(job, self._folder, checkpoints))
+        try:
+            with transaction.atomic():
+                if not job_life.lock(job):
+                    raise Lost
+                model = publication.save() if publication is not None else None
+                if model is not None:
+                    job_life.add_event(job, "model", f"New model: {model.name}", data={"model": model.name})
+                if size:
+                    ResultFile.objects.update_or_create(job=job, defaults={"size": size})
+                ended = {"model": model, "evaluation": judged, "eta": None, "trained_tokens": tokens}
+                job_life.end(job, State.SUCCEEDED, **ended)
+                Checkpoint.objects.filter(job=job).update(is_kept=False)
+        except BaseException:
+            if publication is not None:
+                publication.discard()
+            raise
         self._forget_checkpoints()
 
     def _end_as_asked(self) -> None:

@@ -23,7 +23,7 @@ from tests.training.data_pages.conftest import LogIn
 from tests.training.job_pages.rows import classified
 from training import judging
 from training.models import Job
-from training.publishing import publish
+from training.publishing import prepare
 from webapp.accounts.models import User
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -51,7 +51,7 @@ def trained(job: Job, tiny: ServedModel, tmp_path: Path) -> Callable[..., Job]:
         job.evaluation = classified(kind) if kind != "regression" else None
         folder = tmp_path / "left"
         save_classifier(folder / "adapter", tiny.location, kind)
-        job.model = publish(job, folder)
+        job.model = prepare(job, folder).save()
         job.save()
         return job
 

@@ -9,8 +9,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
+from inference.model_services import Prepared
 from inference.models import ServedModel
 from tests.training.job_pages.rows import classified
 from tests.training.jobs import scripted_trainer
@@ -29,6 +31,7 @@ from training import (
 )
 from training.job_request import JobRequest
 from training.models import DatasetVersion, Job, Measurement, Search
+from training.publishing import Publication
 from training.search import advance
 from webapp.accounts.models import AuditEvent, User
 from webapp.core.errors import UserError
@@ -72,15 +75,19 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Jobs whose model was published, in place of copying what real trainers save."""
     jobs: list[Job] = []
 
-    def publish(job: Job, folder: Path) -> ServedModel:
+    around = len(connection.savepoint_ids)  # a test is a transaction itself
+
+    def prepare(job: Job, folder: Path) -> Publication:
         assert (folder / "adapter").is_dir()
+        assert len(connection.savepoint_ids) == around  # nobody waits for the disk
         jobs.append(job)
-        return ServedModel.objects.create(
+        row = ServedModel(
             name=f"ft:{job.name}", path="x", digest=job.id.hex * 2, architecture="llama", context_length=64,
             parameters=1, size_bytes=1, base=job.base, workspace=job.workspace,
         )  # fmt: skip
+        return Publication(Prepared(row), [])
 
-    monkeypatch.setattr(search, "publish", publish)
+    monkeypatch.setattr(search, "prepare", prepare)
     return jobs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from celery import current_app
+from django.db import connections
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
@@ -58,7 +60,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch, base: ServedModel) -> Iterator[Trai
         program = [sys.executable, scripted_trainer.__file__, does or "works"]
         monkeypatch.setattr(trainer_process, "command", lambda spec, processes: [*program, str(spec)])
 
-    monkeypatch.setattr(training_worker, "publish", lambda job, folder: None)
+    monkeypatch.setattr(training_worker, "prepare", lambda job, folder, checkpoints: None)
     monkeypatch.setattr(training_worker, "_TICK", 0.02)
     monkeypatch.setattr(tail, "take_in", looking)
     yield trainer
@@ -139,6 +141,23 @@ def test_what_a_trainer_writes_is_in_rows_when_it_has_succeeded(start: Start, tr
     assert lines[0].startswith("step,train_loss,train_accuracy,valid_loss,")
     assert lines[1].startswith("0,,,5.0,")
     assert lines[5].startswith(f"4,{loss(4)},,{loss(4) + 0.1},")
+
+
+def test_a_model_is_copied_in_no_transaction_and_its_job_is_kept_alive_meanwhile(
+    start: Start, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, mine, looks = start(spec=SPEC), connections["default"], threading.Event()
+    around = len(mine.savepoint_ids)  # a test is a transaction itself
+    trainer(meanwhile=lambda _: looks.set())
+
+    def prepare(*_: object) -> None:
+        looks.clear()
+        assert looks.wait(10)
+        assert len(mine.savepoint_ids) == around
+
+    monkeypatch.setattr(training_worker, "prepare", prepare)
+    run_next()
+    assert now(job).state == State.SUCCEEDED
 
 
 def test_events_and_measurements_are_numbered_once_and_in_order(start: Start, trainer: Trainer) -> None:
