@@ -72,6 +72,7 @@ def benchmarks() -> dict[str, Benchmark]:
         throughput,
         trainer,
         turns,
+        upload,
     )
 
     return {
@@ -102,6 +103,7 @@ def benchmarks() -> dict[str, Benchmark]:
         "engine.adapters.load": adapters.loading,
         "data.million": datasets.million_rows,
         "data.fifty": datasets.fifty_rows,
+        "data.upload": upload.two_gigabytes,
         "ops.backup": operations.backup,
         "ops.rolling": operations.rolling,
         "trainer.speed": trainer.speed,

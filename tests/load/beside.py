@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 from inference.engine.benchmark import Benchmark
 from inference.engine.loaded_model import load_model
@@ -15,20 +16,23 @@ from tests.load.engine_alone import COMPILED
 from tests.load.lessons import frozen, of_mixed_lengths
 from tests.services import wait_until
 from training.datasets.recipe import Split
-from training.trainer_process import TrainerProcess
+from training.trainer_process import TrainerProcess, marked
 from training.training_worker import threads
 
 _AT_ONCE = (1, 8)
 _CONVERSATIONS = 150
+_TURNS = 3
+_JOB = "bench"
 
 
 def answers() -> Iterator[Row]:
-    """Tokens a second of one answer and of eight together, against the same engine with the machine to itself."""
-    batches = [*_AT_ONCE]
+    """Tokens a second of one answer and of eight together, against the same engine with the machine to itself: by
+    turns, while the trainer works and while it is stopped."""
     engine = Benchmark(
-        load_model(demo_model()), batches=batches, prompt_tokens=64, max_tokens=128, compiled=COMPILED
+        load_model(demo_model()), batches=[*_AT_ONCE], prompt_tokens=64, max_tokens=128, compiled=COMPILED
     )
-    alone = {batch: engine.measure(batch).decode for batch in batches}
+    alone: dict[int, list[float]] = {batch: [] for batch in _AT_ONCE}
+    beside: dict[int, list[float]] = {batch: [] for batch in _AT_ONCE}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         dataset = frozen(of_mixed_lengths(_CONVERSATIONS), folder, Split())
@@ -38,13 +42,28 @@ def answers() -> Iterator[Row]:
                 {"base": str(demo_model()), "dataset": str(dataset), "output": name, "threads": threads()}
             )
         )
-        trainer = TrainerProcess(folder, "bench", spec, processes=1, threads=threads())
+        trainer = TrainerProcess(folder, _JOB, spec, processes=1, threads=threads())
+        metrics = folder / "metrics.jsonl"
+
+        def steps() -> int:
+            return metrics.read_text().count('"type":"step"') if metrics.exists() else 0
+
         try:
-            metrics = folder / "metrics.jsonl"
-            wait_until(lambda: metrics.exists() and '"step"' in metrics.read_text(), "a step", 300, 0.5)
-            beside = {batch: engine.measure(batch).decode for batch in batches}
+            wait_until(steps, "a step", 300, 0.5)
+            for _ in range(_TURNS):
+                for batch in _AT_ONCE:
+                    beside[batch].append(engine.measure(batch).decode)
+                for process in marked(_JOB):
+                    process.suspend()
+                for batch in _AT_ONCE:
+                    alone[batch].append(engine.measure(batch).decode)
+                for process in marked(_JOB):
+                    process.resume()
+            before = steps()
+            wait_until(lambda: steps() > before, "another step", 300, 0.5)  # it has trained all the while
         finally:
             trainer.kill()
     engine.close()
-    for batch in batches:
-        yield Row.at_least(f"trainer.beside.decode.{batch}", beside[batch], alone[batch], "tokens/s", 0.6)
+    for batch in _AT_ONCE:
+        found, usual = median(beside[batch]), median(alone[batch])
+        yield Row.at_least(f"trainer.beside.decode.{batch}", found, usual, "tokens/s", 0.6)
