@@ -27,7 +27,6 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.one_database,
     pytest.mark.django_db(transaction=True),
-    pytest.mark.timeout(300),
 ]
 NAMES = ("alpha", "beta", "gamma")
 

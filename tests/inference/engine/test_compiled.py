@@ -66,7 +66,6 @@ def compiling(model: Path, kept: Path, dtype: str = "fp32") -> TorchEngine:
     return load_engine(model, dtype=dtype, compiled=kept, speculation=False)
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("no_compiler")
 @pytest.mark.parametrize("together", [1, 2, 6])
 def test_what_one_process_compiled_another_runs_and_gives_the_tokens_of_transformers(
@@ -86,7 +85,6 @@ def test_what_one_process_compiled_another_runs_and_gives_the_tokens_of_transfor
     engine.close()
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("no_compiler")
 def test_adapters_and_drafts_give_the_tokens_they_give_without_a_compiler(
     kept: Path, gemma: tuple[Path, PreTrainedModel], tmp_path: Path
@@ -109,7 +107,6 @@ def test_adapters_and_drafts_give_the_tokens_they_give_without_a_compiler(
     assert answers[0] == answers[1]
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.usefixtures("no_compiler")
 def test_sequences_of_very_different_lengths_run_as_they_are(
     kept: Path, gemma: tuple[Path, PreTrainedModel]
