@@ -30,6 +30,7 @@ from training.trainer import checkpoints, choices, objective, tensor_files
 from training.trainer.__main__ import main
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.failures import EXIT_STATUS
+from training.trainer.job import Job
 from training.trainer.processes import Processes
 from training.trainer.spec import RANGES
 
@@ -310,6 +311,73 @@ def test_checkpoints_of_another_job_are_not_gone_on_from(
     assert again.exit_status == EXIT_STATUS["checkpoint"]
     assert "another" in again.status["message"]
     assert json.loads(capsys.readouterr().err.splitlines()[-1])["error"] == "checkpoint"
+
+
+@pytest.fixture
+def documents(bench: Bench) -> Bench:
+    """Longer than what is read at once, so how many steps there are depends on how much that is."""
+    texts: list[Example] = [DocumentExample("the quick brown fox jumps over the lazy dog " * 4)] * 8
+    bench.dataset = freeze(bench.folder / "d", "document", train=texts, validation=texts[:2])
+    return bench
+
+
+_DIVIDED: dict[str, Any] = {"epochs": 1, "max_steps": 0, "checkpoint_every": "auto"}
+
+
+def test_a_machine_that_would_divide_documents_otherwise_does_not_go_on(
+    documents: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 16)
+    begun = documents.run(**_DIVIDED)
+    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 32)  # as on a GPU
+    done = documents.run(**_DIVIDED)
+    assert done.exit_status == EXIT_STATUS["checkpoint"]
+    assert "up to 16 tokens, and here up to 32" in done.status["message"]
+    assert done.losses == begun.losses
+    assert not done.lines("resumed")
+
+
+def test_a_checkpoint_beyond_the_last_step_is_the_end(
+    documents: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 16)
+    begun = documents.run(**_DIVIDED)
+    _write_state_of_before(documents.folder / "out" / "checkpoints")
+    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 64)
+    done = documents.run(**_DIVIDED)
+    assert done.status["state"] == "succeeded"
+    (resumed,) = done.lines("resumed")
+    assert resumed["step"] == max(begun.losses) == done.status["step"] > done.status["steps"]
+    assert not resumed["exact"]
+    assert done.losses == begun.losses
+
+
+def _write_state_of_before(kept: Path) -> None:
+    """The last checkpoint, as it was when it said neither the device nor the length."""
+    last = max(kept.glob("step-*"))
+    files = {file.name: file.read_bytes() for file in last.iterdir() if file.name != "manifest.json"}
+    state = json.loads(files["state.json"])
+    files["state.json"] = json.dumps(
+        {name: state[name] for name in state.keys() - {"device", "max_length"}}
+    ).encode()
+    write_folder(last, files)
+
+
+def test_a_job_whose_device_was_left_to_us_goes_on_where_the_same_one_is_named(bench: Bench) -> None:
+    bench.run(max_steps=2)
+    again = bench.run(max_steps=2, device="cpu")
+    assert again.exit_status == 0
+    (resumed,) = again.lines("resumed")
+    assert resumed["exact"]
+
+
+def test_a_job_that_was_begun_as_one_of_a_named_device_goes_on_where_it_is_not_named(bench: Bench) -> None:
+    identity = Job._identity
+    with pytest.MonkeyPatch.context() as patch:  # as it was before
+        patch.setattr(Job, "_identity", lambda job, device="": identity(job, job._spec.device))
+        bench.run(max_steps=2, device="cpu")
+    for _ in range(2):
+        assert bench.run(max_steps=2).exit_status == 0
 
 
 # --- Several processes ------------------------------------------------------------------------------------------
