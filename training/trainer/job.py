@@ -63,7 +63,7 @@ class _State(msgspec.Struct):
     seed: int  # all randomness is a function of it and of the step
     fsdp: bool = False  # whether weights were shared out; they are whole here
     device: str = ""  # "cpu" or "cuda"; states from before it was kept have neither this nor the length
-    max_length: int = 0  # "auto" goes by the device, and documents are divided by it: another makes other steps
+    max_length: int = 0  # "auto" goes by the device, and documents are divided by it into other examples
     best_step: int = 0
     best_loss: float | None = None
     base_loss: float | None = None
@@ -400,12 +400,16 @@ class Job:
             return
         adapter = checkpoint if self._spec.method == "lora" else None
         try:
-            answers = self._samples.answers(str(self._state.step), adapter, lambda: self._stop)
+            samples = self._samples.answers(str(self._state.step), adapter, lambda: self._stop)
         except EngineError as error:
             self.record.line("sample_failed", step=self._state.step, why=str(error))
             return
-        for prompt, answer in answers:
-            self.record.line("sample", step=self._state.step, prompt=prompt, answer=answer)
+        for sample in samples:
+            about = {"step": self._state.step, "prompt": sample.prompt}
+            if sample.why:
+                self.record.line("sample_failed", **about, why=sample.why)
+            else:
+                self.record.line("sample", **about, answer=sample.answer)
 
     def _finish(self) -> None:
         """What is left behind is the best checkpoint's, and it is judged as it is read back from there."""

@@ -137,6 +137,18 @@ def test_a_job_learns_and_leaves_an_adapter_the_engine_serves(bench: Bench) -> N
     assert {"loss", "learning_rate", "tokens_per_second", "memory", "eta", "gradient_norm"} < step.keys()
 
 
+def test_a_prompt_that_cannot_be_answered_says_why_each_time_and_the_others_are_answered(
+    bench: Bench,
+) -> None:
+    prompts = ["fox jumps", "fox " * 5000, "quick"]
+    done = bench.run(max_steps=2, checkpoint_every=1, prompts=prompts, sample_tokens=4)
+    samples = [(line["step"], line["prompt"]) for line in done.lines("sample")]
+    assert samples == [(step, prompt) for step in range(3) for prompt in (prompts[0], prompts[2])]
+    failed = done.lines("sample_failed")
+    assert [(line["step"], line["prompt"]) for line in failed] == [(step, prompts[1]) for step in range(3)]
+    assert all("tokens too long" in line["why"] for line in failed)
+
+
 def test_all_weights_are_left_as_a_model_folder(bench: Bench) -> None:
     done = bench.run(method="full", max_steps=20, checkpoint_every=10, prompts=["fox"], sample_tokens=8)
     assert done.exit_status == 0
