@@ -414,6 +414,12 @@ class Job:
     def _finish(self) -> None:
         """What is left behind is the best checkpoint's, and it is judged as it is read back from there."""
         state = self._state
+        if not state.best_step:
+            raise TrainingFailure(
+                "nan",
+                "The validation loss was never finite. Lower the learning rate, or look at the validation "
+                "split.",
+            )
         result = self._output / ("adapter" if self._spec.method == "lora" else "model")
         if self._processes.is_first:
             learner, best = self._learner, self._checkpoints.path(state.best_step)

@@ -489,6 +489,22 @@ def test_a_loss_that_is_not_finite_stops_the_job_and_names_the_lines(bench: Benc
     assert len(done.losses) == 3
 
 
+def test_a_validation_loss_that_is_never_finite_is_said_to_be_that(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = objective.summed_cross_entropy
+
+    def broken(*arguments: Any) -> torch.Tensor:
+        loss = before(*arguments)
+        return loss if torch.is_grad_enabled() else loss * float("inf")
+
+    monkeypatch.setattr(objective, "summed_cross_entropy", broken)
+    done = bench.run()
+    assert done.exit_status == EXIT_STATUS["nan"]
+    assert done.status["error"] == "nan"
+    assert "The validation loss was never finite." in done.status["message"]
+
+
 def test_a_full_disk_stops_the_job_and_keeps_the_last_checkpoint(bench: Bench) -> None:
     before = checkpoints.os.fsync
     left = iter(range(7))  # files: those of one checkpoint, and some of the next
