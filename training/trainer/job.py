@@ -130,7 +130,8 @@ class Job:
         refused = self._train_split.refused
         for line, why in refused[:_NAMED]:
             self.record.line("refused", split="train", line=line, why=why)
-        self._choices.model_and_data(spec, loaded.config, self._train_split.lengths, self._device)
+        lengths = self._train_split.lengths
+        self._choices.model_and_data(spec, loaded.config, lengths, self._device, self._precision)
         if self._choices.max_length > loaded.config.context_length:
             raise TrainingFailure(
                 "spec", f"max_length may be at most {loaded.config.context_length}, what the model can read."
