@@ -387,11 +387,16 @@ class Job:
 
     def _first_samples(self) -> Samples | None:
         spec = self._spec
-        if not (spec.prompts and self._processes.is_first and self._device.type == "cpu"):
+        if not (spec.prompts and self._processes.is_first):
             return None
-        if self._fsdp:
+        why = ""
+        if self._device.type != "cpu":
+            # What an engine records of a GPU's steps, and the memory it takes, is untried beside what learns there.
+            why = "Prompts are asked only where the learning is done without a GPU."
+        elif self._fsdp:
+            why = "No process has all of the weights that are learnt."
+        if why:
             if self._state.step == 0:
-                why = "No process has all of the weights that are learnt."
                 self.record.line("sample_failed", step=0, why=why)
             return None
         return Samples(self._learner.loaded, spec.prompts, spec.sample_tokens, spec.lora.r)

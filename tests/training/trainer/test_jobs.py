@@ -32,6 +32,7 @@ from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.failures import EXIT_STATUS
 from training.trainer.job import Job
 from training.trainer.processes import Processes
+from training.trainer.samples import Samples
 from training.trainer.spec import RANGES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -147,6 +148,29 @@ def test_a_prompt_that_cannot_be_answered_says_why_each_time_and_the_others_are_
     failed = done.lines("sample_failed")
     assert [(line["step"], line["prompt"]) for line in failed] == [(step, prompts[1]) for step in range(3)]
     assert all("tokens too long" in line["why"] for line in failed)
+
+
+def test_prompts_that_are_not_asked_beside_learning_on_a_gpu_are_said_not_to_be_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_samples = Job._first_samples
+
+    def as_on_a_gpu(job: Job) -> Samples | None:
+        here, job._device = job._device, torch.device("cuda")
+        samples = first_samples(job)
+        job._device = here
+        return samples
+
+    monkeypatch.setattr(Job, "_first_samples", as_on_a_gpu)
+    for _ in range(2):
+        done = bench.run(max_steps=2, prompts=["fox", "dog"])
+        assert done.exit_status == 0
+        assert not done.lines("sample")
+        (failed,) = done.lines("sample_failed")
+        assert (failed["step"], failed["why"]) == (
+            0,
+            "Prompts are asked only where the learning is done without a GPU.",
+        )
 
 
 def test_all_weights_are_left_as_a_model_folder(bench: Bench) -> None:
