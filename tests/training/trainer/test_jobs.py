@@ -321,6 +321,68 @@ def test_a_half_written_checkpoint_is_not_gone_on_from(
     assert not is_whole(tmp_path)
 
 
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_the_old_one_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Checkpoints(tmp_path / "checkpoints", 2)
+    kept.write(1, {"a": b"old"}, 1)
+    moments: list[Path] = []  # what a kill would leave
+    rename, rmtree = Path.rename, shutil.rmtree
+
+    def seen() -> None:
+        moments.append(tmp_path / f"{len(moments)}")
+        shutil.copytree(tmp_path / "checkpoints", moments[-1])
+
+    def renaming(path: Path, target: Path) -> Path:
+        path = rename(path, target)
+        seen()
+        return path
+
+    def removing(folder: Path, **options: Any) -> None:
+        for file in folder.glob("*"):
+            file.unlink()
+            seen()
+        rmtree(folder, **options)
+        seen()
+
+    monkeypatch.setattr(Path, "rename", renaming)
+    monkeypatch.setattr(shutil, "rmtree", removing)
+    kept.write(1, {"a": b"new"}, 1)
+    monkeypatch.undo()
+    found = []
+    for moment in moments:
+        last = Checkpoints(moment, 2).last()
+        assert last is not None
+        found.append((last / "a").read_bytes())
+        assert [folder.name for folder in moment.iterdir()] == ["step-00000001"]
+    assert found == sorted(found, reverse=True)
+    assert {*found} == {b"old", b"new"}
+
+
+def test_a_folder_that_cannot_be_replaced_is_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "adapter"
+    write_folder(folder, {"a": b"old"})
+    rename = Path.rename
+
+    def broken(path: Path, target: Path) -> Path:
+        if path.name == ".aside-adapter":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        write_folder(folder, {"a": b"new"})
+    assert (folder / "a").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    monkeypatch.undo()
+    shutil.copytree(folder, tmp_path / ".aside-old-adapter")  # as a kill after the replacing leaves it
+    write_folder(folder, {"a": b"new"})
+    assert (folder / "a").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
 def test_a_file_of_tensors_is_what_safetensors_reads(tmp_path: Path) -> None:
     made = {
         "é": torch.randn(3, 5),
