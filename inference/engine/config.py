@@ -75,7 +75,6 @@ class ModelConfig:
     norm_offset: float = 0.0  # what has to be added to the stored weights of norms
     embedding_scale: float = 1.0
     query_scale: float = 1.0  # beyond 1 / sqrt(head_dim); other than 1 only with qk_norm
-    bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
 
     @property

@@ -108,7 +108,6 @@ def _config(path: Path, architecture: str, values: dict[str, Any]) -> ModelConfi
         qkv_bias=bias or architecture == "qwen2",
         output_bias=bias and architecture != "qwen2",
         mlp_bias=bool(values.get("mlp_bias", False)) and architecture == "llama",
-        bos_token_id=values.get("bos_token_id"),
         eos_token_ids=token_ids(values.get("eos_token_id")),
         **features | {"activation": _ACTIVATIONS[activation]},
     )

@@ -78,7 +78,6 @@ def _config(file: GgufFile, name: str, values: dict[str, Any]) -> ModelConfig:
         qkv_bias="blk.0.attn_q.bias" in tensors,
         output_bias="blk.0.attn_output.bias" in tensors,
         mlp_bias="blk.0.ffn_down.bias" in tensors,
-        bos_token_id=values.get("tokenizer.ggml.bos_token_id"),
         eos_token_ids=token_ids(values.get("tokenizer.ggml.eos_token_id")),
         **features,
     )

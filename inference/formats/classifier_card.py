@@ -25,7 +25,6 @@ class Card(msgspec.Struct, kw_only=True):
     kind: Kind
     labels: list[str]  # of the outputs, in order; regression has one output and no label
     pooling: Literal["last"] = "last"  # the head reads the last token's final state, normed
-    threshold: float = THRESHOLD
     mean: float  # of regression: the output times `std` plus `mean` is in the unit of the data
     std: float
     max_length: int  # tokens; what is beyond is cut off

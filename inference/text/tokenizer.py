@@ -100,10 +100,9 @@ class Tokenizer(ABC):
 
         Vocabularies whose special tokens can be reached by ordinary merges exist; this closes that door.
         """
-        control = {token.id for token in self.specials.values()}
-        if control.isdisjoint(ids):
+        if self.special_ids.isdisjoint(ids):
             return ids
         if len(text) < 2:
-            return [token for token in ids if token not in control]
+            return [token for token in ids if token not in self.special_ids]
         half = len(text) // 2
         return self.encode_text(text[:half], first=first) + self.encode_text(text[half:], first=False)

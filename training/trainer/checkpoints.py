@@ -6,6 +6,7 @@ written, listed with their SHA-256 in manifest.json, and only then renamed. Noth
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -19,6 +20,7 @@ Content = bytes | Iterable[bytes | memoryview]
 
 _NAME = "step-{:08d}"
 _ASIDE = ".aside-"
+_OLD = ".aside-old-"
 
 
 class _Manifest(msgspec.Struct):
@@ -27,8 +29,9 @@ class _Manifest(msgspec.Struct):
 
 def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
     """All of them or nothing, also where the machine stops in between. Raises OSError."""
-    aside = folder.with_name(_ASIDE + folder.name)
+    aside, old = folder.with_name(_ASIDE + folder.name), folder.with_name(_OLD + folder.name)
     shutil.rmtree(aside, ignore_errors=True)
+    _put_back(old)
     try:
         aside.mkdir(parents=True)
         manifest = _Manifest({name: _write(aside / name, content) for name, content in files.items()})
@@ -36,13 +39,25 @@ def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
         _sync(aside)
         if not is_whole(aside):
             raise OSError(f"what was written to {folder.name} is not what is read there")
-        # A folder of this name is replaced: the same step, saved again.
-        shutil.rmtree(folder, ignore_errors=True)
+        # A folder of this name is replaced: the same step, saved again. One of the two is always whole.
+        if folder.exists():
+            folder.rename(old)
         aside.rename(folder)
         _sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
+        _put_back(old)
         raise
+
+
+def _put_back(old: Path) -> None:
+    """What was to be replaced, where whoever did it was ended before the other was in its place."""
+    folder = old.with_name(old.name.removeprefix(_OLD))
+    if not folder.exists():
+        with contextlib.suppress(FileNotFoundError):  # there is none, or another process has put it back
+            old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(path: Path, content: Content) -> str:
@@ -100,7 +115,9 @@ class Checkpoints:
 
     def last(self) -> Path | None:
         """The newest that is whole; what is left of one that was being written is removed."""
-        for half in self._folder.glob(f"{_ASIDE}*"):
+        for old in list(self._folder.glob(f"{_OLD}*")):
+            _put_back(old)
+        for half in list(self._folder.glob(f"{_ASIDE}*")):
             shutil.rmtree(half, ignore_errors=True)
         return next((folder for folder in self._all() if is_whole(folder)), None)
 

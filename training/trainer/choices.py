@@ -57,7 +57,7 @@ class Choices:
     def precision(self, spec: Spec, device: torch.device) -> str:
         if spec.precision != "auto":
             return spec.precision
-        name = "bf16" if device.type == "cuda" else resolve_dtype("auto")
+        name = resolve_dtype("auto", device)
         why = "This machine multiplies bf16 in hardware." if name == "bf16" else "bf16 is not fast here."
         self.made.append(Choice("precision", name, why))
         return name
@@ -76,9 +76,9 @@ class Choices:
         return on_gpus
 
     def model_and_data(
-        self, spec: Spec, config: ModelConfig, lengths: list[int], device: torch.device
+        self, spec: Spec, config: ModelConfig, lengths: list[int], device: torch.device, precision: str
     ) -> None:
-        """`lengths` of the examples to learn from, in tokens."""
+        """`lengths` of the examples to learn from, in tokens; `precision` as it was chosen."""
         scratch = spec.task == "scratch"
         if scratch:
             self._chosen("vocabulary", spec.vocabulary, config.vocab_size, "By the length of the text.")
@@ -91,7 +91,7 @@ class Choices:
         self.max_length = int(
             self._chosen("max_length", spec.max_length, length, f"{whole}, of {len(lengths)}.")
         )
-        affordable = int(_memory(device) / 4 / _bytes_per_token(config, spec))
+        affordable = int(_memory(device) / 4 / _bytes_per_token(config, spec, precision))
         tokens = max(min(_MICROBATCH_TOKENS[device.type], affordable), min(256, self.max_length))
         self.microbatch_tokens = int(
             self._chosen(
@@ -126,9 +126,9 @@ def _memory(device: torch.device) -> int:
     )
 
 
-def _bytes_per_token(config: ModelConfig, spec: Spec) -> float:
+def _bytes_per_token(config: ModelConfig, spec: Spec, precision: str) -> float:
     """What a forward pass keeps of a token for the way back, about."""
-    width = 2 if spec.precision == "bf16" else 4
+    width = 2 if precision == "bf16" else 4
     heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     layer = 8 * config.hidden_size + 4 * heads + 5 * config.intermediate_size
     return width * layer * (1 if spec.gradient_checkpointing else config.num_layers)

@@ -46,6 +46,8 @@ from training.trainer.unigram import unigram_entropy
 
 # Refused examples that are named; the rest are counted.
 _NAMED = 20
+# Of a state: where all of it is the same, what follows is what would have followed, to the last digit.
+_DIGITS = ("world", "threads", "torch", "precision", "fsdp", "device", "max_length")
 
 
 class _State(msgspec.Struct):
@@ -60,6 +62,8 @@ class _State(msgspec.Struct):
     microbatch_tokens: int  # "auto" goes by the memory that is free, and another number sums in another order
     seed: int  # all randomness is a function of it and of the step
     fsdp: bool = False  # whether weights were shared out; they are whole here
+    device: str = ""  # "cpu" or "cuda"; states from before it was kept have neither this nor the length
+    max_length: int = 0  # "auto" goes by the device, and documents are divided by it into other examples
     best_step: int = 0
     best_loss: float | None = None
     base_loss: float | None = None
@@ -126,7 +130,8 @@ class Job:
         refused = self._train_split.refused
         for line, why in refused[:_NAMED]:
             self.record.line("refused", split="train", line=line, why=why)
-        self._choices.model_and_data(spec, loaded.config, self._train_split.lengths, self._device)
+        lengths = self._train_split.lengths
+        self._choices.model_and_data(spec, loaded.config, lengths, self._device, self._precision)
         if self._choices.max_length > loaded.config.context_length:
             raise TrainingFailure(
                 "spec", f"max_length may be at most {loaded.config.context_length}, what the model can read."
@@ -178,32 +183,42 @@ class Job:
             microbatch_tokens=self._choices.microbatch_tokens,
             seed=spec.seed,
             fsdp=self._fsdp,
+            device=self._device.type,
+            max_length=self._choices.max_length,
         )
         folder = self._checkpoints.last()
         self._processes.wait()
         if folder is None:
             return fresh
         state = msgspec.json.decode((folder / "state.json").read_bytes(), type=_State)
-        if state.job != fresh.job:
+        # Jobs begun before the device was left out of it have the one that was named in theirs.
+        if state.job not in {self._identity(device) for device in ("auto", "cpu", "cuda")}:
             raise TrainingFailure(
                 "checkpoint",
                 "The output folder holds checkpoints of another model, dataset or spec; name another.",
             )
+        if state.max_length not in (0, fresh.max_length):
+            raise TrainingFailure(
+                "checkpoint",
+                f"The checkpoints are of examples of up to {state.max_length} tokens, and here up to "
+                f"{fresh.max_length} would be read. Go on where it began: with a GPU, or without one.",
+            )
         self._learner.restore(folder)
         self._optimizer.restore(stored(folder / "optimizer.safetensors"))
-        here = {name: getattr(fresh, name) for name in ("world", "threads", "torch", "precision", "fsdp")}
+        here = {name: getattr(fresh, name) for name in _DIGITS}
         exact = all(getattr(state, name) == value for name, value in here.items())
         self.record.line("resumed", step=state.step, exact=exact)
         self._choices.microbatch_tokens = state.microbatch_tokens
-        return msgspec.structs.replace(state, **here)
+        return msgspec.structs.replace(state, job=fresh.job, **here)
 
-    def _identity(self) -> str:
-        """SHA-256 of what decides the numbers: not of how they are shown or kept."""
+    def _identity(self, device: str = "auto") -> str:
+        """SHA-256 of what decides the numbers: not of how they are shown or kept, nor of the machine."""
         spec = msgspec.structs.replace(
             self._spec,
             base="",
             dataset="",
             output="",
+            device=device,
             threads=0,
             keep_checkpoints=1,
             prompts=[],
@@ -237,13 +252,15 @@ class Job:
         state, steps = self._state, self._choices.total_steps
         began, first = time.monotonic(), state.step
         while True:
-            due = state.step == steps or (state.step > 0 and state.step % self._choices.checkpoint_every == 0)
+            # A state that does not say its length may be beyond what are the steps of this one.
+            ended = state.step >= steps
+            due = ended or (state.step > 0 and state.step % self._choices.checkpoint_every == 0)
             if due and state.judged != state.step:
                 self._judge(self._evaluate())
                 self._save()
                 self._ask(self._checkpoints.path(state.step))
                 allocator.give_back()  # passes are of all sizes, and what one freed fits no other
-            if state.step == steps:
+            if ended:
                 return
             if 0 < self._spec.patience <= state.worse:
                 self.record.line("stopped_early", step=state.step, best_step=state.best_step)
@@ -370,11 +387,16 @@ class Job:
 
     def _first_samples(self) -> Samples | None:
         spec = self._spec
-        if not (spec.prompts and self._processes.is_first and self._device.type == "cpu"):
+        if not (spec.prompts and self._processes.is_first):
             return None
-        if self._fsdp:
+        why = ""
+        if self._device.type != "cpu":
+            # What an engine records of a GPU's steps, and the memory it takes, is untried beside what learns there.
+            why = "Prompts are asked only where the learning is done without a GPU."
+        elif self._fsdp:
+            why = "No process has all of the weights that are learnt."
+        if why:
             if self._state.step == 0:
-                why = "No process has all of the weights that are learnt."
                 self.record.line("sample_failed", step=0, why=why)
             return None
         return Samples(self._learner.loaded, spec.prompts, spec.sample_tokens, spec.lora.r)
@@ -384,16 +406,26 @@ class Job:
             return
         adapter = checkpoint if self._spec.method == "lora" else None
         try:
-            answers = self._samples.answers(str(self._state.step), adapter, lambda: self._stop)
+            samples = self._samples.answers(str(self._state.step), adapter, lambda: self._stop)
         except EngineError as error:
             self.record.line("sample_failed", step=self._state.step, why=str(error))
             return
-        for prompt, answer in answers:
-            self.record.line("sample", step=self._state.step, prompt=prompt, answer=answer)
+        for sample in samples:
+            about = {"step": self._state.step, "prompt": sample.prompt}
+            if sample.why:
+                self.record.line("sample_failed", **about, why=sample.why)
+            else:
+                self.record.line("sample", **about, answer=sample.answer)
 
     def _finish(self) -> None:
         """What is left behind is the best checkpoint's, and it is judged as it is read back from there."""
         state = self._state
+        if not state.best_step:
+            raise TrainingFailure(
+                "nan",
+                "The validation loss was never finite. Lower the learning rate, or look at the validation "
+                "split.",
+            )
         result = self._output / ("adapter" if self._spec.method == "lora" else "model")
         if self._processes.is_first:
             learner, best = self._learner, self._checkpoints.path(state.best_step)

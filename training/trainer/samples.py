@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from inference.engine.engine import TorchEngine
@@ -11,6 +12,13 @@ from inference.engine.loaded_model import LoadedModel
 from inference.parameters import SamplingParams
 
 _ADAPTER = "trained"
+
+
+@dataclass
+class Sample:
+    prompt: str
+    answer: str = ""
+    why: str = ""  # there is none: a sentence
 
 
 class Samples:
@@ -23,31 +31,33 @@ class Samples:
         )
         self._is_chat = loaded.template is not None
 
-    def answers(self, salt: str, adapter: Path | None, hurried: Callable[[], bool]) -> list[tuple[str, str]]:
-        """Each prompt and the likeliest answer to it, cut short once there is no time; `salt` names these weights.
+    def answers(self, salt: str, adapter: Path | None, hurried: Callable[[], bool]) -> list[Sample]:
+        """The likeliest answer to each prompt, cut short once there is no time; `salt` names these weights.
 
-        Raises EngineError.
+        Nothing is left in the engine. Raises EngineError where the adapter cannot be used.
         """
         if adapter is not None:
             self._engine.load_adapter(_ADAPTER, adapter)
-        texts = dict.fromkeys(map(str, range(len(self._prompts))), "")
-        for id, prompt in zip(texts, self._prompts, strict=True):
-            self._engine.submit(
-                Request(
-                    id=id,
-                    messages=[{"role": "user", "content": prompt}] if self._is_chat else None,
-                    prompt=None if self._is_chat else prompt,
-                    sampling=SamplingParams(max_tokens=self._max_tokens, temperature=0.0),
-                    cache_salt=salt,
-                    adapter=_ADAPTER if adapter is not None else "",
-                )
+        samples = {str(number): Sample(prompt) for number, prompt in enumerate(self._prompts)}
+        for id, sample in samples.items():
+            request = Request(
+                id=id,
+                messages=[{"role": "user", "content": sample.prompt}] if self._is_chat else None,
+                prompt=None if self._is_chat else sample.prompt,
+                sampling=SamplingParams(max_tokens=self._max_tokens, temperature=0.0),
+                cache_salt=salt,
+                adapter=_ADAPTER if adapter is not None else "",
             )
+            try:
+                self._engine.submit(request)
+            except EngineError as error:
+                sample.why = str(error)
         while self._engine.has_work:
             if hurried():
-                for id in texts:
+                for id in samples:
                     self._engine.cancel(id)
             for output in self._engine.step():
-                texts[output.request_id] += output.text
-                if output.finish_reason == "error":
-                    raise EngineError(output.error)
-        return list(zip(self._prompts, texts.values(), strict=True))
+                sample = samples[output.request_id]
+                sample.answer += output.text
+                sample.why = output.error
+        return [*samples.values()]

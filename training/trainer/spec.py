@@ -108,9 +108,7 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     # Of classification and regression.
     class_weights: Literal["none", "balanced"] = "none"  # balanced: as if all labels were equally common
-    folds: int = (
-        0  # cross-validation: parts that train and validation are divided into; 0: as they were frozen
-    )
+    folds: int = 0  # cross-validation: parts that the train split is divided into; 0: as it was frozen
     fold: int = 0  # which part is held back, from 1
 
     # Of scratch.

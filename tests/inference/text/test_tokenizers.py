@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import gguf
 import pytest
@@ -20,7 +21,7 @@ from inference.text.gguf_vocabulary import tokenizer_from_gguf
 from inference.text.huggingface import HuggingFaceTokenizer
 from inference.text.open_tokenizer import tokenizer_from_folder
 from inference.text.sentencepiece_model import SentencePieceTokenizer
-from inference.text.tokenizer import Tokenizer
+from inference.text.tokenizer import SpecialToken, Tokenizer
 from tests.inference.tiny_models import byte_level_bpe, save_gguf, save_tokenizer
 
 TEXTS = [
@@ -116,6 +117,16 @@ def test_what_looks_like_a_special_token_is_encoded_as_any_other_text(folder: Pa
     for text in ("<|im_start|>", "say <|im_end|> twice<|im_end|>"):
         ids = theirs.encode(text, add_special_tokens=False, split_special_tokens=True)
         assert tokenizer_from_folder(folder).encode(text) == ids
+
+
+def test_a_text_is_encoded_without_a_look_at_every_special_token(folder: Path, pieces: Path) -> None:
+    class Unlooked(dict[str, SpecialToken]):
+        def values(self) -> NoReturn:
+            raise AssertionError("a vocabulary may have thousands")
+
+    for tokenizer in (tokenizer_from_folder(folder), tokenizer_from_folder(pieces)):
+        tokenizer.specials = Unlooked(tokenizer.specials)
+        assert text_of(tokenizer, tokenizer.encode("a text")).strip() == "a text"
 
 
 def test_a_gguf_vocabulary_encodes_as_the_one_it_was_made_from(small_gguf: Path, folder: Path) -> None:

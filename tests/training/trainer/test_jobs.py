@@ -30,7 +30,9 @@ from training.trainer import checkpoints, choices, objective, tensor_files
 from training.trainer.__main__ import main
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.failures import EXIT_STATUS
+from training.trainer.job import Job
 from training.trainer.processes import Processes
+from training.trainer.samples import Samples
 from training.trainer.spec import RANGES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -134,6 +136,41 @@ def test_a_job_learns_and_leaves_an_adapter_the_engine_serves(bench: Bench) -> N
     assert last["answer"] != answer(bench.base, None, prompts[1])
     step = done.lines("step")[0]
     assert {"loss", "learning_rate", "tokens_per_second", "memory", "eta", "gradient_norm"} < step.keys()
+
+
+def test_a_prompt_that_cannot_be_answered_says_why_each_time_and_the_others_are_answered(
+    bench: Bench,
+) -> None:
+    prompts = ["fox jumps", "fox " * 5000, "quick"]
+    done = bench.run(max_steps=2, checkpoint_every=1, prompts=prompts, sample_tokens=4)
+    samples = [(line["step"], line["prompt"]) for line in done.lines("sample")]
+    assert samples == [(step, prompt) for step in range(3) for prompt in (prompts[0], prompts[2])]
+    failed = done.lines("sample_failed")
+    assert [(line["step"], line["prompt"]) for line in failed] == [(step, prompts[1]) for step in range(3)]
+    assert all("tokens too long" in line["why"] for line in failed)
+
+
+def test_prompts_that_are_not_asked_beside_learning_on_a_gpu_are_said_not_to_be_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_samples = Job._first_samples
+
+    def as_on_a_gpu(job: Job) -> Samples | None:
+        here, job._device = job._device, torch.device("cuda")
+        samples = first_samples(job)
+        job._device = here
+        return samples
+
+    monkeypatch.setattr(Job, "_first_samples", as_on_a_gpu)
+    for _ in range(2):
+        done = bench.run(max_steps=2, prompts=["fox", "dog"])
+        assert done.exit_status == 0
+        assert not done.lines("sample")
+        (failed,) = done.lines("sample_failed")
+        assert (failed["step"], failed["why"]) == (
+            0,
+            "Prompts are asked only where the learning is done without a GPU.",
+        )
 
 
 def test_all_weights_are_left_as_a_model_folder(bench: Bench) -> None:
@@ -284,6 +321,68 @@ def test_a_half_written_checkpoint_is_not_gone_on_from(
     assert not is_whole(tmp_path)
 
 
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_the_old_one_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Checkpoints(tmp_path / "checkpoints", 2)
+    kept.write(1, {"a": b"old"}, 1)
+    moments: list[Path] = []  # what a kill would leave
+    rename, rmtree = Path.rename, shutil.rmtree
+
+    def seen() -> None:
+        moments.append(tmp_path / f"{len(moments)}")
+        shutil.copytree(tmp_path / "checkpoints", moments[-1])
+
+    def renaming(path: Path, target: Path) -> Path:
+        path = rename(path, target)
+        seen()
+        return path
+
+    def removing(folder: Path, **options: Any) -> None:
+        for file in folder.glob("*"):
+            file.unlink()
+            seen()
+        rmtree(folder, **options)
+        seen()
+
+    monkeypatch.setattr(Path, "rename", renaming)
+    monkeypatch.setattr(shutil, "rmtree", removing)
+    kept.write(1, {"a": b"new"}, 1)
+    monkeypatch.undo()
+    found = []
+    for moment in moments:
+        last = Checkpoints(moment, 2).last()
+        assert last is not None
+        found.append((last / "a").read_bytes())
+        assert [folder.name for folder in moment.iterdir()] == ["step-00000001"]
+    assert found == sorted(found, reverse=True)
+    assert {*found} == {b"old", b"new"}
+
+
+def test_a_folder_that_cannot_be_replaced_is_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "adapter"
+    write_folder(folder, {"a": b"old"})
+    rename = Path.rename
+
+    def broken(path: Path, target: Path) -> Path:
+        if path.name == ".aside-adapter":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        write_folder(folder, {"a": b"new"})
+    assert (folder / "a").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    monkeypatch.undo()
+    shutil.copytree(folder, tmp_path / ".aside-old-adapter")  # as a kill after the replacing leaves it
+    write_folder(folder, {"a": b"new"})
+    assert (folder / "a").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
 def test_a_file_of_tensors_is_what_safetensors_reads(tmp_path: Path) -> None:
     made = {
         "é": torch.randn(3, 5),
@@ -310,6 +409,73 @@ def test_checkpoints_of_another_job_are_not_gone_on_from(
     assert again.exit_status == EXIT_STATUS["checkpoint"]
     assert "another" in again.status["message"]
     assert json.loads(capsys.readouterr().err.splitlines()[-1])["error"] == "checkpoint"
+
+
+@pytest.fixture
+def documents(bench: Bench) -> Bench:
+    """Longer than what is read at once, so how many steps there are depends on how much that is."""
+    texts: list[Example] = [DocumentExample("the quick brown fox jumps over the lazy dog " * 4)] * 8
+    bench.dataset = freeze(bench.folder / "d", "document", train=texts, validation=texts[:2])
+    return bench
+
+
+_DIVIDED: dict[str, Any] = {"epochs": 1, "max_steps": 0, "checkpoint_every": "auto"}
+
+
+def test_a_machine_that_would_divide_documents_otherwise_does_not_go_on(
+    documents: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 16)
+    begun = documents.run(**_DIVIDED)
+    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 32)  # as on a GPU
+    done = documents.run(**_DIVIDED)
+    assert done.exit_status == EXIT_STATUS["checkpoint"]
+    assert "up to 16 tokens, and here up to 32" in done.status["message"]
+    assert done.losses == begun.losses
+    assert not done.lines("resumed")
+
+
+def test_a_checkpoint_beyond_the_last_step_is_the_end(
+    documents: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 16)
+    begun = documents.run(**_DIVIDED)
+    _write_state_of_before(documents.folder / "out" / "checkpoints")
+    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 64)
+    done = documents.run(**_DIVIDED)
+    assert done.status["state"] == "succeeded"
+    (resumed,) = done.lines("resumed")
+    assert resumed["step"] == max(begun.losses) == done.status["step"] > done.status["steps"]
+    assert not resumed["exact"]
+    assert done.losses == begun.losses
+
+
+def _write_state_of_before(kept: Path) -> None:
+    """The last checkpoint, as it was when it said neither the device nor the length."""
+    last = max(kept.glob("step-*"))
+    files = {file.name: file.read_bytes() for file in last.iterdir() if file.name != "manifest.json"}
+    state = json.loads(files["state.json"])
+    files["state.json"] = json.dumps(
+        {name: state[name] for name in state.keys() - {"device", "max_length"}}
+    ).encode()
+    write_folder(last, files)
+
+
+def test_a_job_whose_device_was_left_to_us_goes_on_where_the_same_one_is_named(bench: Bench) -> None:
+    bench.run(max_steps=2)
+    again = bench.run(max_steps=2, device="cpu")
+    assert again.exit_status == 0
+    (resumed,) = again.lines("resumed")
+    assert resumed["exact"]
+
+
+def test_a_job_that_was_begun_as_one_of_a_named_device_goes_on_where_it_is_not_named(bench: Bench) -> None:
+    identity = Job._identity
+    with pytest.MonkeyPatch.context() as patch:  # as it was before
+        patch.setattr(Job, "_identity", lambda job, device="": identity(job, job._spec.device))
+        bench.run(max_steps=2, device="cpu")
+    for _ in range(2):
+        assert bench.run(max_steps=2).exit_status == 0
 
 
 # --- Several processes ------------------------------------------------------------------------------------------
@@ -407,6 +573,22 @@ def test_a_loss_that_is_not_finite_stops_the_job_and_names_the_lines(bench: Benc
     assert done.status["error"] == "nan"
     assert "lines" in done.status["message"]
     assert len(done.losses) == 3
+
+
+def test_a_validation_loss_that_is_never_finite_is_said_to_be_that(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = objective.summed_cross_entropy
+
+    def broken(*arguments: Any) -> torch.Tensor:
+        loss = before(*arguments)
+        return loss if torch.is_grad_enabled() else loss * float("inf")
+
+    monkeypatch.setattr(objective, "summed_cross_entropy", broken)
+    done = bench.run()
+    assert done.exit_status == EXIT_STATUS["nan"]
+    assert done.status["error"] == "nan"
+    assert "The validation loss was never finite." in done.status["message"]
 
 
 def test_a_full_disk_stops_the_job_and_keeps_the_last_checkpoint(bench: Bench) -> None:

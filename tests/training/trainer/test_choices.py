@@ -1,0 +1,46 @@
+"""What "auto" comes to on machines that are not at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.trainer.test_jobs import Bench
+from training.trainer import choices
+from training.trainer.choices import Choices
+from training.trainer.spec import Spec
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "why"),
+    [
+        ((7, 5), "fp32", "bf16 is not fast here."),
+        ((8, 0), "bf16", "This machine multiplies bf16 in hardware."),
+    ],
+)
+def test_a_gpu_learns_in_bf16_where_it_multiplies_that_in_hardware(
+    capability: tuple[int, int], precision: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    chosen = Choices()
+    spec = Spec(base="b", dataset="d", output="o")
+    assert chosen.precision(spec, torch.device("cuda")) == precision
+    assert [(made.value, made.why) for made in chosen.made] == [(precision, why)]
+
+
+def test_bf16_that_was_left_to_us_takes_as_little_memory_as_bf16_that_was_asked_for(
+    tmp_path: Path, tiny_base: Path, chats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, tiny_base, chats)
+    monkeypatch.setattr(choices, "resolve_dtype", lambda dtype, device: "bf16")
+    monkeypatch.setattr(choices, "_memory", lambda device: 8 * 2**20)
+
+    def tokens_of_a_pass(precision: str) -> Any:
+        done = bench.run(precision, precision=precision, microbatch_tokens="auto", max_steps=1)
+        (line,) = (line for line in done.lines("chosen") if line["knob"] == "microbatch_tokens")
+        return line["value"]
+
+    assert tokens_of_a_pass("auto") == tokens_of_a_pass("bf16") > tokens_of_a_pass("fp32")
