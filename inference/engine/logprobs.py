@@ -1,8 +1,9 @@
-"""How likely tokens were. Knows nothing of sequences or sampling."""
+"""How likely tokens were, and which of several answers was likeliest. Knows nothing of sequences or sampling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -32,3 +33,12 @@ def token_logprobs(
         )
         for row, (token, top) in enumerate(zip(token_ids, tops, strict=True))
     ]
+
+
+def best_of(answers: Sequence[Sequence[TokenLogprob]], n: int) -> list[int]:
+    """Which n of the answers have the highest mean logprob, the best first; an empty answer is worse than any other."""
+
+    def mean(answer: Sequence[TokenLogprob]) -> float:
+        return sum(token.logprob or 0.0 for token in answer) / len(answer) if answer else -math.inf
+
+    return sorted(range(len(answers)), key=lambda at: -mean(answers[at]))[:n]

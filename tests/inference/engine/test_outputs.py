@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, SequenceBiasLogitsProcessor
 
 from inference.engine.blocks import BLOCK_SIZE
 from inference.engine.engine import TorchEngine
-from inference.engine.interface import InvalidRequest, Request, StepOutput
+from inference.engine.interface import InvalidRequest, Request, StepOutput, TokenLogprob
 from inference.engine.loader import load_engine
+from inference.engine.logprobs import best_of
 from inference.engine.sampler import SamplingSettings, SamplingState, sample
 from inference.parameters import JsonObject, JsonSchema, Regex, SamplingParams
 from tests.inference.engine.running import ask, run
@@ -157,6 +158,15 @@ def test_choices_never_wait_for_one_that_has_gone(
             reasons[output.request_id] = output.finish_reason
     assert reasons == {"0": how, "1": "length", "2": "length", "3": "length"}
     engine.check_integrity()
+
+
+def test_the_best_of_several_has_the_highest_mean_logprob() -> None:
+    def answer(*logprobs: float) -> list[TokenLogprob]:
+        return [TokenLogprob(1, b"x", logprob) for logprob in logprobs]
+
+    answers = [answer(-1.0, -3.0), answer(-1.5), answer(), answer(-1.0, -1.0, -1.0), answer(-9.0)]
+    assert best_of(answers, 2) == [3, 1]
+    assert best_of(answers, 5) == [3, 1, 0, 4, 2]
 
 
 # --- Bad input ----------------------------------------------------------------------------------------------
