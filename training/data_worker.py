@@ -91,7 +91,7 @@ def run_work(work_id: UUID | str) -> None:
     work = life.claim_work(work_id=work_id)
     if work is None:
         return
-    storage.remove_attempts_before(work)
+    storage.remove_attempts(work)
     outcome: dict[str, Any] = {"state": State.FAILED, "error_code": "internal", "error_message": INTERNAL}
     try:
         with Keeper(work) as progress:
@@ -173,6 +173,7 @@ def _preview(work: DataWork, progress: Keeper) -> bool:
     effects = preview(
         storage.work_folder(report),
         _recipe(work),
+        storage.work_folder(work),
         model=_model(report.parameters["model"], progress.held),
         evaluation=_evaluation(work.dataset, report.parameters["evaluation"]),
         progress=progress,

@@ -164,6 +164,60 @@ def test_work_whose_workers_die_again_and_again_fails_and_says_why(
     assert "ended twice" in logged_in(alice).get(f"/data/{dataset.pk}/report/").content.decode()
 
 
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_what_dead_workers_wrote_goes_when_nobody_begins_their_work_anew(
+    is_cancelled: bool, waiting: DataWork, home: Path, django_capture_on_commit_callbacks: Any
+) -> None:
+    DataWork.objects.filter(pk=waiting.pk).update(crashes=0 if is_cancelled else work.MAX_CRASHES - 1)
+    claimed = work.claim_work(work_id=waiting.pk)
+    assert claimed is not None
+    made = storage.work_folder(claimed)
+    for folder in (made, made.with_name(f"{made.name}.partial"), made.with_name(f"{made.name}.validation")):
+        (folder / "records").mkdir(parents=True)
+    if is_cancelled:
+        work.cancel_work(work=claimed)
+    silent(claimed)
+    with django_capture_on_commit_callbacks(execute=True):
+        tasks.reap()
+    waiting.refresh_from_db()
+    assert waiting.state == (State.CANCELLED if is_cancelled else State.FAILED)
+    assert list(made.parent.iterdir()) == []
+
+
+def test_work_that_is_cancelled_while_it_waits_for_a_second_worker_leaves_nothing_of_the_first(
+    waiting: DataWork, django_capture_on_commit_callbacks: Any
+) -> None:
+    first = work.claim_work(work_id=waiting.pk)
+    assert first is not None
+    (storage.work_folder(first) / "records").mkdir(parents=True)
+    silent(first)
+    tasks.reap()
+    assert storage.work_folder(first).exists()  # it may live and write; whoever begins anew removes it
+    with django_capture_on_commit_callbacks(execute=True):
+        work.cancel_work(work=DataWork.objects.get(pk=waiting.pk))
+    assert not storage.work_folder(first).exists()
+
+
+def test_what_is_written_while_effects_are_counted_lies_with_the_attempt_and_not_with_the_report(
+    report: DataWork, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = services.start_preview(dataset=dataset, recipe=Recipe())
+    before = set(storage.work_folder(report).iterdir())
+
+    def plan(folder: Path, validation: None, recipe: Recipe, scratch: Path, *_: object, **__: object) -> None:
+        assert set(folder.iterdir()) == before
+        assert scratch.is_dir()
+        counting.refresh_from_db()
+        assert scratch == storage.work_folder(counting)
+        raise DataError("noted", "Noted.")
+
+    monkeypatch.setattr("training.datasets.clean._plan", plan)
+    tasks.run(str(counting.pk))
+    counting.refresh_from_db()
+    assert counting.error_code == "noted"
+    assert not storage.work_folder(counting).exists()
+
+
 def test_a_worker_that_is_heard_of_keeps_its_work(waiting: DataWork) -> None:
     claimed = work.claim_work(work_id=waiting.pk)
     assert claimed is not None
