@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,46 @@ def test_a_version_that_another_worker_is_making_is_not_put_in_its_place(
     version.refresh_from_db()
     assert version.state == DatasetVersion.State.BUILDING
     assert not storage.version_folder(version).exists()
+
+
+def test_a_report_says_that_it_is_of_the_files_that_it_read_and_not_of_those_it_was_asked_for(
+    waiting: DataWork, dataset: Dataset, source: SourceFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_worker, "_LOOK_SECONDS", 3600.0)
+    later = SourceFile.objects.get(pk=source.pk)
+    later.pk, later.name, later.sha256 = uuid.uuid4(), "later.jsonl", "1" * 64
+    later.save(force_insert=True)
+    storage.source_path(later).write_text('{"text": "bye", "label": "farewell"}\n')
+    tasks.run(str(waiting.pk))
+    report = services.last_report(dataset)
+    assert report == waiting
+    assert report.result["files"] == ["tickets.jsonl", "later.jsonl"]
+    assert services.is_current(report)
+    services.remove_file(file=later)
+    assert not services.is_current(report)
+
+
+def test_validation_data_that_is_checked_anew_while_it_is_taken_is_not_taken_in_part(
+    report: DataWork, dataset: Dataset, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Dataset.objects.create(workspace=dataset.workspace, name="Judged", created_by=alice)
+    begun = {"dataset": other, "kind": "report", "sent_at": timezone.now(), "state": State.READY}
+    judged = DataWork.objects.create(**begun, finished_at=timezone.now())
+    (storage.work_folder(judged) / "records").mkdir(parents=True)
+    (storage.work_folder(judged) / "records" / "00000.jsonl").write_text("{}\n")
+    version = services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice, validation=judged)
+    found = data_worker._report_of
+
+    def found_too_late(work_: DataWork, name: str = "report") -> DataWork:
+        one = found(work_, name)
+        if name == "validation":
+            storage.remove_other_work(DataWork.objects.create(**begun, finished_at=timezone.now()))
+        return one
+
+    monkeypatch.setattr(data_worker, "_report_of", found_too_late)
+    monkeypatch.setattr("training.datasets.clean.freeze", lambda *_, **__: pytest.fail("nothing to judge by"))
+    tasks.run(str(version.work_id))
+    assert DataWork.objects.get(pk=version.work_id).error_code == "report_gone"
 
 
 def test_data_is_never_compared_with_that_of_another_workspace(
