@@ -114,7 +114,7 @@ def list_jobs(user: Person, workspace: Workspace) -> QuerySet[Job]:
     Raises NotFound.
     """
     require_data_admin(user, workspace)
-    return Job.objects.filter(workspace=workspace).select_related("base", "model", "created_by", "version")
+    return Job.objects.filter(workspace=workspace).select_related("base", "model", "created_by")
 
 
 def get_job(user: Person, job_id: uuid.UUID | None, *, within: Workspace | None = None) -> Job:

@@ -91,7 +91,7 @@ def run_work(work_id: UUID | str) -> None:
     work = life.claim_work(work_id=work_id)
     if work is None:
         return
-    storage.remove_attempts_before(work)
+    storage.remove_attempts(work)
     outcome: dict[str, Any] = {"state": State.FAILED, "error_code": "internal", "error_message": INTERNAL}
     try:
         with Keeper(work) as progress:
@@ -147,7 +147,9 @@ def _report(work: DataWork, progress: Keeper) -> bool:
 
     folder = storage.work_folder(work)
     folder.mkdir(parents=True, exist_ok=True)
-    sources, wanted = _sources(work.dataset), work.parameters
+    # Others may have arrived since it was asked for: what it says it is of is what is read here.
+    files = services.readable_files(work.dataset)
+    sources, wanted = _sources(files), work.parameters | {"sources": services.hash_of(files)}
     read = read_sources(sources, folder, progress=progress, processes=processes())
     report = profile(
         folder,
@@ -160,7 +162,8 @@ def _report(work: DataWork, progress: Keeper) -> bool:
         processes=processes(),
     )
     result = msgspec.to_builtins(report)
-    if not life.end_work(work=work, expected=State.RUNNING, state=State.READY, result=result):
+    ended = {"state": State.READY, "result": result, "parameters": wanted}
+    if not life.end_work(work=work, expected=State.RUNNING, **ended):
         return False
     storage.remove_other_work(work)
     return True
@@ -173,6 +176,7 @@ def _preview(work: DataWork, progress: Keeper) -> bool:
     effects = preview(
         storage.work_folder(report),
         _recipe(work),
+        storage.work_folder(work),
         model=_model(report.parameters["model"], progress.held),
         evaluation=_evaluation(work.dataset, report.parameters["evaluation"]),
         progress=progress,
@@ -244,8 +248,7 @@ _DOING: dict[str, Callable[[DataWork, Keeper], bool]] = {
 }
 
 
-def _sources(dataset: Dataset) -> list[Source]:
-    files = dataset.files.filter(state=SourceFile.State.READY)
+def _sources(files: list[SourceFile]) -> list[Source]:
     return [
         Source(storage.source_path(file), file.name, msgspec.convert(file.reading, Reading)) for file in files
     ]
@@ -264,13 +267,17 @@ def _given_validation(work: DataWork, aside: Path) -> Path | None:
     """Links to the records of another dataset's report, which may be made anew there meanwhile."""
     if "validation" not in work.parameters:
         return None
-    records = storage.work_folder(_report_of(work, "validation")) / "records"
+    report = _report_of(work, "validation")
+    records = storage.work_folder(report) / "records"
     (aside / "records").mkdir(parents=True, exist_ok=True)
     try:
         for shard in records.glob("*.jsonl"):
             (aside / "records" / shard.name).hardlink_to(shard)
     except FileNotFoundError as error:
         raise DataError("report_gone", REPORT_GONE) from error
+    # The next report removes this one's records once it is the last: before that, none of them was missing.
+    if services.last_report(report.dataset) != report:
+        raise DataError("report_gone", REPORT_GONE)
     return aside
 
 

@@ -24,6 +24,8 @@ from webapp.core.errors import NotFound, UserError
 
 # Of a step's line; what a validation's line lacks is left empty.
 _COLUMNS = ("learning_rate", "gradient_norm", "tokens_per_second", "epoch")
+# It may be much: a classifier's evaluation has curves for each label.
+_NOT_IN_THE_LIST = ("evaluation", "chosen", "data", "preparing", "metadata", "spec")
 
 
 def admin_of(request: HttpRequest) -> tuple[User, Workspace]:
@@ -56,7 +58,8 @@ def jobs_list(request: HttpRequest) -> HttpResponse:
 
 def _table(user: User, workspace: Workspace) -> dict[str, object]:
     """Jobs that stand alone, and searches as one line each, the newest first."""
-    alone = list(access.list_jobs(user, workspace).filter(search=None))
+    lines = access.list_jobs(user, workspace).filter(search=None).select_related(None)
+    alone = list(lines.select_related("base", "created_by").defer(*_NOT_IN_THE_LIST))
     searches = [search_page.listed(search) for search in access.list_searches(user, workspace)]
     both: list[Job | search_page.Listed] = [*alone, *searches]
     rows = sorted(both, key=lambda row: row.created_at, reverse=True)

@@ -36,12 +36,18 @@ GONE = gettext_noop("Its data or its base model was deleted.")
 
 
 def advance(search_id: UUID) -> None:
-    """Does what is to be done now. Nothing where the search has ended."""
-    search = Search.objects.filter(id=search_id, finished_at=None).first()
+    """Does what is to be done now. Where the search has ended, what a worker that died right then has left to do."""
+    search = Search.objects.filter(id=search_id).first()
     if search is None:
         return
-    if search.kind == Kind.SEARCH:
-        prune(search)
+    if search.finished_at is None:
+        if search.kind == Kind.SEARCH:
+            prune(search)
+        _go_on(search_id)
+    _tidy(search_id)
+
+
+def _go_on(search_id: UUID) -> None:
     made: _Made | None = None
     try:
         while left := _step(search_id, made):
@@ -53,7 +59,6 @@ def advance(search_id: UUID) -> None:
         raise
     if made is not None and not made.is_saved:
         _discard(made)
-    _tidy(search_id)
 
 
 def prune(search: Search) -> None:
@@ -206,12 +211,11 @@ def _tidy(search_id: UUID) -> None:
     jobs = _jobs(search)
     best = search.best(jobs)
     ended = [State.SUCCEEDED, State.CANCELLED, *([State.FAILED] if search.finished_at else [])]
-    for job in jobs:
-        if job.state not in ended or job == best:
-            continue
+    useless = [job for job in jobs if job.state in ended and job != best]
+    for job in useless:
         for name in ("checkpoints", "initial", "adapter", "model"):
             storage.remove_folder(storage.job_folder(job) / name)
-        Checkpoint.objects.filter(job=job, is_kept=True).update(is_kept=False)
+    Checkpoint.objects.filter(job__in=useless, is_kept=True).update(is_kept=False)
 
 
 # --- Rows as trials --------------------------------------------------------------------------------------------

@@ -6,15 +6,18 @@ A task lost or sent twice changes nothing: the rows say what is to be done, and 
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
 from celery import current_app
 from django.db import transaction
+from django.db.models import Q
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from training.models import Search
+from webapp.core import clock
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +25,8 @@ logger = logging.getLogger(__name__)
 QUEUE = "data"
 # Where they are busy, what the reaper sent is no use by the time it has sent another.
 _EXPIRES = 10  # seconds
+# A worker may die between the end of a search and the removal of what its trials leave: for so long it is asked for.
+_TIDIED = timedelta(minutes=10)
 
 
 def send_search(search_id: UUID) -> None:
@@ -30,7 +35,8 @@ def send_search(search_id: UUID) -> None:
 
 
 def reap() -> None:
-    for search_id in Search.objects.filter(finished_at=None).values_list("id", flat=True):
+    wanted = Q(finished_at=None) | Q(finished_at__gt=clock.now() - _TIDIED)
+    for search_id in Search.objects.filter(wanted).values_list("id", flat=True):
         _send(search_id, expires=_EXPIRES)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Iterable
 
 import msgspec
 from django.db import transaction
@@ -205,9 +206,18 @@ def delete_version(*, version: DatasetVersion, user: User, request: HttpRequest 
 
 
 def sources_hash(dataset: Dataset) -> str:
-    """SHA-256 over the files that can be read, each with how it is read: what a report and a version are made from."""
+    """What a report and a version are made from."""
+    return hash_of(readable_files(dataset))
+
+
+def readable_files(dataset: Dataset) -> list[SourceFile]:
+    return list(dataset.files.filter(state=SourceFile.State.READY))
+
+
+def hash_of(files: Iterable[SourceFile]) -> str:
+    """SHA-256 over files, each with how it is read."""
     whole = hashlib.sha256()
-    for file in dataset.files.filter(state=SourceFile.State.READY):
+    for file in files:
         reading = msgspec.json.encode(file.reading, order="deterministic").decode()
         whole.update(f"{file.sha256} {reading}\n".encode())
     return whole.hexdigest()

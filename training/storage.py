@@ -105,7 +105,7 @@ def remove_other_work(work: Claimed) -> None:
             remove_folder(folder)
 
 
-def remove_attempts_before(work: Claimed) -> None:
-    """What earlier attempts at the same work left when they were killed."""
+def remove_attempts(work: Claimed) -> None:
+    """What all attempts so far at the same work left, also those that were killed."""
     for left in work_folder(work).parent.glob(f"{work.id}.*"):
         remove_folder(left)

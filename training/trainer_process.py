@@ -56,6 +56,10 @@ def environment(job: str, threads: int) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": str(threads), MARK: job}
 
 
+class NotEnded(Exception):
+    """Processes of a job are still there although they were killed: the kernel waits for a device, or a disk."""
+
+
 class TrainerProcess:
     """Of one attempt at a job."""
 
@@ -119,7 +123,7 @@ class TrainerProcess:
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """All of it is gone afterwards."""
+        """All of it is gone afterwards. Raises NotEnded."""
         end_left(self._job)
         self._process.kill()
         self._process.wait()
@@ -143,11 +147,11 @@ def marked(job: str) -> list[psutil.Process]:
 
 
 def end_left(job: str, seconds: float = 5.0) -> None:
-    """kill -9 for whatever is left of a job, until nothing is. Raises OSError where something does not go."""
+    """kill -9 for whatever is left of a job, until nothing is. Raises NotEnded where something does not go."""
     deadline = time.monotonic() + seconds
     while left := marked(job):
         if time.monotonic() > deadline:
-            raise OSError(f"processes of job {job} cannot be ended: {[process.pid for process in left]}")
+            raise NotEnded(f"processes of job {job} cannot be ended: {[process.pid for process in left]}")
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()

@@ -35,7 +35,7 @@ from training.publishing import Publication, kept_checkpoints, prepare
 from training.results import write_results
 from training.trainer.failures import TrainingFailure
 from training.trainer_limits import Passed, TrainerLimits
-from training.trainer_process import TrainerProcess, end_left
+from training.trainer_process import NotEnded, TrainerProcess, end_left
 from webapp.core.errors import UserError
 from webapp.core.request_ids import on_behalf_of
 
@@ -55,6 +55,10 @@ INTERNAL = gettext_noop("The training ended by an error on our side. The log of 
 DATA_GONE = gettext_noop("The data of this fine-tune was deleted.")
 DISK = gettext_noop(
     "The disk is full, or cannot be written. Make room, and resume it: the last checkpoint is kept."
+)
+NOT_ENDED = gettext_noop(
+    "Processes of this training cannot be ended, maybe since a disk or a GPU does not answer. Tell the person who runs"
+    " this site, and resume it when they are gone: the last checkpoint is kept."
 )
 
 
@@ -111,6 +115,9 @@ class Supervision:
         except DatabaseFailure:
             logger.exception("job %s is left to the reaper", job.id)
             close_old_connections()
+        except NotEnded:
+            logger.exception("job %s has processes left", job.id)
+            self._fail("not_ended", NOT_ENDED)
         except OSError:
             logger.exception("job %s met a broken disk", job.id)
             self._fail("disk", DISK)

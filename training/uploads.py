@@ -5,6 +5,7 @@ The row says how much has arrived. Whoever lost the connection asks for it and g
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from datetime import timedelta
@@ -131,6 +132,9 @@ def receive_chunk(*, file: SourceFile, offset: int, length: int, body: Readable)
             file.refresh_from_db(fields=["received", "state"])
             if file.received != offset or file.state != State.UPLOADING:
                 raise WrongOffset(file.received)
+            # There was room when it was announced; others may have taken it since, and everything else needs the rest.
+            if storage.free_bytes() - length < RESERVED_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             target.seek(offset)
             _copy(body, target, length)
             if offset + length == file.size:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from django.utils.translation import gettext_noop
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from training import storage
 from training.job_tasks import send_prepare
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
 from webapp.core import clock
@@ -142,6 +144,8 @@ def _leave_nothing_half_made(work: DataWork) -> None:
         SourceFile.objects.filter(id=work.file_id, state=SourceFile.State.DETECTING).update(
             state=SourceFile.State.UNREADABLE
         )
+    # Also of attempts whose worker was killed, which nobody else comes to remove.
+    transaction.on_commit(partial(storage.remove_attempts, work))
 
 
 # --- the reaper ------------------------------------------------------------------------------------------------

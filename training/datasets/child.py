@@ -25,6 +25,7 @@ class ReadPart(msgspec.Struct, tag="part"):
 class Detect(msgspec.Struct, tag="detect"):
     path: str
     name: str
+    scratch: str  # where to unpack what is in an archive
 
 
 class Answer(msgspec.Struct, omit_defaults=True):
@@ -45,7 +46,7 @@ def _answer(line: bytes, say: Say) -> None:
     try:
         ask = msgspec.json.decode(line, type=Ask)
         if isinstance(ask, Detect):
-            say(Answer(detected=look_into(Path(ask.path), ask.name)))
+            say(Answer(detected=look_into(Path(ask.path), ask.name, scratch=Path(ask.scratch))))
         else:
             result = read_part(ask.part, Path(ask.folder), lambda done: say(Answer(done=done)))
             say(Answer(result=result))

@@ -6,6 +6,7 @@ Knows nothing of what a part holds.
 from __future__ import annotations
 
 import selectors
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,9 +46,14 @@ class _Child:
 
 def detect(path: Path, name: str) -> Detected:
     """Raises DataError `file_too_complex`."""
+    with tempfile.TemporaryDirectory(prefix="flywheel-") as scratch:
+        return _detect(path, name, scratch)
+
+
+def _detect(path: Path, name: str, scratch: str) -> Detected:
     child, deadline = _Child(), time.monotonic() + _DETECTION
     try:
-        child.process.ask(Detect(str(path), name))
+        child.process.ask(Detect(str(path), name, scratch))
         with selectors.DefaultSelector() as selector:
             selector.register(child.process.stdout, selectors.EVENT_READ)
             while selector.select(max(0.0, deadline - time.monotonic())):

@@ -8,6 +8,7 @@ duplicates, outliers, overlap, and in which split each is.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
@@ -55,20 +56,26 @@ Mask = npt.NDArray[np.bool_]
 def preview(
     folder: Path,
     recipe: Recipe,
+    scratch: Path,
     *,
     model: Path | None = None,
     evaluation: Sequence[Path] = (),
     progress: Progress = silent,
     processes: int = 2,
 ) -> list[Effect]:
-    """What each step that is switched on would do to `folder/records`, in order. Raises as `freeze` does."""
+    """What each step that is switched on would do to `folder/records`, in order. Raises as `freeze` does.
+
+    `scratch`: a folder that is there meanwhile. Whoever is killed leaves it: it is not to lie among the records.
+    """
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix="preview-") as scratch:
-            return _plan(
-                folder, None, recipe, Path(scratch), model, evaluation, progress, processes, write=False
-            ).effects
+        scratch.mkdir(parents=True)
+        return _plan(
+            folder, None, recipe, scratch, model, evaluation, progress, processes, write=False
+        ).effects
     except OSError as error:
         raise disk_full(error) or error from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def freeze(

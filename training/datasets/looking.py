@@ -6,7 +6,6 @@ Knows nothing of processes, which keep a broken file from taking others down.
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +22,9 @@ _LOOKED_AT = 50  # rows
 _SHOWN = 8
 _CELL = 300  # characters
 _MEMBERS = 20  # files of an archive that are looked into
-_MEMBER_SIZE = 64 * 2**20
+_MEMBER_SIZE = 64 * 2**20  # bytes of each that are unpacked for it
+# Read from their beginning on: to look at some rows, there need be no end.
+_FROM_THE_START: tuple[Layout, ...] = ("jsonl", "json", "csv", "text", "markdown")
 _DOCUMENTS: tuple[Layout, ...] = ("text", "markdown", "html", "pdf", "docx")
 _SHAPES: dict[Shape, str] = {
     "chat": "conversations (OpenAI's messages)",
@@ -37,14 +38,18 @@ _SHAPES: dict[Shape, str] = {
 }
 
 
-def look_into(path: Path, name: str, seen: Seen | None = None) -> Detected:
-    """What it seems to be. Of a fragile layout (readers.FRAGILE), only for a process that may be lost."""
+def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path | None = None) -> Detected:
+    """What it seems to be. Of a fragile layout (readers.FRAGILE), only for a process that may be lost.
+
+    `scratch`: a folder for what an archive holds. This process may be killed: whoever asks it makes and removes that.
+    """
     seen = seen or see(path, name)
     if seen.layout is None:
         return Detected(None, seen.reason, [], [])
     try:
         if seen.layout == "zip":
-            return _archive(path, name, seen)
+            assert scratch is not None
+            return _archive(path, name, seen, scratch / "member")
         header = _has_header(path, seen)
         reading = Reading(seen.layout, "document", seen.encoding, seen.delimiter, header=header)
         rows, flaw = _first(path, reading)
@@ -111,25 +116,29 @@ def _shown(row: Mapping[str, object]) -> dict[str, str]:
     }
 
 
-def _archive(path: Path, name: str, seen: Seen) -> Detected:
+def _archive(path: Path, name: str, seen: Seen, member_path: Path) -> Detected:
     """As the first of its files whose fields have names, else as documents."""
     documents: Detected | None = None
     why = "Nothing in the archive can be read."
-    with tempfile.TemporaryDirectory() as folder:
-        member_path = Path(folder) / "member"
-        for member in itertools.islice(unpack_each(path, name, member_path), _MEMBERS):
-            if member.refused is not None:
-                why = member.refused.message
-                continue
-            inside = see(member_path, member.name)
-            if inside.layout in (None, "zip"):
-                continue
-            found = look_into(member_path, member.name, inside)
-            if found.reading is None:
-                continue
-            found.reason = f"{seen.reason} A ZIP archive; {shown(member.name, 80)}: {found.reason}".strip()
-            found.reading = Reading("zip", found.reading.shape, columns=found.reading.columns)
-            if found.reading.shape != "document":
-                return found
-            documents = documents or found
+    for member in itertools.islice(unpack_each(path, name, member_path, most=_MEMBER_SIZE), _MEMBERS):
+        if member.refused is not None:
+            why = member.refused.message
+            continue
+        inside = see(member_path, member.name)
+        if not member.is_whole and inside.layout not in _FROM_THE_START:
+            why = (
+                f"{shown(member.name, 80)} is too large to be looked into within an archive, which is done up to"
+                f" {_MEMBER_SIZE // 2**20} MB: upload it unpacked."
+            )
+            continue
+        if inside.layout in (None, "zip"):
+            continue
+        found = look_into(member_path, member.name, inside)
+        if found.reading is None:
+            continue
+        found.reason = f"{seen.reason} A ZIP archive; {shown(member.name, 80)}: {found.reason}".strip()
+        found.reading = Reading("zip", found.reading.shape, columns=found.reading.columns)
+        if found.reading.shape != "document":
+            return found
+        documents = documents or found
     return documents or Detected(None, f"{seen.reason} {why}".strip(), [], [])

@@ -16,6 +16,7 @@ import msgspec
 from training.datasets.codes import problem
 from training.datasets.convert import Converter
 from training.datasets.examples import Kind, Record
+from training.datasets.layouts import see
 from training.datasets.limits import FREE_UNPACKED, MAX_RATIO, PROBLEMS_KEPT
 from training.datasets.looking import look_into
 from training.datasets.problems import DataError, Problem
@@ -146,11 +147,13 @@ def _read_archive(part: Part, member_path: Path, writer: _Writer) -> None:
             if member.refused is not None:
                 writer.of_file(member.refused.code, member.name, member.refused.message)
                 continue
-            found = look_into(member_path, member.name)
+            seen = see(member_path, member.name)
+            if seen.layout == "zip":
+                writer.of_file("nested_archive", member.name, "It is an archive within an archive.")
+                continue
+            found = look_into(member_path, member.name, seen)
             if found.reading is None:
                 writer.of_file("unreadable_member", member.name, found.reason)
-            elif found.reading.layout == "zip":
-                writer.of_file("nested_archive", member.name, "It is an archive within an archive.")
             elif kind_of(found.reading.shape) != kind:
                 reason = f"Read as {found.reading.shape}, it does not fit the others, which are {kind}."
                 writer.of_file("mixed_kinds", member.name, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,46 @@ def test_a_version_that_another_worker_is_making_is_not_put_in_its_place(
     assert not storage.version_folder(version).exists()
 
 
+def test_a_report_says_that_it_is_of_the_files_that_it_read_and_not_of_those_it_was_asked_for(
+    waiting: DataWork, dataset: Dataset, source: SourceFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_worker, "_LOOK_SECONDS", 3600.0)
+    later = SourceFile.objects.get(pk=source.pk)
+    later.pk, later.name, later.sha256 = uuid.uuid4(), "later.jsonl", "1" * 64
+    later.save(force_insert=True)
+    storage.source_path(later).write_text('{"text": "bye", "label": "farewell"}\n')
+    tasks.run(str(waiting.pk))
+    report = services.last_report(dataset)
+    assert report == waiting
+    assert report.result["files"] == ["tickets.jsonl", "later.jsonl"]
+    assert services.is_current(report)
+    services.remove_file(file=later)
+    assert not services.is_current(report)
+
+
+def test_validation_data_that_is_checked_anew_while_it_is_taken_is_not_taken_in_part(
+    report: DataWork, dataset: Dataset, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Dataset.objects.create(workspace=dataset.workspace, name="Judged", created_by=alice)
+    begun = {"dataset": other, "kind": "report", "sent_at": timezone.now(), "state": State.READY}
+    judged = DataWork.objects.create(**begun, finished_at=timezone.now())
+    (storage.work_folder(judged) / "records").mkdir(parents=True)
+    (storage.work_folder(judged) / "records" / "00000.jsonl").write_text("{}\n")
+    version = services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice, validation=judged)
+    found = data_worker._report_of
+
+    def found_too_late(work_: DataWork, name: str = "report") -> DataWork:
+        one = found(work_, name)
+        if name == "validation":
+            storage.remove_other_work(DataWork.objects.create(**begun, finished_at=timezone.now()))
+        return one
+
+    monkeypatch.setattr(data_worker, "_report_of", found_too_late)
+    monkeypatch.setattr("training.datasets.clean.freeze", lambda *_, **__: pytest.fail("nothing to judge by"))
+    tasks.run(str(version.work_id))
+    assert DataWork.objects.get(pk=version.work_id).error_code == "report_gone"
+
+
 def test_data_is_never_compared_with_that_of_another_workspace(
     dataset: Dataset, source: SourceFile, elsewhere: Workspace, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +203,60 @@ def test_work_whose_workers_die_again_and_again_fails_and_says_why(
     waiting.refresh_from_db()
     assert (waiting.state, waiting.error_code) == (State.FAILED, "worker_lost")
     assert "ended twice" in logged_in(alice).get(f"/data/{dataset.pk}/report/").content.decode()
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_what_dead_workers_wrote_goes_when_nobody_begins_their_work_anew(
+    is_cancelled: bool, waiting: DataWork, home: Path, django_capture_on_commit_callbacks: Any
+) -> None:
+    DataWork.objects.filter(pk=waiting.pk).update(crashes=0 if is_cancelled else work.MAX_CRASHES - 1)
+    claimed = work.claim_work(work_id=waiting.pk)
+    assert claimed is not None
+    made = storage.work_folder(claimed)
+    for folder in (made, made.with_name(f"{made.name}.partial"), made.with_name(f"{made.name}.validation")):
+        (folder / "records").mkdir(parents=True)
+    if is_cancelled:
+        work.cancel_work(work=claimed)
+    silent(claimed)
+    with django_capture_on_commit_callbacks(execute=True):
+        tasks.reap()
+    waiting.refresh_from_db()
+    assert waiting.state == (State.CANCELLED if is_cancelled else State.FAILED)
+    assert list(made.parent.iterdir()) == []
+
+
+def test_work_that_is_cancelled_while_it_waits_for_a_second_worker_leaves_nothing_of_the_first(
+    waiting: DataWork, django_capture_on_commit_callbacks: Any
+) -> None:
+    first = work.claim_work(work_id=waiting.pk)
+    assert first is not None
+    (storage.work_folder(first) / "records").mkdir(parents=True)
+    silent(first)
+    tasks.reap()
+    assert storage.work_folder(first).exists()  # it may live and write; whoever begins anew removes it
+    with django_capture_on_commit_callbacks(execute=True):
+        work.cancel_work(work=DataWork.objects.get(pk=waiting.pk))
+    assert not storage.work_folder(first).exists()
+
+
+def test_what_is_written_while_effects_are_counted_lies_with_the_attempt_and_not_with_the_report(
+    report: DataWork, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = services.start_preview(dataset=dataset, recipe=Recipe())
+    before = set(storage.work_folder(report).iterdir())
+
+    def plan(folder: Path, validation: None, recipe: Recipe, scratch: Path, *_: object, **__: object) -> None:
+        assert set(folder.iterdir()) == before
+        assert scratch.is_dir()
+        counting.refresh_from_db()
+        assert scratch == storage.work_folder(counting)
+        raise DataError("noted", "Noted.")
+
+    monkeypatch.setattr("training.datasets.clean._plan", plan)
+    tasks.run(str(counting.pk))
+    counting.refresh_from_db()
+    assert counting.error_code == "noted"
+    assert not storage.work_folder(counting).exists()
 
 
 def test_a_worker_that_is_heard_of_keeps_its_work(waiting: DataWork) -> None:

@@ -143,6 +143,23 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(
     assert client.get(place).json()["received"] == 4
 
 
+def test_files_that_arrive_together_leave_free_what_everything_else_needs(
+    client: Client, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = uploads.RESERVED_BYTES + 10
+    monkeypatch.setattr(storage, "free_bytes", lambda: free)
+    place, _other = (begin(client, dataset, name).json()["content"] for name in ("a", "b"))
+    put(client, place, 0, b"0123")
+    free = uploads.RESERVED_BYTES + 5
+    answer = put(client, place, 4, b"456789")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (507, "disk_full")
+    assert "go on later" in answer.json()["error"]["message"]
+    assert client.get(place).json()["received"] == 4
+    assert storage.source_path(SourceFile.objects.get(name="a")).read_bytes() == b"0123"
+    free = uploads.RESERVED_BYTES + 6
+    assert put(client, place, 4, b"456789").json()["state"] == "detecting"
+
+
 @pytest.mark.parametrize(
     ("name", "label"),
     [

@@ -60,7 +60,7 @@ def effects_of(effects: list[Effect]) -> dict[str, tuple[int, int, int]]:
 
 def test_each_step_does_what_its_preview_counted(tmp_path: Path) -> None:
     folder = write_records(tmp_path / "work", MESSY)
-    expected = preview(folder, EVERYTHING)
+    expected = preview(folder, EVERYTHING, tmp_path / "scratch")
     assert effects_of(expected) == {
         "repair_unicode": (1, 0, 0),
         "normalise_unicode": (0, 0, 0),
@@ -73,6 +73,7 @@ def test_each_step_does_what_its_preview_counted(tmp_path: Path) -> None:
         "drop_overlap": (0, 0, 0),
     }
     assert [file.name for file in folder.iterdir()] == ["records"]
+    assert not (tmp_path / "scratch").exists()
     manifest = freeze(folder, EVERYTHING, tmp_path / "version", parent="abc")
     assert manifest.effects == expected
     assert sum(split.examples for split in manifest.splits.values()) == len(MESSY) - 7
@@ -252,7 +253,7 @@ def test_half_a_translation_is_none(tmp_path: Path) -> None:
 def test_a_length_without_a_model_is_refused(tmp_path: Path) -> None:
     folder = write_records(tmp_path / "work", SIXTY)
     with pytest.raises(DataError, match="model") as caught:
-        preview(folder, Recipe(max_tokens=10, too_long="drop"))
+        preview(folder, Recipe(max_tokens=10, too_long="drop"), tmp_path / "scratch")
     assert caught.value.code == "no_model"
 
 
@@ -271,7 +272,7 @@ def test_only_training_texts_are_augmented_and_always_the_same(tmp_path: Path) -
     recipe = Recipe(augment=Augment(copies=2, typo=0.1), split=Split(0.3, 0.3))
     folder = write_records(tmp_path / "work", [*examples, labelled("one", "a")])
     manifest = freeze(folder, recipe, tmp_path / "version", parent="")
-    assert preview(folder, recipe) == manifest.effects
+    assert preview(folder, recipe, tmp_path / "scratch") == manifest.effects
     contents = frozen(tmp_path / "version")
     added = [e for e in contents["train"] if e not in examples and e != labelled("one", "a")]
     assert len(added) == manifest.effects[-1].added == 2 * sum(e in examples for e in contents["train"])

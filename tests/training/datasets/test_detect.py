@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
+import selectors
+import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.training.datasets.files import archive, chat, jsonl, parquet, pdf, word, write, xlsx
+from training.datasets import looking
 from training.datasets.detect import detect
 from training.datasets.sources import Detected
 
@@ -201,3 +207,69 @@ def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, content: byte
 
     assert detected.reading is None
     assert word in detected.reason
+
+
+# --- Archives ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "content", "shape"),
+    [
+        ("a.jsonl", jsonl(CHAT * 500), "chat"),
+        ("a.json", b"[" + b",".join(jsonl(CHAT * 500).splitlines()) + b"]", "chat"),
+        ("a.csv", CSV + "It is fine,good\n" * 1000, "labelled"),
+        ("a.txt", "Once upon a time.\n\n" * 1000, "document"),
+    ],
+)
+def test_of_a_large_file_in_an_archive_only_the_beginning_is_unpacked_to_look_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes | str, shape: str
+) -> None:
+    monkeypatch.setattr(looking, "_MEMBER_SIZE", 10_000)
+    packed = archive({name: content.encode() if isinstance(content, str) else content})
+
+    detected = looking.look_into(write(tmp_path, packed), "all.zip", scratch=tmp_path)
+
+    assert (tmp_path / "member").stat().st_size == 10_000
+    assert detected.reading is not None
+    assert detected.reading.shape == shape
+
+
+def test_a_file_too_large_to_be_looked_into_is_named_and_keeps_nobody_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "_MEMBER_SIZE", 2000)
+    noise = random.Random(1)
+    table = parquet([{"text": noise.randbytes(40).hex(), "label": "a"} for _ in range(200)])
+    alone, accompanied = (
+        archive({"big.parquet": table}),
+        archive({"big.parquet": table, "a.csv": CSV.encode()}),
+    )
+
+    refused = looking.look_into(write(tmp_path, alone), "all.zip", scratch=tmp_path)
+    others = looking.look_into(write(tmp_path, accompanied), "all.zip", scratch=tmp_path)
+
+    assert refused.reading is None
+    assert "big.parquet is too large" in refused.reason
+    assert others.reading is not None
+    assert others.reading.shape == "labelled"
+    assert "a.csv" in others.reason
+
+
+def test_whoever_looks_into_an_archive_for_too_long_is_ended_and_leaves_nothing_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, archive({"a.txt": b"Once upon a time.\n\n" * 3_000_000}))
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(unpacked))
+    monkeypatch.setenv("TMPDIR", str(unpacked))
+
+    class UntilItIsLate(selectors.DefaultSelector):  # type: ignore[valid-type, misc]
+        def select(self, timeout: float | None = None) -> list[Any]:
+            deadline = time.monotonic() + 30
+            while not any(unpacked.rglob("member")) and time.monotonic() < deadline:
+                pass
+            return []
+
+    monkeypatch.setattr(selectors, "DefaultSelector", UntilItIsLate)
+
+    assert "too large or too broken" in detect(path, "a.zip").reason
+    assert list(unpacked.iterdir()) == []

@@ -54,7 +54,7 @@ def test_any_bytes_under_any_name_are_something_or_nothing(
     path.write_bytes(content)
     started = time.process_time()
 
-    detected = look_into(path, f"a.{extension}")
+    detected = look_into(path, f"a.{extension}", scratch=tmp_path)
 
     assert time.process_time() - started < 5
     assert (detected.reading is None) <= bool(detected.reason)
@@ -164,7 +164,7 @@ def test_a_real_file_with_a_few_wrong_bytes_is_read_or_refused(
         content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
     )
 
-    look_into(path, f"a.{layout}")
+    look_into(path, f"a.{layout}", scratch=tmp_path)
     if layout != "zip":
         with contextlib.suppress(DataError):
             assert all(isinstance(row, Row | Flaw) for row in read_rows(path, Reading(layout, "document")))

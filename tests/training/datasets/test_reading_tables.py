@@ -112,11 +112,44 @@ def test_labels_are_read_in_every_way_they_are_written(
     assert done.problems == []
 
 
-@pytest.mark.parametrize(("value", "number"), [(3, 3.0), ("3.5", 3.5), (" 3,5 ", 3.5), ("-1e3", -1000.0)])
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (3, 3.0),
+        ("3.5", 3.5),
+        (" 3,5 ", 3.5),
+        ("-1e3", -1000.0),
+        ("1,25", 1.25),
+        ("1,2345", 1.2345),
+        ("0,125", 0.125),
+        ("-0,125", -0.125),
+        (",125", 0.125),
+        ("1234,567", 1234.567),
+    ],
+)
 def test_values_are_numbers_however_they_are_written(tmp_path: Path, value: object, number: float) -> None:
     done = read_rows(tmp_path, "labelled", {"text": "x", "value": value})
 
     assert done.examples == [LabelledExample("x", value=number)]
+
+
+@pytest.mark.parametrize(
+    ("value", "ways"),
+    [
+        ("250,000", "250000 or 250.000"),
+        ("1,234", "1234 or 1.234"),
+        (" -12,500 ", "-12500 or -12.500"),
+        ("+1,000", "+1000 or +1.000"),
+    ],
+)
+def test_a_comma_that_may_be_between_thousands_or_a_decimal_one_is_not_guessed(
+    tmp_path: Path, value: str, ways: str
+) -> None:
+    done = read_rows(tmp_path, "labelled", {"text": "x", "value": value})
+
+    assert done.examples == []
+    assert [(problem.code, problem.excerpt) for problem in done.problems] == [("bad_value", value.strip())]
+    assert f"write {ways}." in done.problems[0].reason
 
 
 @pytest.mark.parametrize(

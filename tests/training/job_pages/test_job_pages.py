@@ -8,7 +8,9 @@ import re
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from inference.models import ServedModel
 from tests.training.data_pages.conftest import LogIn
@@ -102,6 +104,26 @@ def test_the_list_says_in_a_word_how_each_is_and_asks_again_while_one_is_under_w
     assert ("data-busy" in page) == (not job.is_finished and job.state != "paused")
     assert words(client.get("/fine-tunes/list").content.decode()) == [word]
     assert word in shown(client, job)
+
+
+def test_the_list_reads_in_one_go_what_it_shows_and_nothing_that_may_be_much(
+    client: Client, job: Job, workspace: Workspace, alice: User
+) -> None:
+    def asked() -> list[str]:
+        with CaptureQueriesContext(connection) as queries:
+            assert words(client.get("/fine-tunes/list").content.decode())
+        return [query["sql"] for query in queries]
+
+    changed(job, **RUNNING)
+    asked()  # the session begins
+    alone = asked()
+    for state in ("running", "paused", "succeeded", "failed", "cancelled"):
+        more = {"evaluation": classified("binary"), "chosen": [{}], "data": {"tokens": 5}, "state": state}
+        make_job(workspace, alice, job.base, job.version, **more)
+    together = asked()
+    assert len(together) == len(alone)
+    much = ('"evaluation"', '"chosen"', '"training_datasetversion"')
+    assert not [sql for sql in together if any(name in sql for name in much)]
 
 
 def test_a_job_that_a_program_began_says_that_its_files_are_being_checked(client: Client, job: Job) -> None:

@@ -208,6 +208,33 @@ def test_only_the_best_trials_weights_stay_on_the_disk(begin: Begin) -> None:
     assert kept("checkpoints") == [2]
 
 
+def test_a_worker_that_dies_as_a_search_ends_leaves_what_is_to_go_to_the_next(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = begin(trials=2)
+    advance(found.id)
+    run(1.0)
+    advance(found.id)
+    last = run(2.0)
+
+    def dies(search_id: UUID) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as killed:
+        killed.setattr(search, "_tidy", dies)
+        with pytest.raises(SystemExit):
+            advance(found.id)
+    assert now(found).finished_at
+    assert (storage.job_folder(last) / "adapter").exists()
+
+    monkeypatch.setattr("celery.Celery.send_task", lambda app, name, args, **_: tasks.advance_search(*args))
+    search_tasks.reap()
+    search_tasks.reap()
+    assert not (storage.job_folder(last) / "adapter").exists()
+    assert (storage.job_folder(trial(found, 1)) / "adapter").exists()
+    assert len(now(found).result) == 4
+
+
 def test_a_trial_that_others_were_better_than_by_then_is_stopped_early(begin: Begin) -> None:
     found = begin(trials=6)
     for loss in (1.0, 1.1, 1.2, 1.3):

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from training import (
     trainer_process,
     training_worker,
 )
+from training.job_words import next_step
 from training.models import Job
 from training.trainer_process import TrainerProcess, marked
 from training.training_worker import run_next
@@ -308,6 +310,28 @@ def test_what_a_killed_worker_left_running_is_ended_first(start: Start, trainer:
     trainer(meanwhile=lambda _: beside.update(left & set(marked(str(job.id)))))
     run_next()
     assert not beside
+    assert now(job).state == State.SUCCEEDED
+
+
+def test_a_job_whose_processes_outlive_their_killing_says_so_and_is_resumed_once_they_are_gone(
+    start: Start, trainer: Trainer, alice: User
+) -> None:
+    class Stuck(psutil.Process):
+        def kill(self) -> None:
+            """As where the kernel waits for a disk."""
+
+    job = start(spec=SPEC)
+    trainer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training_worker, "end_left", partial(trainer_process.end_left, seconds=0))
+        patch.setattr(trainer_process, "marked", lambda job: [Stuck()])
+        run_next()
+    job = now(job)
+    assert (job.state, job.error_code) == (State.FAILED, "not_ended")
+    assert "cannot be ended" in job.error_message
+    assert next_step(job) == "resume"
+    job_services.resume_job(job=job, user=alice)
+    run_next()
     assert now(job).state == State.SUCCEEDED
 
 

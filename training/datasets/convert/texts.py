@@ -6,6 +6,7 @@ An empty label is kept as the label "" and an empty text as "", so that cleaning
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -16,6 +17,8 @@ from training.datasets.examples import DocumentExample, LabelledExample, Transla
 
 Fields = Mapping[str, object]
 _SEPARATORS = "|;,"
+# A comma between thousands, or a decimal one: of 250,000 nobody can tell.
+_EITHER_COMMA = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
 
 
 def labelled(fields: Fields, found: Found) -> LabelledExample:
@@ -78,6 +81,12 @@ def _value(value: object, found: Found) -> float | None:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError
         text = value.strip() if isinstance(value, str) else value
+        if isinstance(text, str) and _EITHER_COMMA.fullmatch(text):
+            whole, point = text.replace(",", ""), text.replace(",", ".")
+            found.say(
+                "bad_value", "value", value, f"Its comma can be read in two ways; write {whole} or {point}."
+            )
+            return None
         if isinstance(text, str) and text.count(",") == 1 and "." not in text:
             text = text.replace(",", ".")
         number = float(text)

@@ -5,6 +5,7 @@ A member's name is only ever shown: it is never a path, so where it climbs to do
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +23,12 @@ _DEBRIS = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
 class Member(NamedTuple):
     name: str  # the archive's and its own
     size: int
+    is_whole: bool
     refused: DataError | None  # why it was not unpacked
 
 
-def unpack_each(path: Path, name: str, to: Path) -> Iterator[Member]:
-    """Each member in turn is what `to` holds, until the next is asked for.
+def unpack_each(path: Path, name: str, to: Path, *, most: int = sys.maxsize) -> Iterator[Member]:
+    """Each member in turn is what `to` holds, until the next is asked for; of a larger one, its first `most` bytes.
 
     Raises DataError `broken_file`, `too_many_files`, `expands_too_much`.
     """
@@ -42,19 +44,20 @@ def unpack_each(path: Path, name: str, to: Path) -> Iterator[Member]:
                 continue
             refused, size = None, 0
             try:
-                size = _unpack(package, member, to, left)
+                size = _unpack(package, member, to, left, most)
             except DataError as error:
                 if error.code == "expands_too_much":
                     raise
                 refused = error
             left -= size
-            yield Member(f"{name}/{shown(member.filename, 200)}", size, refused)
+            # zipfile gives out no more of a member than the archive says it has.
+            yield Member(f"{name}/{shown(member.filename, 200)}", size, member.file_size <= most, refused)
 
 
-def _unpack(package: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path, left: int) -> int:
+def _unpack(package: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path, left: int, most: int) -> int:
     size = 0
     with to.open("wb") as unpacked:
-        for chunk in _chunks(package, member):
+        for chunk in _chunks(package, member, most):
             size += len(chunk)
             if size > left:
                 raise DataError(
@@ -64,13 +67,14 @@ def _unpack(package: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path, left: i
     return size
 
 
-def _chunks(package: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+def _chunks(package: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> Iterator[bytes]:
     if member.flag_bits & 0x1:
         raise DataError("encrypted_file", "The file is locked with a password.")
     try:
         with package.open(member) as packed:
-            while chunk := packed.read(_CHUNK):
+            while chunk := packed.read(min(_CHUNK, most)):
                 yield chunk
+                most -= len(chunk)
     except MemoryError:
         raise
     except Exception as error:  # zipfile and its decompressors stumble in many ways
