@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.test import Client
@@ -268,6 +269,42 @@ def test_stored_ones_are_listed_in_pages_and_found_by_their_metadata(
     # A key is a name, never a way to ask the database something else.
     assert alices.get("/v1/chat/completions", {"metadata[n__gt]": "0"}).json()["data"] == []
     assert alices.get("/v1/chat/completions?model=other").json()["data"] == []
+
+
+# Digits are no place in a list, and quotes end no path.
+KEYS = ["123", "0", "-1", 'a"b', "a\\b", "a\\", "a.b", "$", "ключ", "\n", "]", "%s", "k" * 64]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_what_was_stored_with_metadata_is_found_by_it_whatever_its_key_is_called(
+    alices: Client, workspace: Workspace, model: ServedModel, key: str
+) -> None:
+    made = completion(workspace, model, metadata={key: "x"})
+    completion(workspace, model, metadata={f"{key[:60]}{key[:3]}": "x", "other": "x"})
+    completion(workspace, model, metadata={key: "y"})
+    found = alices.get("/v1/chat/completions", {f"metadata[{key}]": "x"}).json()["data"]
+    assert [one["id"] for one in found] == [f"chatcmpl-{made.pk.hex}"]
+
+
+def test_stored_ones_are_listed_by_no_metadata_that_is_none_and_from_no_place_that_is_none(
+    alices: Client, workspace: Workspace, model: ServedModel
+) -> None:
+    made, lists = f"chatcmpl-{completion(workspace, model).pk.hex}", "/v1/chat/completions"
+    assert [one["id"] for one in alices.get(f"{lists}?metadata=null").json()["data"]] == [made]
+    for query, param in (
+        ("metadata=x", "metadata"),
+        ("metadata[]=x", "metadata"),
+        ("metadata[a=x", "metadata"),
+        (f"after={made[:-1]}g", "after"),
+        (f"after=chatcmpl-{uuid4().hex}", "after"),
+        ("after=", "after"),
+    ):
+        refused = alices.get(f"{lists}?{query}")
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["param"]) == (400, "invalid_value", param), query
+    error = alices.get(f"{lists}/{made}/messages?after=nonsense").json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "after")
+    assert "nonsense" in error["message"]
 
 
 def test_metadata_is_replaced_and_a_deleted_one_is_gone_with_what_it_said(
