@@ -49,8 +49,9 @@ def home(request: HttpRequest) -> HttpResponse:
         (_("Code"), _("Write a Python function that reverses a string.")),
     ]
     models = picker(list(models_for(workspace)), request.GET.get("model", ""))
-    context = {"conversation": None, "examples": examples, "picker": models, "obstacle": obstacle()}
-    said = {"trouble": trouble_with(models.chosen), "note": note_on(models.chosen)}
+    chosen = models.chosen
+    context = {"conversation": None, "examples": examples, "picker": models}
+    said = {"trouble": trouble_with(chosen), "note": note_on(chosen), "obstacle": obstacle(chosen)}
     return render(request, "chat/page.html", context | said)
 
 
@@ -60,7 +61,7 @@ def home(request: HttpRequest) -> HttpResponse:
 def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     found = access.get_conversation(person(request), conversation_id)
     model = access.get_chosen_model(found)
-    context = {"conversation": found, "model": model, "obstacle": obstacle(), **_messages(found, None)}
+    context = {"conversation": found, "model": model, "obstacle": obstacle(model), **_messages(found, None)}
     trouble = trouble_with(model)
     said = {"trouble": trouble, "note": "" if trouble else note_on(model)}
     return render(request, "chat/page.html", context | said)
