@@ -16,7 +16,7 @@ from django.views.decorators.http import require_GET
 
 from inference.access import models_for
 from webapp.accounts import access as accounts
-from webapp.accounts.models import User
+from webapp.accounts.requests import person
 from webapp.chat import access
 from webapp.chat.context import list_page
 from webapp.chat.models import Conversation, Message
@@ -26,11 +26,6 @@ from webapp.chat.serving import note_on, obstacle, trouble_with
 from webapp.core.errors import UserError
 
 PAGE_SIZE = 50
-
-
-def person(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user
 
 
 @require_GET
