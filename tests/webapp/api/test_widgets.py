@@ -17,6 +17,7 @@ from webapp.accounts.models import User, Workspace
 from webapp.api import widget_services as services
 from webapp.api.models import Widget, WidgetMessage, WidgetSession
 from webapp.api.tasks import sweep_widgets
+from webapp.core.cache import SteadyRedisCache
 
 LOOK = services.Look(
     name="Help", origins=("https://shop.example",), model=None, instructions="Be kind.", greeting="Hello!",
@@ -157,6 +158,17 @@ def test_a_visitor_and_all_together_have_limits(widget: Widget) -> None:
 def test_one_address_begins_only_so_many_conversations(widget: Widget) -> None:
     answers = [Client().post(reverse("widget_sessions", args=[widget.pk])) for _n in range(31)]
     assert [answer.status_code for answer in answers[-2:]] == [201, 429]
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_conversation_begins_also_where_the_broker_comes_back_at_that_moment(
+    widget: Widget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: SteadyRedisCache, *args: Any) -> Any:
+        return self.in_memory.add(*args)
+
+    monkeypatch.setattr(SteadyRedisCache, "add", away)
+    assert Client().post(reverse("widget_sessions", args=[widget.pk])).status_code == 201
 
 
 def test_a_token_opens_its_own_conversation_and_nothing_else(
