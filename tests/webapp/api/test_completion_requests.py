@@ -318,8 +318,8 @@ def test_metadata_is_replaced_and_a_deleted_one_is_gone_with_what_it_said(
     assert not Generation.objects.exists()
 
 
-def test_what_was_not_to_be_stored_is_forgotten_a_quarter_of_an_hour_after_its_end(
-    workspace: Workspace, model: ServedModel
+def test_what_was_not_to_be_stored_is_forgotten_a_quarter_of_an_hour_after_its_end_as_its_log_is(
+    workspace: Workspace, model: ServedModel, settings: Any
 ) -> None:
     from webapp.api.tasks import forget
 
@@ -332,6 +332,9 @@ def test_what_was_not_to_be_stored_is_forgotten_a_quarter_of_an_hour_after_its_e
     left = {stored.pk, fresh.pk, slow.pk}
     assert set(Completion.objects.values_list("pk", flat=True)) == left
     assert set(Generation.objects.values_list("call_id", flat=True)) == left
+    settings.INFERENCE_LOG_TTL_SECONDS = 540
+    forget()
+    assert set(Completion.objects.values_list("pk", flat=True)) == {stored.pk, slow.pk}
 
 
 def test_with_a_person_goes_all_that_their_programs_asked(
