@@ -8,7 +8,7 @@ from __future__ import annotations
 from django.db.models import F, Q, QuerySet
 from django.utils.translation import gettext as _
 
-from inference.models import ServedModel, Worker
+from inference.models import ServedModel
 from webapp.accounts.models import Workspace
 from webapp.core.errors import NotFound
 
@@ -40,9 +40,3 @@ def get_model(workspace: Workspace, model_id: str) -> ServedModel:
     if found is None:
         raise NotFound(_("That model"))
     return found
-
-
-def a_worker_is_ready() -> bool:
-    """Whether somebody would answer now: a live worker with its model loaded."""
-    alive = Worker.objects.alive()
-    return alive.filter(state=Worker.State.READY).exists()

@@ -25,6 +25,7 @@ MAX_CRASHES = 3
 _LOST_AFTER, _SURELY_LOST_AFTER = timedelta(seconds=4), timedelta(seconds=120)
 # What was judged is read at once by the page that asked, which then deletes it, unless its process died first.
 _UNREAD_AFTER = timedelta(minutes=15)
+_FORGET_AT_ONCE = 1000
 
 
 def register_worker(*, hostname: str, pid: int, serves: list[int] | None, id: UUID | None = None) -> Worker:
@@ -147,5 +148,6 @@ def _end_unserved(now: datetime) -> None:
 def forget_unread() -> None:
     """Deletes what was judged for nobody any more. (What an API call asked for is the API's to keep.)"""
     judged = Generation.objects.filter(purpose="classification", call_id=None, state__in=Generation.TERMINAL)
-    ids = judged.filter(finished_at__lt=timezone.now() - _UNREAD_AFTER).values_list("id", flat=True)
-    services.delete_generations(ids=list(ids[:1000]))
+    left = judged.filter(finished_at__lt=timezone.now() - _UNREAD_AFTER).values_list("id", flat=True)
+    while ids := list(left[:_FORGET_AT_ONCE]):
+        services.delete_generations(ids=ids)

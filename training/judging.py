@@ -14,9 +14,9 @@ from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
 from inference import services as inference
-from inference.access import a_worker_is_ready
 from inference.formats.classifier_card import THRESHOLD
 from inference.models import Generation
+from inference.serving import Workers, not_served, without_ready_worker
 from training.job_words import in_reader_language
 from training.models import Job
 from webapp.accounts import limits
@@ -28,7 +28,6 @@ MAX_CHARACTERS = 20_000
 PATIENCE = 20.0
 _FIRST_LOOK, _LONGEST_REST = 0.02, 0.2
 _SHOWN = 10  # labels; a classifier may know a thousand
-_BYTES_A_TOKEN = 4
 
 
 class Verdict(NamedTuple):
@@ -86,7 +85,10 @@ def _scores_of(job: Job, user: User, text: str) -> dict[str, float]:
         )
     if job.model is None or job.model.removed_at is not None:
         raise UserError("model_gone", _("What came of this fine-tune has been removed."))
-    if not a_worker_is_ready():
+    whole = job.model.whole_id
+    if not Workers().serve(whole):
+        raise not_served(job.model)
+    if without_ready_worker([whole]):
         raise UserError(
             "no_worker",
             _("Nothing is here to answer right now. Try again when a worker is back."),
@@ -96,9 +98,12 @@ def _scores_of(job: Job, user: User, text: str) -> dict[str, float]:
         generation = inference.start_classification(
             workspace=job.workspace, model=job.model, text=text, user_id=user.pk
         )
-        tokens = len(text.encode()) // _BYTES_A_TOKEN + 1
         limits.admit(
-            workspace_id=job.workspace_id, user_id=user.pk, api_key_id=None, tokens=tokens, slot=generation.pk
+            workspace_id=job.workspace_id,
+            user_id=user.pk,
+            api_key_id=None,
+            tokens=limits.estimate_tokens([text], 0),
+            slot=generation.pk,
         )
     try:
         return _waited_for(generation)

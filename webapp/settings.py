@@ -217,7 +217,8 @@ INFERENCE_MAX_MODELS = env.int("INFERENCE_MAX_MODELS", 3, low=1, high=64)
 INFERENCE_MODELS = env.list("INFERENCE_MODELS")
 INFERENCE_MAX_QUEUED = env.int("INFERENCE_MAX_QUEUED", 500, low=1, high=100_000)
 INFERENCE_DEADLINE_SECONDS = env.int("INFERENCE_DEADLINE_SECONDS", 600, low=1, high=86_400)
-# How long a finished token log stays for readers that come back; after that the database row answers.
+# How long a finished token log stays for readers that come back; after that the database row answers, and what the API
+# was not to store is forgotten.
 INFERENCE_LOG_TTL_SECONDS = 900
 
 # --- Training ----------------------------------------------------------------------------------------------

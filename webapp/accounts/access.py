@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 
 from webapp.accounts.models import ApiKey, AuditEvent, Invitation, Membership, User, Workspace
 from webapp.core.errors import NotFound, UserError
+from webapp.core.ids import as_uuid
 
 WORKSPACE_SESSION_KEY = "workspace"
 NOBODY = uuid.UUID(int=0)  # what no row has: text that is no id finds nothing
@@ -40,15 +41,6 @@ class AdminsOnly(UserError):
         )
 
 
-def _as_uuid(value: object) -> uuid.UUID:
-    if isinstance(value, uuid.UUID):
-        return value
-    try:
-        return uuid.UUID(str(value))
-    except ValueError:
-        return NOBODY
-
-
 def list_workspaces(user: User) -> QuerySet[Workspace]:
     """The workspaces `user` is in, by name; each has `my_membership` (a list of one)."""
     mine = Prefetch("memberships", queryset=Membership.objects.filter(user=user), to_attr="my_membership")
@@ -60,7 +52,7 @@ def get_membership(user: User | AnonymousUser, workspace_id: uuid.UUID | str) ->
     membership = None
     if user.is_authenticated:
         mine = Membership.objects.select_related("workspace").filter(user_id=user.pk)
-        membership = mine.filter(workspace_id=_as_uuid(workspace_id)).first()
+        membership = mine.filter(workspace_id=as_uuid(workspace_id) or NOBODY).first()
     if membership is None:
         raise NotFound(_("That workspace"))
     return membership
@@ -90,7 +82,7 @@ def current_workspace(user: User | AnonymousUser, session: Mapping[str, Any]) ->
     )
     if not memberships:
         raise NoWorkspace
-    chosen = _as_uuid(session.get(WORKSPACE_SESSION_KEY))
+    chosen = as_uuid(session.get(WORKSPACE_SESSION_KEY))
     membership = next((m for m in memberships if m.workspace_id == chosen), memberships[0])
     return membership.workspace, membership
 
@@ -106,7 +98,7 @@ def list_members(membership: Membership) -> QuerySet[Membership]:
 
 def get_member(membership: Membership, user_id: uuid.UUID | str) -> Membership:
     """Another person's membership in the same workspace. Raises NotFound."""
-    found = list_members(membership).filter(user_id=_as_uuid(user_id)).first()
+    found = list_members(membership).filter(user_id=as_uuid(user_id) or NOBODY).first()
     if found is None:
         raise NotFound(_("That member"))
     return found
@@ -124,7 +116,7 @@ def list_invitations(membership: Membership) -> QuerySet[Invitation]:
 
 
 def get_invitation(membership: Membership, invitation_id: uuid.UUID | str) -> Invitation:
-    found = list_invitations(membership).filter(id=_as_uuid(invitation_id)).first()
+    found = list_invitations(membership).filter(id=as_uuid(invitation_id) or NOBODY).first()
     if found is None:
         raise NotFound(_("That invitation"))
     return found
@@ -138,7 +130,7 @@ def list_keys(membership: Membership) -> QuerySet[ApiKey]:
 
 def get_key(membership: Membership, key_id: uuid.UUID | str) -> ApiKey:
     """One of `list_keys`, which are those this person may revoke. Raises NotFound."""
-    found = list_keys(membership).filter(id=_as_uuid(key_id)).first()
+    found = list_keys(membership).filter(id=as_uuid(key_id) or NOBODY).first()
     if found is None:
         raise NotFound(_("That key"))
     return found

@@ -58,13 +58,18 @@ def _wait(refusal: Refusal, tokens: int) -> int | None:
         case "monthly":
             if tokens > refusal.limit:
                 return None
-            begins = datetime.combine(_next_month(), time.min, UTC)
+            begins = datetime.combine(_begins_anew(), time.min, UTC)
             return math.ceil((begins - timezone.now()).total_seconds())
     return math.ceil(refusal.wait_ms / 1000) if refusal.wait_ms >= 0 else None
 
 
-def _next_month() -> date:
-    return (timezone.now().date().replace(day=1) + timedelta(days=32)).replace(day=1)
+def _begins_anew() -> date:
+    return next_month(timezone.now().date())
+
+
+def next_month(day: date) -> date:
+    """The first day of the month that follows."""
+    return (day.replace(day=1) + timedelta(days=31)).replace(day=1)
 
 
 def _sentence(refusal: Refusal, whose: str, tokens: int, wait: int | None) -> str:
@@ -79,7 +84,7 @@ def _sentence(refusal: Refusal, whose: str, tokens: int, wait: int | None) -> st
             "site": _("for each person on this site"),
         }[whose],
         "wait": ngettext("%(n)s second", "%(n)s seconds", wait or 0) % {"n": wait},
-        "day": date_format(_next_month()),
+        "day": date_format(_begins_anew()),
     }
     match refusal.kind:
         case "requests":

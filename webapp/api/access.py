@@ -9,9 +9,7 @@ import uuid
 from collections.abc import Collection
 from datetime import datetime
 
-from django.db.models import Q, QuerySet, TextField
-from django.db.models.fields.json import KeyTextTransform
-from django.db.models.functions import Cast
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -65,7 +63,7 @@ def get_completion(caller: Caller, public: str, kind: Completion.Kind) -> Comple
     prefix, hexadecimal = PREFIXES[kind], public.removeprefix(PREFIXES[kind])
     if public.startswith(prefix) and len(hexadecimal) == 32 and hexadecimal.isascii():
         try:
-            found = _stored(caller, kind).filter(pk=uuid.UUID(hexadecimal)).first()
+            found = list_completions(caller, kind).filter(pk=uuid.UUID(hexadecimal)).first()
         except ValueError:
             pass
     if found is None:
@@ -73,29 +71,9 @@ def get_completion(caller: Caller, public: str, kind: Completion.Kind) -> Comple
     return found
 
 
-def list_completions(
-    caller: Caller,
-    kind: Completion.Kind,
-    *,
-    beyond: Completion | None,
-    limit: int,
-    newest_first: bool,
-    model: str = "",
-    metadata: dict[str, str] | None = None,
-) -> list[Completion]:
-    """Stored ones by when they were made; those after `beyond` in that order."""
-    found = _stored(caller, kind)
-    if model:
-        found = found.filter(model_name=model)
-    for number, (key, value) in enumerate((metadata or {}).items()):
-        # Not metadata__KEY: what a program sends is no lookup of Django's.
-        found = found.alias(**{f"value{number}": Cast(KeyTextTransform(key, "metadata"), TextField())})
-        found = found.filter(**{f"value{number}": value})
-    if beyond is not None:
-        compare = "lt" if newest_first else "gt"
-        same_time = Q(created_at=beyond.created_at, **{f"id__{compare}": beyond.pk})
-        found = found.filter(Q(**{f"created_at__{compare}": beyond.created_at}) | same_time)
-    return list(found.order_by(*(("-created_at", "-id") if newest_first else ("created_at", "id")))[:limit])
+def list_completions(caller: Caller, kind: Completion.Kind) -> QuerySet[Completion]:
+    """Those that were stored."""
+    return Completion.objects.filter(workspace=caller.workspace, user=caller.user, kind=kind, store=True)
 
 
 def generations_of(completions: Collection[Completion]) -> dict[uuid.UUID, list[Generation]]:
@@ -106,10 +84,6 @@ def generations_of(completions: Collection[Completion]) -> dict[uuid.UUID, list[
         assert row.call_id is not None
         by_call[row.call_id].append(row)
     return by_call
-
-
-def _stored(caller: Caller, kind: Completion.Kind) -> QuerySet[Completion]:
-    return Completion.objects.filter(workspace=caller.workspace, user=caller.user, kind=kind, store=True)
 
 
 def still_let_in(callers: Collection[Caller]) -> set[Caller]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from django.db.models import Q
 from django.http import HttpRequest
 from ninja import Query, Router, Schema
 from pydantic import ConfigDict, Field
@@ -14,6 +13,7 @@ from webapp.accounts import access, api_keys
 from webapp.accounts import models as accounts
 from webapp.api.auth import Needs, caller
 from webapp.api.idempotency import keeps_a_secret
+from webapp.api.lists import page_by_time, place_of
 from webapp.api.schemas import ERRORS
 
 router = Router(auth=Needs("admin"))
@@ -72,19 +72,15 @@ def list_api_keys(
     request: HttpRequest, limit: int = Query(20, ge=1, le=100), after: str | None = None
 ) -> Any:
     """Everybody's in the workspace, newest first, revoked ones too. `after` is the last id of the page before."""
-    found = access.list_keys(caller(request).membership)
-    if after is not None:
-        last = access.get_key(caller(request).membership, after)
-        found = found.filter(
-            Q(created_at__lt=last.created_at) | Q(created_at=last.created_at, id__lt=last.id)
-        )
-    page = list(found[: limit + 1])
-    data = [_as_api_key(key) for key in page[:limit]]
+    mine = caller(request).membership
+    last = place_of(after, lambda text: access.get_key(mine, text))
+    page, has_more = page_by_time([access.list_keys(mine)], after=last, limit=limit, order="desc")
+    data = [_as_api_key(key) for key in page]
     return ApiKeys(
         data=data,
         first_id=data[0].id if data else None,
         last_id=data[-1].id if data else None,
-        has_more=len(page) > limit,
+        has_more=has_more,
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest
 from ninja import Query, Router
 
 from webapp.api import access, services
-from webapp.api.auth import Caller, NeedsAsync, caller
+from webapp.api.auth import NeedsAsync, caller
 from webapp.api.chat_completion_answers import ChatAnswer
 from webapp.api.chat_completion_schemas import (
     ChatCompletion,
@@ -21,10 +21,10 @@ from webapp.api.chat_completion_schemas import (
 )
 from webapp.api.completing import answer_again, complete
 from webapp.api.following import Choice
+from webapp.api.lists import BY_METADATA, Order, no_such_place, page_by_time, place_of, with_metadata
 from webapp.api.models import Completion
 from webapp.api.schemas import ERRORS
 from webapp.api.streaming import STREAM
-from webapp.core.errors import UserError
 
 router = Router(auth=NeedsAsync("chat"))
 _KIND = Completion.Kind.CHAT
@@ -53,53 +53,41 @@ async def create_chat_completion(request: HttpRequest, body: CreateChatCompletio
     )
 
 
-@router.get("", response={200: ChatCompletions, **ERRORS}, summary="List stored chat completions")
+@router.get(
+    "",
+    response={200: ChatCompletions, **ERRORS},
+    summary="List stored chat completions",
+    openapi_extra=BY_METADATA,
+)
 async def list_chat_completions(
     request: HttpRequest,
     after: str | None = None,
     limit: int = Query(20, ge=1, le=100),
-    order: Literal["asc", "desc"] = "asc",
+    order: Order = "asc",
     model: str = "",
 ) -> Any:
-    """Those that were created with `store`; with `metadata[key]=value` only those that have it."""
-    wanted = {
-        name[len("metadata[") : -1]: str(value)
-        for name, value in request.GET.items()
-        if name.startswith("metadata[") and name.endswith("]")
-    }
-    return await sync_to_async(_listed)(
-        caller(request), after=after, limit=limit, newest_first=order == "desc", model=model, metadata=wanted
-    )
+    """Those that were created with `store`."""
+    return await sync_to_async(_listed)(request, after=after, limit=limit, order=order, model=model)
 
 
 def _listed(
-    who: Caller,
-    *,
-    after: str | None,
-    limit: int,
-    newest_first: bool,
-    model: str,
-    metadata: dict[str, str],
+    request: HttpRequest, *, after: str | None, limit: int, order: Order, model: str
 ) -> dict[str, Any]:
-    beyond = access.get_completion(who, after, _KIND) if after else None
-    found = access.list_completions(
-        who,
-        _KIND,
-        beyond=beyond,
-        limit=limit + 1,
-        newest_first=newest_first,
-        model=model,
-        metadata=metadata,
-    )
-    choices = access.generations_of(found[:limit])
+    who = caller(request)
+    stored = with_metadata(access.list_completions(who, _KIND), request.GET)
+    if model:
+        stored = stored.filter(model_name=model)
+    last = place_of(after, lambda text: access.get_completion(who, text, _KIND))
+    found, has_more = page_by_time([stored], after=last, limit=limit, order=order)
+    choices = access.generations_of(found)
     data = [
         ChatAnswer(completion, rows[0].model, len(rows)).whole(
             [Choice.of_row(row, "messages") for row in rows]
         )
-        for completion in found[:limit]
+        for completion in found
         if (rows := choices[completion.pk])
     ]
-    return _page(data, has_more=len(found) > limit)
+    return _page(data, has_more=has_more)
 
 
 @router.get(
@@ -147,7 +135,7 @@ async def list_chat_messages(
     completion_id: str,
     after: str | None = None,
     limit: int = Query(20, ge=1, le=100),
-    order: Literal["asc", "desc"] = "asc",
+    order: Order = "asc",
 ) -> Any:
     """What the answer was asked with."""
 
@@ -165,7 +153,7 @@ async def list_chat_messages(
     if after is not None:
         at = next((n for n, message in enumerate(found, 1) if message["id"] == after), None)
         if at is None:
-            raise UserError("invalid_value", "after is not the id of one of these messages.", param="after")
+            raise no_such_place(after)
         found = found[at:]
     return _page(found[:limit], has_more=len(found) > limit)
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
-from django.db.models import QuerySet
-from django.db.models.fields.json import KeyTransform
 from django.http import HttpRequest
-from django.utils.translation import gettext as _
 from ninja import Query, Router
 
 from training import access, job_services
@@ -26,24 +22,10 @@ from webapp.api.fine_tuning_schemas import (
     JobEvents,
 )
 from webapp.api.ids import key_of
-from webapp.api.lists import no_such_place, page_by_time, place_of
+from webapp.api.lists import BY_METADATA, no_such_place, page_by_time, place_of, with_metadata
 from webapp.api.schemas import ERRORS
-from webapp.core.errors import UserError
 
 router = Router(auth=Needs("training"))
-_METADATA = re.compile(r"metadata\[(.{1,64})\]")
-_BY_METADATA = {
-    "parameters": [
-        {
-            "in": "query",
-            "name": "metadata",
-            "style": "deepObject",
-            "explode": True,
-            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
-            "description": "Only jobs whose metadata has these values: metadata[k]=v.",
-        }
-    ]
-}
 
 
 @router.post("/jobs", response={200: FineTuningJob, **ERRORS}, summary="Create a fine-tuning job")
@@ -53,31 +35,15 @@ def create_job(request: HttpRequest, body: CreateJob) -> Any:
     return as_job(start(caller(request), body, request))
 
 
-@router.get(
-    "/jobs", response={200: FineTuningJobs, **ERRORS}, summary="List jobs", openapi_extra=_BY_METADATA
-)
+@router.get("/jobs", response={200: FineTuningJobs, **ERRORS}, summary="List jobs", openapi_extra=BY_METADATA)
 def list_jobs(request: HttpRequest, limit: int = Query(20, ge=1, le=100), after: str | None = None) -> Any:
     """The workspace's, the newest first, those begun on the pages too; trials of a search are part of that."""
     who = caller(request)
     alone = access.list_jobs(who.user, who.workspace).filter(search=None)
-    jobs = _with_metadata(alone.select_related("result_file"), request)
+    jobs = with_metadata(alone.select_related("result_file"), request.GET)
     last = place_of(after, lambda text: _job(who, text))
     page, has_more = page_by_time([jobs], after=last, limit=limit, order="desc")
     return FineTuningJobs(data=[as_job(job) for job in page], has_more=has_more)
-
-
-def _with_metadata(jobs: QuerySet[Job], request: HttpRequest) -> QuerySet[Job]:
-    """Those whose metadata has what the query asks for."""
-    for name, value in request.GET.items():
-        if name == "metadata" and value == "null":
-            jobs = jobs.filter(metadata={})
-        elif asked := _METADATA.fullmatch(name):
-            jobs = jobs.annotate(asked=KeyTransform(asked[1], "metadata")).filter(asked=value)
-        elif name.startswith("metadata"):
-            raise UserError(
-                "invalid_value", _("Filter by metadata as “metadata[key]=value”."), param="metadata"
-            )
-    return jobs
 
 
 @router.get("/jobs/{job_id}", response={200: FineTuningJob, **ERRORS}, summary="Retrieve a job")

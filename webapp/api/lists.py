@@ -1,18 +1,39 @@
-"""Lists in pages, as OpenAI's clients turn them: `limit`, `after` (the last id seen), `has_more`. Knows no resource."""
+"""Lists in pages, as OpenAI's clients turn them: `limit`, `after` (the last id seen), `has_more`; and those rows of
+one that have some metadata. Knows no resource."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 from uuid import UUID
 
-from django.db.models import Q, QuerySet
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import F, Func, Model, Q, QuerySet, TextField, Value
+from django.db.models.functions import Cast
+from django.db.models.lookups import Exact
+from django.db.models.sql.compiler import SQLCompiler
+from django.http import QueryDict
 from django.utils.translation import gettext as _
 
 from webapp.core.errors import UserError
 
 Order = Literal["asc", "desc"]
+_METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+# What `with_metadata` reads, for a route's OpenAPI.
+BY_METADATA = {
+    "parameters": [
+        {
+            "in": "query",
+            "name": "metadata",
+            "style": "deepObject",
+            "explode": True,
+            "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+            "description": "Only those whose metadata has these values: metadata[k]=v.",
+        }
+    ]
+}
 
 
 class Row(Protocol):
@@ -23,6 +44,7 @@ class Row(Protocol):
 
 
 R = TypeVar("R", bound=Row)
+M = TypeVar("M", bound=Model)
 
 
 def page_by_time(
@@ -59,3 +81,34 @@ def no_such_place(text: str) -> UserError:
         _("“after” has to be the id of something in this list, and “%(id)s” is not.") % {"id": text[:100]},
         param="after",
     )
+
+
+def with_metadata(rows: QuerySet[M], asked: QueryDict) -> QuerySet[M]:
+    """Those whose metadata has what a query asks for. Raises UserError `invalid_value` for a filter that is none."""
+    for name, value in asked.items():
+        if name == "metadata" and value == "null":
+            rows = rows.filter(metadata={})
+        elif found := _METADATA.fullmatch(name):
+            rows = rows.filter(Exact(_TextUnder(found[1]), value))
+        elif name.startswith("metadata"):
+            raise UserError(
+                "invalid_value", _("Filter by metadata as “metadata[key]=value”."), param="metadata"
+            )
+    return rows
+
+
+class _TextUnder(Func):
+    """What `metadata` has under a key. Not Django's own: to that one a key of digits is a place in a list."""
+
+    output_field = TextField()
+
+    def __init__(self, key: str) -> None:
+        super().__init__(F("metadata"), Cast(Value(key), TextField()))
+
+    def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **more: Any) -> Any:
+        return self.as_sql(compiler, connection, template="(%(expressions)s)", arg_joiner=" ->> ", **more)
+
+    def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **more: Any) -> Any:
+        # No path: in one, what a quote or a backslash in a key means depends on SQLite's version.
+        select = "(SELECT value FROM json_each(%(expressions)s)"
+        return self.as_sql(compiler, connection, template=select, arg_joiner=") WHERE key = ", **more)

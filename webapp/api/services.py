@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
@@ -22,13 +23,11 @@ from inference.serving import Workers
 from webapp.accounts import limits
 from webapp.api import access, failures
 from webapp.api.auth import Caller
-from webapp.api.models import Completion, WebhookDelivery
+from webapp.api.models import Completion
 from webapp.core import sql
 
 logger = logging.getLogger(__name__)
 
-# How long what is not stored stays after its end: as long as its log does, from which a stream is resumed.
-FORGET_AFTER = timedelta(minutes=15)
 _FORGET_AT_ONCE = 500
 # What an answer without a limit is taken for, when limits are asked; what it really was is counted at its end.
 _USUAL_TOKENS = 256
@@ -144,14 +143,10 @@ def delete_completions(*, ids: list[UUID]) -> None:
     Completion.objects.filter(pk__in=ids).delete()
 
 
-def delete_deliveries(*, ids: list[UUID]) -> None:
-    """Of webhooks: what was sent, and what came of it."""
-    WebhookDelivery.objects.filter(pk__in=ids).delete()
-
-
 def forget_completions() -> int:
-    """Deletes what was not to be stored and ended a while ago. The number of completions."""
-    before = timezone.now() - FORGET_AFTER
+    """Deletes what was not to be stored, once its log is gone, from which a stream is resumed. The number of
+    completions."""
+    before = timezone.now() - timedelta(seconds=settings.INFERENCE_LOG_TTL_SECONDS)
     calls = Generation.objects.filter(call_id=OuterRef("pk"))
     lately = calls.exclude(finished_at__lt=before)
     passing = Completion.objects.filter(store=False, created_at__lt=before).exclude(Exists(lately))

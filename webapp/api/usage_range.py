@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+from webapp.accounts.limit_words import next_month
+
 DAYS = (7, 30, 90)
 _MONTH = re.compile(r"(\d{4})-(\d{2})")
 
@@ -37,7 +39,3 @@ def asked_range(name: str, today: date) -> Range:
 def month_of(day: date) -> Range:
     first = day.replace(day=1)
     return Range(f"{first:%Y-%m}", first, next_month(first) - timedelta(days=1))
-
-
-def next_month(first: date) -> date:
-    return (first + timedelta(days=31)).replace(day=1)

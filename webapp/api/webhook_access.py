@@ -11,6 +11,7 @@ from webapp.accounts.access import AdminsOnly
 from webapp.accounts.models import Membership
 from webapp.api.models import Webhook, WebhookDelivery
 from webapp.core.errors import NotFound
+from webapp.core.ids import as_uuid
 
 
 def list_webhooks(membership: Membership) -> QuerySet[Webhook]:
@@ -22,7 +23,7 @@ def list_webhooks(membership: Membership) -> QuerySet[Webhook]:
 
 def get_webhook(membership: Membership, webhook_id: uuid.UUID | str) -> Webhook:
     """Raises AdminsOnly, NotFound."""
-    key = _as_uuid(webhook_id)
+    key = as_uuid(webhook_id)
     webhook = list_webhooks(membership).filter(pk=key).first() if key else None
     if webhook is None:
         raise NotFound(_("That webhook"))
@@ -36,17 +37,8 @@ def list_deliveries(webhook: Webhook) -> QuerySet[WebhookDelivery]:
 
 def get_delivery(webhook: Webhook, delivery_id: uuid.UUID | str) -> WebhookDelivery:
     """Raises NotFound."""
-    key = _as_uuid(delivery_id)
+    key = as_uuid(delivery_id)
     delivery = list_deliveries(webhook).filter(pk=key).first() if key else None
     if delivery is None:
         raise NotFound(_("That delivery"))
     return delivery
-
-
-def _as_uuid(value: uuid.UUID | str) -> uuid.UUID | None:
-    if isinstance(value, uuid.UUID):
-        return value
-    try:
-        return uuid.UUID(value)
-    except ValueError:
-        return None

@@ -221,3 +221,8 @@ def prune(now: datetime | None = None) -> None:
     """Secrets that no longer sign."""
     now = now or timezone.now()
     Webhook.objects.filter(previous_until__lte=now).update(previous_secret="", previous_until=None)
+
+
+def delete_deliveries(*, ids: list[UUID]) -> None:
+    """What was sent, and what came of it."""
+    WebhookDelivery.objects.filter(pk__in=ids).delete()

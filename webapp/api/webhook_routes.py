@@ -235,7 +235,7 @@ def test_webhook_endpoint(request: HttpRequest, webhook_endpoint_id: str, body: 
     summary="List deliveries",
 )
 def list_webhook_deliveries(request: HttpRequest, webhook_endpoint_id: str, page: Query[Page]) -> Any:
-    """What was sent to it in the last 30 days and what is on its way, newest first."""
+    """What was sent to it, for as long as this site keeps that, and what is on its way, newest first."""
     webhook = _found(request, webhook_endpoint_id)
     found = webhook_access.list_deliveries(webhook)
     last = place_of(page.after, lambda id_: webhook_access.get_delivery(webhook, id_))

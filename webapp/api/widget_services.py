@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from django.db import transaction
 from django.http import HttpRequest
@@ -34,8 +35,10 @@ from webapp.core.locks import lock_until_commit
 MAX_WIDGETS, MAX_ORIGINS = 50, 20
 MAX_CHARACTERS = 4_000  # of a visitor's message
 _MAX_TURNS = 100  # of a conversation: then a new one is begun
-_PARAMS = SamplingParams(max_tokens=512)
+_MAX_TOKENS = 512  # of an answer
+_PARAMS = SamplingParams(max_tokens=_MAX_TOKENS)
 _KEPT = timedelta(days=30)
+_FORGET_AT_ONCE = 500  # conversations
 _COLOUR = re.compile(r"#[0-9a-f]{6}", re.IGNORECASE)
 _HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d{1,5})?|\[[0-9a-f:]+\](:\d{1,5})?")
 
@@ -101,7 +104,7 @@ def delete_widget(*, user: User, widget: Widget, request: HttpRequest | None = N
     """With all that visitors said in it."""
     with transaction.atomic():
         require_admin(user, widget.workspace_id)
-        _forget(WidgetSession.objects.filter(widget=widget).values_list("pk", flat=True))
+        _forget(list(WidgetSession.objects.filter(widget=widget).values_list("pk", flat=True)))
         _record("widget_deleted", widget, user, request)
         widget.delete()
 
@@ -191,24 +194,25 @@ def ask(*, session: WidgetSession, text: str) -> Asked:
     if len(turns) >= _MAX_TURNS:
         raise UserError("conversation_full", _("This conversation is long enough. Begin a new one."))
     _check_limits(session)
+    prompt = _conversation(widget, turns, text)
     generation = inference.start_generation(
         workspace=widget.workspace,
         model=_model_of(widget),
-        messages=_conversation(widget, turns, text),
+        messages=prompt,
         params=_PARAMS,
         purpose="widget",
-    )
-    limits.admit(
-        workspace_id=widget.workspace_id,
-        user_id=None,
-        api_key_id=None,
-        tokens=len(text) // 4 + (_PARAMS.max_tokens or 0),
-        slot=generation.pk,
     )
     message = WidgetMessage(session=session, position=len(turns), text=text)
     reply = WidgetMessage(session=session, position=len(turns) + 1, generation=generation)
     WidgetMessage.objects.bulk_create([message, reply])
     WidgetSession.objects.filter(pk=session.pk).update(seen_at=timezone.now())
+    limits.admit(
+        workspace_id=widget.workspace_id,
+        user_id=None,
+        api_key_id=None,
+        tokens=limits.estimate_tokens((turn["content"] for turn in prompt), _MAX_TOKENS),
+        slot=generation.pk,
+    )
     return Asked(message, reply, generation)
 
 
@@ -224,19 +228,16 @@ def stop(*, session: WidgetSession) -> None:
 
 def sweep() -> None:
     """Forgets conversations that nobody came back to for a month."""
-    with transaction.atomic():
-        _forget(
-            WidgetSession.objects.filter(seen_at__lt=timezone.now() - _KEPT).values_list("pk", flat=True)[
-                :500
-            ]
-        )
+    left = WidgetSession.objects.filter(seen_at__lt=timezone.now() - _KEPT).values_list("pk", flat=True)
+    while sessions := list(left[:_FORGET_AT_ONCE]):
+        with transaction.atomic():
+            _forget(sessions)
 
 
-def _forget(sessions: object) -> None:
-    chosen = list(sessions)  # type: ignore[call-overload]
-    of_them = WidgetMessage.objects.filter(session__in=chosen).exclude(generation=None)
+def _forget(sessions: list[UUID]) -> None:
+    of_them = WidgetMessage.objects.filter(session__in=sessions).exclude(generation=None)
     generations = [id_ for id_ in of_them.values_list("generation_id", flat=True) if id_ is not None]
-    WidgetSession.objects.filter(pk__in=chosen).delete()
+    WidgetSession.objects.filter(pk__in=sessions).delete()
     inference.delete_generations(ids=generations)
 
 

@@ -13,6 +13,7 @@ from inference.models import ServedModel
 from webapp.accounts.models import User, Workspace
 from webapp.chat.models import Conversation, Message
 from webapp.core.errors import NotFound
+from webapp.core.ids import as_uuid
 
 
 def _mine(user: User | AnonymousUser) -> QuerySet[Conversation]:
@@ -34,7 +35,7 @@ def get_conversation(
     With `workspace` only one of that workspace's: a key opens no other. `for_update` locks its row until the
     transaction ends (SQLite locks as a whole).
     """
-    key = _as_uuid(conversation_id)
+    key = as_uuid(conversation_id)
     rows = _mine(user).select_related("workspace")
     if workspace is not None:
         rows = rows.filter(workspace=workspace)
@@ -55,7 +56,7 @@ def get_chosen_model(conversation: Conversation) -> ServedModel | None:
 
 def get_message(conversation: Conversation, message_id: uuid.UUID | str) -> Message:
     """One of its messages, with its generation and model loaded. Raises NotFound."""
-    key = _as_uuid(message_id)
+    key = as_uuid(message_id)
     found = None
     if key:
         messages = conversation.messages.select_related("generation__model").defer("generation__messages")
@@ -68,7 +69,7 @@ def get_message(conversation: Conversation, message_id: uuid.UUID | str) -> Mess
 
 def get_reply(user: User | AnonymousUser, message_id: uuid.UUID | str) -> Message:
     """An answer in one of the person's conversations, with both and its generation loaded. Raises NotFound."""
-    key = _as_uuid(message_id)
+    key = as_uuid(message_id)
     found = None
     if key:
         replies = Message.objects.select_related("generation", "conversation__workspace")
@@ -126,12 +127,3 @@ def list_messages(
     if before_position is not None:
         messages = messages.filter(position__lt=before_position)
     return list(messages.order_by("-position")[:limit])[::-1]
-
-
-def _as_uuid(value: uuid.UUID | str) -> uuid.UUID | None:
-    if isinstance(value, uuid.UUID):
-        return value
-    try:
-        return uuid.UUID(str(value))
-    except ValueError:
-        return None

@@ -5,7 +5,6 @@ A finished reply's Markdown never changes, so it is rendered once and kept in th
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from django.core.cache import cache
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString, mark_safe
-from redis.exceptions import RedisError
 
 from inference.models import Generation
 from webapp.chat.endings import ending
@@ -59,22 +57,17 @@ def render_list_item(conversation: Conversation) -> str:
 def render_blocks(text: str) -> list[SafeString]:
     """A finished answer, block by block."""
     key = _key(text)
-    blocks: list[str] | None = None
-    # The cache saves time and nothing else: a page opens without it, only later.
-    with contextlib.suppress(RedisError):
-        blocks = cache.get(key)
+    blocks: list[str] | None = cache.get(key)
     if blocks is None:
         finished, rest = split(text)
         blocks = [html for html in map(render, [*finished, rest]) if html]
-        with contextlib.suppress(RedisError):
-            cache.set(key, blocks, _CACHE_SECONDS)
+        cache.set(key, blocks, _CACHE_SECONDS)
     return _safe(blocks)
 
 
 def forget_rendered(texts: Iterable[str]) -> None:
     """What was deleted is not kept here either; whoever else has the same words has them rendered again."""
-    with contextlib.suppress(RedisError):
-        cache.delete_many([_key(text) for text in texts])
+    cache.delete_many([_key(text) for text in texts])
 
 
 def _key(text: str) -> str:

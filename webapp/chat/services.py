@@ -136,6 +136,7 @@ def retry_reply(*, reply: Message, api_key: ApiKey | None = None) -> Message:
         reply.generation = _generation(conversation, model, said.turns, api_key)
         reply.save(update_fields=["generation"])
         inference.delete_generations(ids=[before.id])
+        transaction.on_commit(partial(forget_rendered, [before.text]))
         _admit(reply, said.turns)
     return reply
 

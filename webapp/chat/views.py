@@ -16,7 +16,7 @@ from django.views.decorators.http import require_GET
 
 from inference.access import models_for
 from webapp.accounts import access as accounts
-from webapp.accounts.models import User
+from webapp.accounts.requests import person
 from webapp.chat import access
 from webapp.chat.context import list_page
 from webapp.chat.models import Conversation, Message
@@ -26,11 +26,6 @@ from webapp.chat.serving import note_on, obstacle, trouble_with
 from webapp.core.errors import UserError
 
 PAGE_SIZE = 50
-
-
-def person(request: HttpRequest) -> User:
-    assert isinstance(request.user, User)
-    return request.user
 
 
 @require_GET
@@ -49,8 +44,9 @@ def home(request: HttpRequest) -> HttpResponse:
         (_("Code"), _("Write a Python function that reverses a string.")),
     ]
     models = picker(list(models_for(workspace)), request.GET.get("model", ""))
-    context = {"conversation": None, "examples": examples, "picker": models, "obstacle": obstacle()}
-    said = {"trouble": trouble_with(models.chosen), "note": note_on(models.chosen)}
+    chosen = models.chosen
+    context = {"conversation": None, "examples": examples, "picker": models}
+    said = {"trouble": trouble_with(chosen), "note": note_on(chosen), "obstacle": obstacle(chosen)}
     return render(request, "chat/page.html", context | said)
 
 
@@ -60,7 +56,7 @@ def home(request: HttpRequest) -> HttpResponse:
 def conversation(request: HttpRequest, conversation_id: UUID) -> HttpResponse:
     found = access.get_conversation(person(request), conversation_id)
     model = access.get_chosen_model(found)
-    context = {"conversation": found, "model": model, "obstacle": obstacle(), **_messages(found, None)}
+    context = {"conversation": found, "model": model, "obstacle": obstacle(model), **_messages(found, None)}
     trouble = trouble_with(model)
     said = {"trouble": trouble, "note": "" if trouble else note_on(model)}
     return render(request, "chat/page.html", context | said)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.cache.backends.redis import RedisCache
 from redis.exceptions import RedisError
+
+logger = logging.getLogger(__name__)
+_SAY_EVERY_SECONDS = 60.0
+_said_at = float("-inf")
 
 
 class JsonSerializer:
@@ -32,10 +38,19 @@ def _or_in_memory(name: str) -> Callable[..., Any]:
     def method(self: SteadyRedisCache, *args: Any, **kwargs: Any) -> Any:
         try:
             return redis_method(self, *args, **kwargs)
-        except RedisError:
+        except RedisError as error:
+            _say(error)
             return getattr(self.in_memory, name)(*args, **kwargs)
 
     return method
+
+
+def _say(error: RedisError) -> None:
+    """Once in a while: every page asks, and whoever runs the site should know that limits are not what they were."""
+    global _said_at
+    if monotonic() - _said_at >= _SAY_EVERY_SECONDS:
+        _said_at = monotonic()
+        logger.warning("cache and log-in limits are each process's own while the broker is away: %s", error)
 
 
 class SteadyRedisCache(RedisCache):

@@ -64,10 +64,6 @@ class Verdict(msgspec.Struct, frozen=True):
     requests: Remaining | None  # of the meter that is nearest to its end
     tokens: Remaining | None
 
-    @property
-    def is_counted(self) -> bool:
-        return not self.refusals and not self.unknown
-
 
 class Use(msgspec.Struct, frozen=True):
     """What a meter holds now."""

@@ -55,7 +55,6 @@ class Snapshot(msgspec.Struct, array_like=True):
     host: str
     pid: int
     started_at: float
-    taken_at: float
     families: list[Family]
 
     def samples(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
@@ -113,9 +112,7 @@ class Reporter:
             samples = [(s.name, s.labels, s.value) for s in metric.samples[:left]]
             left -= len(samples)
             families.append(Family(metric.name, metric.type, metric.documentation, samples))
-        return Snapshot(
-            self.process, self.kind, self._host, self._pid, self._started_at, time.time(), families
-        )
+        return Snapshot(self.process, self.kind, self._host, self._pid, self._started_at, families)
 
     def publish(self) -> None:
         """Raises redis.RedisError."""

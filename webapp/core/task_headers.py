@@ -1,4 +1,5 @@
-"""What every task says besides its arguments: when it was sent, and for which request. Knows no task of ours.
+"""What tasks say besides their arguments: all of them when they were sent, and those that Celery sends for which
+request. (The others' rows name it.) Knows no task of ours.
 
 So a queue's age can be told, and what a worker logs of a task names the request that asked for it.
 """

@@ -22,6 +22,7 @@ from training.models import Dataset, Job
 from webapp.accounts import services as accounts
 from webapp.accounts.models import AuditEvent, Invitation
 from webapp.api import services as api
+from webapp.api import webhook_delivery
 from webapp.api.models import Completion, WebhookDelivery
 from webapp.chat import services as chat
 from webapp.chat.models import Conversation
@@ -130,7 +131,7 @@ RULES = (
         "RETENTION_WEBHOOKS_DAYS",
         "webhook deliveries",
         _old_deliveries,
-        lambda ids, before: api.delete_deliveries(ids=ids),
+        lambda ids, before: webhook_delivery.delete_deliveries(ids=ids),
     ),
     Rule(
         "RETENTION_USAGE_DAYS",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from inference import model_services, services
+from inference import model_services, services, worker_services
 from inference.access import classifiers_for, get_model, models_for
 from inference.engine.engine import TorchEngine
 from inference.engine.loader import load_engine
@@ -118,6 +118,18 @@ def test_what_was_judged_for_a_page_that_died_is_forgotten(add: Add, workspace: 
     Generation.objects.filter(pk=new.pk).update(state="complete", finished_at=timezone.now())
     sweep()
     assert set(Generation.objects.all()) == set(started) - {old}
+
+
+def test_all_that_was_judged_for_pages_that_died_is_forgotten_however_much_it_is(
+    add: Add, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_services, "_FORGET_AT_ONCE", 2)
+    model = add()
+    for _ in range(5):
+        services.start_classification(workspace=workspace, model=model, text="Hello")
+    Generation.objects.update(state="complete", finished_at=timezone.now() - timedelta(minutes=16))
+    sweep()
+    assert not Generation.objects.exists()
 
 
 def test_who_judges_is_not_talked_to_and_who_talks_does_not_judge(

@@ -166,6 +166,24 @@ def test_without_a_worker_it_says_so_and_asks_nobody(client: Client, trained: Ca
 
 
 @pytest.mark.usefixtures("silent_worker")
+@pytest.mark.parametrize(
+    ("state", "why"), [("loading", "Nothing is here to answer right now."), (None, "No worker of this site serves")]
+)  # fmt: skip
+def test_where_nobody_who_serves_the_model_is_ready_it_says_so_and_asks_nobody(
+    state: str | None, why: str, client: Client, trained: Callable[..., Job]
+) -> None:
+    job = trained()
+    assert job.model is not None
+    Worker.objects.update(serves=[job.model.whole_id + 1])
+    if state is not None:
+        Worker.objects.create(
+            hostname="here", pid=2, state=state, lease_expires_at=timezone.now() + timedelta(minutes=1)
+        )
+    assert why in client.post(f"/fine-tunes/{job.pk}/try/", {"text": "Hello"}).content.decode()
+    assert not Generation.objects.exists()
+
+
+@pytest.mark.usefixtures("silent_worker")
 def test_a_page_waits_no_longer_than_it_may(
     client: Client, trained: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:

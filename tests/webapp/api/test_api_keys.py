@@ -101,8 +101,9 @@ def test_another_workspaces_keys_do_not_exist(
     for answer in (
         charlies.get(f"{KEYS}/{key.pk}"),
         charlies.delete(f"{KEYS}/{key.pk}"),
-        charlies.get(f"{KEYS}?after={key.pk}"),
     ):
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    no_place = charlies.get(f"{KEYS}?after={key.pk}")
+    assert (no_place.status_code, no_place.json()["error"]["param"]) == (400, "after")
     assert [found["owner"]["name"] for found in charlies.get(KEYS).json()["data"]] == ["Charlie"]
     assert alices.get(KEYS).status_code == 200

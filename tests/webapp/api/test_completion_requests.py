@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.test import Client
@@ -270,6 +271,42 @@ def test_stored_ones_are_listed_in_pages_and_found_by_their_metadata(
     assert alices.get("/v1/chat/completions?model=other").json()["data"] == []
 
 
+# Digits are no place in a list, and quotes end no path.
+KEYS = ["123", "0", "-1", 'a"b', "a\\b", "a\\", "a.b", "$", "ключ", "\n", "]", "%s", "k" * 64]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_what_was_stored_with_metadata_is_found_by_it_whatever_its_key_is_called(
+    alices: Client, workspace: Workspace, model: ServedModel, key: str
+) -> None:
+    made = completion(workspace, model, metadata={key: "x"})
+    completion(workspace, model, metadata={f"{key[:60]}{key[:3]}": "x", "other": "x"})
+    completion(workspace, model, metadata={key: "y"})
+    found = alices.get("/v1/chat/completions", {f"metadata[{key}]": "x"}).json()["data"]
+    assert [one["id"] for one in found] == [f"chatcmpl-{made.pk.hex}"]
+
+
+def test_stored_ones_are_listed_by_no_metadata_that_is_none_and_from_no_place_that_is_none(
+    alices: Client, workspace: Workspace, model: ServedModel
+) -> None:
+    made, lists = f"chatcmpl-{completion(workspace, model).pk.hex}", "/v1/chat/completions"
+    assert [one["id"] for one in alices.get(f"{lists}?metadata=null").json()["data"]] == [made]
+    for query, param in (
+        ("metadata=x", "metadata"),
+        ("metadata[]=x", "metadata"),
+        ("metadata[a=x", "metadata"),
+        (f"after={made[:-1]}g", "after"),
+        (f"after=chatcmpl-{uuid4().hex}", "after"),
+        ("after=", "after"),
+    ):
+        refused = alices.get(f"{lists}?{query}")
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["param"]) == (400, "invalid_value", param), query
+    error = alices.get(f"{lists}/{made}/messages?after=nonsense").json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "after")
+    assert "nonsense" in error["message"]
+
+
 def test_metadata_is_replaced_and_a_deleted_one_is_gone_with_what_it_said(
     alices: Client, workspace: Workspace, model: ServedModel
 ) -> None:
@@ -281,8 +318,8 @@ def test_metadata_is_replaced_and_a_deleted_one_is_gone_with_what_it_said(
     assert not Generation.objects.exists()
 
 
-def test_what_was_not_to_be_stored_is_forgotten_a_quarter_of_an_hour_after_its_end(
-    workspace: Workspace, model: ServedModel
+def test_what_was_not_to_be_stored_is_forgotten_a_quarter_of_an_hour_after_its_end_as_its_log_is(
+    workspace: Workspace, model: ServedModel, settings: Any
 ) -> None:
     from webapp.api.tasks import forget
 
@@ -295,6 +332,9 @@ def test_what_was_not_to_be_stored_is_forgotten_a_quarter_of_an_hour_after_its_e
     left = {stored.pk, fresh.pk, slow.pk}
     assert set(Completion.objects.values_list("pk", flat=True)) == left
     assert set(Generation.objects.values_list("call_id", flat=True)) == left
+    settings.INFERENCE_LOG_TTL_SECONDS = 540
+    forget()
+    assert set(Completion.objects.values_list("pk", flat=True)) == {stored.pk, slow.pk}
 
 
 def test_with_a_person_goes_all_that_their_programs_asked(

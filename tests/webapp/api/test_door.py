@@ -107,7 +107,7 @@ def test_a_page_that_sends_a_form_to_a_route_of_json_is_told_so(alice_on_a_page:
         ("/v1/models/" + "x" * 3000, "414 address_too_long"),
         ("/v1/models/a%00b", "400 invalid_address"),
         ("/v1/api_keys?after=%00", "400 invalid_address"),
-        ("/v1/api_keys?after=nonsense", "404 not_found"),
+        ("/v1/api_keys?after=nonsense", "400 invalid_value"),
         ("/v1/api_keys?limit=0", "400 invalid_value"),
         ("/v1/api_keys?limit=" + "9" * 5000, "400 invalid_value"),
         ("/v1/api_keys?limit=%F0%9F", "400 invalid_value"),

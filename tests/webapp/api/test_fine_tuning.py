@@ -494,7 +494,7 @@ def test_jobs_are_listed_newest_first_in_pages_and_by_metadata(alices: Client, a
     file = uploaded(alices)
     made = [
         ask(training_file=file, metadata=metadata).json()["id"]
-        for metadata in ({"team": "a", "k__v": "1"}, {"team": "b"}, {}, {"team": ""})
+        for metadata in ({"team": "a", "k__v": "1"}, {"team": "b", "7": "c"}, {}, {"team": ""})
     ][::-1]
 
     def ids(query: str = "") -> tuple[list[str], bool]:
@@ -507,6 +507,7 @@ def test_jobs_are_listed_newest_first_in_pages_and_by_metadata(alices: Client, a
     assert ids("metadata[team]=a") == ([made[3]], False)
     assert ids("metadata[k__v]=1&metadata[team]=a") == ([made[3]], False)
     assert ids("metadata[team]=") == ([made[0]], False)
+    assert ids("metadata[7]=c") == ([made[2]], False)
     assert ids("metadata=null") == ([made[1]], False)
     assert refused(alices.get(f"{JOBS}?after=ftjob-0")) == (400, "invalid_value", "after")
     assert refused(alices.get(f"{JOBS}?metadata=x")) == (400, "invalid_value", "metadata")

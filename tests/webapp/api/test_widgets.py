@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from inference.models import Generation, ServedModel
 from webapp.accounts.models import User, Workspace
 from webapp.api import widget_services as services
 from webapp.api.models import Widget, WidgetMessage, WidgetSession
+from webapp.api.tasks import sweep_widgets
+from webapp.core.cache import SteadyRedisCache
 
 LOOK = services.Look(
     name="Help", origins=("https://shop.example",), model=None, instructions="Be kind.", greeting="Hello!",
@@ -156,6 +160,17 @@ def test_one_address_begins_only_so_many_conversations(widget: Widget) -> None:
     assert [answer.status_code for answer in answers[-2:]] == [201, 429]
 
 
+@pytest.mark.usefixtures("broker")
+def test_a_conversation_begins_also_where_the_broker_comes_back_at_that_moment(
+    widget: Widget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: SteadyRedisCache, *args: Any) -> Any:
+        return self.in_memory.add(*args)
+
+    monkeypatch.setattr(SteadyRedisCache, "add", away)
+    assert Client().post(reverse("widget_sessions", args=[widget.pk])).status_code == 201
+
+
 def test_a_token_opens_its_own_conversation_and_nothing_else(
     widget: Widget, alice: User, workspace: Workspace
 ) -> None:
@@ -201,6 +216,23 @@ def test_deleting_a_widget_deletes_what_was_said(widget: Widget, alice: User) ->
     services.delete_widget(user=alice, widget=widget)
     assert not WidgetSession.objects.exists()
     assert not Generation.objects.exists()
+
+
+def test_all_conversations_that_nobody_came_back_to_for_a_month_are_forgotten(
+    widget: Widget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "_FORGET_AT_ONCE", 2)
+    clients = [visitor(widget) for _n in range(5)]
+    say(clients[0], widget, "Hello")
+    WidgetSession.objects.update(seen_at=timezone.now() - timedelta(days=31))
+    kept = visitor(widget)
+    say(kept, widget, "Hello again")
+    sweep_widgets()
+    assert [client.get(reverse("widget_messages", args=[widget.pk])).status_code for client in clients] == [
+        401
+    ] * 5
+    assert len(kept.get(reverse("widget_messages", args=[widget.pk])).json()["messages"]) == 2
+    assert Generation.objects.count() == 1
 
 
 def test_the_script_may_be_loaded_by_any_site(client: Client, db: None, alice: User) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from django.utils import timezone
 
 from inference.access import get_model, models_for
 from inference.follow import StepReader
-from inference.models import Generation, ServedModel
+from inference.models import Generation, ServedModel, Worker
 from inference.services import finish_generation
 from tests.webapp.websocket import Websocket
 from webapp.accounts.models import User, Workspace
@@ -22,7 +23,7 @@ from webapp.asgi import application
 from webapp.chat import services
 from webapp.chat.live import LiveHub
 from webapp.chat.models import Conversation, Message
-from webapp.core.errors import NotFound
+from webapp.core.errors import NotFound, UserError
 
 pytestmark = pytest.mark.django_db(transaction=True)
 FACTS = {"architecture": "llama", "context_length": 2048, "parameters": 1, "size_bytes": 1}
@@ -133,6 +134,47 @@ def test_where_workers_have_one_engine_a_whole_model_of_a_workspace_is_listed_as
     assert "is not being served" not in page
     assert "“own” is not being served" in hers.get(f"/?model={own.pk}").content.decode()
     assert ">other<" not in page
+
+
+def test_a_page_says_of_a_model_that_no_worker_serves_that_messages_to_it_are_refused(
+    hers: Client, default: ServedModel, tuned: Any, workspace: Workspace, alice: User, broker: object
+) -> None:
+    other = ServedModel.objects.create(name="other", path="other", digest="0", **FACTS)
+    adapter = tuned(workspace, base=other)
+    begun = [send(alice, workspace, model=str(chosen.pk)) for chosen in (default, adapter, other)]
+    removed = send(alice, workspace, model=str(tuned(workspace, "gone").pk)).conversation
+    ServedModel.objects.filter(pk=removed.model_id).update(removed_at=timezone.now())
+    worker = Worker.objects.create(
+        hostname="h", pid=1, state="ready", serves=[other.pk], lease_expires_at=timezone.now() + timedelta(minutes=1)
+    )  # fmt: skip
+    pages = ["/", f"/?model={adapter.pk}", *(f"/c/{sent.conversation.pk}/" for sent in begun)]
+
+    def said(address: str) -> list[str]:
+        page = hers.get(address).content.decode()
+        found = re.findall(r'<p class="composer-note obstacle" id="(\w+)" role="status">([^<]+)', page)
+        return [f"{id}: {sentence}" for id, sentence in found]
+
+    with pytest.raises(UserError) as refused:
+        send(alice, workspace)
+    assert (refused.value.code, "demo" in refused.value.message) == ("model_not_served", True)
+    no_default = [f"trouble: {refused.value.message}"]
+    assert [said(page) for page in pages] == [no_default, [], no_default, [], []]
+    [gone] = said(f"/c/{removed.pk}/")
+    assert gone.startswith("trouble: “gone” has been removed.")
+    assert gone.endswith(refused.value.message)
+    # Another one comes that will, or both go, and are waited for.
+    Worker.objects.create(
+        hostname="h", pid=2, state="loading", serves=[default.pk],
+        lease_expires_at=timezone.now() + timedelta(minutes=1),
+    )  # fmt: skip
+    assert [said(page)[:1] for page in pages[1:]] == [[], said("/"), [], []]
+    assert said("/")[0].startswith("obstacle: The model is being loaded.")
+    Worker.objects.exclude(pk=worker.pk).update(state="ready")
+    assert [said(page) for page in pages] == [[]] * 5
+    Worker.objects.all().delete()
+    assert [said(page)[0].partition(".")[0] for page in pages] == [
+        "obstacle: Nothing is here to answer right now"
+    ] * 5
 
 
 def test_a_model_that_only_goes_on_with_a_text_says_so_where_it_is_chosen_and_in_its_chats(

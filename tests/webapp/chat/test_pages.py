@@ -11,13 +11,13 @@ import pytest
 from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
-from redis.exceptions import ConnectionError as BrokerAway
 
 from inference.models import Generation, ServedModel, Worker
 from webapp.accounts.models import User, Workspace
 from webapp.chat.days import group_by_day
 from webapp.chat.models import Conversation, Message
 from webapp.chat.rendering import render_list_item, render_message
+from webapp.core import cache as steady
 
 State = Generation.State
 
@@ -363,18 +363,21 @@ def test_a_finished_answer_is_rendered_once(
     assert "<strong>once</strong>" in shown(hers.get(f"/c/{conversation.id}/"))
 
 
-def test_a_page_opens_when_the_cache_is_away(
-    hers: Client, conversation: Conversation, model: ServedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Away:
-        def get(self, *_: object) -> None:
-            raise BrokerAway("gone")
-
-        set = get
-
+def test_a_page_opens_when_the_cache_is_away_and_the_log_says_so_once_a_minute(
+    hers: Client, conversation: Conversation, model: ServedModel, settings: Any, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    nobody_listens = "redis://127.0.0.1:1"
+    settings.CACHES = {
+        "default": {"BACKEND": "webapp.core.cache.SteadyRedisCache", "LOCATION": nobody_listens}
+    }
+    said = "log-in limits are each process's own while the broker is away"
+    monkeypatch.setattr(steady, "_said_at", float("-inf"))
     say(conversation, model, "hi", "**still here**")
-    monkeypatch.setattr("webapp.chat.rendering.cache", Away())
-    assert "<strong>still here</strong>" in shown(hers.get(f"/c/{conversation.id}/"))
+    for count, now in ((1, 1000.0), (1, 1059.0), (2, 1060.0)):
+        monkeypatch.setattr(steady, "monotonic", lambda now=now: now)
+        assert "<strong>still here</strong>" in shown(hers.get(f"/c/{conversation.id}/"))
+        assert caplog.text.count(said) == count
 
 
 # --- What the browser remembers ----------------------------------------------------------------------------

@@ -143,8 +143,9 @@ def test_a_deleted_conversation_leaves_nothing_in_the_log_and_its_worker_is_refu
     assert not Generation.objects.exists()
 
 
-def test_a_deleted_conversation_leaves_nothing_in_the_cache(
-    alice: User, workspace: Workspace, broker: Valkey
+@pytest.mark.parametrize("act", ["delete", "retry"])
+def test_what_was_deleted_or_said_anew_leaves_nothing_in_the_cache(
+    act: str, alice: User, workspace: Workspace, broker: Valkey
 ) -> None:
     sent = send(alice, workspace)
     Generation.objects.update(state="complete", text="a **secret** of mine")
@@ -157,7 +158,7 @@ def test_a_deleted_conversation_leaves_nothing_in_the_cache(
             return repr([client.get(key) for key in client.keys("fw:cache*")])
 
     assert "secret" in cached()
-    services.delete_conversation(conversation=sent.conversation)
+    ACTS[act](*as_seen_by_another_tab(sent))
     assert "secret" not in cached()
 
 

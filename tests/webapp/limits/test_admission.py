@@ -11,7 +11,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.test import RequestFactory
+from django.test import Client, RequestFactory
+from django.urls import reverse
 from django.utils import timezone
 
 from inference import services as inference
@@ -22,6 +23,8 @@ from tests.webapp.limits.conftest import limit
 from webapp.accounts import limits
 from webapp.accounts.api_keys import create_key
 from webapp.accounts.models import User, Workspace
+from webapp.api import widget_services
+from webapp.api.models import WidgetMessage
 from webapp.chat.models import Message
 from webapp.chat.services import delete_conversation, retry_reply, send_message, stop_reply
 from webapp.core.errors import UserError
@@ -303,6 +306,40 @@ def test_a_call_is_one_stream_until_its_last_choice_has_ended(
     ends(Message(generation=choices[1]))
     headers = limits.admit(**ask, tokens=100, slot=uuid.uuid4())
     assert headers["x-ratelimit-remaining-tokens"] == str(1000 - 10 - 5 - 5 - 100)
+
+
+def test_what_a_visitor_asks_counts_with_all_that_the_model_reads_for_it_and_only_once_it_is_written(
+    workspace: Workspace, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(workspace, tokens_per_minute=100_000, requests_per_minute=10)
+    look = widget_services.Look(
+        name="Help", origins=("https://shop.example",), model=None, instructions="请用中文回答。" * 20, greeting="",
+        theme="auto", accent="", messages_per_hour=9, messages_per_day=9, is_active=True,
+    )  # fmt: skip
+    widget = widget_services.create_widget(user=alice, workspace=workspace, look=look)
+    visitor = Client(raise_request_exception=False)
+    token = visitor.post(reverse("widget_sessions", args=[widget.pk])).json()["token"]
+    visitor.defaults["HTTP_AUTHORIZATION"] = f"Visitor {token}"
+
+    def used(text: str) -> limits.Current:
+        address = reverse("widget_messages", args=[widget.pk])
+        visitor.post(address, json.dumps({"text": text}), "application/json")
+        return limits.current_use(workspace.pk, [None])[None]
+
+    question, answer = "什么是潮汐？" * 30, "月球的引力。" * 40
+    parts = [len(part.encode()) // 4 + 1 for part in (look.instructions, question, answer)]
+    first = used(question)
+    assert first == limits.Current(1, parts[0] + parts[1] + 512)
+    Generation.objects.update(state="complete", text=answer)
+    both = used(question)
+    assert both == limits.Current(2, first.tokens + parts[0] + 2 * parts[1] + parts[2] + 512)
+    Generation.objects.update(state="complete", text=answer)
+
+    def fails(*_rows: object) -> None:
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr(WidgetMessage.objects, "bulk_create", fails)
+    assert used(question) == both
 
 
 def test_what_did_not_happen_can_be_taken_back(workspace: Workspace, bob: User) -> None:

@@ -33,7 +33,7 @@ def store(broker: Valkey, name: str, value: bytes) -> None:
 
 
 def other(*families: Family, name: str = "inference@gpu1-7") -> tuple[str, bytes]:
-    return name, snapshots._encode(Snapshot(name, "inference", "gpu1", 7, 1.0, 2.0, list(families)))
+    return name, snapshots._encode(Snapshot(name, "inference", "gpu1", 7, 1.0, list(families)))
 
 
 def scrape(client: Client) -> dict[str, dict[str, float]]:
@@ -134,7 +134,7 @@ def test_values_are_summed_by_the_labels_that_are_asked_for() -> None:
     family.add_metric(["prompt"], 2)
     family.add_metric(["completion"], 3)
     samples = [(s.name, s.labels, s.value) for s in family.samples]
-    made = Snapshot("p", "web", "h", 1, 0, 0, [Family("flywheel_tokens", "counter", "", samples)])
+    made = Snapshot("p", "web", "h", 1, 0, [Family("flywheel_tokens", "counter", "", samples)])
     assert made.value("flywheel_tokens_total") == 5
     assert made.value("flywheel_tokens_total", kind="prompt") == 2
     assert made.value("flywheel_none") == 0
