@@ -25,9 +25,11 @@ def main() -> None:
     from django.db import DatabaseError
 
     from webapp.env import SettingsError
+    from webapp.ops import reader
 
     try:
-        execute_from_command_line(sys.argv)
+        with reader.who_may_leave():
+            execute_from_command_line(sys.argv)
     except SettingsError as error:
         sys.exit(f"flywheel: {error}")
     except DatabaseError:

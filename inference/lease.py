@@ -90,12 +90,10 @@ class Lease:
         if worker_services.renew_lease(worker=worker):
             return
         logger.error("nobody has heard of this worker for long: it starts a new lease")
-        fresh = worker_services.register_worker(
-            hostname=worker.hostname, pid=worker.pid, serves=worker.serves
-        )
+        fresh = self._registered(worker.serves)
         fresh.state, fresh.model, fresh.error = worker.state, worker.model, worker.error
-        worker_services.renew_lease(worker=fresh)
         self.worker = fresh
+        worker_services.renew_lease(worker=fresh)
 
     def claimed(self) -> list[Generation]:
         """What runs under this lease, as the database has it; of each only what a keeper looks at."""

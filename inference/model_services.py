@@ -37,10 +37,7 @@ _TRAINED_NAME = re.compile(r"[^\s\x00-\x1f\x7f/](?:[^\x00-\x1f\x7f/]{0,198}[^\s\
 
 def pull_model(*, name: str, progress: Progress, verify: bool = False) -> ServedModel:
     """Fetches a model of the catalog, or of the hub by its id, and registers it. Raises UserError."""
-    model = catalog.find(name)
-    if model is None and catalog.is_hub_id(name):
-        short = name.split("/")[1].lower()
-        model = catalog.CatalogModel(short, name, catalog.HubSource(name), "", 1, 0, 0)
+    model = catalog.find(name) or _of_the_hub(name)
     if model is None:
         raise UserError(
             "unknown_model",
@@ -52,6 +49,23 @@ def pull_model(*, name: str, progress: Progress, verify: bool = False) -> Served
         return register_model(name=model.name, path=folder)
     except InstallError as error:
         raise UserError("model_not_installed", str(error)) from error
+
+
+def _of_the_hub(repository: str) -> catalog.CatalogModel | None:
+    """None where it is no name of the hub's. Raises UserError where its short name is another's in the catalog."""
+    if not catalog.is_hub_id(repository):
+        return None
+    short = repository.split("/")[1].lower()
+    known = catalog.find(short)
+    if known is None:
+        return catalog.CatalogModel(short, repository, catalog.HubSource(repository), "", 1, 0, 0)
+    if str(known.source).lower() != str(catalog.HubSource(repository)).lower():
+        raise UserError(
+            "model_not_installed",
+            f"{short} is {known.source} in the catalog: fetch {repository} elsewhere and add it with `models add PATH "
+            "--name NAME`.",
+        )
+    return known
 
 
 def register_model(*, name: str, path: Path) -> ServedModel:

@@ -353,17 +353,23 @@ def _request_stop(generation_id: UUID) -> None:
 
 def end_unclaimed(*, generation: Generation, state: str, **fields: Any) -> bool:
     """queued → `state`, keeping what an earlier attempt wrote to the log; appends the log's last event on commit."""
-    said = _said_so_far(generation.id)
     # A new attempt number, so that a worker thought dead cannot append behind the end.
+    return _end_as_logged(generation, expected=State.QUEUED, state=state, new_attempt=True, **fields)
+
+
+def end_unprepared(*, generation: Generation, state: str, **fields: Any) -> bool:
+    """The same of one that this attempt has claimed and logged nothing of: running → `state`."""
+    return _end_as_logged(generation, expected=State.RUNNING, state=state, **fields)
+
+
+def _end_as_logged(generation: Generation, **fields: Any) -> bool:
+    said = _said_so_far(generation.id)
     if not _end(
         generation,
-        expected=State.QUEUED,
-        state=state,
         text=text_of(said.events),
         prompt_tokens=said.prompt_tokens,
         completion_tokens=said.tokens,
         extras=Extras.logged(said.events).as_row(),
-        new_attempt=True,
         **fields,
     ):
         return False

@@ -209,7 +209,7 @@ class WorkerHost:
             services.release_generation(generation=generation)
         except Exception:
             logger.exception("generation %s cannot be run", generation.id)
-            services.finish_generation(
+            services.end_unprepared(
                 generation=generation, state="failed", error_code="engine_error", error_message=BROKE
             )
         else:

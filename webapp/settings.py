@@ -27,6 +27,8 @@ coherence.refuse_misspelt(os.environ, VARIABLES)
 # --- Where state lives -------------------------------------------------------------------------------------
 FLYWHEEL_HOME = env.path("FLYWHEEL_HOME", ROOT / "var")
 MODELS_DIR = FLYWHEEL_HOME / "models"
+_wheels = env.raw("FLYWHEEL_WHEEL_CACHE")
+WHEEL_CACHE = Path(_wheels) if _wheels else None
 # What other hosts need of it, too: Django's own two, and the shared one where there is one.
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},

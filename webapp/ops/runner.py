@@ -18,6 +18,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -25,13 +26,13 @@ from typing import Any, NoReturn
 from django.conf import settings
 from django.db import DatabaseError, OperationalError, connection
 
+from inference import catalog
 from webapp.core.tether import tether
 from webapp.ops import broker, health, processes, schema, start, start_checks, supervision
 from webapp.ops.doctor import broker as broker_check
 from webapp.ops.doctor import database, machine
 from webapp.ops.progress import Progress
 
-DEMO_MODEL = "smollm2-135m-instruct"
 # A database or broker of somebody else's may start at the same time as we do.
 PATIENCE_SECONDS = 60
 READY_PATIENCE_SECONDS = 180
@@ -129,8 +130,8 @@ class Runner:
 
     def _prepare(self) -> None:
         self.progress.line(f"Flywheel keeps its state in {self.home}")
-        with self.progress.step("Preparing the database"):
-            self._migrate()
+        with self.progress.step("Preparing the database") as now:
+            self._migrate(now)
         if settings.REDIS_GIVEN:
             with self.progress.step("Waiting for the broker at REDIS_URL"):
                 self._wait_for_broker("REDIS_URL names a broker that does not answer")
@@ -140,12 +141,12 @@ class Runner:
         for refusal in start_checks.refusals([check]):
             raise CannotRun(refusal)
 
-    def _migrate(self) -> None:
+    def _migrate(self, says: Callable[[str], None]) -> None:
         self._refuse(database.check)
         end = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                schema.migrate(self.home / "run" / "migrate.lock")
+                schema.migrate(self.home / "run" / "migrate.lock", says)
                 return
             except schema.SchemaIsNewer as error:
                 raise CannotRun(str(error)) from error
@@ -168,9 +169,9 @@ class Runner:
             connection.close()
             return
         connection.close()
-        with self.progress.step(f"Getting the model {DEMO_MODEL}"):
+        with self.progress.step(f"Getting the model {catalog.DEMO.name}"):
             child = subprocess.Popen(
-                [*tether(), sys.executable, "manage.py", "models", "pull", DEMO_MODEL],
+                [*tether(), sys.executable, "manage.py", "models", "pull", catalog.DEMO.name],
                 cwd=settings.ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -187,7 +188,7 @@ class Runner:
             if child.wait():
                 self.progress.line(
                     f"  The model could not be fetched: the site starts without one. Try again with "
-                    f"`python manage.py models pull {DEMO_MODEL}`."
+                    f"`python manage.py models pull {catalog.DEMO.name}`."
                 )
 
     # --- Up -------------------------------------------------------------------------------------------------

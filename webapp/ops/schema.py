@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -89,13 +89,15 @@ def refusal() -> str | None:
     return sentence(missing) if missing else None
 
 
-def migrate(lock_file: Path) -> list[str]:
-    """Applies what is pending, by one process at a time; returns what was applied. Raises SchemaIsNewer."""
-    with _private_files(), _lock(lock_file):
+def migrate(lock_file: Path, says: Callable[[str], None]) -> list[str]:
+    """Applies what is pending, by one process at a time; returns what was applied. `says` is told of what may take
+    long. Raises SchemaIsNewer."""
+    with _private_files(), _lock(lock_file, lambda: says("another process does it, and is waited for")):
         if "django_migrations" in connection.introspection.table_names() and (too_new := unknown()):
             raise SchemaIsNewer(newer_sentence(too_new))
         missing = pending()
         if missing:
+            says(f"applying {len(missing)} migrations")
             call_command("migrate", interactive=False, verbosity=0)
         return missing
 
@@ -111,10 +113,13 @@ def _private_files() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lock(lock_file: Path) -> Iterator[None]:
+def _lock(lock_file: Path, is_taken: Callable[[], None]) -> Iterator[None]:
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_lock(%s)", [_ADVISORY_LOCK])
+            cursor.execute("SELECT pg_try_advisory_lock(%s)", [_ADVISORY_LOCK])
+            if not cursor.fetchone()[0]:
+                is_taken()
+                cursor.execute("SELECT pg_advisory_lock(%s)", [_ADVISORY_LOCK])
             try:
                 yield
             finally:
@@ -122,5 +127,9 @@ def _lock(lock_file: Path) -> Iterator[None]:
     else:
         lock_file.parent.mkdir(parents=True, exist_ok=True)
         with lock_file.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                is_taken()
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield

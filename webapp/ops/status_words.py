@@ -12,14 +12,12 @@ from django.utils.translation import gettext_lazy
 
 from training.job_words import spoken_time
 from training.sizes import spoken_size
-from webapp.ops import processes
-from webapp.ops.status import Disk, Status
+from webapp.ops import processes, room
+from webapp.ops.status import Status
 
 # So long somebody may wait for the first word, or a small task, before an operator should know.
 WAITED_SECONDS, TASK_WAITED_SECONDS = 60, 300
 BACKUP_AGE = timedelta(hours=26)
-LEAST_SHARE, LEAST_BYTES = 0.1, 2e9  # of a disk
-MOST_MEMORY = 0.8  # of what the broker may use
 
 KINDS = {
     "web": gettext_lazy("Web"),
@@ -65,9 +63,9 @@ def _findings(status: Status) -> Iterator[Finding]:
     yield from _of_what_waits(status)
     yield from _of_the_broker(status)
     for disk in status.disks:
-        if is_full(disk):
+        if room.is_short_of_disk(free=disk.free, size=disk.size):
             yield Finding(
-                disk.free < LEAST_BYTES / 10,
+                disk.free < room.LEAST_DISK,
                 _("%(free)s are free on %(host)s.") % {"free": spoken_size(disk.free), "host": disk.host},
                 _("Make room: the database and the broker stop when the disk is full."),
             )
@@ -131,16 +129,19 @@ def _of_workers(status: Status) -> Iterator[Finding]:
         )
     for model in status.models:
         if not model.is_served:
-            yield Finding(
-                model.is_default,
-                (
-                    _("No worker serves %(model)s, the default model.")
-                    if model.is_default
-                    else _("No worker serves %(model)s.")
-                )
-                % {"model": model.name},
-                _("Start one whose INFERENCE_MODELS names it, or is unset."),
-            )
+            yield of_unserved(model.name, model.is_default)
+
+
+def of_unserved(model: str, is_default: bool) -> Finding:
+    """Every worker was told not to serve it."""
+    said = (
+        _("No worker serves %(model)s, the default model.")
+        if is_default
+        else _("No worker serves %(model)s.")
+    )
+    return Finding(
+        is_default, said % {"model": model}, _("Start one whose INFERENCE_MODELS names it, or is unset.")
+    )
 
 
 def _of_what_waits(status: Status) -> Iterator[Finding]:
@@ -183,17 +184,13 @@ def _of_the_broker(status: Status) -> Iterator[Finding]:
             _("The broker keeps nothing on disk: replies being written begin again when it restarts."),
             _("Set appendonly yes, and see that its disk is not full."),
         )
-    if broker.limit and broker.memory > MOST_MEMORY * broker.limit:
+    if room.is_short_of_memory(used=broker.memory, limit=broker.limit):
         yield Finding(
             False,
             _("The broker uses %(used)s of the %(limit)s it may.")
             % {"used": spoken_size(broker.memory), "limit": spoken_size(broker.limit)},
             _("Raise its maxmemory."),
         )
-
-
-def is_full(disk: Disk) -> bool:
-    return disk.free < min(LEAST_SHARE * disk.size, 10 * LEAST_BYTES) or disk.free < LEAST_BYTES
 
 
 def backup_is_old(finished_at: datetime | None) -> bool:

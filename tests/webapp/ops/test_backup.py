@@ -353,6 +353,51 @@ def test_older_backups_go_once_the_new_one_is_verified(kept_site: Site, to: Path
 
 
 @pytest.mark.one_database
+def test_a_backup_that_is_made_is_not_called_failed_for_what_comes_after_it(
+    kept_site: Site, to: Path
+) -> None:
+    old, elsewhere = to / "flywheel-20260101T000000Z", to / "elsewhere"
+    elsewhere.mkdir()
+    write_manifest(elsewhere, Manifest("", "", "sqlite", {}, {}, [], True, False))
+    old.symlink_to(elsewhere)
+    said = refused(kept_site, "backup", "--to", str(to), "--keep", "1")
+    (folder,) = set(to.glob("flywheel-*")) - {old}
+    assert said == (
+        f"flywheel: {folder} is made and verified, but {old} could not be removed: Cannot call rmtree on a symbolic "
+        "link. Remove it by hand."
+    )
+    unwritable = kept_site.home / "run" / "last_backup.new"
+    unwritable.mkdir()
+    try:
+        said = refused(kept_site, "backup", "--to", str(to))
+    finally:
+        unwritable.rmdir()
+    (another,) = set(to.glob("flywheel-*")) - {old, folder}
+    assert said == (
+        f"flywheel: {another} is made and verified, but the site could not be told of it (Is a directory): see that "
+        f"{kept_site.home / 'run'} can be written."
+    )
+
+
+def test_a_restore_that_fails_leaves_nothing_in_the_way_of_the_next_one(
+    kept_site: Site, other_site: Site, to: Path
+) -> None:
+    folder = back_up(kept_site, to)
+    models = other_site.home / "models"
+    models.touch()  # the last of the folders
+    assert "cannot be written: Not a directory." in refused(other_site, "restore", str(folder))
+    models.unlink()
+    if connection.vendor == "sqlite":  # PostgreSQL takes back what was written by itself
+        database = other_site.home / "db.sqlite3.restoring"
+        database.mkdir()
+        assert f"{database} cannot be written: Is a directory." in refused(other_site, "restore", str(folder))
+        database.rmdir()
+    assert every_file(other_site) == {}
+    other_site.manage("restore", str(folder))
+    assert every_file(other_site) == every_file(kept_site)
+
+
+@pytest.mark.one_database
 def test_what_cannot_be_backed_up_or_restored_is_refused_with_a_sentence(
     kept_site: Site, other_site: Site, to: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import subprocess
@@ -241,6 +242,46 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_pointed_out(
     settings.INFERENCE_DEVICE = "cuda"
     assert machine.gpu().level is Level.WARNING
     assert "loads no model" in machine.gpu().sentence
+
+
+def status() -> str:
+    said = io.StringIO()
+    with pytest.raises(SystemExit):  # nothing of the site runs
+        call_command("status", stdout=said)
+    return said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "free", "is_short"), [(100, 9, True), (100, 11, False), (1000, 21, False), (10, 1.9, True)]
+)
+def test_a_disk_is_judged_as_the_status_page_does(
+    db: None, broker: Valkey, monkeypatch: pytest.MonkeyPatch, size: int, free: float, is_short: bool
+) -> None:
+    there = os.statvfs("/")
+    block = 4096
+
+    def statvfs(path: object) -> os.statvfs_result:
+        blocks = (block, block, int(size * 1e9 / block), int(free * 1e9 / block), int(free * 1e9 / block))
+        return os.statvfs_result((*blocks, *there[5:]))
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    publish("web", monkeypatch)
+    assert ("are free on gpu1" in status()) is is_short
+    assert ("warning  disk: " in doctor()[0]) is is_short
+
+
+def test_a_broker_that_is_nearly_full_is_pointed_out_as_on_the_status_page(db: None, broker: Valkey) -> None:
+    with broker.client() as client:
+        for _ in range(200):  # in pieces, since what it reads them into counts as well
+            client.append("ballast", bytes(100_000))
+        try:
+            for share, is_short in ((0.85, True), (0.75, False)):
+                client.config_set("maxmemory", int(client.info("memory")["used_memory"] / share))
+                assert ("The broker uses " in status()) is is_short
+                assert ("warning  broker: The broker has used " in doctor()[0]) is is_short
+        finally:
+            client.config_set("maxmemory", 0)
+            client.delete("ballast")
 
 
 def test_a_misspelt_variable_is_pointed_out() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import new_site
 from tests.services import ROOT, Site
+from webapp.ops import reader
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def site() -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("command", ["doctor", "status"])
+@pytest.mark.parametrize("command", ["doctor", "status", "models list", "retain --dry-run", "help"])
 def test_a_command_whose_reader_has_seen_enough_ends_quietly(
     site: Site, command: str, unbuffered: str
 ) -> None:
@@ -33,7 +34,7 @@ def test_a_command_whose_reader_has_seen_enough_ends_quietly(
     os.close(read)
     try:
         done = subprocess.run(
-            [sys.executable, "manage.py", command],
+            [sys.executable, "manage.py", *command.split()],
             cwd=ROOT,
             env={**site.environment, "PYTHONUNBUFFERED": unbuffered},
             stdout=write,
@@ -45,3 +46,8 @@ def test_a_command_whose_reader_has_seen_enough_ends_quietly(
         os.close(write)
     assert done.stderr == ""
     assert done.returncode == 128 + signal.SIGPIPE
+
+
+def test_another_pipe_that_is_broken_is_no_reader_that_left(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BrokenPipeError), reader.who_may_leave():
+        raise BrokenPipeError("a server's")

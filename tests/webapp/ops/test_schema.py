@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ from django.db import connection
 
 from tests.conftest import new_site
 from tests.services import ROOT, Site
-from webapp.ops import processes
+from webapp.ops import processes, schema
 
 pytestmark = pytest.mark.faults
 
@@ -39,7 +42,44 @@ def test_processes_that_start_together_migrate_once(empty_site: Site) -> None:
     ]
     said = [process.communicate(timeout=120)[0].strip() for process in started]
     assert [process.returncode for process in started] == [0, 0, 0], said
-    assert sorted(text.split()[0] for text in said) == ["Applied", "The", "The"]
+    assert sorted(text.splitlines()[-1].split()[0] for text in said) == ["Applied", "The", "The"]
+
+
+def test_a_process_that_waits_for_another_one_to_migrate_says_so_at_once(empty_site: Site) -> None:
+    (empty_site.home / "run").mkdir(exist_ok=True)
+    with _migrating(empty_site):
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", "migrate_locked"],
+            cwd=ROOT,
+            env=empty_site.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        said = [process.stdout.readline().strip() for _ in range(2)]
+    rest, _ = process.communicate(timeout=120)
+    assert said == [
+        "Bringing the schema up to date",
+        "Bringing the schema up to date: another process does it, and is waited for",
+    ]
+    applying, *_, applied = rest.strip().splitlines()
+    assert re.fullmatch(r"Bringing the schema up to date: applying \d+ migrations", applying)
+    assert applied.startswith("Applied ")
+
+
+@contextlib.contextmanager
+def _migrating(site: Site) -> Iterator[None]:
+    """As another process that has just begun."""
+    if connection.vendor == "postgresql":
+        with site.rows(), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [schema._ADVISORY_LOCK])
+            yield
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [schema._ADVISORY_LOCK])
+    else:
+        with (site.home / "run" / "migrate.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
 @pytest.mark.parametrize("process", ["web", "worker"])

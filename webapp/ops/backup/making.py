@@ -76,8 +76,7 @@ def make_backup(*, to: Path, base_models: bool, secrets: bool, keep: int | None,
                 shutil.rmtree(aside, ignore_errors=True)
                 raise
             seconds = time.monotonic() - began
-            now = datetime.now(UTC).replace(microsecond=0)
-            note(LastBackup(now, str(folder), manifest.size, round(seconds, 1)))
+            _note(folder, manifest.size, seconds)
             removed = _remove_older(to, folder, keep)
     except sqlite3.Error as error:  # of the copy
         raise BackupError(f"{to} cannot be written: {error}.") from error
@@ -213,6 +212,17 @@ def _verify(folder: Path, manifest: Manifest, progress: Progress) -> None:
 
 
 # --- After -----------------------------------------------------------------------------------------------------
+def _note(folder: Path, size: int, seconds: float) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    try:
+        note(LastBackup(now, str(folder), size, round(seconds, 1)))
+    except OSError as error:
+        raise BackupError(
+            f"{folder} is made and verified, but the site could not be told of it ({error.strerror}): see that "
+            f"{settings.FLYWHEEL_HOME / 'run'} can be written."
+        ) from error
+
+
 def _remove_older(to: Path, newest: Path, keep: int | None) -> list[Path]:
     """Only what is surely a backup goes, and never the new one."""
     if keep is None:
@@ -225,5 +235,11 @@ def _remove_older(to: Path, newest: Path, keep: int | None) -> list[Path]:
                 backups.append(path)
     removed = backups[max(keep, 1) - 1 :]
     for path in removed:
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            raise BackupError(
+                f"{newest} is made and verified, but {path} could not be removed: {error.strerror or error}. Remove it "
+                "by hand."
+            ) from error
     return removed

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from webapp.ops.backup.manifest import (
 )
 from webapp.ops.backup.named_files import FOLDERS
 from webapp.ops.backup.pace import Pace, copy_file
-from webapp.ops.backup.snapshot import count_rows, quoted, tables
+from webapp.ops.backup.snapshot import quoted, tables
 from webapp.ops.backup.verifying import verify
 from webapp.ops.doctor import database
 from webapp.ops.progress import Progress
@@ -53,7 +55,7 @@ def check(folder: Path, progress: Progress) -> Manifest:
 
 
 def restore(folder: Path, progress: Progress) -> Manifest:
-    """Raises BackupError; then what was there before is untouched, which is nothing."""
+    """Raises BackupError; then there is nothing, as before, unless it is the schema that stayed as it was."""
     manifest = read_manifest(folder)
     home: Path = settings.FLYWHEEL_HOME
     _check_code(manifest)
@@ -67,15 +69,16 @@ def restore(folder: Path, progress: Progress) -> Manifest:
             if connection.vendor == "postgresql":
                 with transaction.atomic():  # its files are moved last: what fails leaves neither
                     _load_tables(folder / TABLES, manifest)
-                    _finish(manifest)
+                    with connection.cursor() as cursor:
+                        _finish(manifest, cursor)
                     _move_files(aside, home)
             else:
-                _move_files(aside, home)
-                _put_sqlite(aside / SQLITE_FILE)
-                _finish(manifest)
+                with _sqlite_beside(aside / SQLITE_FILE, manifest) as ready:
+                    _move_files(aside, home)
+                    _put_sqlite(ready)
         with progress.step("Bringing the schema up to date"):
             call_command("migrate", interactive=False, verbosity=0)
-    except DatabaseError as error:
+    except (DatabaseError, sqlite3.Error) as error:
         raise BackupError(f"The database could not be restored: {str(error).strip()}") from error
     except OSError as error:
         raise BackupError(f"{error.filename or home} cannot be written: {error.strerror}.") from error
@@ -141,16 +144,29 @@ def _copy_files(folder: Path, manifest: Manifest, aside: Path, progress: Progres
                 raise BackupError(f"{file.path} was read twice and differs: the disk of {folder} is failing.")
 
 
-def _put_sqlite(copy: Path) -> None:
+@contextlib.contextmanager
+def _sqlite_beside(copy: Path, manifest: Manifest) -> Iterator[Path]:
+    """`copy` beside the database's place, which may be on another disk, as it is going to be: what may run out of room
+    is over, and names are all that is left to be changed."""
     target = Path(connection.settings_dict["NAME"])
-    connection.close()
     target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{target.name}{_ASIDE}")
+    beside.unlink(missing_ok=True)  # of one that was killed
+    try:
+        shutil.move(copy, beside)
+        with contextlib.closing(sqlite3.connect(beside)) as database, database:
+            _finish(manifest, database.cursor())
+        yield beside
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _put_sqlite(ready: Path) -> None:
+    connection.close()
+    target = Path(connection.settings_dict["NAME"])
     for journal in ("-wal", "-shm"):  # of the empty database that was looked at
         target.with_name(target.name + journal).unlink(missing_ok=True)
-    # Its place may be on another disk, where a rename cannot go.
-    moved = target.with_name(f"{target.name}{_ASIDE}")
-    shutil.move(copy, moved)
-    os.replace(moved, target)
+    os.replace(ready, target)
 
 
 def _load_tables(folder: Path, manifest: Manifest) -> None:
@@ -191,21 +207,25 @@ def _continue_sequences(cursor: Any) -> None:
 
 
 def _move_files(aside: Path, home: Path) -> None:
-    for name in FOLDERS:
-        if (aside / FILES / name).exists():
-            with contextlib.suppress(FileNotFoundError):
-                (home / name).rmdir()
-            (aside / FILES / name).rename(home / name)
-    if (aside / SECRETS / "secret_key").exists():
-        (aside / SECRETS / "secret_key").replace(home / "secret_key")
+    """All of them, or none."""
+    with contextlib.ExitStack() as back:
+        for name in FOLDERS:
+            if (aside / FILES / name).exists():
+                with contextlib.suppress(FileNotFoundError):
+                    (home / name).rmdir()
+                (aside / FILES / name).rename(home / name)
+                back.callback((home / name).rename, aside / FILES / name)
+        if (aside / SECRETS / "secret_key").exists():
+            (aside / SECRETS / "secret_key").replace(home / "secret_key")
+        back.pop_all()
 
 
 # --- After -------------------------------------------------------------------------------------------------------
-def _finish(manifest: Manifest) -> None:
-    counted = count_rows()
+def _finish(manifest: Manifest, cursor: Any) -> None:
     for table, rows in manifest.tables.items():
-        if counted.get(table) != rows:
-            raise BackupError(f"The table {table} has {counted.get(table)} rows and should have {rows}.")
-    with connection.cursor() as cursor:
-        for table in _NOT_RESTORED:
-            cursor.execute(f"DELETE FROM {quoted(table)}")  # noqa: S608 - a table's name
+        cursor.execute(f"SELECT COUNT(*) FROM {quoted(table)}")  # noqa: S608 - a table's name
+        (counted,) = cursor.fetchone()
+        if counted != rows:
+            raise BackupError(f"The table {table} has {counted} rows and should have {rows}.")
+    for table in _NOT_RESTORED:
+        cursor.execute(f"DELETE FROM {quoted(table)}")  # noqa: S608 - a table's name

@@ -14,6 +14,7 @@ from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from webapp.ops import room
 from webapp.ops.doctor.clock import skew
 from webapp.ops.doctor.finding import Finding, first_line, ok, problem, refusal, warning
 
@@ -105,7 +106,7 @@ def _look(client: redis.Redis) -> Iterator[Finding]:
             "Free some space on it.",
         )
     most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
-    if most and used > 0.9 * most:
+    if room.is_short_of_memory(used=used, limit=most):
         yield warning(
             "broker",
             f"The broker has used {used / 1e6:,.0f} of the {most / 1e6:,.0f} MB it may use.",

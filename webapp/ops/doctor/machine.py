@@ -14,12 +14,11 @@ from django.conf import settings
 from django.contrib.staticfiles import finders
 
 from webapp.core.full_disk import is_full
+from webapp.ops import room
 from webapp.ops.doctor.finding import Finding, first_line, ok, problem, refusal, warning
 
 GIGABYTE = 1e9
-# Below this the append-only file and the logs of a busy day may not fit.
-LEAST_DISK, GOOD_DISK = 0.2 * GIGABYTE, 2 * GIGABYTE
-# And below these not even a start's own files.
+# Below these not even a start's own files fit.
 FULL_DISK, FULL_ENTRIES = 32e6, 100
 # Every process of the site together holds about 1 GB besides the model.
 OVERHEAD = 1.0 * GIGABYTE
@@ -40,7 +39,7 @@ def disk() -> Iterator[Finding]:
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         where = os.statvfs(home)
-        free, entries = where.f_bavail * where.f_frsize, where.f_favail
+        free, size, entries = where.f_bavail * where.f_frsize, where.f_blocks * where.f_frsize, where.f_favail
         probe = home / f".probe.{os.getpid()}"
         try:
             probe.write_bytes(b"x" * 4096)
@@ -57,9 +56,9 @@ def disk() -> Iterator[Finding]:
             f"The disk where {home} lies is full ({free / 1e6:.0f} MB and {entries} files are left).",
             "Free some space: the database and the broker stop when it is used up, and nothing more would be kept.",
         )
-    elif free < LEAST_DISK:
+    elif free < room.LEAST_DISK:
         yield problem("disk", said, "Free some space: the database and the broker stop when it is used up.")
-    elif free < GOOD_DISK:
+    elif room.is_short_of_disk(free=free, size=size):
         yield warning("disk", said, "A larger model or a backup may not fit.")
     else:
         yield ok("disk", said)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from django.db import DatabaseError
 
-from inference import model_storage
+from inference import catalog, model_storage
 from inference.engine.config_folder import config_from_folder
 from inference.engine.config_gguf import config_from_gguf
 from inference.formats.errors import ModelFileError
@@ -27,9 +27,8 @@ def check() -> Iterator[Finding]:
     except DatabaseError:
         return  # the database's own finding says why
     if not models:
-        yield problem(
-            "models", "No model is installed.", "Run: python manage.py models pull smollm2-135m-instruct"
-        )
+        advice = f"Run: python manage.py models pull {catalog.DEMO.name}"
+        yield problem("models", "No model is installed.", advice)
     elif not any(model.is_default for model in models):
         yield problem("models", "No model is the default one.", "Run: python manage.py models list")
     for model in models:

@@ -1,4 +1,5 @@
-"""The database, the broker and the workers. Each may be down; that is a finding, not a crash."""
+"""The database, the broker, the processes, the workers and the shared storage. Each may be down; that is a finding, not
+a crash."""
 
 from __future__ import annotations
 
@@ -69,13 +70,9 @@ def unserved() -> Iterator[Finding]:
         model.pk: model for model in ServedModel.objects.filter(workspace=None, base=None, removed_at=None)
     }
     for pk in without_ready_worker([*everybodys]):
-        model = everybodys[pk]
-        finding = problem if model.is_default else warning
-        yield finding(
-            "workers",
-            f"No worker serves {model.name}{', the default model' if model.is_default else ''}.",
-            "Start one whose INFERENCE_MODELS names it, or is unset.",
-        )
+        found = status_words.of_unserved(everybodys[pk].name, everybodys[pk].is_default)
+        finding = problem if found.is_problem else warning
+        yield finding("workers", found.sentence, found.advice)
 
 
 def storage() -> Iterator[Finding]:

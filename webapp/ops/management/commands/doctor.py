@@ -8,7 +8,6 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.db import connection
 
-from webapp.ops import reader
 from webapp.ops.doctor import configuration, database, machine, models, services
 from webapp.ops.doctor.finding import Finding, Level, first_line, problem
 
@@ -19,7 +18,6 @@ class Command(BaseCommand):
     help = "Checks configuration, services, models and this machine, and says what to do."
     requires_system_checks: list[str] = []
 
-    @reader.who_may_leave()
     def handle(self, *args: Any, **options: Any) -> None:
         if connection.connection is None:
             database.answer_soon(connection)

@@ -11,6 +11,7 @@ from django.db import DatabaseError
 
 from webapp.ops import schema
 from webapp.ops.doctor import database
+from webapp.ops.progress import Progress
 
 
 class Command(BaseCommand):
@@ -19,10 +20,15 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            applied = schema.migrate(settings.FLYWHEEL_HOME / "run" / "migrate.lock")
+            with Progress(self._write).step("Bringing the schema up to date") as now:
+                applied = schema.migrate(settings.FLYWHEEL_HOME / "run" / "migrate.lock", now)
         except schema.SchemaIsNewer as error:
             sys.exit(f"flywheel: {error}")
         except DatabaseError as error:
             why = database.unusable() or f"The database could not be migrated: {str(error).strip()}"
             sys.exit(f"flywheel: {why}")
-        self.stdout.write(f"Applied {len(applied)} migrations." if applied else "The schema is current.")
+        self._write(f"Applied {len(applied)} migrations." if applied else "The schema is current.")
+
+    def _write(self, text: str) -> None:
+        self.stdout.write(text)
+        self.stdout.flush()

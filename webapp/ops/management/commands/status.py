@@ -10,7 +10,7 @@ from django.db import DatabaseError
 
 from training.models import Job
 from training.sizes import spoken_size
-from webapp.ops import reader, status_words
+from webapp.ops import status_words
 from webapp.ops.doctor import database
 from webapp.ops.doctor.finding import first_line
 from webapp.ops.status import Status, read_status
@@ -21,7 +21,6 @@ class Command(BaseCommand):
     help = "Says how the site is doing: processes, queues, models, fine-tunes, storage, what needs attention."
     requires_system_checks: list[str] = []
 
-    @reader.who_may_leave()
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             status = read_status(is_command=True)
