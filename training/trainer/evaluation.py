@@ -55,7 +55,13 @@ class ClassScore(msgspec.Struct, kw_only=True):
 
 
 class Averages(msgspec.Struct, kw_only=True):
-    """Means over the labels that occur in the split; a label that was never predicted has precision 0 here."""
+    """scikit-learn's macro averages with zero_division=0, over the labels that it counts of a text's one label: those
+    that an example has or was given.
+
+    So a label that occurs and was never predicted has precision 0 here, and one that was predicted and does not occur
+    has precision, recall and F1 0: whoever gives a label that is not there is worse than who does not. Of a label that
+    neither occurs nor was predicted nothing is known, so it does not count, also where a text may have several.
+    """
 
     precision: float | None = None
     recall: float | None = None

@@ -65,21 +65,22 @@ def _classification(survey: Survey, outputs: Floats, truth: Flags, about: dict[s
         _class(label, truth[:, n], answers[:, n], outputs[:, n], drawn=drawn)
         for n, label in enumerate(survey.labels)
     ]
-    macro = _averages(classes)
+    macro = _averages(truth, answers, outputs)
     if macro.roc_auc is None:
         reasons["macro.roc_auc"] = "No label both occurs and is missing among these examples."
     if macro.f1 is None:
         reasons |= dict.fromkeys(
-            ("macro.precision", "macro.recall", "macro.f1"), "None of these examples has a label."
+            ("macro.precision", "macro.recall", "macro.f1"),
+            "None of these examples has a label, and none was given one.",
         )
-    commonest = np.isin(survey.labels, survey.commonest)
+    commonest = np.tile(np.isin(survey.labels, survey.commonest), (len(truth), 1))
     return Classification(
         task="classification",
         kind=survey.kind,
         labels=survey.labels,
-        accuracy=float((truth == answers).all(axis=1).mean()),
+        accuracy=float(metrics.accuracy_score(truth, answers)),
         macro=macro,
-        majority=Majority(list(survey.commonest), float((truth == commonest).all(axis=1).mean())),
+        majority=Majority(list(survey.commonest), float(metrics.accuracy_score(truth, commonest))),
         classes=classes,
         confusion=confusion,
         reasons=reasons,
@@ -124,20 +125,23 @@ def _curve(truth: Flags, outputs: Floats) -> list[tuple[float, float]]:
     return [(round(float(false[n]), 6), round(float(true[n]), 6)) for n in _some(len(false), ROC_POINTS)]
 
 
-def _averages(classes: list[ClassScore]) -> Averages:
-    present = [found for found in classes if found.support]
-    return Averages(
-        precision=_mean([found.precision or 0.0 for found in present]),
-        recall=_mean([found.recall for found in present]),
-        f1=_mean([found.f1 for found in present]),
-        roc_auc=_mean([found.roc_auc for found in classes]),
-    )
-
-
-def _mean(values: list[float | None]) -> float | None:
-    """Of those there are."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def _averages(truth: Flags, answers: Flags, outputs: Floats) -> Averages:
+    """Over which labels, evaluation.py says."""
+    found = Averages()
+    counted = np.flatnonzero(truth.any(axis=0) | answers.any(axis=0))
+    if len(counted):
+        # One column alone would be read as the numbers of classes: another is beside it, and counts for nothing.
+        both = (np.pad(flags, ((0, 0), (0, 1))) for flags in (truth, answers))
+        figures = metrics.precision_recall_fscore_support(
+            *both, labels=counted, average="macro", zero_division=0.0
+        )
+        found.precision, found.recall, found.f1 = map(float, figures[:3])
+    told_apart = truth.any(axis=0) & ~truth.all(axis=0)
+    if told_apart.any():
+        found.roc_auc = float(
+            metrics.roc_auc_score(truth[:, told_apart], outputs[:, told_apart], average="macro")
+        )
+    return found
 
 
 def _regression(survey: Survey, outputs: Floats, truth: Floats, about: dict[str, Any]) -> Regression:

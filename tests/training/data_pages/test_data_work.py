@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import current_app
 from django.test import Client
 from django.utils import timezone
 
-from training import data_worker, services, storage, tasks, uploads, work
+from training import data_worker, job_life, services, storage, tasks, uploads, work
 from training.datasets.frozen import SPLITS, Manifest, SplitInfo, content_hash
 from training.datasets.problems import DataError
 from training.datasets.progress import Cancelled
@@ -21,6 +22,7 @@ from training.datasets.report import Report
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
 from webapp.accounts.models import User, Workspace
 from webapp.core.errors import UserError
+from webapp.ops import processes
 
 pytestmark = pytest.mark.django_db
 LogIn = Callable[[User], Client]
@@ -78,6 +80,27 @@ def test_two_things_are_never_done_with_a_dataset_at_once(
         with pytest.raises(UserError) as caught:
             begin()
         assert caught.value.code == "dataset_busy"
+
+
+def test_reports_wait_for_workers_of_data_and_never_behind_a_fine_tune(
+    dataset: Dataset,
+    source: SourceFile,
+    monkeypatch: pytest.MonkeyPatch,
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    sent: list[tuple[str, Any]] = []
+    monkeypatch.setattr(
+        "celery.Celery.send_task",
+        lambda app, name, args=(), **how: sent.append((name, [*args, how["queue"]])),
+    )
+    with django_capture_on_commit_callbacks(execute=True):
+        report = services.start_report(dataset=dataset)
+    DataWork.objects.update(sent_at=timezone.now() - work._LOST_AFTER * 1.1)
+    tasks.reap()
+    assert sent == [("data.run", [str(report.pk), "data"])] * 2
+    # Nor does it wait there where nobody says a queue.
+    routed = current_app.amqp.router.route({}, "data.run")["queue"].name
+    assert routed == processes.QUEUES["data"] == "data" != processes.QUEUES["training"] == job_life.QUEUE
 
 
 def test_work_of_a_silent_worker_goes_to_another_and_the_first_changes_nothing_more(

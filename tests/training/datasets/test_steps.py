@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.datasets.steps import even_whitespace, repair
+from training.datasets.examples import ChatExample, Example, LabelledExample, Message
+from training.datasets.recipe import Recipe
+from training.datasets.steps import even_whitespace, repair, steps_of
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,36 @@ from training.datasets.steps import even_whitespace, repair
 )
 def test_only_what_is_broken_is_repaired(before: str, after: str) -> None:
     assert repair(before) == after
+
+
+@pytest.mark.parametrize(
+    ("form", "after"),
+    [
+        ("NFC", "caf\u00e9 \ufb01x \uff21 x\u00b2 \uac00"),
+        ("NFKC", "caf\u00e9 fix A x2 \uac00"),
+    ],
+)
+def test_what_is_written_in_several_ways_is_written_in_one(form: str, after: str) -> None:
+    before = "cafe\u0301 \ufb01x \uff21 x\u00b2 \u1100\u1161"
+    steps = steps_of(Recipe(normalise_unicode=form))  # type: ignore[arg-type]
+    assert [name for name, _ in steps][1] == "normalise_unicode"
+
+    def cleaned(example: Example | None) -> Example | None:
+        for _, step in steps:
+            example = step(example) if example else None
+        return example
+
+    asked = ChatExample([Message("user", before), Message("assistant", before, weight=1)])
+    assert cleaned(asked) == ChatExample([Message("user", after), Message("assistant", after, weight=1)])
+    labelled = cleaned(LabelledExample(before, [before]))
+    assert labelled == LabelledExample(after, [before])  # a label is what it is called
+    assert cleaned(labelled) is labelled
+
+
+def test_unicode_is_composed_where_a_recipe_says_nothing_and_left_alone_where_it_says_so() -> None:
+    assert "normalise_unicode" not in dict(steps_of(Recipe(normalise_unicode="")))
+    normalise = dict(steps_of(Recipe()))["normalise_unicode"]
+    assert normalise(LabelledExample("e\u0301 \ufb01")) == LabelledExample("\u00e9 \ufb01")
 
 
 @pytest.mark.parametrize(

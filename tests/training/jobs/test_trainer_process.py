@@ -1,0 +1,40 @@
+"""A trainer beside a site that chats: it gets little of the processors, and is the first to go without memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from training import trainer_process
+from training.trainer_process import NICE, TrainerProcess, marked
+
+
+def test_a_trainer_gives_way_to_chat_and_is_the_first_to_end_where_memory_runs_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int, int]] = []
+    setpriority = os.setpriority
+
+    def noting(which: int, who: int, nice: int) -> None:
+        asked.append((which, who, nice))
+        setpriority(which, who, nice)
+
+    monkeypatch.setattr(os, "setpriority", noting)
+    monkeypatch.setattr(trainer_process, "command", lambda spec, processes: ["sleep", "60"])
+    job = str(tmp_path)
+    trainer = TrainerProcess(tmp_path, job, tmp_path / "spec.json", processes=1, threads=1)
+    try:
+        (process,) = marked(job)
+        # These tests may run at a lower priority than a trainer has, and it gets none that is higher than theirs: that
+        # it was asked for is all that can be seen then.
+        nice = max(NICE, os.getpriority(os.PRIO_PROCESS, 0))
+        assert asked == [(os.PRIO_PROCESS, process.pid, nice)]
+        assert process.nice() == nice > 0
+        if sys.platform == "linux":
+            assert int(Path(f"/proc/{process.pid}/oom_score_adj").read_text()) >= 800
+    finally:
+        trainer.kill()
+    assert not marked(job)
