@@ -291,6 +291,8 @@ class RecipeForm(forms.Form):
         clean = super().clean() or self.cleaned_data
         if clean.get("validation", 0) + clean.get("test", 0) > 90:
             self.add_error("test", _("Leave at least 10 % for training."))
+        if clean.get("missing") == "fill" and not clean.get("missing_fill"):
+            self.add_error("missing_fill", _("Say what to fill in."))
         if clean.get("too_long") in ("cut", "drop") and not clean.get("max_tokens"):
             self.add_error("max_tokens", _("Say how long the longest example may be."))
         return clean

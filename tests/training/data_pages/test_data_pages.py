@@ -395,6 +395,7 @@ def test_versions_are_numbered_and_say_what_they_were_made_from(
 
 
 def test_a_histogram_is_drawn_without_code_and_without_colours_of_its_own() -> None:
+        {"missing": "fill", "missing_fill": " "},
     drawn = charts.histogram(Histogram([0, 8, 16, 1024], [3, 0, 1], 4, 5.0, 4.0, 9.0, 1000.0))
     assert drawn.startswith("<svg")
     assert drawn.count('class="rect') == 3
