@@ -23,7 +23,7 @@ from training import charts, forms, services, storage, tasks, work
 from training.datasets import personal, shapes, sources
 from training.datasets.examples import LabelledExample
 from training.datasets.recipe import Augment, Recipe, Split
-from training.datasets.report import Histogram
+from training.datasets.report import Histogram, PreviewToken, Report
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
 from webapp.accounts.models import User, Workspace
 
@@ -336,6 +336,14 @@ def test_files_that_are_not_there_yet_are_not_checked(
 
 def recipe_fields(**more: str) -> dict[str, str]:
     usual = {
+    assert "Struck through" not in page
+    found = msgspec.convert(report.result, Report)
+    lost = [PreviewToken("well", False, lost=True), PreviewToken("bye", True, lost=True)]
+    found.too_long, found.previews = 1, [lost]
+    DataWork.objects.filter(pk=report.pk).update(result=msgspec.to_builtins(found))
+    page = client.get(f"/data/{report.dataset_id}/report/").content.decode()
+    assert '<span class="lost">well</span><mark class="lost">bye</mark>' in page
+    assert "Struck through: too long" in page
         "missing": "keep", "deduplicate": "near", "too_long": "keep", "max_tokens": "0", "copies": "2", "swap": "20",
         "delete": "0", "typo": "0", "validation": "5", "test": "15", "augment": "on", "redact": "email",
     }  # fmt: skip
