@@ -274,6 +274,27 @@ def test_a_report_shows_problems_by_code_and_the_places_of_one(client: Client, r
         assert client.get(f"{address}?{odd}").status_code == 200
 
 
+def test_a_report_shows_what_is_in_the_data_and_says_what_it_cannot_see(
+    client: Client, report: DataWork
+) -> None:
+    page = client.get(f"/data/{report.dataset_id}/report/").content.decode()
+    sections = {
+        name: " ".join(re.sub(r"<[^>]+>", " ", content).split())
+        for name, content in re.findall(
+            r'<section[^>]*aria-labelledby="(\w+)"[^>]*>(.*?)</section>', page, re.S
+        )
+    }
+    assert sections["languages"] == "Languages en 900 82 % de 200 18 %"
+    assert sections["labels"] == "Labels greeting 700 64 % farewell 400 36 %"
+    assert "Email addresses 12 1 %" in sections["personal"]
+    assert "Names, postal addresses and what a sentence gives away are not seen here" in sections["personal"]
+    assert "10 in the middle, 11 on average, 95 % have at most 22, the longest 39." in sections["lengths"]
+    assert "50 % of all tokens are learnt; the others are context." in sections["lengths"]
+    assert "0 – 10 500 10 – 20 500 20 – 40 100" in sections["lengths"]
+    (chart,) = re.findall(r'<figure class="chart stack".*?<svg.*?</svg>', page, re.S)
+    assert chart.count('class="rect') == 3
+
+
 def test_a_report_says_what_learning_it_will_take_where_jobs_like_it_have_ended(
     client: Client, alice: User, workspace: Workspace, report: DataWork
 ) -> None:
@@ -315,6 +336,14 @@ def test_a_report_whose_files_are_gone_still_shows_its_counts(
 def test_what_is_learnt_is_marked_by_more_than_colour(client: Client, report: DataWork) -> None:
     page = client.get(f"/data/{report.dataset_id}/report/").content.decode()
     assert "<span>user: hi</span><mark>hello</mark>" in page
+    assert "Struck through" not in page
+    found = msgspec.convert(report.result, Report)
+    lost = [PreviewToken("well", False, lost=True), PreviewToken("bye", True, lost=True)]
+    found.too_long, found.previews = 1, [lost]
+    DataWork.objects.filter(pk=report.pk).update(result=msgspec.to_builtins(found))
+    page = client.get(f"/data/{report.dataset_id}/report/").content.decode()
+    assert '<span class="lost">well</span><mark class="lost">bye</mark>' in page
+    assert "Struck through: too long" in page
 
 
 def test_a_check_asks_for_a_model_that_is_there(client: Client, dataset: Dataset, source: SourceFile) -> None:
@@ -336,14 +365,6 @@ def test_files_that_are_not_there_yet_are_not_checked(
 
 def recipe_fields(**more: str) -> dict[str, str]:
     usual = {
-    assert "Struck through" not in page
-    found = msgspec.convert(report.result, Report)
-    lost = [PreviewToken("well", False, lost=True), PreviewToken("bye", True, lost=True)]
-    found.too_long, found.previews = 1, [lost]
-    DataWork.objects.filter(pk=report.pk).update(result=msgspec.to_builtins(found))
-    page = client.get(f"/data/{report.dataset_id}/report/").content.decode()
-    assert '<span class="lost">well</span><mark class="lost">bye</mark>' in page
-    assert "Struck through: too long" in page
         "missing": "keep", "deduplicate": "near", "too_long": "keep", "max_tokens": "0", "copies": "2", "swap": "20",
         "delete": "0", "typo": "0", "validation": "5", "test": "15", "augment": "on", "redact": "email",
     }  # fmt: skip
@@ -374,6 +395,7 @@ def test_the_switches_become_a_recipe_and_stand_as_they_were(
         {"validation": "50", "test": "45"},
         {"validation": "-1"},
         {"too_long": "drop"},
+        {"missing": "fill", "missing_fill": " "},
         {"redact": "name"},
         {"copies": "1000"},
         {"deduplicate": "all"},
@@ -403,7 +425,6 @@ def test_versions_are_numbered_and_say_what_they_were_made_from(
 
 
 def test_a_histogram_is_drawn_without_code_and_without_colours_of_its_own() -> None:
-        {"missing": "fill", "missing_fill": " "},
     drawn = charts.histogram(Histogram([0, 8, 16, 1024], [3, 0, 1], 4, 5.0, 4.0, 9.0, 1000.0))
     assert drawn.startswith("<svg")
     assert drawn.count('class="rect') == 3
