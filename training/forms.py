@@ -9,8 +9,10 @@ from django import forms
 from django.utils.translation import gettext_lazy as _
 
 from inference.access import models_for
+from training.datasets import shapes
 from training.datasets.recipe import Augment, Recipe, Split
 from training.datasets.sources import Layout, Reading, Shape
+from training.first_rows import columns_of
 from training.models import Dataset, DatasetVersion, SourceFile
 
 LAYOUTS: dict[str, Any] = {
@@ -60,6 +62,14 @@ ENCODINGS = (
     *("gb18030", "big5", "shift_jis", "euc-kr", "cp1251", "koi8-r"),
 )
 DELIMITERS = {",": _("comma"), ";": _("semicolon"), "\t": _("tab"), "|": _("bar")}
+# What of a reading only some layouts have; of an archive, each file is looked at by itself.
+LAYOUTS_WITH: dict[str, tuple[Layout, ...]] = {
+    "encoding": ("jsonl", "json", "csv", "text", "markdown", "html"),
+    "delimiter": ("csv",),
+    "sheet": ("xlsx",),
+    "header": ("csv", "xlsx"),
+}
+NOT_THERE = " "  # no column's name, and not the empty choice, which leaves it to the usual names
 PERSONAL_DATA: dict[str, Any] = {
     "email": _("Email addresses"),
     "phone": _("Telephone numbers"),
@@ -86,6 +96,7 @@ class ReadingForm(forms.Form):
     sheet = forms.CharField(
         label=_("Sheet"), max_length=100, required=False, help_text=_("Empty: the first one.")
     )
+    header = forms.BooleanField(label=_("The first row names the columns"), required=False)
 
     def __init__(self, data: Any = None, *, file: SourceFile) -> None:
         found = file.reading or {"layout": "text", "shape": "document"}
@@ -93,24 +104,32 @@ class ReadingForm(forms.Form):
         encodings = dict.fromkeys((*ENCODINGS, reading.encoding))
         super().__init__(data, initial=msgspec.structs.asdict(reading))
         self.fields["encoding"].choices = [(name, name) for name in encodings]  # type: ignore[attr-defined]
-        self._add_columns(reading, (file.detected or {}).get("columns", []))
+        for name, layouts in LAYOUTS_WITH.items():
+            self.fields[name].widget.attrs["data-layouts"] = " ".join(layouts)
+        self._file = file
+        self._columns = columns_of(file, header=reading.header)
+        self._add_columns(reading)
 
-    def _add_columns(self, reading: Reading, columns: list[str]) -> None:
-        known = dict.fromkeys((*columns, *reading.columns.values()))
-        choices = [("", _("as usual")), *((name, name) for name in known)]
+    def _add_columns(self, reading: Reading) -> None:
+        known = dict.fromkeys((*self._columns, *filter(None, reading.columns.values())))
+        usual, named = ("", _("as usual")), [(name, name) for name in known]
         for shape, names in FIELDS.items():
             for name, label in names.items():
+                usually = shapes.FIELDS[shape].get(name)  # type: ignore[index]
+                is_required = usually is not None and usually.required
                 field: forms.Field
-                if columns:
-                    field = forms.ChoiceField(label=label, choices=choices, required=False)
+                if self._columns:
+                    absent = [] if is_required else [(NOT_THERE, _("not there"))]
+                    field = forms.ChoiceField(label=label, choices=[usual, *absent, *named], required=False)
                 else:
                     field = forms.CharField(label=label, max_length=200, required=False)
-                field.initial = reading.columns.get(name, "") if shape == reading.shape else ""
+                if shape == reading.shape and name in reading.columns:
+                    field.initial = reading.columns[name] or NOT_THERE
                 self.fields[f"{shape}.{name}"] = field
 
     @property
     def general(self) -> list[forms.BoundField]:
-        return [self[name] for name in ("layout", "shape", "encoding", "delimiter", "sheet")]
+        return [self[name] for name in ("layout", "shape", *LAYOUTS_WITH)]
 
     @property
     def groups(self) -> list[tuple[str, Any, list[forms.BoundField]]]:
@@ -122,15 +141,14 @@ class ReadingForm(forms.Form):
 
     def reading(self) -> Reading:
         clean = self.cleaned_data
-        columns = {name: clean[f"{clean['shape']}.{name}"] for name in FIELDS[clean["shape"]]}
-        return Reading(
-            layout=clean["layout"],
-            shape=clean["shape"],
-            encoding=clean["encoding"],
-            delimiter=clean["delimiter"],
-            sheet=clean["sheet"],
-            columns={name: column for name, column in columns.items() if column},
-        )
+        layout, shape = clean["layout"], clean["shape"]
+        has = {name: clean[name] for name, layouts in LAYOUTS_WITH.items() if layout in layouts}
+        # Chosen among the names that the columns had so far.
+        names = columns_of(self._file, header=has.get("header", True))
+        now_called = dict(zip(self._columns, names, strict=False))
+        chosen = {name: clean[f"{shape}.{name}"] for name in FIELDS[shape]}
+        columns = {name: now_called.get(column, column.strip()) for name, column in chosen.items() if column}
+        return Reading(layout=layout, shape=shape, columns=columns, **has)
 
 
 class ReportForm(forms.Form):
@@ -273,6 +291,8 @@ class RecipeForm(forms.Form):
         clean = super().clean() or self.cleaned_data
         if clean.get("validation", 0) + clean.get("test", 0) > 90:
             self.add_error("test", _("Leave at least 10 % for training."))
+        if clean.get("missing") == "fill" and not clean.get("missing_fill"):
+            self.add_error("missing_fill", _("Say what to fill in."))
         if clean.get("too_long") in ("cut", "drop") and not clean.get("max_tokens"):
             self.add_error("max_tokens", _("Say how long the longest example may be."))
         return clean

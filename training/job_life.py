@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -25,8 +26,9 @@ from django.utils.translation import gettext_noop
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from training import storage
 from training.job_notify import job_changed
-from training.models import Job, JobEvent
+from training.models import Checkpoint, Job, JobEvent
 from training.models.jobs import PRUNED
 from training.search_tasks import send_search
 from webapp.core import clock, metrics
@@ -73,6 +75,10 @@ def change(job: Job, *, expected: tuple[str, ...], state: str, **fields: Any) ->
     for name, value in fields.items():
         setattr(job, name, value)
     job_changed(job)
+    if state in (State.SUCCEEDED, State.CANCELLED):
+        # Nobody goes on from what was saved, and checkpoints of all weights are several times the model.
+        Checkpoint.objects.filter(job=job).update(is_kept=False)
+        transaction.on_commit(partial(storage.remove_folder, storage.job_folder(job) / "checkpoints"))
     if state == State.FAILED:
         metrics.errors.labels("job", job.error_code).inc()
     if state in Job.TERMINAL and job.search_id is not None:
@@ -169,7 +175,7 @@ def end(job: Job, state: str, **fields: Any) -> bool:
     """The attempt is over. False where it is no longer ours to end."""
     if not change(job, expected=HELD, state=state, wish=Wish.NONE, **fields):
         return False
-    message = fields.get("error_message") or _ENDINGS.get(State(state), "")
+    message = fields.get("error_message") or ENDINGS.get(State(state), "")
     level = Level.ERROR if state == State.FAILED else Level.INFO
     add_event(job, str(state), message, level=level, data={"code": fields.get("error_code", "")})
     return True
@@ -185,10 +191,10 @@ def prune(job: Job) -> bool:
     return True
 
 
-_ENDINGS = {
+ENDINGS = {
     State.SUCCEEDED: "It is done, and what it learnt can be used.",
     State.PAUSED: "It is paused; what it had learnt is saved.",
-    State.CANCELLED: "It was cancelled.",
+    State.CANCELLED: "It was cancelled; nothing of what it had learnt is kept.",
 }
 
 

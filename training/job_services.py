@@ -99,7 +99,7 @@ def check_start(asked: JobRequest) -> JobRequest:
 
 @transaction.atomic
 def cancel_job(*, job: Job, user: User, request: HttpRequest | None = None) -> Job:
-    """At once where it waits; where it runs it is saved first, and ends within 15 seconds.
+    """At once where it waits; where it runs it ends within 15 seconds. Nothing of it is kept: `pause_job` keeps all.
 
     Raises UserError `job_finished`.
     """
@@ -109,7 +109,7 @@ def cancel_job(*, job: Job, user: User, request: HttpRequest | None = None) -> J
     if job.state in HELD:
         _wish(job, Wish.CANCEL)
     elif job_life.change(job, expected=(*Job.WAITING, State.PAUSED), state=State.CANCELLED):
-        job_life.add_event(job, "cancelled", "It was cancelled.")
+        job_life.add_event(job, "cancelled", job_life.ENDINGS[State.CANCELLED])
         _let_go(job)
     record_job("job_cancelled", job, user, request)
     return job

@@ -45,6 +45,8 @@ def _misfits(recipe: Recipe) -> dict[str, str]:
         found["redact"] = _("it may name %(kinds)s") % {"kinds": ", ".join(PERSONAL_DATA)}
     if not 0 <= recipe.max_tokens <= _MOST_TOKENS:
         found["max_tokens"] = _("it may be from %(low)s to %(high)s") % {"low": 0, "high": _MOST_TOKENS}
+    if recipe.missing == "fill" and not recipe.missing_fill.strip():
+        found["missing_fill"] = _("say what to fill in")
     if recipe.too_long != "keep" and not recipe.max_tokens:
         found["max_tokens"] = _("say how long the longest example may be")
     for name in ("validation", "test"):

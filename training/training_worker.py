@@ -30,7 +30,7 @@ from training import job_life, storage, tail
 from training.datasets.frozen import check_files, read_manifest
 from training.datasets.problems import DataError
 from training.knobs import trainer_task
-from training.models import Checkpoint, Job, ResultFile
+from training.models import Job, ResultFile
 from training.publishing import Publication, kept_checkpoints, prepare
 from training.results import write_results
 from training.trainer.failures import TrainingFailure
@@ -287,12 +287,10 @@ class Supervision:
                     ResultFile.objects.update_or_create(job=job, defaults={"size": size})
                 ended = {"model": model, "evaluation": judged, "eta": None, "trained_tokens": tokens}
                 job_life.end(job, State.SUCCEEDED, **ended)
-                Checkpoint.objects.filter(job=job).update(is_kept=False)
         except BaseException:
             if publication is not None:
                 publication.discard()
             raise
-        self._forget_checkpoints()
 
     def _end_as_asked(self) -> None:
         job = self._job
@@ -300,16 +298,11 @@ class Supervision:
             job_life.release(job)
         elif self._asked == Wish.PAUSE:
             job_life.end(job, State.PAUSED)
-        elif job_life.end(job, State.CANCELLED):
-            Checkpoint.objects.filter(job=job).update(is_kept=False)
-            self._forget_checkpoints()
+        else:
+            job_life.end(job, State.CANCELLED)
 
     def _fail(self, code: str, message: str) -> None:
         job_life.end(self._job, State.FAILED, error_code=code, error_message=message)
-
-    def _forget_checkpoints(self) -> None:
-        """Nobody goes on from them, and those of all weights are several times the model."""
-        storage.remove_folder(self._folder / "checkpoints")
 
 
 def _failure(status: dict[str, Any], last_words: str) -> TrainingFailure | None:

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from training import access, services, uploads
 from training import work as life
+from training.first_rows import first_rows
 from training.forms import NameForm, ReadingForm
 from training.models import Dataset, DataWork, SourceFile
 from training.overview import list_rows
@@ -122,9 +123,8 @@ def file(request: HttpRequest, file_id: UUID) -> HttpResponse:
         services.correct_reading(file=found, reading=form.reading())
         messages.success(request, _("Saved. Check the data again to see what changes."))
         return redirect("dataset", found.dataset_id)
-    detected = found.detected or {}
-    rows = detected.get("rows", [])
-    columns = detected.get("columns") or list(dict.fromkeys(name for row in rows for name in row))
+    columns, rows = first_rows(found)
+    columns = columns or list(dict.fromkeys(name for row in rows for name in row))
     context = {
         "file": found,
         "form": form,

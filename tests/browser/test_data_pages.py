@@ -76,15 +76,20 @@ def test_an_upload_goes_on_where_it_was_after_the_connection_was_lost(
     large = tmp_path / "large.jsonl"
     large.write_text(line * (5_000_000 // len(line)))
     sent: list[str] = []
+    held: list[Route] = []
 
     def lose(route: Route) -> None:
-        """The second part never arrives the first time."""
+        """The second part is under way until the test has seen that, and never arrives the first time."""
         sent.append(route.request.url)
-        route.abort() if len(sent) == 2 else route.continue_()
+        held.append(route) if len(sent) == 2 else route.continue_()
 
     new_dataset(page, "Large")
     page.route(re.compile("/content\\?offset="), lose)
     page.locator("#chooser").set_input_files(large)
+    bar = page.get_by_role("progressbar", name="large.jsonl")
+    expect(bar).to_have_js_property("value", 2 * 2**20 / large.stat().st_size)
+    expect(page.locator(".upload-said")).to_have_text("2.1 MB of 5.0 MB")
+    held.pop().abort()
     expect(page.locator("#files bdi")).to_have_text("large.jsonl")
     expect(page.locator(".upload")).to_have_count(0)
     offsets = [int(url.split("=")[1]) for url in sent]

@@ -65,9 +65,10 @@ def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path 
     shown_rows = [_shown(row) for row in rows[:_SHOWN]]
     guessed = guess_shape(rows)
     if guessed is None:
-        return Detected(None, f"{seen.reason} No field in it holds text.".strip(), columns, shown_rows)
+        reason = f"{seen.reason} No field in it holds text.".strip()
+        return Detected(None, reason, columns, shown_rows, header)
     reading.shape, reading.columns, sure = guessed
-    return Detected(reading, _reason(seen, _SHAPES[reading.shape], sure), columns, shown_rows)
+    return Detected(reading, _reason(seen, _SHAPES[reading.shape], sure), columns, shown_rows, header)
 
 
 def _reason(seen: Seen, what: str, sure: bool) -> str:

@@ -27,6 +27,7 @@ from training.datasets.personal import find_personal
 from training.datasets.problems import MAX_EXCERPT, DataError, Problem
 from training.datasets.shards import Part, records_of
 from training.datasets.texts import has_something_to_learn, kind_of_example, names_of_texts, texts_of
+from training.datasets.token_preview import lost_text
 from training.encoding import Encoded, Encoder
 
 _BATCH = 512
@@ -68,7 +69,7 @@ def measure(piece: Piece, done: Done) -> Measured:
 class _Measuring:
     def __init__(self, piece: Piece) -> None:
         self._piece = piece
-        self._encoder = open_encoder(piece.model)[1] if piece.model else None
+        self._opened = open_encoder(piece.model) if piece.model else None
         names = ("kinds", "personal", "languages", "labels", "problems")
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in names}
         self._lost_tokens = 0
@@ -86,7 +87,7 @@ class _Measuring:
         self._prints.append(prints)
         self._features.append(features_of(examples))
         self._offsets += [offset for offset, _ in batch]
-        encodings = self._encoder.encode_all(examples) if self._encoder else [None] * len(batch)
+        encodings = self._opened[1].encode_all(examples) if self._opened else [None] * len(batch)
         for (_, record), exact, encoded in zip(batch, prints.exact.tolist(), encodings, strict=True):
             detect_language = exact % self._piece.language_of_one_in == 0
             problems = [*self._look_at(record, detect_language), *self._token_problems(record, encoded)]
@@ -151,8 +152,13 @@ class _Measuring:
         if most and length > most:
             lost = sum(encoded.trained[most:])
             self._lost_tokens += lost
-            reason = f"It has {length} tokens where {most} fit; {lost} of those cut off would be learnt."
-            yield problem_with(record, self._piece.files, "too_long", reason=reason)
+            reason = (
+                f"It has {length} tokens where {most} fit; {lost} of those cut off would be learnt. "
+                "Shown is how what is cut off begins."
+            )
+            assert self._opened is not None
+            excerpt = lost_text(encoded, self._opened[0].tokenizer, most)
+            yield problem_with(record, self._piece.files, "too_long", reason=reason, excerpt=excerpt)
 
 
 @functools.lru_cache(maxsize=2)

@@ -73,6 +73,7 @@ _KEY_SIGNS = (
     "sk-",
     "k_",
     "gh",
+    "github_pat_",
     "glpat-",
     "AKIA",
     "ASIA",

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from training.datasets.augment import can_augment
-from training.datasets.examples import Example, Record
+from training.datasets.examples import Example, LabelledExample, Record
 from training.datasets.fingerprints import Fingerprints, fingerprints_of
 from training.datasets.length import Length
 from training.datasets.measure import open_encoder
@@ -148,6 +148,8 @@ def sample_of(before: Example, after: Example | None) -> tuple[str, str]:
             same = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(old), len(new)))
             begin = max(0, same - 30)
             return old[begin : begin + MAX_EXCERPT], new[begin : begin + MAX_EXCERPT]
+    if isinstance(before, LabelledExample) and isinstance(after, LabelledExample):
+        return ", ".join(before.labels)[:MAX_EXCERPT], ", ".join(after.labels)[:MAX_EXCERPT]
     return "", ""
 
 

@@ -143,7 +143,7 @@ class _Whole:
             trained_tokens=int(trained.sum()),
             too_long=problems["too_long"],
             lost_tokens=sum(some.lost_tokens for some in self._measured),
-            previews=self._previews(model) if model else [],
+            previews=self._previews(model, max_tokens) if model else [],
             target_model=model.name if model else "",
             max_tokens=max_tokens,
             languages_of=self._counted("languages").total(),
@@ -184,13 +184,13 @@ class _Whole:
             total.update(getattr(measured, name))
         return total
 
-    def _previews(self, model: Path) -> list[list[PreviewToken]]:
+    def _previews(self, model: Path, max_tokens: int) -> list[list[PreviewToken]]:
         """Of examples from all over the dataset."""
         opened, encoder = open_encoder(str(model))
         step = max(1, self._rows // _PREVIEWS)
         examples = [self._index.record(row).example for row in range(0, self._rows, step)[:_PREVIEWS]]
         encodings = encoder.encode_all(examples)
-        return [token_preview(e, opened.tokenizer) for e in encodings if isinstance(e, Encoded)]
+        return [token_preview(e, opened.tokenizer, max_tokens) for e in encodings if isinstance(e, Encoded)]
 
 
 def _add_reading(report: Report, read: ReadSummary) -> None:

@@ -25,6 +25,7 @@ class Count(msgspec.Struct):
 class PreviewToken(msgspec.Struct):
     text: str
     trained: bool
+    lost: bool = False  # beyond the longest example
 
 
 class Report(msgspec.Struct, omit_defaults=True):

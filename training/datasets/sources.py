@@ -51,6 +51,7 @@ class Detected(msgspec.Struct):
     reason: str
     columns: list[str]  # of a table
     rows: list[dict[str, str]]  # the first, as they would be shown
+    header: bool = True  # of a table: whether these columns are called as its first row says
 
 
 def kind_of(shape: Shape) -> Kind:

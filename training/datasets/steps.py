@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from ftfy import TextFixerConfig, fix_text
@@ -90,7 +91,10 @@ def _without_missing(example: Example, fill: str | None) -> Example | None:
     if not isinstance(example, LabelledExample | TranslationExample):
         return example
     names = ("text",) if isinstance(example, LabelledExample) else ("source", "target")
-    missing = [name for name in names if not getattr(example, name).strip()]
-    if not missing:
+    filled: dict[str, Any] = {name: fill for name in names if not getattr(example, name).strip()}
+    # No label at all is an answer, an empty one is not.
+    if isinstance(example, LabelledExample) and not all(example.labels):
+        filled["labels"] = [label or fill for label in example.labels]
+    if not filled:
         return example
-    return None if fill is None else msgspec.structs.replace(example, **dict.fromkeys(missing, fill))
+    return None if fill is None else msgspec.structs.replace(example, **filled)

@@ -8,6 +8,7 @@ import msgspec
 
 from training import services, storage
 from training.datasets.problems import Problem as FoundProblem
+from training.first_rows import first_rows
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
 from training.problem_list import read_problems
 from webapp.api import dataset_schemas as schemas
@@ -43,15 +44,12 @@ def as_work(work: DataWork | None) -> schemas.Work | None:
 
 
 def as_dataset_files(files: list[SourceFile]) -> list[schemas.DatasetFile]:
-    return [
-        schemas.DatasetFile(
-            **told.dict(),
-            reading=schemas.Reading(**file.reading) if file.reading else None,
-            columns=(file.detected or {}).get("columns", []),
-            rows=(file.detected or {}).get("rows", []),
-        )
-        for file, told in zip(files, as_files([*files]), strict=True)
-    ]
+    answers = []
+    for file, told in zip(files, as_files([*files]), strict=True):
+        columns, rows = first_rows(file)
+        reading = schemas.Reading(**file.reading) if file.reading else None
+        answers.append(schemas.DatasetFile(**told.dict(), reading=reading, columns=columns, rows=rows))
+    return answers
 
 
 def last_work(dataset: Dataset, kind: str) -> DataWork | None:

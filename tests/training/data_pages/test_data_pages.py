@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import get_args
 
 import msgspec
@@ -15,11 +16,14 @@ from django.test import Client
 from django.utils import timezone
 
 from inference.models import ServedModel
+from tests.training.datasets.files import Read, archive, read, xlsx
+from tests.training.datasets.records import chat
 from tests.training.job_pages.rows import make_base, make_job
-from training import charts, forms, services, work
+from training import charts, forms, services, storage, tasks, work
 from training.datasets import personal, shapes, sources
+from training.datasets.examples import LabelledExample
 from training.datasets.recipe import Augment, Recipe, Split
-from training.datasets.report import Histogram
+from training.datasets.report import Histogram, PreviewToken, Report
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
 from webapp.accounts.models import User, Workspace
 
@@ -104,7 +108,7 @@ def test_how_a_file_is_read_is_shown_with_its_first_rows_and_can_be_corrected(
     page = client.get(f"/data/files/{source.pk}/").content.decode()
     assert '<td dir="auto">greeting</td>' in page
     correction = {
-        "layout": "csv", "shape": "translation", "encoding": "cp1252", "delimiter": "\t",
+        "layout": "csv", "shape": "translation", "encoding": "cp1252", "delimiter": "\t", "header": "on",
         "translation.source": "text", "translation.target": "label", "labelled.text": "label",
     }  # fmt: skip
     assert client.post(f"/data/files/{source.pk}/", correction).status_code == 302
@@ -118,6 +122,123 @@ def test_how_a_file_is_read_is_shown_with_its_first_rows_and_can_be_corrected(
     assert "files have changed" in client.get(f"/data/{source.dataset_id}/report/").content.decode()
     answer = client.post(f"/data/{source.dataset_id}/clean/", recipe_fields(freeze="1"))
     assert answer.status_code == 409
+
+
+TICKETS = [
+    ["Where is my order?", "delivery"],
+    ["I was charged twice.", "billing"],
+    ["Never came.", "delivery"],
+    ["It is broken.", "delivery"],
+    ["Pay me back.", "billing"],
+]
+CSV = "".join(f"{text},{label}\n" for text, label in TICKETS).encode()
+
+
+@pytest.fixture
+def seen(dataset: Dataset) -> Callable[[str, bytes], SourceFile]:
+    """Puts a file there that has arrived and was looked at by the worker that does so."""
+
+    def seen(name: str, content: bytes) -> SourceFile:
+        file = SourceFile.objects.create(
+            dataset=dataset, name=name, size=len(content), received=len(content),
+            state=SourceFile.State.DETECTING, received_at=timezone.now(),
+        )  # fmt: skip
+        path = storage.source_path(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        tasks.run(str(work.begin_work(dataset=dataset, kind="detect", file=file, parameters={}).pk))
+        dataset.work.filter(kind="report").delete()  # the first check, which begins by itself
+        file.refresh_from_db()
+        return file
+
+    return seen
+
+
+def as_shown(client: Client, file: SourceFile) -> dict[str, str]:
+    """What the form of how a file is read would send if nobody changed it."""
+    page = client.get(f"/data/files/{file.pk}/").content.decode()
+    fields = {}
+    for name, inside in re.findall(r'<select name="([^"]+)"[^>]*>(.*?)</select>', page, re.DOTALL):
+        chosen = re.search(r'<option value="([^"]*)" selected>', inside)
+        fields[name] = chosen[1] if chosen else ""
+    for tag in re.findall(r"<input [^>]+>", page):
+        if 'type="checkbox"' in tag and " checked" in tag:
+            fields[re.findall(r'name="([^"]+)"', tag)[0]] = "on"
+    return fields
+
+
+def read_as_saved(file: SourceFile, folder: Path) -> Read:
+    file.refresh_from_db()
+    reading = msgspec.convert(file.reading, sources.Reading)
+    return read(folder, sources.Source(storage.source_path(file), file.name, reading))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "is_named"),
+    [("tickets.csv", CSV, False), ("tickets.xlsx", xlsx(TICKETS), True)],
+)
+def test_a_table_without_names_in_its_first_row_is_read_whole_once_that_is_said(
+    name: str,
+    content: bytes,
+    is_named: bool,
+    client: Client,
+    seen: Callable[[str, bytes], SourceFile],
+    tmp_path: Path,
+) -> None:
+    file = seen(name, content)
+    fields = as_shown(client, file)
+    assert ("header" in fields) == is_named
+    # A correction of something else leaves it as it was.
+    assert client.post(f"/data/files/{file.pk}/", fields | {"labelled.group": ""}).status_code == 302
+    assert len(read_as_saved(file, tmp_path / "other").examples) == 5 - is_named
+
+    without = {name: value for name, value in as_shown(client, file).items() if name != "header"}
+    assert client.post(f"/data/files/{file.pk}/", without).status_code == 302
+    assert read_as_saved(file, tmp_path / "without").examples == [
+        LabelledExample(text, [label]) for text, label in TICKETS
+    ]
+    shown = as_shown(client, file)
+    assert (shown["labelled.text"], shown["labelled.label"]) == ("column 1", "column 2")
+    page = client.get(f"/data/files/{file.pk}/").content.decode()
+    assert '<th scope="col">column 1</th>' in page
+    assert '<td dir="auto">Where is my order?</td>' in page
+
+    assert client.post(f"/data/files/{file.pk}/", shown | {"header": "on"}).status_code == 302
+    shown = as_shown(client, file)
+    assert (shown["labelled.text"], shown["labelled.label"]) == ("Where is my order?", "delivery")
+    assert len(read_as_saved(file, tmp_path / "named").examples) == 4
+
+
+def test_of_a_layout_only_what_it_has_is_offered_and_kept(
+    client: Client, seen: Callable[[str, bytes], SourceFile]
+) -> None:
+    file = seen("tickets.zip", archive({"tickets.csv": b"text,label\nHello,greeting\nBye,farewell\n"}))
+    page = client.get(f"/data/files/{file.pk}/").content.decode()
+    offered = dict(re.findall(r'name="(\w+)"[^>]*data-layouts="([^"]+)"', page))
+    assert set(offered) == {"encoding", "delimiter", "sheet", "header"}
+    assert not any("zip" in layouts.split() for layouts in offered.values())
+    given = as_shown(client, file) | {"encoding": "cp1252", "delimiter": ";", "sheet": "Two"}
+    assert client.post(f"/data/files/{file.pk}/", given).status_code == 302
+    file.refresh_from_db()
+    assert file.reading == {
+        "layout": "zip", "shape": "labelled", "columns": {"text": "text", "label": "label"},
+    }  # fmt: skip
+
+
+def test_a_part_that_need_not_be_there_can_be_said_to_be_missing(
+    client: Client, seen: Callable[[str, bytes], SourceFile], tmp_path: Path
+) -> None:
+    file = seen("asked.csv", b"prompt,completion,system\nHello?,Hi.,12\nBye?,Bye.,13\n")
+    shown = as_shown(client, file)
+    assert shown["prompt_completion.system"] == "system"
+    for required, status in (("prompt_completion.prompt", 400), ("prompt_completion.system", 302)):
+        answer = client.post(f"/data/files/{file.pk}/", shown | {required: forms.NOT_THERE})
+        assert answer.status_code == status
+    file.refresh_from_db()
+    assert file.reading is not None
+    assert file.reading["columns"]["system"] == ""
+    assert as_shown(client, file)["prompt_completion.system"] == forms.NOT_THERE
+    assert read_as_saved(file, tmp_path / "read").examples == [chat("Hello?", "Hi."), chat("Bye?", "Bye.")]
 
 
 @pytest.mark.parametrize(
@@ -153,6 +274,27 @@ def test_a_report_shows_problems_by_code_and_the_places_of_one(client: Client, r
         assert client.get(f"{address}?{odd}").status_code == 200
 
 
+def test_a_report_shows_what_is_in_the_data_and_says_what_it_cannot_see(
+    client: Client, report: DataWork
+) -> None:
+    page = client.get(f"/data/{report.dataset_id}/report/").content.decode()
+    sections = {
+        name: " ".join(re.sub(r"<[^>]+>", " ", content).split())
+        for name, content in re.findall(
+            r'<section[^>]*aria-labelledby="(\w+)"[^>]*>(.*?)</section>', page, re.S
+        )
+    }
+    assert sections["languages"] == "Languages en 900 82 % de 200 18 %"
+    assert sections["labels"] == "Labels greeting 700 64 % farewell 400 36 %"
+    assert "Email addresses 12 1 %" in sections["personal"]
+    assert "Names, postal addresses and what a sentence gives away are not seen here" in sections["personal"]
+    assert "10 in the middle, 11 on average, 95 % have at most 22, the longest 39." in sections["lengths"]
+    assert "50 % of all tokens are learnt; the others are context." in sections["lengths"]
+    assert "0 – 10 500 10 – 20 500 20 – 40 100" in sections["lengths"]
+    (chart,) = re.findall(r'<figure class="chart stack".*?<svg.*?</svg>', page, re.S)
+    assert chart.count('class="rect') == 3
+
+
 def test_a_report_says_what_learning_it_will_take_where_jobs_like_it_have_ended(
     client: Client, alice: User, workspace: Workspace, report: DataWork
 ) -> None:
@@ -186,8 +328,6 @@ def test_all_problems_can_be_downloaded_and_a_spreadsheet_runs_none_of_them(
 def test_a_report_whose_files_are_gone_still_shows_its_counts(
     client: Client, report: DataWork, home: object
 ) -> None:
-    from training import storage
-
     storage.remove_folder(storage.work_folder(report))
     assert client.get(f"/data/{report.dataset_id}/report/").status_code == 200
     assert b"".join(client.get(f"/data/{report.dataset_id}/report/problems.jsonl")) == b""
@@ -196,6 +336,14 @@ def test_a_report_whose_files_are_gone_still_shows_its_counts(
 def test_what_is_learnt_is_marked_by_more_than_colour(client: Client, report: DataWork) -> None:
     page = client.get(f"/data/{report.dataset_id}/report/").content.decode()
     assert "<span>user: hi</span><mark>hello</mark>" in page
+    assert "Struck through" not in page
+    found = msgspec.convert(report.result, Report)
+    lost = [PreviewToken("well", False, lost=True), PreviewToken("bye", True, lost=True)]
+    found.too_long, found.previews = 1, [lost]
+    DataWork.objects.filter(pk=report.pk).update(result=msgspec.to_builtins(found))
+    page = client.get(f"/data/{report.dataset_id}/report/").content.decode()
+    assert '<span class="lost">well</span><mark class="lost">bye</mark>' in page
+    assert "Struck through: too long" in page
 
 
 def test_a_check_asks_for_a_model_that_is_there(client: Client, dataset: Dataset, source: SourceFile) -> None:
@@ -247,6 +395,7 @@ def test_the_switches_become_a_recipe_and_stand_as_they_were(
         {"validation": "50", "test": "45"},
         {"validation": "-1"},
         {"too_long": "drop"},
+        {"missing": "fill", "missing_fill": " "},
         {"redact": "name"},
         {"copies": "1000"},
         {"deduplicate": "all"},

@@ -258,13 +258,20 @@ def test_a_length_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_fields_are_dropped_or_filled(tmp_path: Path) -> None:
-    examples: list[Example] = [labelled("good", "a"), labelled(" ", "b")]
+    examples: list[Example] = [labelled("good", "a"), labelled(" ", "b"), labelled("which?", "")]
     recipe = Recipe(missing="fill", missing_fill="(nothing)", split=ALL_TRAIN)
     assert train_of(tmp_path / "fill", recipe, examples) == [
         labelled("good", "a"),
         labelled("(nothing)", "b"),
+        labelled("which?", "(nothing)"),
     ]
+    assert read_manifest(tmp_path / "fill" / "version").labels == ["(nothing)", "a", "b"]
+    (effect,) = [effect for effect in preview(tmp_path / "fill" / "work", recipe) if effect.step == "missing"]
+    assert (effect.changed, effect.samples[1]) == (2, ("", "(nothing)"))
     assert train_of(tmp_path / "drop", Recipe(split=ALL_TRAIN), examples) == [labelled("good", "a")]
+    assert read_manifest(tmp_path / "drop" / "version").labels == ["a"]
+    several: list[Example] = [labelled("none of them"), labelled("one", "a")]
+    assert train_of(tmp_path / "several", Recipe(split=ALL_TRAIN), several) == several
 
 
 def test_only_training_texts_are_augmented_and_always_the_same(tmp_path: Path) -> None:

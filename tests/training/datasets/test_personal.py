@@ -29,6 +29,16 @@ FOUND = [
     ("key", "sk-abcdefghijklmnopqrstuvwx"),
     ("key", "AKIAABCDEFGHIJKLMNOP"),
     ("key", "ghp_" + "a1" * 18),
+    ("key", "github_pat_11ABCDEFG0" + "a1_B" * 18),
+    ("key", "glpat-" + "a1-B_" * 4),
+    ("key", "sk_live_" + "a1B2" * 6),
+    ("key", "rk_test_" + "a1B2" * 6),
+    ("key", "AIza" + "a1-B_" * 7),
+    ("key", "xoxb-123456789012-123456789012-" + "a1B2" * 6),
+    ("key", "hf_" + "aB" * 17),
+    ("key", "npm_" + "a1B2" * 9),
+    ("key", "pypi-AgEIcHlwaS5vcmc" + "a1-B_" * 12),
+    ("key", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NSJ9.a1-B_a1-B_a1-B_"),
     ("key", "-----BEGIN RSA PRIVATE KEY-----\nMIIabc+/=\n-----END RSA PRIVATE KEY-----"),
 ]
 NOT_PERSONAL = [

@@ -81,7 +81,9 @@ def test_tokens_are_counted_as_they_are_trained_and_what_is_too_long_says_what_i
     tmp_path: Path,
 ) -> None:
     model = model_folder(tmp_path / "tiny")
-    folder = write_records(tmp_path / "work", [chat("Hi", "Ho"), chat("Hi", "x" * 100)])
+    # The cut falls between the two bytes of a letter.
+    answer = "x" * 28 + "я" + "this is too late " + "y" * 53
+    folder = write_records(tmp_path / "work", [chat("Hi", "Ho"), chat("Hi", answer)])
     report = profile(folder, model=model, max_tokens=50)
     assert report.tokens is not None
     # <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n are 8 and 12 tokens and one for the newline between.
@@ -89,12 +91,15 @@ def test_tokens_are_counted_as_they_are_trained_and_what_is_too_long_says_what_i
     assert report.tokens.largest == around + 101
     assert report.trained_tokens == 3 + 101
     assert (report.too_long, report.lost_tokens) == (1, around + 101 - 50)
-    (preview, _) = report.previews
+    (preview, long_preview) = report.previews
+    assert [token.lost for token in long_preview] == [False] * 50 + [True] * report.lost_tokens
+    assert not any(token.lost for token in preview)
     assert "".join(token.text for token in preview if token.trained) == "Ho<|im_end|>"
     assert "".join(token.text for token in preview).startswith("<|im_start|>user\nHi<|im_end|>")
     (problem,) = [p for p in problems_in(folder) if p.code == "too_long"]
     assert problem.line == 2
     assert f"{report.lost_tokens} of those" in problem.reason
+    assert problem.excerpt == "this is too late " + "y" * 53 + "<|im_end|>"
 
 
 def test_a_preview_shows_a_character_of_several_tokens_once(tmp_path: Path) -> None:

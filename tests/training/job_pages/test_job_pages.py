@@ -184,6 +184,8 @@ def test_the_one_next_step_is_the_one_filled_button(
     buttons = re.findall(r'class="button( button-primary)?"[^>]*>([^<]+)<', part)
     assert [said for primary, said in buttons if primary] == filled
     assert [said for primary, said in buttons if not primary] == others
+    # Who wants what was learnt so far has to know which button keeps it.
+    assert ("Cancelling keeps nothing of it, for good." in part) == ("Cancel" in others)
     if filled == ["Try it"]:
         assert f'href="/?model={job.model_id}"' in part
 

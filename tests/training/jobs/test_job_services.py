@@ -155,6 +155,33 @@ def test_what_is_wished_of_a_job_that_runs_is_for_its_worker_to_hear(start: Star
     assert code_of(lambda: job_services.pause_job(job=job, user=alice)) == "job_cancelling"
 
 
+@pytest.mark.parametrize("was", ["queued", "paused", "running"])
+def test_of_a_cancelled_job_nothing_is_kept_however_it_was(
+    was: str, start: Start, alice: User, django_capture_on_commit_callbacks: Execute
+) -> None:
+    """One that runs here lost its worker, which had not heard that it is to be cancelled."""
+    start()
+    job = job_life.claim_next()
+    assert job is not None
+    saved = storage.job_folder(job) / "checkpoints" / "step-00000004"
+    saved.mkdir(parents=True)
+    job.checkpoints.create(step=4)
+    if was != "running":
+        assert job_life.end(job, State.PAUSED)
+    if was == "queued":
+        job_services.resume_job(job=job, user=alice)
+    assert saved.exists()
+    with django_capture_on_commit_callbacks(execute=True):
+        job_services.cancel_job(job=job, user=alice)
+        if was == "running":
+            assert saved.exists()
+            job_life.crashed(job)
+        assert saved.exists()
+    assert Job.objects.get().state == State.CANCELLED
+    assert not saved.parent.exists()
+    assert not job.checkpoints.get().is_kept
+
+
 def test_a_job_that_failed_is_tried_again_when_its_reason_is_gone(start: Start, alice: User) -> None:
     start()
     job = job_life.claim_next()

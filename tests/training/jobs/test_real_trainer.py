@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ KNOBS: dict[str, Any] = {
 # What a worker does to start a trainer, and then waits.
 WORKER = """
 import sys, time
+from collections.abc import Callable
 from pathlib import Path
 from training.trainer_process import TrainerProcess
 TrainerProcess(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[1]) / "spec.json", processes=1, threads=1)
@@ -136,6 +138,7 @@ def test_a_cancelled_job_saves_what_it_learnt_and_is_gone_within_fifteen_seconds
     alice: User,
     monkeypatch: pytest.MonkeyPatch,
     settings: Settings,
+    django_capture_on_commit_callbacks: Callable[..., Any],
 ) -> None:
     settings.TRAINING_PROCESSES = 2  # and torchrun, which passes on that they shall stop
     base.path = str(tiny_base)
@@ -151,7 +154,8 @@ def test_a_cancelled_job_saves_what_it_learnt_and_is_gone_within_fifteen_seconds
 
     monkeypatch.setattr(tail, "take_in", look)
     job = start(spec={**KNOBS, "max_steps": 100_000, "checkpoint_every": 100_000})
-    run_next()
+    with django_capture_on_commit_callbacks(execute=True):
+        run_next()
     assert time.monotonic() - cancelled_at[0] < 15
     job = Job.objects.get()
     assert (job.state, job.error_code, job.model) == (Job.State.CANCELLED, "", None)

@@ -43,6 +43,7 @@ from webapp.core.request_ids import on_behalf_of
 pytestmark = pytest.mark.django_db
 State = Job.State
 Trainer = Callable[..., None]
+Execute = Callable[..., Any]
 SPEC = {"prompts": ["Hi?"]}
 
 
@@ -124,10 +125,13 @@ def test_logs_of_a_job_and_of_its_trainer_name_the_request_that_began_it(
     assert {"validating", "started", "succeeded"} <= codes
 
 
-def test_what_a_trainer_writes_is_in_rows_when_it_has_succeeded(start: Start, trainer: Trainer) -> None:
+def test_what_a_trainer_writes_is_in_rows_when_it_has_succeeded(
+    start: Start, trainer: Trainer, django_capture_on_commit_callbacks: Execute
+) -> None:
     job = start(spec=SPEC)
     trainer()
-    run_next()
+    with django_capture_on_commit_callbacks(execute=True):
+        run_next()
     job = now(job)
     assert (job.state, job.step, job.steps, job.percent) == (State.SUCCEEDED, STEPS, STEPS, 100)
     assert (job.best_step, job.base_validation_loss, job.seconds, job.memory) == (8, 5.0, STEPS * 0.5, 1000)
@@ -225,7 +229,11 @@ def test_a_job_is_paused_saved_and_resumed(start: Start, trainer: Trainer, alice
 
 
 def test_a_cancelled_trainer_that_does_not_hear_is_gone_in_time_with_all_it_started(
-    start: Start, trainer: Trainer, alice: User, monkeypatch: pytest.MonkeyPatch
+    start: Start,
+    trainer: Trainer,
+    alice: User,
+    monkeypatch: pytest.MonkeyPatch,
+    django_capture_on_commit_callbacks: Execute,
 ) -> None:
     assert training_worker.PATIENCE + 2 < 15
     monkeypatch.setattr(training_worker, "PATIENCE", 0.2)
@@ -237,7 +245,8 @@ def test_a_cancelled_trainer_that_does_not_hear_is_gone_in_time_with_all_it_star
 
     job = start(spec=SPEC)
     trainer("deaf", meanwhile=at_step(5, cancel))
-    run_next()
+    with django_capture_on_commit_callbacks(execute=True):
+        run_next()
     assert now(job).state == State.CANCELLED
     assert len(seen) == 2
     assert not marked(str(job.id))

@@ -169,6 +169,7 @@ def test_a_recipe_that_cannot_be_is_refused_field_by_field(alices: Client, datas
         ({"split": {"validation": 0.9, "test": 0.9}}, "recipe.split"),
         ({"split": {"given": "0"}}, "recipe.split.given"),
         ({"too_long": "cut"}, "recipe.max_tokens"),
+        ({"missing": "fill", "missing_fill": " "}, "recipe.missing_fill"),
         ({"max_tokens": -1}, "recipe.max_tokens"),
         ({"augment": {"copies": 99}}, "recipe.augment.copies"),
     ):
