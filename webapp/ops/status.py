@@ -22,6 +22,7 @@ from webapp.core.recent_errors import RecentError
 from webapp.core.snapshots import Snapshot
 from webapp.ops import figures, schema
 from webapp.ops.backup.snapshot import database_size
+from webapp.ops.doctor.database import look
 
 # Every site has one of each at least.
 KINDS = ("web", "inference", "training", "worker", "data", "beat")
@@ -107,6 +108,7 @@ class Status:
 def read_status(*, is_command: bool = False) -> Status:
     """Raises DatabaseError; without a broker it tells of this process and the database alone. A command is not
     counted among the site's."""
+    look()
     alive = snapshots.of_the_site() if is_command else snapshots.reporter().everybody()
     workers = list(Worker.objects.alive().order_by("started_at"))
     processes = _processes(alive, workers)
