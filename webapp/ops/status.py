@@ -15,7 +15,7 @@ from django.db.models import Count, Min, Q, Sum
 from django.utils import timezone
 
 from inference.models import Generation, ServedModel, Worker
-from inference.serving import without_ready_worker
+from inference.serving import has_its_first_model, without_ready_worker
 from training.models import Job, SourceFile
 from webapp.core import clock, recent_errors, snapshots
 from webapp.core.recent_errors import RecentError
@@ -136,7 +136,9 @@ def read_status(*, is_command: bool = False) -> Status:
         stored=_stored(),
         backup=_backup(alive),
         schema=Schema(schema.pending(), schema.unknown()),
-        worker_errors=[one.error for one in workers if one.state == Worker.State.BROKEN],
+        worker_errors=[
+            one.error for one in workers if one.state == Worker.State.BROKEN and not has_its_first_model(one)
+        ],
     )
 
 
