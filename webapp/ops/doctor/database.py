@@ -144,17 +144,19 @@ def _postgresql(own: BaseDatabaseWrapper) -> Iterator[Finding]:
     with own.cursor() as cursor:
         cursor.execute(
             "SELECT pg_is_in_recovery(), current_setting('max_connections')::int,"
-            " extract(epoch FROM clock_timestamp())::float8, pg_encoding_to_char(encoding)"
+            " extract(epoch FROM clock_timestamp())::float8, pg_encoding_to_char(encoding), current_database(),"
+            " current_user"
             " FROM pg_database WHERE datname = current_database()"
         )
-        is_standby, most, seconds, encoding = cursor.fetchone()
+        is_standby, most, seconds, encoding, name, user = cursor.fetchone()
     if is_standby:
         yield refusal("database", "The database is a standby, which takes no writes.", "Name its primary.")
     if encoding != "UTF8":
         yield refusal(
             "database",
             f"The database's encoding is {encoding}, which cannot hold what people write.",
-            "Create it anew: CREATE DATABASE flywheel ENCODING 'UTF8' TEMPLATE template0",
+            f'Drop it, after a backup where it holds something, and create it anew: CREATE DATABASE "{name}" '
+            f"OWNER \"{user}\" ENCODING 'UTF8' TEMPLATE template0",
         )
     pool = settings.DATABASES["default"].get("OPTIONS", {}).get("pool")
     # Of each web process and each worker; four kinds of worker, and one beat that has none.
