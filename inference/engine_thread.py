@@ -221,7 +221,9 @@ class EngineThread:
                 self._failed_with = wanted
                 known = isinstance(error, EngineError | UserError)
                 if str(error) not in self._lease.worker.error:  # said once, not with every try
-                    logger.error("the model cannot be loaded: %s", error, exc_info=not known)
+                    is_young = isinstance(error, UserError) and error.code == "no_model"  # the site
+                    level = logging.WARNING if is_young else logging.ERROR
+                    logger.log(level, "the model cannot be loaded: %s", error, exc_info=not known)
                 said = str(error) if known else f"{type(error).__name__}: {error}"
                 self._lease.report(Worker.State.BROKEN, error=said)
             else:

@@ -299,7 +299,8 @@ def _watch(child: subprocess.Popen[bytes], folder: Path, size: int, progress: Pr
         try:
             child.wait(timeout=_POLL_SECONDS)
         except subprocess.TimeoutExpired:
-            most = max(most, _bytes_in(folder))
+            # What pip unpacks, or copies to where it keeps it, is there twice.
+            most = min(max(most, _bytes_in(folder)), size)
             progress(f"{most / 1e6:.0f} of {size / 1e6:.0f} MB")
         else:
             return

@@ -18,6 +18,7 @@ from webapp.core.errors import UserError
 # A worker that was here so short a while ago is being restarted.
 ABSENT_AFTER = timedelta(seconds=60)
 _RETRY_AFTER = 30  # seconds
+NO_MODEL = "No model is installed yet. Ask the person who runs this site to add one."
 
 
 class Serving(NamedTuple):
@@ -74,10 +75,13 @@ def default_model() -> ServedModel:
     """The model conversations use. Raises UserError `no_model` where none is installed."""
     found = sql.instances(ServedModel, "SELECT * FROM inference_servedmodel WHERE is_default")
     if not found:
-        raise UserError(
-            "no_model", "No model is installed yet. Ask the person who runs this site to add one.", status=503
-        )
+        raise UserError("no_model", NO_MODEL, status=503)
     return found[0]  # a constraint sees to it that there is only one
+
+
+def has_its_first_model(worker: Worker) -> bool:
+    """Whether one that is broken lacked nothing but a model, which is there by now: it looks every few seconds."""
+    return worker.error == NO_MODEL and ServedModel.objects.filter(is_default=True).exists()
 
 
 def whole_models() -> list[int]:

@@ -1,5 +1,6 @@
 """The Celery application of every worker process. The web process only sends tasks, by name."""
 
+import atexit
 import logging.config
 import os
 import sys
@@ -7,7 +8,7 @@ import warnings
 from typing import Any
 
 from celery import Celery, signals
-from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
+from celery.exceptions import SecurityWarning
 
 from webapp.core.pulse import beat_into
 from webapp.env import SettingsError
@@ -16,8 +17,6 @@ from webapp.ops.processes import QUEUES
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 # Containers run as root, and the warning's reason, unpickling messages, is not ours: we accept JSON only.
 warnings.filterwarnings("ignore", category=SecurityWarning)
-# Of late acknowledgement, which we do not use; it comes with every loss of the broker.
-warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
 
 # Commands check the site. In a worker that would import every page: 0.6 s at each start, and 34 MB for good.
 os.environ.setdefault("CELERY_SKIP_CHECKS", "true")
@@ -61,6 +60,8 @@ def _give_out_figures_of_beat(**_: Any) -> None:
     from webapp.core import snapshots
 
     snapshots.start("beat")
+    # Celery says when a worker ends, and not when beat does.
+    atexit.register(snapshots.stop)
 
 
 @signals.worker_shutdown.connect

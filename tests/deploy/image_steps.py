@@ -30,6 +30,9 @@ _CONTAINERS_ONLY = ("useradd", "apt-get")
 CHECKS = {
     "it has no torch": "import importlib.util as u; assert u.find_spec('torch') is None",
     "the web process is imported": "import webapp.asgi",
+    "a backup knows by which version it is made": (
+        "from webapp.ops.backup.manifest import flywheel_version as v; assert v() != 'unknown'"
+    ),
     "every task by the clock is done": """
 import django, sys
 from webapp.celery import app

@@ -68,6 +68,13 @@ def test_an_image_runs_one_process_as_nobody_and_can_be_asked_how_it_is(target: 
     assert role in start.site()
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_knows_which_version_it_is(target: str) -> None:
+    """From pyproject.toml beside the code: a backup says so."""
+    beside = [step.words for step in instructions_of(target, "COPY") if "manage.py" in step.words]
+    assert ["manage.py", "pyproject.toml", "./"] in beside
+
+
 def test_no_secret_is_in_an_image() -> None:
     for step in instructions():
         if step.name in ("ARG", "ENV"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from typing import Any
 
 import pytest
 from websockets.sync.client import connect
@@ -44,6 +46,27 @@ def test_a_socket_opened_as_soon_as_the_broker_is_back_is_taken_at_once(live_sit
     with connect(live_site.ws_url, origin=origin, additional_headers=headers) as socket:
         socket.send('{"type": "ping"}')
         assert "pong" in str(socket.recv(timeout=10))
+
+
+def test_a_broker_that_is_restarted_is_no_error_of_those_who_wait_for_it(live_site: Site) -> None:
+    """They say that they try again, in a line each time, and go on by themselves."""
+    services = (live_site.worker, live_site.inference[0])
+    before = [len(service.log()) for service in services]
+
+    def lines() -> list[list[dict[str, Any]]]:
+        logs = [service.log()[length:] for service, length in zip(services, before, strict=True)]
+        return [[json.loads(line) for line in log.splitlines() if line.startswith("{")] for log in logs]
+
+    def each_says(what: str) -> bool:
+        return all(any(what in line["event"] for line in told) for told in lines())
+
+    live_site.valkey.kill()
+    wait_until(lambda: each_says("Trying again"), "the workers to notice", every=0.1)
+    live_site.valkey.start()
+    wait_until(lambda: each_says("Connected to"), "the workers to be back", every=0.1)
+    for told in lines():
+        assert {line["level"] for line in told if "Trying again" in line["event"]} == {"warning"}
+        assert not [line for line in told if "DeprecationWarning" in line["event"]]
 
 
 async def test_messages_are_taken_one_after_the_other_while_the_broker_is_away(live_site: Site) -> None:

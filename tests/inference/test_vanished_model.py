@@ -92,7 +92,7 @@ def load_when_let(model: ServedModel, *, beside: Any = None) -> Any:
 
 
 def test_a_worker_whose_first_model_has_come_is_loading_and_no_longer_broken(
-    folder: Path, settings: Settings
+    folder: Path, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As after `models pull` on a new site, where workers were started before: nobody is told to mend anything."""
     settings.INFERENCE_ENGINE = f"{__name__}.load_when_let"
@@ -103,6 +103,9 @@ def test_a_worker_whose_first_model_has_come_is_loading_and_no_longer_broken(
     try:
         broken = wait_until(lambda: Worker.objects.filter(state="broken").first(), "it to miss a model", 20)
         assert broken.error.startswith("No model is installed yet.")
+        # A new site has not gone wrong.
+        told = [record for record in caplog.records if "No model is installed yet" in record.getMessage()]
+        assert [record.levelname for record in told] == ["WARNING"]
         ServedModel.objects.update(is_default=True)
         wait_until(lambda: Worker.objects.filter(state="loading", error="").exists(), "it to load one", 20)
         _let_it_load.set()

@@ -146,7 +146,10 @@ class SetupForm(forms.Form):
         widget=forms.TextInput(
             attrs={"autocomplete": "off", "spellcheck": "false", "autocapitalize": "none"}
         ),
-        help_text=gettext_lazy("`manage.py setupcode` prints it, and so does `make run` when it starts."),
+        help_text=gettext_lazy(
+            "`manage.py setupcode` prints it (on a server, `deploy/manage setupcode` or "
+            "`docker compose run --rm manage setupcode`), and so does `make run` when it starts."
+        ),
     )
 
     def __init__(self, *args: Any, ask_code: bool, **kwargs: Any) -> None:

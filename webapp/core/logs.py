@@ -52,6 +52,15 @@ _SHARED: list[Any] = [
 ]
 
 
+class RetriesAreWarnings(logging.Filter):
+    """Of a broker that is away Celery hears again and again, and goes on by itself once it is back: no error of its."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno == logging.ERROR and "Trying " in record.getMessage():
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
+
+
 def configuration(log_format: str, level: str) -> dict[str, Any]:
     """The LOGGING setting; `log_format` is "console" or "json"."""
     # Plain tracebacks: rich ones print local variables, and those hold messages and passwords.
@@ -69,6 +78,7 @@ def configuration(log_format: str, level: str) -> dict[str, Any]:
                 "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
             }
         },
+        "filters": {"retries": {"()": RetriesAreWarnings}},
         "handlers": {
             "stderr": {"class": "logging.StreamHandler", "formatter": "line"},
             "errors": {"class": "webapp.core.recent_errors.Collector", "level": "ERROR"},
@@ -81,7 +91,10 @@ def configuration(log_format: str, level: str) -> dict[str, Any]:
             # "Task received" and "succeeded" for every reply and every two seconds for the reaper.
             "celery.worker.strategy": {"level": "WARNING"},
             "celery.app.trace": {"level": "WARNING"},
-            "celery.beat": {"level": "WARNING"},
+            "celery.beat": {"level": "WARNING", "filters": ["retries"]},
+            "celery.worker.consumer.consumer": {"filters": ["retries"]},
+            # It has configured itself by now, with lines of its own make.
+            "uvicorn": {"handlers": [], "propagate": True},
             "uvicorn.access": {"level": "WARNING"},
             "httpx": {"level": "WARNING"},
         },
@@ -89,7 +102,9 @@ def configuration(log_format: str, level: str) -> dict[str, Any]:
 
 
 def configure_structlog() -> None:
-    """Sends structlog's events into the standard library's handlers, where the format above is applied."""
+    """Sends structlog's events, and Python's warnings, into the standard library's handlers, where the format above is
+    applied."""
+    logging.captureWarnings(True)
     # What no line of ours says need not be found out for each (docs.python.org/3/howto/logging.html#optimization).
     for unsaid in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
         setattr(logging, unsaid, None)

@@ -9,6 +9,7 @@ class OpsConfig(AppConfig):
         from webapp.core import metrics
         from webapp.ops import figures
 
+        metrics.register(figures.database)
         for collect in (
             figures.generations,
             figures.workers,
@@ -16,7 +17,7 @@ class OpsConfig(AppConfig):
             figures.queues,
             figures.webhooks,
             figures.migrations,
-            figures.broker,
         ):
-            metrics.register(collect)
+            metrics.register(figures.of_the_database(collect))
+        metrics.register(figures.broker)
         metrics.register_own(figures.machine)

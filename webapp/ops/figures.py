@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import NamedTuple
 
 import msgspec
 import redis
 from django.conf import settings
+from django.db import DatabaseError
 from django.db.models import Count, Min
 from django.utils import timezone
 from prometheus_client.core import GaugeMetricFamily
@@ -20,13 +23,72 @@ from inference.models import Generation, Worker
 from inference.task_messages import queue_key
 from training.models import Job
 from webapp.api.models import WebhookDelivery
-from webapp.core import snapshots
+from webapp.core import metrics, snapshots
 from webapp.core.task_headers import SENT_AT
 from webapp.ops import schema
 from webapp.ops.backup.last import last_backup
+from webapp.ops.doctor.database import look
+from webapp.ops.doctor.finding import first_line
 from webapp.ops.processes import QUEUES
 
+logger = logging.getLogger(__name__)
+
 WAITING = (Generation.State.QUEUED, Generation.State.RUNNING)
+_Figures = Callable[[], Iterator[GaugeMetricFamily]]
+
+
+# --- the database --------------------------------------------------------------------------------------------
+
+
+class _Database:
+    """Whether it answers: one look for all of its figures, each of which would wait as long as the pool does."""
+
+    def __init__(self) -> None:
+        self._at, self._answers = float("-inf"), False
+        self._lock = threading.Lock()
+
+    def answers(self) -> bool:
+        with self._lock:
+            if time.monotonic() - self._at > metrics.CACHE_SECONDS:
+                self._answers = self._look()
+                self._at = time.monotonic()
+            return self._answers
+
+    def look_again(self) -> None:
+        with self._lock:
+            self._at = float("-inf")
+
+    def _look(self) -> bool:
+        try:
+            look()
+        except DatabaseError as error:
+            logger.warning("figures of the database are left out: %s", first_line(error))
+            return False
+        return True
+
+
+_database = _Database()
+
+
+def of_the_database(collect: _Figures) -> _Figures:
+    """`collect`, and nothing while the database is away."""
+
+    def collected() -> Iterator[GaugeMetricFamily]:
+        if not _database.answers():
+            return
+        try:
+            yield from collect()
+        except DatabaseError:
+            _database.look_again()
+            raise
+
+    return collected
+
+
+def database() -> Iterator[GaugeMetricFamily]:
+    yield GaugeMetricFamily(
+        "flywheel_database_up", "1 where the database answers.", value=_database.answers()
+    )
 
 
 def generations() -> Iterator[GaugeMetricFamily]:

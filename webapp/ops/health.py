@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import redis
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError
 
 from inference.models import ServedModel, Worker
 from inference.serving import without_ready_worker
 from webapp.ops import schema
+from webapp.ops.doctor.database import look
 from webapp.ops.doctor.finding import first_line
 
 CACHE_SECONDS = 1.0
@@ -44,8 +45,7 @@ def checks() -> list[Check]:
 def database() -> list[Check]:
     """The database answers, its schema is current, and a worker holds a lease in it."""
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
+        look()
         missing = schema.pending()
         if missing:
             return [

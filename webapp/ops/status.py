@@ -15,13 +15,14 @@ from django.db.models import Count, Min, Q, Sum
 from django.utils import timezone
 
 from inference.models import Generation, ServedModel, Worker
-from inference.serving import without_ready_worker
+from inference.serving import has_its_first_model, without_ready_worker
 from training.models import Job, SourceFile
 from webapp.core import clock, recent_errors, snapshots
 from webapp.core.recent_errors import RecentError
 from webapp.core.snapshots import Snapshot
 from webapp.ops import figures, schema
 from webapp.ops.backup.snapshot import database_size
+from webapp.ops.doctor.database import look
 
 # Every site has one of each at least.
 KINDS = ("web", "inference", "training", "worker", "data", "beat")
@@ -107,6 +108,7 @@ class Status:
 def read_status(*, is_command: bool = False) -> Status:
     """Raises DatabaseError; without a broker it tells of this process and the database alone. A command is not
     counted among the site's."""
+    look()
     alive = snapshots.of_the_site() if is_command else snapshots.reporter().everybody()
     workers = list(Worker.objects.alive().order_by("started_at"))
     processes = _processes(alive, workers)
@@ -134,7 +136,9 @@ def read_status(*, is_command: bool = False) -> Status:
         stored=_stored(),
         backup=_backup(alive),
         schema=Schema(schema.pending(), schema.unknown()),
-        worker_errors=[one.error for one in workers if one.state == Worker.State.BROKEN],
+        worker_errors=[
+            one.error for one in workers if one.state == Worker.State.BROKEN and not has_its_first_model(one)
+        ],
     )
 
 

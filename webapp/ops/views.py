@@ -46,7 +46,8 @@ def readyz(request: HttpRequest) -> HttpResponse:
 def prometheus(request: HttpRequest) -> HttpResponse:
     """For loopback, or for who bears METRICS_TOKEN."""
     if not _may_scrape(request):
-        return HttpResponse("Send METRICS_TOKEN as a bearer token.\n", status=401, content_type="text/plain")
+        first = "Send METRICS_TOKEN" if settings.METRICS_TOKEN else "Set METRICS_TOKEN and send it"
+        return HttpResponse(f"{first} as a bearer token.\n", status=401, content_type="text/plain")
     body, content_type = snapshots.exposition()
     return HttpResponse(body, content_type=content_type)
 

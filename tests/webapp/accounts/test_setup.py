@@ -67,7 +67,9 @@ def test_the_first_visit_from_this_machine_creates_the_owner_and_logs_them_in(cl
 @pytest.mark.django_db
 @pytest.mark.parametrize("meta", PROXIES)
 def test_anyone_who_may_be_elsewhere_needs_the_set_up_code(client: Client, meta: dict[str, str]) -> None:
-    assert b'name="code"' in client.get("/setup/", **meta).content
+    page = client.get("/setup/", **meta).content
+    assert b'name="code"' in page
+    assert b"deploy/manage setupcode" in page  # where `manage.py` would look at an empty site of its own
     assert client.post("/setup/", FORM, **meta).status_code == 400
     assert client.post("/setup/", FORM | {"code": "aaaa-bbbb-cccc-dddd"}, **meta).status_code == 400
     assert not User.objects.exists()

@@ -15,12 +15,14 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import httpx
 import msgspec
 import pytest
 from django.contrib.sessions.models import Session
+from django.core.management import call_command
 from django.db import connection
 
 from inference.models import Generation, ServedModel
@@ -29,9 +31,10 @@ from tests.conftest import new_site
 from tests.scripted_engine import text_of
 from tests.services import ROOT, Site, wait_until
 from webapp.accounts.models import Workspace
-from webapp.ops.backup.manifest import CopiedFile, Manifest, read_manifest, write_manifest
+from webapp.ops.backup.manifest import CopiedFile, Manifest, flywheel_version, read_manifest, write_manifest
 from webapp.ops.backup.pace import Pace, digest_file
 from webapp.ops.backup.verifying import verify
+from webapp.ops.management.commands import verify_backup
 
 pytestmark = pytest.mark.faults
 
@@ -290,6 +293,45 @@ def test_verifying_names_each_file_that_is_damaged_or_missing(kept_site: Site, t
         file.seek(200)
         file.write(b"?")
     assert "manifest.json is damaged" in refused(kept_site, "restore", "--check", str(folder))
+
+
+def test_it_knows_by_which_version_of_the_code_it_was_made(tmp_path: Path) -> None:
+    """Which nobody has installed as a package."""
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "flywheel"\nversion = "1.2.3"\n')
+    assert flywheel_version(tmp_path) == "1.2.3"
+
+    def git(*arguments: str) -> str:
+        command = [
+            "git",
+            "-C",
+            str(tmp_path),
+            "-c",
+            "user.name=A",
+            "-c",
+            "user.email=a@example.org",
+            *arguments,
+        ]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init")
+    git("commit", "--allow-empty", "--message", "The first")
+    assert flywheel_version(tmp_path) == f"1.2.3+{git('rev-parse', '--short', 'HEAD')}"
+    (tmp_path / "pyproject.toml").unlink()
+    assert flywheel_version(tmp_path) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("version", "said"), [("1.2.3+abc1234", "by Flywheel 1.2.3+abc1234."), ("unknown", "by Flywheel.")]
+)
+def test_verifying_says_by_which_version_where_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, said: str
+) -> None:
+    manifest = Manifest("2026-11-29T13:45:00Z", version, "sqlite", {}, {}, [], False, False)
+    monkeypatch.setattr(f"{verify_backup.__name__}.check", lambda *_: manifest)
+    monkeypatch.setattr(f"{verify_backup.__name__}.yield_to_everybody", lambda: None)
+    lines = StringIO()
+    call_command("verify_backup", str(tmp_path), stdout=lines)
+    assert lines.getvalue().strip().endswith(said)
 
 
 def test_a_backup_is_for_its_owner_alone_and_reaches_nothing_outside_itself(

@@ -18,12 +18,14 @@ from django.conf import LazySettings
 from django.core.management import call_command
 from django.utils import timezone
 
+from inference import serving
 from inference.models import ServedModel, Worker
 from tests.services import ROOT, Valkey, minimal_environment
 from tests.webapp.ops.other_processes import publish
 from webapp.core.public_addresses import Allowed
 from webapp.ops.doctor import configuration, machine
 from webapp.ops.doctor.finding import Level
+from webapp.ops.status import read_status
 
 
 def doctor() -> tuple[str, int]:
@@ -156,6 +158,24 @@ def test_a_worker_that_cannot_load_its_model_is_a_problem_with_its_reason(db: No
     said, status = doctor()
     assert status == 1
     assert "problem  workers: Worker 7 on h cannot load its model: x.gguf: is cut off." in said
+
+
+def test_a_worker_that_has_not_seen_the_first_model_yet_is_waited_for(
+    served: Callable[[str], ServedModel],
+) -> None:
+    """As when doctor is asked right after `models pull` on a new site."""
+    expires = timezone.now() + timedelta(seconds=10)
+    Worker.objects.create(
+        hostname="h", pid=7, state="broken", error=serving.NO_MODEL, lease_expires_at=expires
+    )
+    assert "problem  workers: Worker 7 on h cannot load its model: No model is installed yet." in doctor()[0]
+    assert read_status().worker_errors == [serving.NO_MODEL]
+    served("gone.gguf")
+    said, _ = doctor()
+    assert "problem  workers:" not in said
+    assert "warning  workers: Worker 7 on h has not yet taken up the model that was just installed.\n" in said
+    assert "Ask again in a few seconds." in said
+    assert read_status().worker_errors == []
 
 
 def test_it_says_where_mail_goes_without_a_server(db: None, settings: LazySettings) -> None:

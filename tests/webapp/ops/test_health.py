@@ -188,6 +188,17 @@ def test_what_is_wrong_inside_is_told_on_this_machine_and_not_to_visitors(
     assert readyz(client)[1]["worker"]["message"] == "/srv/models/secret-project has no weights"
 
 
+def test_whoever_may_not_scrape_is_told_what_is_missing(
+    client: Client, db: None, settings: LazySettings
+) -> None:
+    def said() -> str:
+        return client.get("/metrics", headers={"X-Forwarded-For": "8.8.8.8"}).content.decode()
+
+    assert said() == "Set METRICS_TOKEN and send it as a bearer token.\n"
+    settings.METRICS_TOKEN = "s3cret"
+    assert said() == "Send METRICS_TOKEN as a bearer token.\n"
+
+
 @pytest.mark.parametrize(("given", "status"), [("Bearer s3cret", 200), ("Bearer other", 401), ("", 401)])
 def test_with_a_token_everybody_needs_it(
     client: Client, db: None, settings: LazySettings, given: str, status: int

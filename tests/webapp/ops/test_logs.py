@@ -15,9 +15,11 @@ from django.http import HttpResponse
 from django.test import RequestFactory
 from django.utils.log import log_response
 
-from tests.services import ROOT, minimal_environment
+from tests.services import ROOT, Valkey, minimal_environment
 from webapp.core import logs, recent_errors
 from webapp.core.logs import without_tokens
+from webapp.ops import processes
+from webapp.ops.broker import free_port
 
 PROGRAM = """
 import django; django.setup()
@@ -56,6 +58,29 @@ def test_json_logs_are_one_object_a_line(tmp_path: Path) -> None:
     assert names == ["job_started", "it", "unknown", "agent", "failed"]
     assert events[0]["job"] == "j1"
     assert "ValueError: boom" in events[4]["exception"]
+
+
+def test_what_pythons_warnings_and_the_web_server_say_is_json_too(broker: Valkey, tmp_path: Path) -> None:
+    """Of a web process that does not start, since nobody has migrated the database."""
+    done = subprocess.run(
+        processes.web(host="127.0.0.1", port=free_port()).command,
+        cwd=ROOT,
+        env={
+            **minimal_environment(),
+            "FLYWHEEL_HOME": str(tmp_path),
+            "REDIS_URL": broker.url,
+            "LOG_FORMAT": "json",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    lines = [json.loads(line) for line in (done.stdout + done.stderr).splitlines()]
+    (refusal,) = [line for line in lines if line["event"].startswith("flywheel: The database lacks")]
+    assert (refusal["logger"], refusal["level"]) == ("uvicorn.error", "error")
+    # There is no folder of static files yet.
+    assert [line["event"] for line in lines if line["logger"] == "py.warnings"]
 
 
 def test_what_people_send_can_forge_no_line_and_command_no_terminal(tmp_path: Path) -> None:

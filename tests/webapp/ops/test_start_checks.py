@@ -208,6 +208,11 @@ def cluster() -> Iterator[Cluster]:
         ("flywheel@127.0.0.1:{port}/nowhere", 'database "nowhere" does not exist'),
         ("carol@127.0.0.1:{port}/postgres", "Let this machine in, in the server's pg_hba.conf."),
         ("flywheel@127.0.0.1:{port}/latin", "The database's encoding is LATIN1"),
+        (
+            "flywheel@127.0.0.1:{port}/latin",
+            "Drop it, after a backup where it holds something, and create it anew: ",
+        ),
+        ("flywheel@127.0.0.1:{port}/latin", 'CREATE DATABASE "latin" OWNER "flywheel" ENCODING'),
         ("flywheel@127.0.0.1:{port}/postgres?sslmode=verify-full", "Name the authority that signed it"),
         (
             "flywheel@127.0.0.1:{port}/postgres?sslmode=verify-full&sslrootcert={home}/server.crt",

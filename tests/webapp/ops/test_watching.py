@@ -141,6 +141,18 @@ def test_a_killed_process_vanishes_and_a_stopped_one_at_once(site: Site, second:
     assert not told_of(killed)
 
 
+def test_a_clock_that_is_restarted_is_one_clock(site: Site) -> None:
+    def clocks() -> list[int]:
+        return [pid for kind, pid in processes_at(site.base_url) if kind == "beat"]
+
+    old = site.beat.pid
+    wait_until(lambda: old in clocks(), "the clock's figures", every=0.2)
+    site.beat.stop()
+    assert old not in clocks()
+    site.beat.start()
+    wait_until(lambda: site.beat.pid in clocks(), "the new clock's figures", every=0.2)
+
+
 def test_a_request_of_a_program_is_found_in_the_logs_of_web_and_worker(site: Site, key: str) -> None:
     answer = ask(site.base_url, key, "tokens=5", **{"x-request-id": "order-4711"})
     assert answer.headers["x-request-id"] == "order-4711"

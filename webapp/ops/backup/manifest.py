@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
+import subprocess
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,8 @@ import msgspec
 FORMAT = 1
 MANIFEST, FILES, SECRETS, TABLES = "manifest.json", "files", "secrets", "tables"
 SQLITE_FILE = "database.sqlite3"
+ROOT = Path(__file__).resolve().parents[3]  # of the code
+UNKNOWN = "unknown"
 
 
 class BackupError(Exception):
@@ -37,6 +40,11 @@ class Manifest(msgspec.Struct, frozen=True):
     format: int = FORMAT
 
     @property
+    def made_by(self) -> str:
+        """For sentences."""
+        return "Flywheel" if self.version == UNKNOWN else f"Flywheel {self.version}"
+
+    @property
     def size(self) -> int:
         """Of all its files, in bytes."""
         return sum(file.size for file in self.files)
@@ -49,11 +57,28 @@ class _Signed(msgspec.Struct):
     backup: msgspec.Raw
 
 
-def flywheel_version() -> str:
+def flywheel_version(root: Path = ROOT) -> str:
+    """Of the code in that folder, as "0.1.0+93d158b": with the commit where it is a clone. Or UNKNOWN."""
     try:
-        return importlib.metadata.version("flywheel")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+        version: str = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+            "version"
+        ]
+    except (OSError, KeyError, tomllib.TOMLDecodeError):
+        return UNKNOWN
+    commit = _commit(root)
+    return f"{version}+{commit}" if commit else version
+
+
+def _commit(root: Path) -> str:
+    if not (root / ".git").exists():  # a folder above may be another repository
+        return ""
+    # Who makes the backup is mostly not whom the clone belongs to, and this runs nothing that the clone could name.
+    command = ["git", "-c", f"safe.directory={root}", "-C", str(root), "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -15,7 +15,7 @@ from webapp.ops import schema
 from webapp.ops.doctor.clock import skew
 from webapp.ops.doctor.finding import Finding, Level, first_line, ok, problem, refusal, warning
 
-CONNECT_SECONDS = 3
+CONNECT_SECONDS = 2  # less is not possible (libpq)
 # What a server or its client says of a connection that no waiting will bring about, and what to do.
 _FOR_GOOD = (
     ("certificate", "Name the authority that signed it: postgres://...?sslmode=verify-full&sslrootcert=/path/of/ca.pem"),
@@ -29,6 +29,26 @@ _FOR_GOOD = (
     ("file is not a database", "DATABASE_URL names a file that is something else: correct it, or restore a backup."),
     ("malformed", "The file is damaged: restore a backup."),
 )  # fmt: skip
+# What PostgreSQL says where as many are connected as may be.
+_FULL = ("too many clients", "too many connections", "remaining connection slots")
+
+
+def look() -> None:
+    """Whether it answers, known soon: of a server that is away the pool hears after ten seconds, each time it is asked.
+
+    Raises DatabaseError where it does not.
+    """
+    own = _connection_of_its_own() if connection.vendor == "postgresql" else None
+    try:
+        with (own or connection).cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError as error:
+        # One that has no room for another connection answers those who have one.
+        if not any(words in str(error) for words in _FULL):
+            raise
+    finally:
+        if own is not None:
+            own.close()
 
 
 def check() -> Iterator[Finding]:
@@ -82,7 +102,7 @@ def unusable(findings: Iterable[Finding] | None = None) -> str | None:
 
 def wrong() -> str | None:
     """As `unusable`, the schema included."""
-    return unusable([*check(), *current_schema()])
+    return unusable() or unusable(current_schema())
 
 
 def _connection_of_its_own() -> BaseDatabaseWrapper:
@@ -124,17 +144,19 @@ def _postgresql(own: BaseDatabaseWrapper) -> Iterator[Finding]:
     with own.cursor() as cursor:
         cursor.execute(
             "SELECT pg_is_in_recovery(), current_setting('max_connections')::int,"
-            " extract(epoch FROM clock_timestamp())::float8, pg_encoding_to_char(encoding)"
+            " extract(epoch FROM clock_timestamp())::float8, pg_encoding_to_char(encoding), current_database(),"
+            " current_user"
             " FROM pg_database WHERE datname = current_database()"
         )
-        is_standby, most, seconds, encoding = cursor.fetchone()
+        is_standby, most, seconds, encoding, name, user = cursor.fetchone()
     if is_standby:
         yield refusal("database", "The database is a standby, which takes no writes.", "Name its primary.")
     if encoding != "UTF8":
         yield refusal(
             "database",
             f"The database's encoding is {encoding}, which cannot hold what people write.",
-            "Create it anew: CREATE DATABASE flywheel ENCODING 'UTF8' TEMPLATE template0",
+            f'Drop it, after a backup where it holds something, and create it anew: CREATE DATABASE "{name}" '
+            f"OWNER \"{user}\" ENCODING 'UTF8' TEMPLATE template0",
         )
     pool = settings.DATABASES["default"].get("OPTIONS", {}).get("pool")
     # Of each web process and each worker; four kinds of worker, and one beat that has none.

@@ -97,6 +97,7 @@ def storage() -> Iterator[Finding]:
 
 def workers() -> Iterator[Finding]:
     from inference.models import Worker
+    from inference.serving import has_its_first_model
 
     try:
         alive = list(Worker.objects.alive())
@@ -110,7 +111,13 @@ def workers() -> Iterator[Finding]:
         )
     for worker in alive:
         where = f"Worker {worker.pid} on {worker.hostname}"
-        if worker.state == Worker.State.BROKEN:
+        if worker.state == Worker.State.BROKEN and has_its_first_model(worker):
+            yield warning(
+                "workers",
+                f"{where} has not yet taken up the model that was just installed.",
+                "Ask again in a few seconds.",
+            )
+        elif worker.state == Worker.State.BROKEN:
             yield problem(
                 "workers",
                 f"{where} cannot load its model: {worker.error}",

@@ -29,6 +29,6 @@ class Command(BaseCommand):
             sys.exit(f"flywheel: {error}")
         rows = sum(manifest.tables.values())
         self.stdout.write(
-            f"Whole: {rows} rows and {len(manifest.files)} files of {manifest.created_at}, by Flywheel "
-            f"{manifest.version}."
+            f"Whole: {rows} rows and {len(manifest.files)} files of {manifest.created_at}, by "
+            f"{manifest.made_by}."
         )
