@@ -266,7 +266,11 @@ def test_missing_fields_are_dropped_or_filled(tmp_path: Path) -> None:
         labelled("which?", "(nothing)"),
     ]
     assert read_manifest(tmp_path / "fill" / "version").labels == ["(nothing)", "a", "b"]
-    (effect,) = [effect for effect in preview(tmp_path / "fill" / "work", recipe) if effect.step == "missing"]
+    (effect,) = [
+        effect
+        for effect in preview(tmp_path / "fill" / "work", recipe, tmp_path / "scratch")
+        if effect.step == "missing"
+    ]
     assert (effect.changed, effect.samples[1]) == (2, ("", "(nothing)"))
     assert train_of(tmp_path / "drop", Recipe(split=ALL_TRAIN), examples) == [labelled("good", "a")]
     assert read_manifest(tmp_path / "drop" / "version").labels == ["a"]

@@ -292,10 +292,10 @@ def test_a_disk_is_judged_as_the_status_page_does(
 
 def test_a_broker_that_is_nearly_full_is_pointed_out_as_on_the_status_page(db: None, broker: Valkey) -> None:
     with broker.client() as client:
-        for _ in range(200):  # in pieces, since what it reads them into counts as well
+        for _ in range(600):  # in pieces, since what it reads them into counts as well
             client.append("ballast", bytes(100_000))
         try:
-            for share, is_short in ((0.85, True), (0.75, False)):
+            for share, is_short in ((0.87, True), (0.73, False)):
                 client.config_set("maxmemory", int(client.info("memory")["used_memory"] / share))
                 assert ("The broker uses " in status()) is is_short
                 assert ("warning  broker: The broker has used " in doctor()[0]) is is_short
