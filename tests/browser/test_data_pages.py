@@ -69,6 +69,16 @@ def new_dataset(page: Page, name: str) -> None:
     expect(page.get_by_role("heading", name="Add files")).to_be_visible()
 
 
+def test_a_file_that_was_chosen_before_the_page_was_ready_is_sent(page: Page, tmp_path: Path) -> None:
+    early, late = tmp_path / "early.jsonl", list[Route]()
+    early.write_text(json.dumps({"text": "Hello", "label": "greeting"}) + "\n")
+    page.route(re.compile(r"/js/upload[.\w]*\.js"), lambda route: late.append(route))
+    new_dataset(page, "Early")
+    page.locator("#chooser").set_input_files(early)
+    late.pop().continue_()
+    expect(page.locator("#files bdi")).to_have_text("early.jsonl")
+
+
 def test_an_upload_goes_on_where_it_was_after_the_connection_was_lost(
     page: Page, data_site: Site, tmp_path: Path
 ) -> None:

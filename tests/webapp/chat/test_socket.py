@@ -31,7 +31,7 @@ def log_in_as(_session_site: Site) -> Iterator[Callable[[str], httpx.Client]]:
             person, made = User.objects.get_or_create(email=email, defaults={"password": password})
             if made:
                 workspace = (
-                    Workspace.objects.first()
+                    User.objects.get(email="alice@example.org").workspaces.get()
                     if email == COLLEAGUE
                     else Workspace.objects.create(name="Other")
                 )

@@ -169,10 +169,13 @@ async function add(files) {
   for (const upload of added) if (!upload.refused) enqueue(upload);
 }
 
-chooser.addEventListener("change", () => {
+function takeChosen() {
+  if (!chooser.files.length) return;
   add(chooser.files);
   chooser.value = "";
-});
+}
+chooser.addEventListener("change", takeChosen);
+takeChosen(); // what was chosen before this script had come
 const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
 // Anywhere on the page: a file that misses the frame must not replace the page.
 document.addEventListener("dragover", (event) => {
