@@ -68,9 +68,6 @@ def prepare(job: Job, folder: Path, checkpoints: Sequence[Checkpoint] = ()) -> P
         except UserError as error:
             # The job has succeeded all the same.
             logger.warning("%s is not published: %s", called, error.message)
-        except BaseException:
-            made.discard()
-            raise
         else:
             made.checkpoints.append((checkpoint, prepared))
     return made

@@ -12,6 +12,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
+from inference import model_storage
 from inference.model_services import Prepared
 from inference.models import ServedModel
 from tests.training.job_pages.rows import classified
@@ -233,6 +234,43 @@ def test_a_worker_that_dies_as_a_search_ends_leaves_what_is_to_go_to_the_next(
     assert not (storage.job_folder(last) / "adapter").exists()
     assert (storage.job_folder(trial(found, 1)) / "adapter").exists()
     assert len(now(found).result) == 4
+
+
+def test_what_was_copied_for_a_search_that_ended_meanwhile_or_could_not_be_added_is_removed(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Path] = []
+    usual = search.prepare
+
+    def copied(job: Job, folder: Path) -> Publication:
+        made = usual(job, folder)
+        made.model.row.path = f"trained/{len(kept)}"
+        kept.append(model_storage.located(made.model.row.path))
+        kept[-1].mkdir(parents=True)
+        return made
+
+    def and_another_ends_it(job: Job, folder: Path) -> Publication:
+        made = copied(job, folder)
+        monkeypatch.setattr(search, "prepare", copied)
+        advance(job.search_id)  # type: ignore[arg-type]
+        return made
+
+    monkeypatch.setattr(search, "prepare", and_another_ends_it)
+    found = begin(trials=2)
+    for _ in range(2):
+        advance(found.id)
+        run(1.0)
+    advance(found.id)
+    assert [folder.exists() for folder in kept] == [False, True]
+    assert ServedModel.objects.get(name=f"ft:{trial(found, 1).name}").location == kept[1]
+
+    again = begin(trials=2)
+    for _ in range(2):
+        advance(again.id)
+        run(1.0)
+    assert code_of(lambda: advance(again.id)).code == "bad_model_name"  # there is one called so
+    assert not kept[2].exists()
+    assert now(again).finished_at is None
 
 
 def test_a_trial_that_others_were_better_than_by_then_is_stopped_early(begin: Begin) -> None:

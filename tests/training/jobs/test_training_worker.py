@@ -18,6 +18,8 @@ from django.db import connections
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
+from inference import model_storage
+from inference.model_services import Prepared
 from inference.models import ServedModel
 from tests.services import wait_until
 from tests.training.jobs import scripted_trainer
@@ -35,6 +37,7 @@ from training import (
 )
 from training.job_words import next_step
 from training.models import Job
+from training.publishing import Publication
 from training.trainer_process import TrainerProcess, marked
 from training.training_worker import run_next
 from webapp.accounts.models import User, Workspace
@@ -165,6 +168,21 @@ def test_a_model_is_copied_in_no_transaction_and_its_job_is_kept_alive_meanwhile
     monkeypatch.setattr(training_worker, "prepare", prepare)
     run_next()
     assert now(job).state == State.SUCCEEDED
+
+
+def test_what_was_copied_of_a_model_that_cannot_be_added_is_removed(
+    start: Start, trainer: Trainer, base: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = start(spec=SPEC)
+    trainer()
+    copied = Prepared(ServedModel(name=base.name, path="trained/copied"))
+    folder = model_storage.located("trained/copied")
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(training_worker, "prepare", lambda *_: Publication(copied, []))
+    run_next()
+    job = now(job)
+    assert (job.state, job.error_code, job.model) == (State.FAILED, "bad_model_name", None)
+    assert not folder.exists()
 
 
 def test_events_and_measurements_are_numbered_once_and_in_order(start: Start, trainer: Trainer) -> None:
