@@ -284,7 +284,11 @@ ACCOUNT_EMAIL_VERIFICATION = env.choice(
 )
 ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_RATE_LIMITS = {"setup": "10/m/ip"}
-MFA_FORMS = {"add_webauthn": "webapp.accounts.passkey_forms.AddPasskeyForm"}
+MFA_FORMS = {
+    "add_webauthn": "webapp.accounts.passkey_forms.AddPasskeyForm",
+    "authenticate": "webapp.accounts.code_forms.AuthenticateForm",
+    "reauthenticate": "webapp.accounts.code_forms.ReauthenticateForm",
+}
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
 MFA_TOTP_ISSUER = "Flywheel"
