@@ -142,8 +142,8 @@ class LiveSite:
             try:
                 yield
             finally:
-                own.close()
                 connections["default"] = usual
+                own.close()
 
     def manage(self, *arguments: str) -> str:
         """Runs `manage.py ...` on this site and returns what it printed."""

@@ -48,16 +48,12 @@ def complaints_of(page: Page) -> list[str]:
 
 @pytest.fixture(scope="package")
 def browser(django_db_setup: None) -> Iterator[Browser]:
-    """The database of tests is there before it: beside Playwright's loop Django would refuse to make one."""
-    with sync_playwright() as playwright:
+    """The database of tests is there before it: beside Playwright's loop Django would refuse to make one.
+
+    Nor would it let anybody use one as long as the browser lives, whatever the scope of the fixture that does.
+    """
+    with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
         browser = launch(playwright)
         yield browser
         browser.close()
-
-
-@pytest.fixture(scope="module")
-def rows_beside_playwrights_loop() -> Iterator[None]:
-    """Playwright's own event loop runs in this thread, and Django would refuse to use a database beside one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-        yield

@@ -14,11 +14,7 @@ from tests.browser.conftest import complaints_of
 from webapp.accounts.models import User, Workspace
 
 HOME = re.compile(r"//[^/]+/$")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("rows_beside_playwrights_loop"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture

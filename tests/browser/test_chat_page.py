@@ -21,11 +21,7 @@ from webapp.accounts.models import User, Workspace
 from webapp.chat.models import Conversation, Message
 from webapp.chat.rendering import render_list_item, render_message
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("rows_beside_playwrights_loop"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 State = Generation.State
 
 

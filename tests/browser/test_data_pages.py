@@ -20,7 +20,7 @@ from tests.services import REAL, Site, wait_until
 from training.datasets.frozen import read_manifest, read_split
 from training.models import DatasetVersion, Job, SourceFile
 
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("rows_beside_playwrights_loop")]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.conftest import complaints_of
 from webapp.accounts.models import Workspace
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("rows_beside_playwrights_loop"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture

@@ -24,11 +24,7 @@ from training.judging import Tried, Verdict
 from training.models import Job, Measurement
 from webapp.accounts.models import User, Workspace
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("rows_beside_playwrights_loop"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 WIDE = "d => d.scrollWidth - d.clientWidth"
 # What a person who hears the page, or uses the keyboard, stumbles over.
 FAULTS = """() => [

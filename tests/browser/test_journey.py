@@ -19,7 +19,7 @@ from tests.scripted_engine import text_of
 from tests.services import Site
 from webapp.accounts.models import Workspace
 
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("rows_beside_playwrights_loop")]
+pytestmark = pytest.mark.browser
 
 PASSWORD = "a quiet harbour 7"
 REPLY = "article.message-assistant"

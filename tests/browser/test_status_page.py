@@ -15,11 +15,7 @@ from tests.browser.conftest import complaints_of
 from tests.browser.test_job_pages import FAULTS, WIDE, cookies
 from webapp.accounts.models import User, Workspace
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("rows_beside_playwrights_loop"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture

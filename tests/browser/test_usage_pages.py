@@ -17,11 +17,7 @@ from tests.browser.test_job_pages import FAULTS, WIDE, cookies
 from webapp.accounts.api_keys import create_key
 from webapp.accounts.models import LimitRule, User, Workspace
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("rows_beside_playwrights_loop"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture

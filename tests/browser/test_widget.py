@@ -14,7 +14,7 @@ from tests.services import Site
 from webapp.accounts.models import User
 from webapp.api import widget_services as services
 
-pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("rows_beside_playwrights_loop")]
+pytestmark = pytest.mark.browser
 
 
 class Shop(ThreadingHTTPServer):

@@ -47,12 +47,18 @@ def test_programs_and_workers_go_on_as_if_nothing_had_been(live_site: Site) -> N
     key = key_of(live_site)
     for _ in range(10):  # as many threads as there may be have a connection
         assert ask(live_site, key).status_code == 200
-    before, page = len(failures(live_site)), live_site.log_in()
-    assert hang_up(live_site) > 3
-    answers = [ask(live_site, key) for _ in range(10)]
-    assert [answer.status_code for answer in answers] == [200] * 10, [answer.text for answer in answers]
-    assert page.get("/usage/").status_code == 200
-    assert failures(live_site)[before:] == []
+    page = live_site.log_in()
+    for _ in range(3):
+        before = len(failures(live_site))
+        assert hang_up(live_site) > 3
+        answers = [ask(live_site, key) for _ in range(10)]
+        assert [answer.status_code for answer in answers] == [200] * 10, [answer.text for answer in answers]
+        assert page.get("/usage/").status_code == 200
+        broken_off = failures(live_site)[before:]
+        if not broken_off:
+            return
+    # One that came by the clock may have been at work just then, and is sent again; but not each time.
+    pytest.fail(f"tasks break off on connections that are gone: {broken_off}")
 
 
 async def test_a_reply_goes_on_and_the_next_message_is_answered(live_site: Site) -> None:
