@@ -281,7 +281,7 @@ def claim_generation(*, generation_id: UUID | str, worker_id: UUID) -> Generatio
     claimed = sql.instances(
         Generation,
         "UPDATE inference_generation SET state = 'running', worker_id = %s, attempt = attempt + 1"
-        " WHERE id = %s AND state = 'queued' RETURNING *",
+        " WHERE id = %s AND state = 'queued' RETURNING {columns}",
         worker_id,
         UUID(str(generation_id)),
     )

@@ -73,7 +73,7 @@ def wrong_names() -> str:
 
 def default_model() -> ServedModel:
     """The model conversations use. Raises UserError `no_model` where none is installed."""
-    found = sql.instances(ServedModel, "SELECT * FROM inference_servedmodel WHERE is_default")
+    found = sql.instances(ServedModel, "SELECT {columns} FROM inference_servedmodel WHERE is_default")
     if not found:
         raise UserError("no_model", NO_MODEL, status=503)
     return found[0]  # a constraint sees to it that there is only one

@@ -28,6 +28,8 @@ def configuration(url: str) -> dict[str, Any]:
         parsed["TEST"] = {"NAME": f"{parsed['NAME']}.test"}
     else:
         options.setdefault("pool", {"min_size": 0, "max_size": 16, "timeout": 10})
+        # Statements by hand are prepared (webapp/core/sql.py).
+        options.setdefault("prepare_threshold", 2)
         # With a pool that gives out none that the server has hung up on.
         parsed["ENGINE"] = "webapp.postgresql"
     # Connections kept by request threads would leak on PostgreSQL under ASGI: there the pool keeps them. A SQLite

@@ -7,6 +7,7 @@ import asyncio
 import httpx
 import psycopg
 import pytest
+from django.db import connection
 
 from tests.chat_client import chat_page
 from tests.services import Site
@@ -19,8 +20,8 @@ def hang_up(site: Site) -> int:
     """On all who are connected to a site's database; how many they were."""
     if not site.database_url.startswith("postgres"):
         pytest.skip("SQLite is a file, and nobody's server")
-    with psycopg.connect(site.database_url, autocommit=True) as connection:
-        found = connection.execute(
+    with psycopg.connect(site.database_url, autocommit=True) as server:
+        found = server.execute(
             "SELECT COUNT(pg_terminate_backend(pid)) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         ).fetchone()
@@ -59,6 +60,24 @@ def test_programs_and_workers_go_on_as_if_nothing_had_been(live_site: Site) -> N
             return
     # One that came by the clock may have been at work just then, and is sent again; but not each time.
     pytest.fail(f"tasks break off on connections that are gone: {broken_off}")
+
+
+def test_programs_and_workers_go_on_while_a_migration_adds_columns(live_site: Site) -> None:
+    """They have had statements prepared, which the server refuses where their columns have become others."""
+    key, tables = key_of(live_site), ("inference_servedmodel", "inference_generation", "accounts_apikey")
+
+    def change(what: str) -> None:
+        with live_site.rows(), connection.cursor() as cursor:
+            for table in tables:
+                cursor.execute(f"ALTER TABLE {table} {what}")
+
+    assert {ask(live_site, key).status_code for _ in range(20)} == {200}
+    change("ADD COLUMN of_a_later_version integer NULL")
+    try:
+        assert {ask(live_site, key).status_code for _ in range(10)} == {200}
+    finally:
+        change("DROP COLUMN of_a_later_version")
+    assert {ask(live_site, key).status_code for _ in range(10)} == {200}
 
 
 async def test_a_reply_goes_on_and_the_next_message_is_answered(live_site: Site) -> None:

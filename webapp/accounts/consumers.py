@@ -208,7 +208,7 @@ class AuthenticatedConsumer(AsyncWebsocketConsumer):
         """Whether the login session, the person and the membership still hold, read from the database now."""
         found = sql.instances(
             User,
-            "SELECT accounts_user.*, session_data FROM accounts_user"
+            "SELECT {columns}, session_data FROM accounts_user"
             " JOIN accounts_membership ON accounts_membership.user_id = accounts_user.id"
             " JOIN django_session ON session_key = %s AND expire_date > %s"
             " WHERE accounts_user.id = %s AND workspace_id = %s AND is_active",

@@ -71,7 +71,9 @@ def rules_of(workspace_id: uuid.UUID) -> Rules:
 
 
 def _read(workspace_id: uuid.UUID) -> Rules:
-    rows = sql.instances(LimitRule, "SELECT * FROM accounts_limitrule WHERE workspace_id = %s", workspace_id)
+    rows = sql.instances(
+        LimitRule, "SELECT {columns} FROM accounts_limitrule WHERE workspace_id = %s", workspace_id
+    )
     return {row.user_id or row.api_key_id: _limits(row) for row in rows}
 
 

@@ -33,7 +33,7 @@ def model_named(workspace: Workspace, name: str) -> ServedModel:
     """Raises ModelNotFound for what does not exist, is another workspace's, or is not answered with here."""
     found = sql.instances(
         ServedModel,
-        "SELECT * FROM inference_servedmodel WHERE name = %s AND removed_at IS NULL"
+        "SELECT {columns} FROM inference_servedmodel WHERE name = %s AND removed_at IS NULL"
         " AND (workspace_id IS NULL OR workspace_id = %s)",
         name.replace("\x00", "\ufffd"),
         workspace.pk,

@@ -22,7 +22,7 @@ M = TypeVar("M", bound=models.Model)
 def fetch(sql: str, *values: object) -> list[tuple[Any, ...]]:
     """All rows, each column as the driver gives it (a UUID as text on SQLite)."""
     connection = _connection()
-    with connection.cursor() as cursor:
+    with _cursor(connection) as cursor:
         cursor.execute(sql, _adapted(values, connection))
         return cursor.fetchall()
 
@@ -30,16 +30,21 @@ def fetch(sql: str, *values: object) -> list[tuple[Any, ...]]:
 def execute(sql: str, *values: object) -> int:
     """The number of rows changed."""
     connection = _connection()
-    with connection.cursor() as cursor:
+    with _cursor(connection) as cursor:
         cursor.execute(sql, _adapted(values, connection))
         return cursor.rowcount
 
 
 def instances(model: type[M], sql: str, *values: object) -> list[M]:
-    """Rows that have the model's columns, as the ORM would give them; other columns are attributes besides."""
+    """Rows that have the model's columns, as the ORM would give them; other columns are attributes besides.
+
+    `sql` has {columns} where the model's stand, by their names: what is prepared outlives a migration that adds some.
+    """
     connection = _connection()
-    with connection.cursor() as cursor:
-        cursor.execute(sql, _adapted(values, connection))
+    with _cursor(connection) as cursor:
+        cursor.execute(
+            sql.format(columns=_columns(((model._meta.db_table, model),))), _adapted(values, connection)
+        )
         part = _part(connection.vendor, model, tuple(column[0] for column in cursor.description))
         return [part.build(row) for row in cursor.fetchall()]
 
@@ -49,7 +54,7 @@ def joined(models_: Mapping[str, type[models.Model]], rest: str, *values: object
     with FROM, gives their tables."""
     connection = _connection()
     parts = [_part(connection.vendor, model) for model in models_.values()]
-    with connection.cursor() as cursor:
+    with _cursor(connection) as cursor:
         cursor.execute(f"SELECT {_columns(tuple(models_.items()))} {rest}", _adapted(values, connection))
         rows = cursor.fetchall()
     found = []
@@ -115,7 +120,7 @@ def insert(rows: Sequence[models.Model]) -> None:
         for field, is_json, is_automatic in plan.fields:
             value = field.pre_save(row, add=True) if is_automatic else getattr(row, field.attname)
             values.append(field.get_db_prep_save(value, connection) if is_json else _adapt(value, connection))
-    with connection.cursor() as cursor:
+    with _cursor(connection) as cursor:
         cursor.execute(plan.head + ", ".join([plan.places] * len(rows)), values)
     for row in rows:
         row._state.adding, row._state.db = False, connection.alias
@@ -132,7 +137,7 @@ def update(model: type[models.Model], where: Mapping[str, object], values: Mappi
         else _adapt(value, connection)
         for name, value in values.items()
     ]
-    with connection.cursor() as cursor:
+    with _cursor(connection) as cursor:
         cursor.execute(statement, [*given, *_adapted([*where.values()], connection)])
         return cursor.rowcount
 
@@ -175,6 +180,12 @@ def _insertion(vendor: str, model: type[models.Model]) -> _Insertion:
 def _connection() -> BaseDatabaseWrapper:
     """This thread's. (Each look at django.db.connection is a search for it.)"""
     return connections[DEFAULT_DB_ALIAS]
+
+
+def _cursor(connection: BaseDatabaseWrapper) -> Any:
+    """Where the server keeps statements prepared, one whose are: planning them takes it longer than their answers."""
+    cursor = getattr(connection, "prepared_cursor", connection.cursor)
+    return cursor()
 
 
 def _adapted(values: Sequence[object], connection: BaseDatabaseWrapper) -> list[Any]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import psycopg
 from django.db.backends.postgresql import base
+from django.db.backends.utils import CursorWrapper
 
 from webapp.core.lost_database import hung_up
 
@@ -22,3 +23,14 @@ class DatabaseWrapper(base.DatabaseWrapper):
                 raise psycopg.OperationalError("The server has hung up at once.")
             self.pool.putconn(connection)  # it puts another in its place
         return connection
+
+    def prepared_cursor(self) -> CursorWrapper:
+        """One whose statements the server plans once for each connection, after OPTIONS["prepare_threshold"] of them.
+
+        They name the columns that they want: the server refuses what a migration has given other columns.
+        """
+        self.ensure_connection()
+        with self.wrap_database_errors:
+            # Django's own put the values into the text, so that each is another statement.
+            cursor = psycopg.Cursor(self.connection)
+        return self._prepare_cursor(cursor)  # type: ignore[attr-defined]  # which the stubs leave out
