@@ -25,7 +25,7 @@ from webapp.core.tether import tether
 logger = logging.getLogger(__name__)
 
 MARK = "FLYWHEEL_JOB"
-# Chat gets nine tenths of a core that both want.
+# Chat gets nine tenths of a core that both want, and more from what learns (trainer/giving_way.py).
 NICE = 10
 # Where memory runs out it is the trainer that the kernel ends, and not the broker or the engine: a job resumes. Limits
 # of its address space would not do, since GPUs and threads reserve far more of it than they ever use.
@@ -94,6 +94,9 @@ class TrainerProcess:
         with contextlib.suppress(OSError):
             nice = max(NICE, os.getpriority(os.PRIO_PROCESS, 0))
             os.setpriority(os.PRIO_PROCESS, self._process.pid, nice)
+        with contextlib.suppress(OSError):
+            # Where the kernel shares out by sessions first, as on desktops, a process is nice within its own only.
+            Path(f"/proc/{self._process.pid}/autogroup").write_text(str(NICE))
         with contextlib.suppress(OSError):  # only Linux has it
             Path(f"/proc/{self._process.pid}/oom_score_adj").write_text(str(_OUT_OF_MEMORY_FIRST))
 

@@ -16,12 +16,14 @@ import torch
 from training.trainer.choices import Choices
 from training.trainer.classified import classified
 from training.trainer.failures import EXIT_STATUS, Stopped, TrainingFailure
+from training.trainer.giving_way import Learning
 from training.trainer.job import Job
 from training.trainer.processes import Processes
 from training.trainer.spec import read_spec
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], *, gives_way: bool = False) -> int:
+    """`gives_way`: to everybody else's programs."""
     if len(arguments) != 1:
         return _failed(TrainingFailure("spec", "Usage: python -m training.trainer SPEC.json"), None)
     job: Job | None = None
@@ -34,7 +36,9 @@ def main(arguments: list[str]) -> int:
         device = choices.device(spec)
         Path(spec.output).mkdir(parents=True, exist_ok=True)
         processes = Processes(device)
-        job = Job(spec, processes, choices, device)
+        # Several processes would wait for the one that is held up, and a GPU for its program.
+        alone = processes.world == 1 and device.type == "cpu"
+        job = Job(spec, processes, choices, device, Learning() if gives_way and alone else None)
         job.run()
     except Stopped:
         assert job is not None
@@ -64,4 +68,4 @@ def _failed(failure: TrainingFailure, job: Job | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], gives_way=True))

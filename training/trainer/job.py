@@ -32,6 +32,7 @@ from training.trainer.classifier import load as load_classifier
 from training.trainer.data import Order, Span, TokenizedSplit, chunks, packed, shared
 from training.trainer.evaluation import headline
 from training.trainer.failures import Stopped, TrainingFailure
+from training.trainer.giving_way import Learning
 from training.trainer.learner import Learner
 from training.trainer.objective import objective_of
 from training.trainer.optimisation import Optimizer, rate_at
@@ -71,9 +72,21 @@ class _State(msgspec.Struct):
     worse: int = 0  # evaluations since the best one
 
 
+class _Interrupted(Exception):
+    """Told to stop: the step that is under way counts for nothing."""
+
+
 class Job:
-    def __init__(self, spec: Spec, processes: Processes, choices: Choices, device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        processes: Processes,
+        choices: Choices,
+        device: torch.device,
+        learning: Learning | None = None,
+    ) -> None:
         self._spec, self._processes, self._choices, self._device = spec, processes, choices, device
+        self._learning = learning
         self._output = Path(spec.output)
         self.record = Record(self._output, writes=processes.is_first)
         self._stop = False
@@ -85,6 +98,10 @@ class Job:
     def _stop_soon(self, *_: Any) -> None:
         self._stop = True
 
+    def _look(self) -> None:
+        if self._stop and self._processes.world == 1:  # others may be at another layer
+            raise _Interrupted
+
     def run(self) -> None:
         """Raises Stopped and TrainingFailure."""
         spec, record = self._spec, self.record
@@ -95,7 +112,9 @@ class Job:
                 self._spec = spec = self._with_initial_model()
         self._precision = self._choices.precision(spec, self._device)
         self._fsdp = self._choices.fsdp(spec, self._processes.world, self._device)
-        self._learner = Learner(spec, self._objective, self._precision, self._device, fsdp=self._fsdp)
+        self._learner = Learner(
+            spec, self._objective, self._precision, self._device, fsdp=self._fsdp, look=self._look
+        )
         record.state("reading")
         with _broken_dataset_told():
             self._read()
@@ -108,6 +127,15 @@ class Job:
             record.line("chosen", knob=choice.knob, value=choice.value, why=choice.why)
         record.state("training", step=self._state.step, steps=self._choices.total_steps)
         self._samples = self._first_samples()
+        try:
+            self._learning.run(self._learn) if self._learning else self._learn()
+        except _Interrupted:
+            self._optimizer.forget()
+            if self._state.step:
+                self._write_checkpoint()
+            raise Stopped from None
+
+    def _learn(self) -> None:
         if self._state.step == 0:
             self._state.base_loss = self._evaluate()
             self._ask(None)
@@ -236,6 +264,10 @@ class Job:
         return hashlib.sha256(b"\n".join(parts)).hexdigest()
 
     def _save(self) -> None:
+        write = self._write_checkpoint
+        self._learning.hand_over(write) if self._learning else write()
+
+    def _write_checkpoint(self) -> None:
         first = self._processes.is_first
         if first or self._fsdp:  # what is shared out is gathered from all
             files = self._learner.checkpoint_files(keep=first)
@@ -284,9 +316,9 @@ class Job:
         loss = 0.0
         for number in range(max(map(len, shares))):
             if self._processes.any(self._stop):
-                self._stopped()
+                raise _Interrupted
             if number < len(mine):
-                loss += self._learn(mine[number], trained, passes.index(mine[number]))
+                loss += self._go_through(mine[number], trained, passes.index(mine[number]))
             elif self._fsdp:
                 self._accompany(self._train_split, spans, training=True)
             self.record.beat()
@@ -314,7 +346,7 @@ class Job:
             eta=self._eta,
         )
 
-    def _learn(self, spans: list[Span], trained: int, number: int) -> float:
+    def _go_through(self, spans: list[Span], trained: int, number: int) -> float:
         """The gradients of one pass, added to those before; answers its summed loss."""
         # Dropout is the same whichever process computes the pass, and whenever.
         torch.manual_seed(hash((self._spec.seed, self._state.step, number)))
@@ -341,12 +373,6 @@ class Job:
             "train.jsonl. Lower the learning rate, or look at these lines.",
         )
 
-    def _stopped(self) -> None:
-        self._optimizer.forget()
-        if self._state.step:
-            self._save()
-        raise Stopped
-
     # --- Judging ----------------------------------------------------------------------------------------------
     @torch.no_grad()
     def _evaluate(self) -> float | None:
@@ -358,7 +384,7 @@ class Job:
         world, rank = self._processes.world, self._processes.rank
         for start in range(0, len(passes), world):
             if self._processes.any(self._stop):
-                self._stopped()
+                raise _Interrupted
             if start + rank < len(passes):
                 batch = self._validation_split.batch(passes[start + rank], self._device)
                 total += float(self._learner.summed_loss(batch, training=False).detach())

@@ -5,6 +5,7 @@ Knows nothing of steps or data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,13 +14,14 @@ from torch.utils.checkpoint import checkpoint
 
 from inference.engine.interface import ModelLoadError
 from inference.engine.loaded_model import LoadedModel, load_model
-from inference.engine.model import Adapt, Layer, QKNorm, Turns
+from inference.engine.model import Adapt, Attend, Layer, QKNorm, Turns
 from inference.formats.classifier_card import SCORE
 from training.trainer.attention import PackedAttention
 from training.trainer.checkpoints import Content
 from training.trainer.data import Batch
 from training.trainer.dropout import ResidualDropout
 from training.trainer.failures import TrainingFailure
+from training.trainer.giving_way import Watched
 from training.trainer.lora import LoraAdapter
 from training.trainer.model_files import model_files
 from training.trainer.objective import Objective
@@ -41,9 +43,12 @@ class Learner:
         device: torch.device,
         *,
         fsdp: bool = False,
+        look: Callable[[], None] | None = None,
     ) -> None:
-        """`fsdp`: its weights are shared out over the processes. Raises TrainingFailure `model`."""
+        """`fsdp`: its weights are shared out over the processes. `look` is called at each layer, and what it raises
+        ends the pass. Raises TrainingFailure `model`."""
         self._spec, self._objective, self._precision, self._device = spec, objective, precision, device
+        self._look = look
         self.shares_prefixes = device.type == "cpu"  # a GPU's kernels are faster where sequences are whole
         # All weights are learnt in fp32, where small steps add up; an adapter's base does not change.
         kind = "fp32" if spec.method == "full" else precision
@@ -86,7 +91,9 @@ class Learner:
             adapt = ResidualDropout(self._spec.dropout)
         if self.shares_prefixes:
             batch = sharing_prefix(batch)
-        attend = PackedAttention(batch.lengths, config.layer_windows, self._device, batch.prefix)
+        attend: Attend = PackedAttention(batch.lengths, config.layer_windows, self._device, batch.prefix)
+        if self._look is not None:
+            attend = Watched(attend, self._look)
 
         def again(layer: Layer, x: torch.Tensor, turns: Turns) -> torch.Tensor:
             out: torch.Tensor = checkpoint(layer, x, turns, attend, adapt, use_reentrant=False)

@@ -35,6 +35,8 @@ def test_a_trainer_gives_way_to_chat_and_is_the_first_to_end_where_memory_runs_o
         assert process.nice() == nice > 0
         if sys.platform == "linux":
             assert int(Path(f"/proc/{process.pid}/oom_score_adj").read_text()) >= 800
+            session = Path(f"/proc/{process.pid}/autogroup")  # not of every kernel
+            assert not session.exists() or session.read_text().endswith(f"nice {NICE}\n")
     finally:
         trainer.kill()
     assert not marked(job)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from tests.training.trainer.conftest import freeze
 from training.datasets.examples import ChatExample, DocumentExample, Example, Message, TranslationExample
 from training.trainer import checkpoints, choices, objective, tensor_files
 from training.trainer.__main__ import main
+from training.trainer.attention import PackedAttention
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.failures import EXIT_STATUS
 from training.trainer.job import Job
+from training.trainer.learner import Learner
 from training.trainer.processes import Processes
 from training.trainer.samples import Samples
 from training.trainer.spec import RANGES
@@ -292,6 +295,64 @@ def test_told_to_stop_it_saves_what_it_learnt_and_says_so(bench: Bench) -> None:
     assert saved["step"] == max(cut.losses)
     again = bench.run("cut", max_steps=50, checkpoint_every=40)
     assert again.losses == whole.losses
+
+
+@pytest.mark.parametrize("on_the_way_back", [False, True])
+def test_told_to_stop_within_a_pass_it_does_not_go_through_it(on_the_way_back: bool, bench: Bench) -> None:
+    """Which may take minutes where others compute."""
+    whole = bench.run("whole", max_steps=50, checkpoint_every=40)
+    attend, told = PackedAttention.__call__, 0
+
+    def telling(self: PackedAttention, layer: int, *tensors: torch.Tensor) -> torch.Tensor:
+        nonlocal told
+        out = attend(self, layer, *tensors)
+        told += told > 0
+        if max(Trained(bench.folder / "cut", 0).losses, default=0) == 3 and not told and out.requires_grad:
+            told = 1
+            if on_the_way_back:
+                out.register_hook(lambda _: os.kill(os.getpid(), signal.SIGTERM))
+            else:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PackedAttention, "__call__", telling)
+        cut = bench.run("cut", max_steps=50, checkpoint_every=40)
+    assert cut.exit_status == EXIT_STATUS["stopped"]
+    assert told <= (2 if on_the_way_back else 1)  # of its two layers
+    assert [line["step"] for line in cut.lines("checkpoint")] == [3] == [max(cut.losses)]
+    assert bench.run("cut", max_steps=50, checkpoint_every=40).losses == whole.losses
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+def test_learning_gives_way_to_all_others_and_saving_does_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = bench.run("whole")
+    nicest: list[tuple[str, tuple[int, ...]]] = []
+    learning: set[str] = set()
+    saving: set[str] = set()
+    write, summed_loss = Checkpoints.write, Learner.summed_loss
+
+    def me() -> str:
+        return threading.current_thread().name
+
+    def writing(self: Checkpoints, *what: Any) -> None:
+        saving.add(me())
+        write(self, *what)
+
+    def computing(self: Learner, *what: Any, **options: Any) -> torch.Tensor:
+        learning.add(me())
+        return summed_loss(self, *what, **options)
+
+    monkeypatch.setattr(os, "setpriority", lambda *asked: nicest.append((me(), asked)))
+    monkeypatch.setattr(Checkpoints, "write", writing)
+    monkeypatch.setattr(Learner, "summed_loss", computing)
+    assert main([str(bench.spec("apart"))], gives_way=True) == 0
+    assert learning == {"learning"}
+    assert nicest == [("learning", (os.PRIO_PROCESS, 0, 19))]
+    assert saving == {me()}
+    assert Trained(bench.folder / "apart", 0).losses == whole.losses
 
 
 def test_a_half_written_checkpoint_is_not_gone_on_from(
