@@ -10,6 +10,7 @@ import torch
 
 from inference.engine.config import ModelConfig
 from inference.engine.loaded_model import resolve_dtype
+from training.trainer.failures import TrainingFailure
 from training.trainer.spec import Spec
 
 _BATCH = 16
@@ -46,6 +47,10 @@ class Choices:
         return value
 
     def device(self, spec: Spec) -> torch.device:
+        """Raises TrainingFailure `spec` where there is none of what was asked for."""
+        if spec.device == "cuda" and not torch.cuda.is_available():
+            why = "This machine has no GPU that torch can use: leave `device` at auto, or say cpu."
+            raise TrainingFailure("spec", why)
         if spec.device != "auto":
             return torch.device(spec.device)
         name = "cuda" if torch.cuda.is_available() else "cpu"

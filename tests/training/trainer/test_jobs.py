@@ -705,6 +705,14 @@ def test_a_misspelt_knob_or_a_missing_file_is_refused(
     assert bench.run("long", max_length=4096).status["error"] == "spec"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said_in_a_sentence(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.run(device="cuda").exit_status == EXIT_STATUS["spec"]
+    assert "no GPU" in json.loads(capsys.readouterr().err)["message"]
+
+
 def test_status_is_one_struct_of_json(bench: Bench) -> None:
     done = bench.run(max_steps=2)
     assert msgspec.json.decode((done.output / "status.json").read_bytes())["steps"] == 2
