@@ -128,7 +128,7 @@ class ChatPage:
                 self.frames.append(frame)
             self._changed.notify_all()
 
-    async def wait(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    async def wait(self, condition: Callable[[], Any], seconds: float = 90.0) -> Any:
         async with self._changed:
             await asyncio.wait_for(self._changed.wait_for(condition), seconds)
             return condition()
@@ -174,7 +174,7 @@ class ChatPage:
         shown = self.replies[reply]
         await self.wait(lambda: len(shown.blocks) >= blocks and (shown.text or shown.open or shown.blocks))
 
-    async def ends(self, reply: str, seconds: float = 60.0) -> ShownReply:
+    async def ends(self, reply: str, seconds: float = 120.0) -> ShownReply:
         await self.wait(lambda: self.replies[reply].state, seconds)
         return self.replies[reply]
 

@@ -37,7 +37,7 @@ REAL = "inference.worker.load_engine"
 _started: list[Service] = []
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30.0, every: float = 0.02) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 90.0, every: float = 0.02) -> Any:
     """Polls until `condition()` is truthy and returns it. Raises TimeoutError naming `what`."""
     end = time.monotonic() + seconds
     while True:
@@ -300,7 +300,7 @@ class Site(LiveSite):
             service.kill()
         shutil.rmtree(self.home, ignore_errors=True)
 
-    def wait_ready(self, seconds: float = 60.0) -> None:
+    def wait_ready(self, seconds: float = 120.0) -> None:
         """Until /readyz says that the site can answer."""
 
         def ready() -> bool:

@@ -149,7 +149,7 @@ class DeployedSite(LiveSite):
     def start(self) -> DeployedSite:
         """All of it, in the order compose.yaml asks for; returns when the site can answer."""
         self.start_service("redis")
-        wait_until(self._broker_answers, "the broker to answer", 10)
+        wait_until(self._broker_answers, "the broker to answer")
         assert self.migrate.start().wait(120) == 0, self.migrate.log()
         if self.settings["INFERENCE_ENGINE"] == SCRIPTED:
             self.add_scripted_model()

@@ -136,7 +136,7 @@ def test_one_that_is_wanted_no_more_asks_nobody_to_leave() -> None:
     answers: list[bool] = []
     waiter = threading.Thread(target=lambda: answers.append(held.make_room(wanted.is_set)))
     waiter.start()
-    wait_until(lambda: used.is_leaving, "the other to be asked", 5)
+    wait_until(lambda: used.is_leaving, "the other to be asked")
     assert held.hold(used.model) is None
     with held.changed:
         wanted.clear()

@@ -80,7 +80,7 @@ def run(
     def run(**fields: Any) -> tuple[Generation, list[Event]]:
         generation = services.start_generation(workspace=workspace, model=model, seed=5, **fields)
         host.run(str(generation.id))
-        log = wait_until(lambda: whole_log(services.token_log(), generation), "the log to end", 10)
+        log = wait_until(lambda: whole_log(services.token_log(), generation), "the log to end")
         generation.refresh_from_db()
         return generation, log
 
@@ -253,7 +253,7 @@ def test_what_a_killed_worker_had_given_is_in_the_final_row(live_site: Site) -> 
     assert (row.state, row.attempt) == ("complete", 2)
     assert (row.text, row.extras) == (undisturbed.text, undisturbed.extras)
     assert len(row.extras["logprobs"]) == 120
-    events = wait_until(lambda: whole_log(log, generation), "the log to end", 10)
+    events = wait_until(lambda: whole_log(log, generation), "the log to end")
     assert Extras.logged(events).as_row() == row.extras
     assert [event.type for event in events].count("prompt") == 1
 

@@ -85,9 +85,9 @@ def test_a_step_of_which_a_part_is_in_the_log_already_is_published_without_it() 
     log.append([Append("generation", 1, entries[:1])])
     with log.connection.pubsub(ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(STEPS_CHANNEL)
-        wait_until(lambda: pubsub.get_message() is None and pubsub.subscribed, "the subscription", 5)
+        wait_until(lambda: pubsub.get_message() is None and pubsub.subscribed, "the subscription")
         log.append([Append("generation", 1, entries)])
-        message = wait_until(lambda: pubsub.get_message(timeout=1), "the step", 5)
+        message = wait_until(lambda: pubsub.get_message(timeout=1), "the step")
     [(_, events)] = decode_step(message["data"], {"generation"})
     assert [event.seq for event in events] == [2, 3]
 
@@ -128,7 +128,7 @@ def test_what_comes_within_a_frame_of_the_screen_goes_out_together(monkeypatch: 
     monkeypatch.setattr(publisher, "_rest", rest)
     publisher.emit_texts([NewText(emission, "one ", [1])])
     publisher.start()
-    wait_until(lambda: len(rests) == 2, "two rounds", 10)
+    wait_until(lambda: len(rests) == 2, "two rounds")
     publisher.stop()
     assert [event.data["text"] for event in log.read("generation")] == ["one ", "two three"]
     assert min(rests) >= _LEAST_REST >= 1 / 60

@@ -62,10 +62,10 @@ def test_a_model_that_vanished_is_said_and_answers_again_when_it_is_back(
             params=SamplingParams(max_tokens=2),
         )
         host.run(str(asked.id))
-        wait_until(lambda: asked.refresh_from_db() or asked.is_finished, "the reply to end", 20)
+        wait_until(lambda: asked.refresh_from_db() or asked.is_finished, "the reply to end")
         return asked
 
-    broken = wait_until(lambda: Worker.objects.filter(state="broken").first(), "the worker to say so", 20)
+    broken = wait_until(lambda: Worker.objects.filter(state="broken").first(), "the worker to say so")
     assert str(folder) in broken.error or folder.name in broken.error
     check = client.get("/readyz", headers={"Host": "localhost"}).json()["checks"]["worker"]
     assert (check["ok"], check["code"], check["message"]) == (False, "model_broken", broken.error)
@@ -77,7 +77,7 @@ def test_a_model_that_vanished_is_said_and_answers_again_when_it_is_back(
     failed = ask()
     assert (failed.state, failed.error_code) == ("failed", "model_unavailable")
     folder.with_name("elsewhere").rename(folder)
-    wait_until(lambda: Worker.objects.filter(state="ready").exists(), "the model to be loaded", 20)
+    wait_until(lambda: Worker.objects.filter(state="ready").exists(), "the model to be loaded")
     assert client.get("/readyz", headers={"Host": "localhost"}).json()["checks"]["worker"]["ok"]
     assert ask().state == "complete"
 
@@ -101,15 +101,15 @@ def test_a_worker_whose_first_model_has_come_is_loading_and_no_longer_broken(
     host = WorkerHost(give_up=lambda: None)
     host.start()
     try:
-        broken = wait_until(lambda: Worker.objects.filter(state="broken").first(), "it to miss a model", 20)
+        broken = wait_until(lambda: Worker.objects.filter(state="broken").first(), "it to miss a model")
         assert broken.error.startswith("No model is installed yet.")
         # A new site has not gone wrong.
         told = [record for record in caplog.records if "No model is installed yet" in record.getMessage()]
         assert [record.levelname for record in told] == ["WARNING"]
         ServedModel.objects.update(is_default=True)
-        wait_until(lambda: Worker.objects.filter(state="loading", error="").exists(), "it to load one", 20)
+        wait_until(lambda: Worker.objects.filter(state="loading", error="").exists(), "it to load one")
         _let_it_load.set()
-        wait_until(lambda: Worker.objects.filter(state="ready").exists(), "it to be ready", 20)
+        wait_until(lambda: Worker.objects.filter(state="ready").exists(), "it to be ready")
     finally:
         _let_it_load.set()
         host.stop()

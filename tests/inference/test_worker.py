@@ -128,7 +128,7 @@ def ended(generation: Generation) -> Generation:
         generation.refresh_from_db()
         return generation if generation.is_finished else None
 
-    return wait_until(row, "the generation to end", 10)
+    return wait_until(row, "the generation to end")
 
 
 def test_each_workspace_computes_under_a_salt_of_its_own(
@@ -227,7 +227,7 @@ def test_an_engine_beyond_repair_ends_its_process_and_another_worker_answers(
     generation = ask()
     host = start()
     host.run(str(generation.id))
-    wait_until(lambda: getattr(host, "gave_up", False), "the worker to give up", 10)
+    wait_until(lambda: getattr(host, "gave_up", False), "the worker to give up")
     other = ask()
     host.run(str(other.id))  # returns, and does not claim
     other.refresh_from_db()
@@ -406,7 +406,7 @@ def test_what_the_worker_claimed_and_then_lost_is_given_back(
     generation = ask()
     assert host.lease.worker is not None
     services.claim_generation(generation_id=generation.id, worker_id=host.lease.worker.id)
-    wait_until(lambda: Generation.objects.get().state == "queued", "the row to be given back", 10)
+    wait_until(lambda: Generation.objects.get().state == "queued", "the row to be given back")
     host.run(str(generation.id))
     assert ended(generation).state == "complete"
 
@@ -564,7 +564,7 @@ def test_a_worker_that_lost_its_lease_may_come_upon_the_same_reply_again(
     generation.refresh_from_db()
     assert services.release_generation(generation=generation)  # as the reaper does
     host.run(str(generation.id))
-    wait_until(lambda: queued_again(2), "the second attempt to be handed over", 10)
+    wait_until(lambda: queued_again(2), "the second attempt to be handed over")
     WaitingEngine.may_answer.set()
     host.run(str(generation.id))
     assert (ended(generation).state, generation.text, generation.attempt) == ("complete", "word", 3)
@@ -633,7 +633,7 @@ def test_text_that_came_free_at_the_end_is_in_the_log_only_once_the_row_is_final
     ] == [""]
     may_finish.set()
     assert ended(generation).text == "held"
-    log = wait_until(lambda: _whole_log(generation), "the log to end", 10)
+    log = wait_until(lambda: _whole_log(generation), "the log to end")
     assert [event.type for event in log] == ["admitted", "text", "text", "done"]
     assert text_of(log) == "held"
 

@@ -99,7 +99,7 @@ def test_readers_hear_the_scores_before_the_end(
         log = services.token_log().read(generation.id)
         return log if log[-1].type == "done" else []
 
-    log = wait_until(whole_log, "the log to end", 10)
+    log = wait_until(whole_log, "the log to end")
     assert [event.type for event in log] == ["admitted", "result", "done"]
     assert log[1].data == generation.extras == {"scores": generation.extras["scores"]}
     assert sum(generation.extras["scores"].values()) == pytest.approx(1)

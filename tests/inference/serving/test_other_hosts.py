@@ -132,7 +132,7 @@ def test_a_default_model_that_was_changed_in_the_storage_is_said_and_comes_once_
     assert cached(home) == set()
     (shared / f"{base.manifest}.json").unlink()
     assert model_services.register_model(name="tiny", path=tiny_folder).manifest == base.manifest
-    wait_until(lambda: host.lease.worker.state == Worker.State.READY, "the model to be loaded", 20)
+    wait_until(lambda: host.lease.worker.state == Worker.State.READY, "the model to be loaded")
     generation = ask(base)
     run(host, generation)
     assert ended(generation).state == "complete"

@@ -96,7 +96,7 @@ def run(host: WorkerHost, *generations: Generation) -> None:
 
 
 def writing(generation: Generation) -> None:
-    wait_until(lambda: len(services.token_log().read(generation.id)) > 3, "the first words", 20)
+    wait_until(lambda: len(services.token_log().read(generation.id)) > 3, "the first words")
 
 
 def alone(model: ServedModel, adapter: Path | None = None, params: SamplingParams = PARAMS) -> str:
@@ -399,7 +399,7 @@ def test_a_model_that_answers_is_not_dropped_and_those_who_wait_have_their_turn(
     writing(growing)
     wanted, later = ask(second), ask(first)
     run(host, wanted)
-    wait_until(lambda: first.pk not in host._engine._engines.takers(), "the first to take nobody more", 10)
+    wait_until(lambda: first.pk not in host._engine._engines.takers(), "the first to take nobody more")
     run(host, later)
     assert ended(wanted).state == "complete"
     growing.refresh_from_db()
@@ -446,7 +446,7 @@ def test_a_model_that_nobody_asks_any_more_makes_room_unasked(
         generation = ask(model)
         run(host, generation)
         assert ended(generation).text == alone(model)
-        wait_until(lambda: not host._engine._engines.has(model), "the model to make room", 10)
+        wait_until(lambda: not host._engine._engines.has(model), "the model to make room")
     assert loaded == [base.name, model.name, model.name]
     generation = ask(base)
     run(host, generation)
@@ -503,8 +503,8 @@ def test_the_memory_that_steps_used_is_given_back_once_after_the_last_reply(
     run(host, generation)
     ended(generation)
     over = time.monotonic()
-    wait_until(lambda: given_back, "the memory to be given back", 10)
+    wait_until(lambda: given_back, "the memory to be given back")
     assert given_back[0] > over  # and not between two steps
     waited = len(waits)
-    wait_until(lambda: len(waits) > waited + 3, "some rounds without work", 10)
+    wait_until(lambda: len(waits) > waited + 3, "some rounds without work")
     assert len(given_back) == 1

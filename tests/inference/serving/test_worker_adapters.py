@@ -74,7 +74,7 @@ def test_an_adapter_that_is_new_answers_while_another_reply_is_being_written(
     PAUSE["seconds"] = 0.01
     streaming = ask(base, LONG)
     host.run(str(streaming.id))
-    wait_until(lambda: len(services.token_log().read(streaming.id)) > 5, "the first words", 10)
+    wait_until(lambda: len(services.token_log().read(streaming.id)) > 5, "the first words")
     new = ask(adapter("new"))
     host.run(str(new.id))
     assert ended(new).state == "complete"
@@ -133,7 +133,7 @@ def test_another_worker_continues_a_reply_with_the_same_adapter(
     params = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
     generation = ask(model, params)
     first.run(str(generation.id))
-    wait_until(lambda: len(services.token_log().read(generation.id)) > 10, "the first words", 10)
+    wait_until(lambda: len(services.token_log().read(generation.id)) > 10, "the first words")
     first.stop()
     generation.refresh_from_db()
     assert generation.state == "queued"

@@ -163,7 +163,7 @@ def test_a_model_is_copied_in_no_transaction_and_its_job_is_kept_alive_meanwhile
         looks.clear()
         assert looks.wait(10)
         # Not but for the moments in which the worker looks.
-        wait_until(lambda: len(mine.savepoint_ids) == around, "the end of the transaction", 10)
+        wait_until(lambda: len(mine.savepoint_ids) == around, "the end of the transaction")
 
     monkeypatch.setattr(training_worker, "prepare", prepare)
     run_next()

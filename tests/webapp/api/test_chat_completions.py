@@ -326,7 +326,7 @@ def test_a_client_that_does_not_wait_for_its_answer_cancels_it(live_site: Site, 
 
     with http_client(live_site, key) as http, pytest.raises(httpx.ReadTimeout):
         http.post("/chat/completions", json=asking(said), timeout=2)
-    wait_until(lambda: [row for row in mine() if row.state == "cancelled"], "the cancellation", 15)
+    wait_until(lambda: [row for row in mine() if row.state == "cancelled"], "the cancellation")
 
 
 def test_a_stored_stream_is_resumed_where_it_broke_off(

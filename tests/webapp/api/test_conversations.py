@@ -340,4 +340,4 @@ def test_a_stream_ends_when_its_key_is_revoked(live_site: Site) -> None:
     assert last.get("error", {}).get("code") == "invalid_api_key" or last["message"]["status"] == "cancelled"
     with live_site.rows():
         reply = Message.objects.get(id=created["reply"]["id"])
-        wait_until(lambda: Generation.objects.get(id=reply.generation_id).is_finished, "the reply to end", 10)
+        wait_until(lambda: Generation.objects.get(id=reply.generation_id).is_finished, "the reply to end")

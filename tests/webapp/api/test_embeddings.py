@@ -117,7 +117,7 @@ def test_who_hangs_up_ends_what_waits(live_site: Site, key: str) -> None:
         )
     with live_site.rows():
         mine = Generation.objects.filter(purpose="embedding", created_at__gte=begun)
-        wait_until(lambda: not mine.filter(state__in=("queued", "running")).exists(), "all of it to end", 10)
+        wait_until(lambda: not mine.filter(state__in=("queued", "running")).exists(), "all of it to end")
         assert mine.count() < 2048
 
 

@@ -172,7 +172,7 @@ def test_nothing_of_a_text_is_kept(live_site: Site, manners: str, client: openai
         return Generation.objects.filter(prompt="a very private matter").exists()
 
     with live_site.rows():
-        wait_until(lambda: not kept(), "it to be forgotten", 10)
+        wait_until(lambda: not kept(), "it to be forgotten")
 
 
 @pytest.mark.parametrize(

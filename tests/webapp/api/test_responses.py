@@ -255,7 +255,7 @@ def test_who_hangs_up_on_what_is_not_kept_cancels_it(live_site: Site, client: op
         created = next(iter(stream)).response
     with live_site.rows():
         row = Generation.objects.filter(call_id=created.id.removeprefix("resp_"))
-        wait_until(lambda: row.get().state == "cancelled", "the response to be cancelled", 5)
+        wait_until(lambda: row.get().state == "cancelled", "the response to be cancelled")
 
 
 # --- later -------------------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_what_goes_on_in_the_background_needs_no_reader(live_site: Site, client:
         model="scripted", input=long_answer(100, 100), background=True, stream=True
     ) as stream:
         created = next(iter(stream)).response
-    wait_until(lambda: client.responses.retrieve(created.id).status == "completed", "it to be complete", 10)
+    wait_until(lambda: client.responses.retrieve(created.id).status == "completed", "it to be complete")
 
 
 def test_the_same_idempotency_key_answers_once(client: openai.OpenAI) -> None:

@@ -278,7 +278,7 @@ def test_a_process_that_is_killed_while_it_fetches_leaves_nothing_half(
         env=minimal_environment(),
     )
     try:
-        wait_until(lambda: any(cache.glob(f".fetching-{digest}-*/config")), "a file", 20)
+        wait_until(lambda: any(cache.glob(f".fetching-{digest}-*/config")), "a file")
         make().hold(other).release()  # what another fetches meanwhile is left alone
         assert any(cache.glob(f".fetching-{digest}-*/config"))
     finally:

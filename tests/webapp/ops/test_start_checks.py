@@ -134,7 +134,7 @@ def broker_with_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
     for binary in filter(None, (shutil.which("redis-server"), shutil.which("valkey-server"))):
         server = Service("tls", (binary, *options, *files), minimal_environment(), folder / "log")
         server.start()
-        wait_until(lambda s=server: "Ready to accept" in s.log() or not s.alive, "the server", 10)
+        wait_until(lambda s=server: "Ready to accept" in s.log() or not s.alive, "the server")
         if server.alive:
             yield port, certificate
             server.kill()

@@ -177,7 +177,7 @@ def test_what_dies_is_started_again_and_said_so(site: Site, start_up: Callable[.
     up = start_up(site).is_ready()
     os.kill(up.pid_of("web_server"), signal.SIGKILL)
     os.kill(up.pid_of(BROKER), signal.SIGKILL)
-    wait_until(lambda: "The web process ended" in up.said(), "the runner to say so", 20)
+    wait_until(lambda: "The web process ended" in up.said(), "the runner to say so")
     site_answers = f"{site.base_url}/readyz"
 
     def answers() -> bool:
@@ -248,6 +248,6 @@ def test_a_process_that_ends_again_and_again_is_shown_with_its_last_words(
 def test_slow_steps_are_never_silent() -> None:
     said: list[str] = []
     with Progress(said.append, every=0.01).step("Waiting", lambda: "the moon"):
-        wait_until(lambda: len(said) >= 3, "two more lines", 5)
+        wait_until(lambda: len(said) >= 3, "two more lines")
     assert said[0] == "  Waiting"
     assert said[1].endswith("s: the moon")
