@@ -7,6 +7,8 @@ from typing import Any
 from ninja import NinjaAPI
 from ninja.openapi.schema import OpenAPISchema
 
+from webapp.api import schemas
+
 IDEMPOTENCY_KEY = {
     "in": "header",
     "name": "Idempotency-Key",
@@ -22,4 +24,7 @@ class Api(NinjaAPI):
         for methods in document["paths"].values():
             if "post" in methods:
                 methods["post"]["parameters"].append(IDEMPOTENCY_KEY)
+            for operation in methods.values():
+                operation["responses"] |= schemas.errors()
+        document["components"]["schemas"] |= schemas.definitions()
         return document
