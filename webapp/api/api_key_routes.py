@@ -11,7 +11,8 @@ from pydantic import ConfigDict, Field
 
 from webapp.accounts import access, api_keys
 from webapp.accounts import models as accounts
-from webapp.api.auth import Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import caller
 from webapp.api.idempotency import keeps_a_secret
 from webapp.api.lists import page_by_time, place_of
 

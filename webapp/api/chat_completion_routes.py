@@ -9,7 +9,8 @@ from django.http import HttpRequest
 from ninja import Query, Router
 
 from webapp.api import access, services
-from webapp.api.auth import NeedsAsync, caller
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import caller
 from webapp.api.chat_completion_answers import ChatAnswer
 from webapp.api.chat_completion_schemas import (
     ChatCompletion,

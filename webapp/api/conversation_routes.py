@@ -14,7 +14,8 @@ from django.http import HttpRequest
 from ninja import Query, Router
 
 from webapp.api.access import writing_model
-from webapp.api.auth import Caller, NeedsAsync, caller
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import Caller, caller
 from webapp.api.conversation_schemas import (
     Conversation,
     ConversationList,

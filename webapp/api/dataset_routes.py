@@ -21,7 +21,8 @@ from training.forms import ENCODINGS, FIELDS
 from training.models import Dataset, DatasetVersion, SourceFile
 from training.recipes import recipe_of
 from webapp.api import dataset_schemas as schemas
-from webapp.api.auth import Caller, Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import Caller, caller
 from webapp.api.dataset_answers import (
     as_cleaning,
     as_dataset,

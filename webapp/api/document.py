@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from ninja import NinjaAPI
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from ninja import NinjaAPI, Swagger
 from ninja.openapi.schema import OpenAPISchema
 
 from webapp.api import schemas
@@ -16,6 +19,15 @@ IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     "description": "Sent again with the same key within a day, the same request is done only once and answered alike.",
 }
+
+
+class Docs(Swagger):
+    """The page on which the document can be read and tried."""
+
+    def render_page(self, request: HttpRequest, api: NinjaAPI, **kwargs: Any) -> HttpResponse:
+        settings = {**self.settings, "url": self.get_openapi_url(api, kwargs)}
+        # Ninja's own method takes its scripts from elsewhere unless it is an app of the site.
+        return render(request, self.template, {"swagger_settings": json.dumps(settings), "api": api})
 
 
 class Api(NinjaAPI):

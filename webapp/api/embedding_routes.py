@@ -14,7 +14,8 @@ from ninja import Router, Schema
 from pydantic import Field
 
 from webapp.api.access import writing_model
-from webapp.api.auth import NeedsAsync, caller
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import caller
 from webapp.api.idempotency import repeatable
 from webapp.api.inputs import TextsOrIds, prompts_of
 from webapp.api.models import Completion

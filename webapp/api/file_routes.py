@@ -16,7 +16,8 @@ from ninja import Query, Router, Schema
 from training import access, file_status, services, storage, uploads
 from training.models import ResultFile, SourceFile
 from training.upload_handler import IncomingFile, read_form
-from webapp.api.auth import Caller, Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import Caller, caller
 from webapp.api.errors import Unsupported
 from webapp.api.ids import key_of, public_id
 from webapp.api.lists import Order, page_by_time, place_of

@@ -11,7 +11,8 @@ from ninja import Query, Router
 from training import access, job_services
 from training.job_log import page_of_log
 from training.models import Checkpoint, Job
-from webapp.api.auth import Caller, Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import Caller, caller
 from webapp.api.fine_tuning_answers import as_checkpoints, as_event, as_job, checkpoint_id, event_number
 from webapp.api.fine_tuning_requests import start
 from webapp.api.fine_tuning_schemas import (

@@ -12,7 +12,8 @@ from pydantic import ConfigDict, Field
 
 from webapp.accounts import limit_rules
 from webapp.accounts.limit_rules import RANGES
-from webapp.api.auth import Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import caller
 from webapp.api.limit_page import Row, find_row, key_rows, member_rows, workspace_row
 
 router = Router(auth=Needs("admin"))

@@ -12,7 +12,8 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _
 from ninja import Query, Router
 
-from webapp.api.auth import Caller, NeedsAsync, caller
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import Caller, caller
 from webapp.api.conversation_routes import own_conversation
 from webapp.api.conversation_schemas import (
     ConversationMessage,

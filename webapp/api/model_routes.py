@@ -12,7 +12,8 @@ from inference.access import classifiers_for, models_for
 from inference.models import ServedModel
 from webapp.accounts.models import Workspace
 from webapp.api.access import model_named
-from webapp.api.auth import NeedsAsync, caller
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import caller
 
 router = Router(auth=NeedsAsync("chat"))
 

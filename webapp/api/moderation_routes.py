@@ -22,7 +22,8 @@ from inference.models import ServedModel
 from inference.services import Prompt
 from webapp.accounts.models import Workspace
 from webapp.api.access import model_named
-from webapp.api.auth import NeedsAsync, caller
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import caller
 from webapp.api.errors import Unsupported
 from webapp.api.idempotency import repeatable
 from webapp.api.inputs import TEXT_SCHEMAS, texts_of

@@ -15,7 +15,8 @@ from ninja import Query, Router
 
 from inference.models import Generation
 from webapp.api import access, idempotency, services
-from webapp.api.auth import Caller, NeedsAsync, caller
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import Caller, caller
 from webapp.api.following import Following
 from webapp.api.lists import Order, no_such_place
 from webapp.api.models import Completion

@@ -13,7 +13,8 @@ from ninja import Query, Router, Schema
 
 from inference.models import NOBODY
 from webapp.accounts.models import Membership
-from webapp.api.auth import Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import caller
 from webapp.api.errors import Unsupported
 from webapp.api.usage_access import list_usage, summed
 from webapp.core.errors import UserError

@@ -9,7 +9,8 @@ from ninja import Query, Router, Schema
 from pydantic import ConfigDict, Field
 
 from webapp.api import webhook_access, webhook_services
-from webapp.api.auth import Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import caller
 from webapp.api.idempotency import keeps_a_secret, repeatable
 from webapp.api.lists import page_by_time, place_of
 from webapp.api.models import Webhook, WebhookDelivery

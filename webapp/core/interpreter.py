@@ -14,6 +14,15 @@ _SWITCH_SECONDS = 0.0005
 _COLLECT_AFTER = (700, 10, 500)
 
 
+# While a process starts nearly all that is made is modules, which stay.
+_COLLECT_WHILE_IMPORTING = (50_000, 20, 100)
+
+
+def begin() -> None:
+    """For a process before it imports: looking for garbage among modules was a sixth of what a start took."""
+    gc.set_threshold(*_COLLECT_WHILE_IMPORTING)
+
+
 def settle(collect_after: tuple[int, int, int] = _COLLECT_AFTER) -> None:
     """For a process that serves, once everything it needs is imported and loaded: its threads take turns sooner, full
     collections are rare, and they leave alone what stays for good. `collect_after`: as gc.set_threshold takes it."""
