@@ -200,8 +200,7 @@ class Site(LiveSite):
         self.port = broker.free_port()
         self.engine = engine
         self.valkey = Valkey(self.home / "broker")
-        self._own_database = f"sqlite:///{self.home}/db.sqlite3"
-        self.database_url = database_url or self._own_database
+        self.database_url = database_url or f"sqlite:///{self.home}/db.sqlite3"
         self.environment = {
             **minimal_environment(),
             "DJANGO_SETTINGS_MODULE": "webapp.settings",
@@ -247,17 +246,17 @@ class Site(LiveSite):
 
     def prepare(self, model: str = "") -> Site:
         """The schema and the engine's model: the demo model, or the row a scripted engine needs."""
-        file = self.home / "db.sqlite3"
-        if self.database_url == self._own_database and not file.exists():
-            migrated(file, lambda: self.manage("migrate_locked"))
-        else:
-            self.manage("migrate_locked")
+        self.migrate()
         if (model or self.engine) == REAL:
             demo_model(self.home)
             self.manage("models", "pull", DEMO.name)
         else:
             self.add_scripted_model()
         return self
+
+    def migrate(self) -> None:
+        """Its database, which is new, has the schema afterwards."""
+        migrated(self.database_url, lambda: self.manage("migrate_locked"))
 
     def start_inference(self, environment: Mapping[str, str] | None = None) -> Service:
         """One more inference worker; wait for it with `wait_ready` or `workers_ready`."""

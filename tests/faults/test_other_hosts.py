@@ -75,7 +75,7 @@ def _hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     hosts = Hosts(site, folder)
     try:
         site.valkey.start()
-        site.manage("migrate_locked")
+        site.migrate()
         for layers, name in enumerate(NAMES, 1):
             hosts.register(name, layers)
         site.web.start()
