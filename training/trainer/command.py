@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _failed(failure: TrainingFailure, job: Job | None) -> int:
-    print(json.dumps({"error": failure.code, "message": failure.message}), file=sys.stderr)
+    sys.stderr.write(json.dumps({"error": failure.code, "message": failure.message}) + "\n")
     if job is not None:
         with contextlib.suppress(OSError):  # a full disk, perhaps
             job.record.failed(failure.code, failure.message)
