@@ -24,9 +24,11 @@ def main() -> None:
     from django.core.management import execute_from_command_line
     from django.db import DatabaseError
 
+    from webapp.core import interpreter
     from webapp.env import SettingsError
     from webapp.ops import reader
 
+    interpreter.begin()
     try:
         with reader.who_may_leave():
             execute_from_command_line(sys.argv)

@@ -1,4 +1,4 @@
-"""A SQLite database with today's schema: migrated once by the site's own command, and copied by every other site."""
+"""A database with today's schema: migrated once by the site's own command, and copied by every other site."""
 
 from __future__ import annotations
 
@@ -9,14 +9,26 @@ import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import django
+import psycopg
 from django.apps import apps
 from django.conf import settings
+from psycopg.sql import SQL, Identifier
 
 
-def migrated(database: Path, migrate: Callable[[], object]) -> None:
-    """`database` has the schema afterwards; `migrate` gives it that where there is none to copy."""
+def migrated(url: str, migrate: Callable[[], object]) -> None:
+    """The new database at `url` has the schema afterwards; `migrate` gives it that where there is none to copy."""
+    if url.startswith("sqlite:///"):
+        _file(Path(url.removeprefix("sqlite:///")), migrate)
+    elif settings.TEST_SERVER:
+        _on_server(urlsplit(url).path.strip("/"), migrate)
+    else:
+        migrate()
+
+
+def _file(database: Path, migrate: Callable[[], object]) -> None:
     folder: Path = settings.MODEL_CACHE / "schemas"
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / f"{_fingerprint()}.sqlite3"
@@ -29,6 +41,19 @@ def migrated(database: Path, migrate: Callable[[], object]) -> None:
             migrate()
             made = shutil.copyfile(database, kept.with_suffix(f".{os.getpid()}"))
             made.rename(kept)
+
+
+def _on_server(name: str, migrate: Callable[[], object]) -> None:
+    kept = f"schema_{_fingerprint()}"
+    with psycopg.connect(settings.TEST_SERVER, autocommit=True) as server:
+        # Of processes that run tests beside this one.
+        server.execute("SELECT pg_advisory_lock(hashtext(%s))", [kept])
+        if server.execute("SELECT 1 FROM pg_database WHERE datname = %s", [kept]).fetchone():
+            server.execute(SQL("DROP DATABASE {}").format(Identifier(name)))
+            server.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(kept)))
+        else:
+            migrate()
+            server.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(kept), Identifier(name)))
 
 
 @cache

@@ -28,7 +28,7 @@ import redis
 
 from inference.catalog import DEMO
 from tests.demo_model import demo_model
-from tests.live_site import ROOT, LiveSite
+from tests.live_site import ROOT, LiveSite, fetch
 from tests.migrated import migrated
 from webapp.ops import broker, processes
 
@@ -38,14 +38,18 @@ _started: list[Service] = []
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 90.0, every: float = 0.02) -> Any:
-    """Polls until `condition()` is truthy and returns it. Raises TimeoutError naming `what`."""
-    end = time.monotonic() + seconds
+    """Polls until `condition()` is truthy and returns it. Raises TimeoutError naming `what`.
+
+    The longer it has waited, the seldomer it looks: what is waited for needs the processor, too.
+    """
+    begun = time.monotonic()
     while True:
         if value := condition():
             return value
-        if time.monotonic() > end:
+        waited = time.monotonic() - begun
+        if waited > seconds:
             raise TimeoutError(f"waited {seconds:g} s in vain for: {what}")
-        time.sleep(every)
+        time.sleep(max(every, min(waited / 20, 0.1)))
 
 
 @atexit.register
@@ -200,8 +204,7 @@ class Site(LiveSite):
         self.port = broker.free_port()
         self.engine = engine
         self.valkey = Valkey(self.home / "broker")
-        self._own_database = f"sqlite:///{self.home}/db.sqlite3"
-        self.database_url = database_url or self._own_database
+        self.database_url = database_url or f"sqlite:///{self.home}/db.sqlite3"
         self.environment = {
             **minimal_environment(),
             "DJANGO_SETTINGS_MODULE": "webapp.settings",
@@ -247,17 +250,17 @@ class Site(LiveSite):
 
     def prepare(self, model: str = "") -> Site:
         """The schema and the engine's model: the demo model, or the row a scripted engine needs."""
-        file = self.home / "db.sqlite3"
-        if self.database_url == self._own_database and not file.exists():
-            migrated(file, lambda: self.manage("migrate_locked"))
-        else:
-            self.manage("migrate_locked")
+        self.migrate()
         if (model or self.engine) == REAL:
             demo_model(self.home)
             self.manage("models", "pull", DEMO.name)
         else:
             self.add_scripted_model()
         return self
+
+    def migrate(self) -> None:
+        """Its database, which is new, has the schema afterwards."""
+        migrated(self.database_url, lambda: self.manage("migrate_locked"))
 
     def start_inference(self, environment: Mapping[str, str] | None = None) -> Service:
         """One more inference worker; wait for it with `wait_ready` or `workers_ready`."""
@@ -307,7 +310,7 @@ class Site(LiveSite):
             for service in self.services:
                 assert service.alive, f"{service.name} ended while the site was starting:\n{service.log()}"
             with contextlib.suppress(httpx.TransportError):
-                return httpx.get(f"{self.base_url}/readyz", timeout=5).status_code == 200
+                return fetch(f"{self.base_url}/readyz").status_code == 200
             return False
 
         wait_until(ready, "the site to be ready", seconds, every=0.1)
@@ -320,7 +323,7 @@ class Site(LiveSite):
 
     def open_sockets(self) -> int:
         """As the web process counts them."""
-        text = httpx.get(f"{self.base_url}/metrics").text
+        text = fetch(f"{self.base_url}/metrics").text
         return sum(
             int(float(value)) for value in re.findall(r"^flywheel_sockets\{.*\} (\S+)$", text, re.MULTILINE)
         )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-import pygal
 from django.utils.formats import number_format
 from django.utils.safestring import SafeString, mark_safe
 
 from training.datasets.report import Histogram
+
+if TYPE_CHECKING:
+    from pygal.graph.graph import Graph
 
 # What pygal adds for its own script and style sheet, which our content security policy would refuse; and what its
 # script would show in a tooltip, which the table beside the picture says.
@@ -18,6 +21,8 @@ _MOST_LABELS = 6
 
 def histogram(found: Histogram) -> SafeString:
     """A bar for each bin, all as wide as each other; every so many are labelled with where they begin."""
+    import pygal  # here: hardly a page has a picture
+
     highest = max(found.counts, default=0)
     chart = pygal.Bar(
         width=720, height=220, margin=8, margin_left=64, margin_bottom=32, spacing=0, show_legend=False,
@@ -31,7 +36,7 @@ def histogram(found: Histogram) -> SafeString:
     return bare(chart)
 
 
-def bare(chart: pygal.graph.graph.Graph) -> SafeString:
+def bare(chart: Graph) -> SafeString:
     """The chart as the page's style sheet draws it. The same numbers give the same text."""
     root = chart.render_tree()
     for parent in list(root.iter()):

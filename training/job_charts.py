@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import pygal
 from django.utils.formats import number_format
 from django.utils.safestring import SafeString
 
 from training.charts import bare, whole
+
+if TYPE_CHECKING:
+    from pygal import XY
 
 Points = Sequence[tuple[float, float]]
 _TICKS = 5
@@ -60,7 +63,9 @@ def scatter(points: Points) -> SafeString:
     return bare(chart)
 
 
-def _chart(across: list[float], up: list[float], *, width: int = 720, height: int = 340) -> pygal.XY:
+def _chart(across: list[float], up: list[float], *, width: int = 720, height: int = 340) -> XY:
+    import pygal  # here: hardly a page has a picture
+
     chart = pygal.XY(
         width=width, height=height, margin=8, margin_left=48, margin_bottom=0, show_legend=False, dots_size=3,
         truncate_label=-1, explicit_size=False, js=[], xrange=(across[0], across[-1]), range=(up[0], up[-1]),

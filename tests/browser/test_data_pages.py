@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 from inference.models import Generation
 from tests.browser.conftest import complaints_of
 from tests.conftest import new_site
+from tests.live_site import fetch
 from tests.services import REAL, Site, wait_until
 from training.datasets.frozen import read_manifest, read_split
 from training.models import DatasetVersion, Job, SourceFile
@@ -41,7 +42,7 @@ def data_site() -> Iterator[Site]:
 
 def answers(site: Site) -> bool:
     with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{site.base_url}/healthz").is_success
+        return fetch(f"{site.base_url}/healthz").is_success
     return False
 
 

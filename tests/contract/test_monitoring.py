@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.chat_client import chat_page
+from tests.live_site import fetch
 from tests.services import Site, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +58,7 @@ async def scraped(live_site: Site) -> dict[str, Metric]:
         await page.ends(await page.say("Hello tokens=3"))
 
     def told() -> str | None:
-        text = httpx.get(f"{live_site.base_url}/metrics").text
+        text = fetch(f"{live_site.base_url}/metrics").text
         return text if "flywheel_time_to_first_token_seconds_count{" in text else None
 
     text = wait_until(told, "the worker's figures", every=0.2)

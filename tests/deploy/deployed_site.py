@@ -31,7 +31,7 @@ from tests.demo_model import demo_model
 from tests.deploy.compose_file import DEPLOY, compose_file
 from tests.deploy.dockerfile import environment_of, instructions_of
 from tests.deploy.nginx import nginx_binary, write_configuration
-from tests.live_site import LiveSite
+from tests.live_site import LiveSite, fetch
 from tests.postgres import create_database
 from tests.services import SCRIPTED, Service, minimal_environment, wait_until
 from webapp.ops.broker import free_port, server_binary
@@ -203,7 +203,7 @@ class DeployedSite(LiveSite):
         """Whether this web process does, asked without the proxy."""
         assert self._named[name].alive, f"{name} ended:\n{self._named[name].log()}"
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"http://127.0.0.1:{self.web_ports[name]}/healthz", timeout=5).status_code == 200
+            return fetch(f"http://127.0.0.1:{self.web_ports[name]}/healthz").status_code == 200
         return False
 
     def health(self, name: str) -> int:

@@ -48,7 +48,7 @@ WORKER_CHECKS = {
     "it has torch": "import torch; print(torch.__version__)",
     "the engine, the trainer and the readers are imported": (
         "import django, os; os.environ['DJANGO_SETTINGS_MODULE'] = 'webapp.settings'; django.setup();"
-        "import inference.worker, inference.engine.loader, training.trainer.__main__, training.data_worker,"
+        "import inference.worker, inference.engine.loader, training.trainer.command, training.data_worker,"
         "training.training_worker, training.search"
     ),
 }

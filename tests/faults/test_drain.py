@@ -14,6 +14,7 @@ import websockets
 
 from tests.chat_client import chat_page, generation_row
 from tests.faults.test_recovery import whole
+from tests.live_site import fetch
 from tests.scripted_engine import text_of
 from tests.services import Site, wait_until
 from tests.webapp.api.live_clients import http_client, key_of
@@ -200,7 +201,7 @@ def test_a_socket_whose_handshake_is_under_way_is_opened_and_told_to_go_elsewher
 
 def refuses(site: Site) -> bool:
     try:
-        httpx.get(f"{site.base_url}/healthz", timeout=5, trust_env=False)
+        fetch(f"{site.base_url}/healthz")
     except httpx.ConnectError:
         return True
     except httpx.TransportError:

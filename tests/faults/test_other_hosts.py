@@ -18,6 +18,7 @@ from inference import model_services
 from inference.models import Generation, ServedModel, Worker
 from tests.conftest import new_site
 from tests.inference.tiny_models import save_model, tiny_config
+from tests.live_site import fetch
 from tests.services import REAL, Service, Site, wait_until
 from webapp.core import shared_storage
 from webapp.env import Env
@@ -75,7 +76,7 @@ def _hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     hosts = Hosts(site, folder)
     try:
         site.valkey.start()
-        site.manage("migrate_locked")
+        site.migrate()
         for layers, name in enumerate(NAMES, 1):
             hosts.register(name, layers)
         site.web.start()
@@ -175,7 +176,7 @@ def test_while_one_host_is_deaf_and_then_gone_the_other_answers_and_nothing_is_l
 
 
 def _not_ready(site: Site) -> dict[str, dict[str, str]] | None:
-    answer = httpx.get(f"{site.base_url}/readyz", timeout=5)
+    answer = fetch(f"{site.base_url}/readyz")
     return answer.json()["checks"] if answer.status_code == 503 else None
 
 

@@ -7,6 +7,3 @@ class AccountsConfig(AppConfig):
 
     def ready(self) -> None:
         from webapp.accounts import signals  # noqa: F401
-        from webapp.accounts.passkey_forms import refuse_malformed_credentials
-
-        refuse_malformed_credentials()

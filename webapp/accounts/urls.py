@@ -4,6 +4,10 @@ from django.urls import path
 from django.views.i18n import set_language
 
 from webapp.accounts import key_views, views, workspace_views
+from webapp.accounts.passkey_forms import refuse_malformed_credentials
+
+# Here and not when the app is ready: whoever serves no pages takes no passkeys.
+refuse_malformed_credentials()
 
 urlpatterns = [
     path("language/", set_language, name="set_language"),

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 
 from inference.models import Generation, ServedModel
 from webapp.accounts.models import ApiKey, Membership, Workspace
-from webapp.api.auth import Caller
+from webapp.api.callers import Caller
 from webapp.api.errors import ModelNotFound
 from webapp.api.models import Completion
 from webapp.core import sql

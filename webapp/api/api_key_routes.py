@@ -11,10 +11,10 @@ from pydantic import ConfigDict, Field
 
 from webapp.accounts import access, api_keys
 from webapp.accounts import models as accounts
-from webapp.api.auth import Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import caller
 from webapp.api.idempotency import keeps_a_secret
 from webapp.api.lists import page_by_time, place_of
-from webapp.api.schemas import ERRORS
 
 router = Router(auth=Needs("admin"))
 _LAST_SECOND = 253_402_300_799  # of the year 9999
@@ -67,7 +67,7 @@ class CreateApiKey(Schema):
     expires_at: int | None = Field(None, ge=0, le=_LAST_SECOND)  # in seconds since 1970; null: never
 
 
-@router.get("", response={200: ApiKeys, **ERRORS}, summary="List API keys")
+@router.get("", response=ApiKeys, summary="List API keys")
 def list_api_keys(
     request: HttpRequest, limit: int = Query(20, ge=1, le=100), after: str | None = None
 ) -> Any:
@@ -84,7 +84,7 @@ def list_api_keys(
     )
 
 
-@router.post("", response={200: NewApiKey, **ERRORS}, summary="Create an API key")
+@router.post("", response=NewApiKey, summary="Create an API key")
 def create_api_key(request: HttpRequest, body: CreateApiKey) -> Any:
     """A key of the caller's own. One that is made with a key opens no more than that one does, and for no longer."""
     who = caller(request)
@@ -101,12 +101,12 @@ def create_api_key(request: HttpRequest, body: CreateApiKey) -> Any:
     return NewApiKey(value=value, **_as_api_key(key).dict())
 
 
-@router.get("/{key_id}", response={200: ApiKey, **ERRORS}, summary="Retrieve an API key")
+@router.get("/{key_id}", response=ApiKey, summary="Retrieve an API key")
 def retrieve_api_key(request: HttpRequest, key_id: str) -> Any:
     return _as_api_key(access.get_key(caller(request).membership, key_id))
 
 
-@router.delete("/{key_id}", response={200: RevokedApiKey, **ERRORS}, summary="Revoke an API key")
+@router.delete("/{key_id}", response=RevokedApiKey, summary="Revoke an API key")
 def revoke_api_key(request: HttpRequest, key_id: str) -> Any:
     """It opens nothing from now on, and streams that it opened end. The row stays, as a record."""
     who = caller(request)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ninja import Swagger
-
 from webapp.api import (
     api_key_routes,
     chat_completion_routes,
@@ -21,7 +19,7 @@ from webapp.api import (
     usage_routes,
     webhook_routes,
 )
-from webapp.api.document import Api
+from webapp.api.document import Api, Docs
 from webapp.api.errors import answer_errors
 from webapp.api.idempotency import answer_once, claim_first
 from webapp.api.parser import StrictParser
@@ -32,7 +30,7 @@ api = Api(
     description="OpenAI's API for your own models: point a client at this site's /v1 and change the key.",
     urls_namespace="api",
     parser=StrictParser(),
-    docs=Swagger(),
+    docs=Docs(),
     docs_url="/docs",
 )
 answer_errors(api)

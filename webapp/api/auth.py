@@ -3,12 +3,11 @@
     router = Router(auth=Needs("files"))          # routes that are functions
     router = Router(auth=NeedsAsync("chat"))      # routes that are coroutines
 
-In the route, `caller(request)` is who it is. Reads and writes then go through the apps' own access.py and services.py.
+In the route, `callers.caller(request)` is who it is. Reads and writes then go through the apps' own
+access.py and services.py.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest
@@ -18,24 +17,10 @@ from ninja.utils import check_csrf
 
 from webapp.accounts import api_keys
 from webapp.accounts.access import AdminsOnly, current_workspace
-from webapp.accounts.models import ApiKey, Membership, Scope, User, Workspace
+from webapp.accounts.models import Scope, User
+from webapp.api.callers import Caller
 from webapp.core.errors import UserError
 from webapp.core.lost_database import drop_lost_connections
-
-
-@dataclass(frozen=True)
-class Caller:
-    user: User
-    workspace: Workspace
-    membership: Membership
-    key: ApiKey | None  # None: a page of the site, with its session
-
-
-def caller(request: HttpRequest) -> Caller:
-    """Who was let in. Only behind a route that needs something."""
-    found = request.auth  # type: ignore[attr-defined]
-    assert isinstance(found, Caller)
-    return found
 
 
 class Needs(AuthBase):

@@ -9,7 +9,8 @@ from django.http import HttpRequest
 from ninja import Query, Router
 
 from webapp.api import access, services
-from webapp.api.auth import NeedsAsync, caller
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import caller
 from webapp.api.chat_completion_answers import ChatAnswer
 from webapp.api.chat_completion_schemas import (
     ChatCompletion,
@@ -23,7 +24,6 @@ from webapp.api.completing import answer_again, complete
 from webapp.api.following import Choice
 from webapp.api.lists import BY_METADATA, Order, no_such_place, page_by_time, place_of, with_metadata
 from webapp.api.models import Completion
-from webapp.api.schemas import ERRORS
 from webapp.api.streaming import STREAM
 
 router = Router(auth=NeedsAsync("chat"))
@@ -32,7 +32,7 @@ _KIND = Completion.Kind.CHAT
 
 @router.post(
     "",
-    response={200: ChatCompletion, **ERRORS},
+    response=ChatCompletion,
     openapi_extra=STREAM,
     summary="Create a chat completion",
 )
@@ -55,7 +55,7 @@ async def create_chat_completion(request: HttpRequest, body: CreateChatCompletio
 
 @router.get(
     "",
-    response={200: ChatCompletions, **ERRORS},
+    response=ChatCompletions,
     summary="List stored chat completions",
     openapi_extra=BY_METADATA,
 )
@@ -92,7 +92,7 @@ def _listed(
 
 @router.get(
     "/{completion_id}",
-    response={200: ChatCompletion, **ERRORS},
+    response=ChatCompletion,
     openapi_extra=STREAM,
     summary="Retrieve a stored chat completion",
 )
@@ -102,9 +102,7 @@ async def retrieve_chat_completion(request: HttpRequest, completion_id: str, str
     return await answer_again(request, completion, param="messages", shaping=ChatAnswer, stream=stream)
 
 
-@router.post(
-    "/{completion_id}", response={200: ChatCompletion, **ERRORS}, summary="Update a stored chat completion"
-)
+@router.post("/{completion_id}", response=ChatCompletion, summary="Update a stored chat completion")
 async def update_chat_completion(request: HttpRequest, completion_id: str, body: UpdateChatCompletion) -> Any:
     """Replaces its metadata."""
     completion = await sync_to_async(access.get_completion)(caller(request), completion_id, _KIND)
@@ -114,7 +112,7 @@ async def update_chat_completion(request: HttpRequest, completion_id: str, body:
 
 @router.delete(
     "/{completion_id}",
-    response={200: DeletedChatCompletion, **ERRORS},
+    response=DeletedChatCompletion,
     summary="Delete a stored chat completion",
 )
 async def delete_chat_completion(request: HttpRequest, completion_id: str) -> Any:
@@ -127,7 +125,7 @@ async def delete_chat_completion(request: HttpRequest, completion_id: str) -> An
 
 @router.get(
     "/{completion_id}/messages",
-    response={200: StoredMessages, **ERRORS},
+    response=StoredMessages,
     summary="List the messages of a stored chat completion",
 )
 async def list_chat_messages(

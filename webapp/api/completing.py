@@ -17,7 +17,7 @@ from inference.models import ServedModel
 from inference.parameters import SamplingParams
 from inference.services import Prompt
 from webapp.api import access, idempotency, services
-from webapp.api.auth import caller
+from webapp.api.callers import caller
 from webapp.api.following import Choice, Following
 from webapp.api.models import Completion
 from webapp.api.sampling import SamplingFields

@@ -13,15 +13,12 @@ from webapp.api.completing import complete
 from webapp.api.completion_answers import TextAnswer
 from webapp.api.completion_schemas import CreateCompletion, TextCompletion
 from webapp.api.models import Completion
-from webapp.api.schemas import ERRORS
 from webapp.api.streaming import STREAM
 
 router = Router(auth=NeedsAsync("chat"))
 
 
-@router.post(
-    "", response={200: TextCompletion, **ERRORS}, openapi_extra=STREAM, summary="Create a completion"
-)
+@router.post("", response=TextCompletion, openapi_extra=STREAM, summary="Create a completion")
 async def create_completion(request: HttpRequest, body: CreateCompletion) -> Any:
     """How the model goes on from each of these prompts: whole, or with `stream` as server-sent events."""
     prompts = body.prompts()

@@ -14,7 +14,8 @@ from django.http import HttpRequest
 from ninja import Query, Router
 
 from webapp.api.access import writing_model
-from webapp.api.auth import Caller, NeedsAsync, caller
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import Caller, caller
 from webapp.api.conversation_schemas import (
     Conversation,
     ConversationList,
@@ -27,7 +28,6 @@ from webapp.api.conversation_schemas import (
 from webapp.api.conversation_streaming import answer_turn, send
 from webapp.api.idempotency import repeatable
 from webapp.api.lists import Order, place_of
-from webapp.api.schemas import ERRORS
 from webapp.api.streaming import STREAM
 from webapp.chat import access, models, services
 from webapp.chat.notify import tell_deleted, tell_titled
@@ -40,7 +40,7 @@ def own_conversation(who: Caller, conversation_id: str) -> models.Conversation:
     return access.get_conversation(who.user, conversation_id, workspace=who.workspace)
 
 
-@router.get("", response={200: ConversationList, **ERRORS}, summary="List conversations")
+@router.get("", response=ConversationList, summary="List conversations")
 async def list_conversations(
     request: HttpRequest,
     limit: int = Query(20, ge=1, le=100),
@@ -51,7 +51,7 @@ async def list_conversations(
     return await sync_to_async(_page)(caller(request), limit, after, order == "desc")
 
 
-@router.post("", response={200: Turn, **ERRORS}, summary="Begin a conversation", openapi_extra=STREAM)
+@router.post("", response=Turn, summary="Begin a conversation", openapi_extra=STREAM)
 @repeatable
 async def create_conversation(request: HttpRequest, body: NewConversation) -> Any:
     """With its first message. The answer waits until that is replied to, or with `stream` has the reply as it is
@@ -67,12 +67,12 @@ async def create_conversation(request: HttpRequest, body: NewConversation) -> An
     return await answer_turn(request, sent, stream=bool(body.stream))
 
 
-@router.get("/{conversation_id}", response={200: Conversation, **ERRORS}, summary="Retrieve a conversation")
+@router.get("/{conversation_id}", response=Conversation, summary="Retrieve a conversation")
 async def retrieve_conversation(request: HttpRequest, conversation_id: str) -> Any:
     return await sync_to_async(lambda: as_conversation(own_conversation(caller(request), conversation_id)))()
 
 
-@router.post("/{conversation_id}", response={200: Conversation, **ERRORS}, summary="Rename a conversation")
+@router.post("/{conversation_id}", response=Conversation, summary="Rename a conversation")
 async def rename_conversation(request: HttpRequest, conversation_id: str, body: NewTitle) -> Any:
     def rename() -> tuple[models.Conversation, Conversation]:
         found = own_conversation(caller(request), conversation_id)
@@ -84,9 +84,7 @@ async def rename_conversation(request: HttpRequest, conversation_id: str, body: 
     return answer
 
 
-@router.delete(
-    "/{conversation_id}", response={200: DeletedConversation, **ERRORS}, summary="Delete a conversation"
-)
+@router.delete("/{conversation_id}", response=DeletedConversation, summary="Delete a conversation")
 async def delete_conversation(request: HttpRequest, conversation_id: str) -> Any:
     """With its messages. What is still being written ends."""
 

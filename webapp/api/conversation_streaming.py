@@ -13,7 +13,7 @@ from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponseBase
 
 from webapp.api import idempotency
-from webapp.api.auth import Caller, caller
+from webapp.api.callers import Caller, caller
 from webapp.api.conversation_schemas import (
     ConversationMessage,
     MessageDelta,

@@ -21,7 +21,8 @@ from training.forms import ENCODINGS, FIELDS
 from training.models import Dataset, DatasetVersion, SourceFile
 from training.recipes import recipe_of
 from webapp.api import dataset_schemas as schemas
-from webapp.api.auth import Caller, Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import Caller, caller
 from webapp.api.dataset_answers import (
     as_cleaning,
     as_dataset,
@@ -31,19 +32,17 @@ from webapp.api.dataset_answers import (
     page_of_problems,
 )
 from webapp.api.errors import ModelNotFound
-from webapp.api.file_routes import CONTENT, FORM_OF_FILE, UPLOAD_ERRORS, download, sent_file
+from webapp.api.file_routes import CONTENT, FORM_OF_FILE, download, sent_file
 from webapp.api.ids import key_of
 from webapp.api.lists import Order, no_such_place, page_by_time, place_of
-from webapp.api.schemas import ERRORS
 from webapp.core.errors import NotFound, UserError
 
 router = Router(auth=Needs("files"))
 _PROBLEM = re.compile(r"problem-([0-9]{1,9})")
-_CHANGED = {200: schemas.Dataset, **ERRORS}
 
 
 # --- Datasets ----------------------------------------------------------------------------------------------------
-@router.get("", response={200: schemas.Datasets, **ERRORS}, summary="List datasets")
+@router.get("", response=schemas.Datasets, summary="List datasets")
 def list_datasets(
     request: HttpRequest,
     limit: int = Query(20, ge=1, le=100),
@@ -65,7 +64,7 @@ def list_datasets(
     )
 
 
-@router.post("", response=_CHANGED, summary="Create a dataset")
+@router.post("", response=schemas.Dataset, summary="Create a dataset")
 def create_dataset(request: HttpRequest, body: schemas.NameDataset) -> Any:
     """Files are added to it one by one."""
     who = caller(request)
@@ -75,17 +74,17 @@ def create_dataset(request: HttpRequest, body: schemas.NameDataset) -> Any:
     return _told(with_name)
 
 
-@router.get("/{dataset_id}", response=_CHANGED, summary="Retrieve a dataset")
+@router.get("/{dataset_id}", response=schemas.Dataset, summary="Retrieve a dataset")
 def retrieve_dataset(request: HttpRequest, dataset_id: str) -> Any:
     return _told(_dataset(caller(request), dataset_id))
 
 
-@router.post("/{dataset_id}", response=_CHANGED, summary="Rename a dataset")
+@router.post("/{dataset_id}", response=schemas.Dataset, summary="Rename a dataset")
 def rename_dataset(request: HttpRequest, dataset_id: str, body: schemas.NameDataset) -> Any:
     return _told(services.rename_dataset(dataset=_dataset(caller(request), dataset_id), name=body.name))
 
 
-@router.delete("/{dataset_id}", response={200: schemas.DeletedDataset, **ERRORS}, summary="Delete a dataset")
+@router.delete("/{dataset_id}", response=schemas.DeletedDataset, summary="Delete a dataset")
 def delete_dataset(request: HttpRequest, dataset_id: str) -> Any:
     """With its files, reports and versions, unless a job that has not ended needs them (409)."""
     who = caller(request)
@@ -93,7 +92,7 @@ def delete_dataset(request: HttpRequest, dataset_id: str) -> Any:
     return schemas.DeletedDataset(id=dataset_id)
 
 
-@router.post("/{dataset_id}/cancel", response=_CHANGED, summary="Cancel what is done with a dataset")
+@router.post("/{dataset_id}/cancel", response=schemas.Dataset, summary="Cancel what is done with a dataset")
 def cancel_work(request: HttpRequest, dataset_id: str) -> Any:
     """A check, a count of effects or a freezing. Nothing is changed by what is cancelled."""
     dataset = _dataset(caller(request), dataset_id)
@@ -104,7 +103,7 @@ def cancel_work(request: HttpRequest, dataset_id: str) -> Any:
 
 
 # --- Its files ---------------------------------------------------------------------------------------------------
-@router.get("/{dataset_id}/files", response={200: schemas.DatasetFiles, **ERRORS}, summary="List its files")
+@router.get("/{dataset_id}/files", response=schemas.DatasetFiles, summary="List its files")
 def list_files(request: HttpRequest, dataset_id: str) -> Any:
     """Each with how it is read and its first rows."""
     dataset = _dataset(caller(request), dataset_id)
@@ -114,7 +113,7 @@ def list_files(request: HttpRequest, dataset_id: str) -> Any:
 
 @router.post(
     "/{dataset_id}/files",
-    response={200: schemas.DatasetFile, **UPLOAD_ERRORS},
+    response=schemas.DatasetFile,
     summary="Add a file",
     openapi_extra=FORM_OF_FILE,
 )
@@ -128,7 +127,7 @@ def add_file(request: HttpRequest, dataset_id: str) -> Any:
 
 @router.post(
     "/{dataset_id}/files/{file_id}",
-    response={200: schemas.DatasetFile, **ERRORS},
+    response=schemas.DatasetFile,
     summary="Say how a file is read",
 )
 def correct_file(request: HttpRequest, dataset_id: str, file_id: str, body: schemas.Reading) -> Any:
@@ -151,7 +150,7 @@ def correct_file(request: HttpRequest, dataset_id: str, file_id: str, body: sche
 
 
 # --- Its report --------------------------------------------------------------------------------------------------
-@router.post("/{dataset_id}/report", response={200: schemas.Report, **ERRORS}, summary="Check a dataset")
+@router.post("/{dataset_id}/report", response=schemas.Report, summary="Check a dataset")
 def start_report(request: HttpRequest, dataset_id: str, body: schemas.StartReport) -> Any:
     """The first check begins by itself. `work` of the report says how far it is."""
     who = caller(request)
@@ -169,7 +168,7 @@ def start_report(request: HttpRequest, dataset_id: str, body: schemas.StartRepor
     return as_report(dataset)
 
 
-@router.get("/{dataset_id}/report", response={200: schemas.Report, **ERRORS}, summary="Retrieve the report")
+@router.get("/{dataset_id}/report", response=schemas.Report, summary="Retrieve the report")
 def retrieve_report(request: HttpRequest, dataset_id: str) -> Any:
     """What the last check found, and how far the one that goes on is."""
     report = as_report(_dataset(caller(request), dataset_id))
@@ -178,9 +177,7 @@ def retrieve_report(request: HttpRequest, dataset_id: str) -> Any:
     return report
 
 
-@router.get(
-    "/{dataset_id}/report/problems", response={200: schemas.Problems, **ERRORS}, summary="List the problems"
-)
+@router.get("/{dataset_id}/report/problems", response=schemas.Problems, summary="List the problems")
 def list_problems(
     request: HttpRequest,
     dataset_id: str,
@@ -201,7 +198,7 @@ def list_problems(
 
 
 # --- Cleaning ----------------------------------------------------------------------------------------------------
-@router.post("/{dataset_id}/cleaning", response={200: schemas.Cleaning, **ERRORS}, summary="Count effects")
+@router.post("/{dataset_id}/cleaning", response=schemas.Cleaning, summary="Count effects")
 def start_cleaning(request: HttpRequest, dataset_id: str, body: schemas.RecipeBody) -> Any:
     """What each step of a recipe would do. Nothing is changed: a version is frozen with the recipe."""
     dataset = _dataset(caller(request), dataset_id)
@@ -209,9 +206,7 @@ def start_cleaning(request: HttpRequest, dataset_id: str, body: schemas.RecipeBo
     return as_cleaning(dataset)
 
 
-@router.get(
-    "/{dataset_id}/cleaning", response={200: schemas.Cleaning, **ERRORS}, summary="Retrieve the effects"
-)
+@router.get("/{dataset_id}/cleaning", response=schemas.Cleaning, summary="Retrieve the effects")
 def retrieve_cleaning(request: HttpRequest, dataset_id: str) -> Any:
     """Those of the recipe that was counted last."""
     cleaning = as_cleaning(_dataset(caller(request), dataset_id))
@@ -221,7 +216,7 @@ def retrieve_cleaning(request: HttpRequest, dataset_id: str) -> Any:
 
 
 # --- Its versions ------------------------------------------------------------------------------------------------
-@router.post("/{dataset_id}/versions", response={200: schemas.Version, **ERRORS}, summary="Freeze a version")
+@router.post("/{dataset_id}/versions", response=schemas.Version, summary="Freeze a version")
 def freeze(request: HttpRequest, dataset_id: str, body: schemas.RecipeBody) -> Any:
     """What a job can learn from (its `training_file`). The same recipe of the same files is the same version: the id
     that is answered then stands for the earlier one."""
@@ -232,7 +227,7 @@ def freeze(request: HttpRequest, dataset_id: str, body: schemas.RecipeBody) -> A
     return as_version(version)
 
 
-@router.get("/{dataset_id}/versions", response={200: schemas.Versions, **ERRORS}, summary="List versions")
+@router.get("/{dataset_id}/versions", response=schemas.Versions, summary="List versions")
 def list_versions(request: HttpRequest, dataset_id: str) -> Any:
     """The newest first."""
     dataset = _dataset(caller(request), dataset_id)
@@ -241,7 +236,7 @@ def list_versions(request: HttpRequest, dataset_id: str) -> Any:
 
 @router.get(
     "/{dataset_id}/versions/{version_id}",
-    response={200: schemas.Version, **ERRORS},
+    response=schemas.Version,
     summary="Retrieve a version",
 )
 def retrieve_version(request: HttpRequest, dataset_id: str, version_id: str) -> Any:
@@ -250,7 +245,7 @@ def retrieve_version(request: HttpRequest, dataset_id: str, version_id: str) -> 
 
 @router.delete(
     "/{dataset_id}/versions/{version_id}",
-    response={200: schemas.DeletedVersion, **ERRORS},
+    response=schemas.DeletedVersion,
     summary="Delete a version",
 )
 def delete_version(request: HttpRequest, dataset_id: str, version_id: str) -> Any:
@@ -263,7 +258,6 @@ def delete_version(request: HttpRequest, dataset_id: str, version_id: str) -> An
 
 @router.get(
     "/{dataset_id}/versions/{version_id}/content",
-    response=ERRORS,
     summary="Download a split",
     openapi_extra=CONTENT,
 )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from ninja import NinjaAPI
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from ninja import NinjaAPI, Swagger
 from ninja.openapi.schema import OpenAPISchema
+
+from webapp.api import schemas
 
 IDEMPOTENCY_KEY = {
     "in": "header",
@@ -16,10 +21,22 @@ IDEMPOTENCY_KEY = {
 }
 
 
+class Docs(Swagger):
+    """The page on which the document can be read and tried."""
+
+    def render_page(self, request: HttpRequest, api: NinjaAPI, **kwargs: Any) -> HttpResponse:
+        settings = {**self.settings, "url": self.get_openapi_url(api, kwargs)}
+        # Ninja's own method takes its scripts from elsewhere unless it is an app of the site.
+        return render(request, self.template, {"swagger_settings": json.dumps(settings), "api": api})
+
+
 class Api(NinjaAPI):
     def get_openapi_schema(self, *args: Any, **kwargs: Any) -> OpenAPISchema:
         document = super().get_openapi_schema(*args, **kwargs)
         for methods in document["paths"].values():
             if "post" in methods:
                 methods["post"]["parameters"].append(IDEMPOTENCY_KEY)
+            for operation in methods.values():
+                operation["responses"] |= schemas.errors()
+        document["components"]["schemas"] |= schemas.definitions()
         return document

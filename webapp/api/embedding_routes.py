@@ -14,13 +14,13 @@ from ninja import Router, Schema
 from pydantic import Field
 
 from webapp.api.access import writing_model
-from webapp.api.auth import NeedsAsync, caller
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import caller
 from webapp.api.idempotency import repeatable
 from webapp.api.inputs import TextsOrIds, prompts_of
 from webapp.api.models import Completion
 from webapp.api.reading import read_texts
 from webapp.api.sampling import Body
-from webapp.api.schemas import ERRORS
 from webapp.api.streaming import json_response
 from webapp.core.errors import UserError
 
@@ -53,7 +53,7 @@ class Embeddings(Schema):
     usage: EmbeddingUsage
 
 
-@router.post("", response={200: Embeddings, **ERRORS}, summary="Create embeddings")
+@router.post("", response=Embeddings, summary="Create embeddings")
 @repeatable
 async def create_embeddings(request: HttpRequest, body: CreateEmbeddings) -> Any:
     """Each input's vector, in the order of the inputs: up to 2,048 texts, or lists of the model's token ids. A vector

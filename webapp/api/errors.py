@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import iscoroutinefunction
 from django.core.exceptions import BadRequest, RequestDataTooBig, SuspiciousOperation
@@ -20,12 +20,14 @@ from django.http import (
 from django.http.multipartparser import MultiPartParserError
 from django.utils.decorators import sync_and_async_middleware
 from django.utils.translation import gettext as _
-from ninja import NinjaAPI
-from ninja.errors import HttpError, ValidationError
 
 from webapp.core.errors import UserError
 from webapp.core.middleware import error_response
 from webapp.core.outages import outage
+
+if TYPE_CHECKING:  # workers, which have no API, know some of these errors, too
+    from ninja import NinjaAPI
+    from ninja.errors import HttpError, ValidationError
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ class Unsupported(UserError):
 
 def answer_errors(api: NinjaAPI) -> None:
     """Makes `api` answer what its routes raise in this shape."""
+    from ninja.errors import HttpError, ValidationError
+
     handlers: dict[type[Exception], Callable[[HttpRequest, Any], HttpResponse]] = {
         UserError: error_response,
         ValidationError: lambda request, error: error_response(request, _first(error)),

@@ -16,11 +16,12 @@ from ninja import Query, Router, Schema
 from training import access, file_status, services, storage, uploads
 from training.models import ResultFile, SourceFile
 from training.upload_handler import IncomingFile, read_form
-from webapp.api.auth import Caller, Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import Caller, caller
 from webapp.api.errors import Unsupported
 from webapp.api.ids import key_of, public_id
 from webapp.api.lists import Order, page_by_time, place_of
-from webapp.api.schemas import ERRORS, Error
+from webapp.api.schemas import errors
 from webapp.core.errors import NotFound, UserError
 
 router = Router(auth=Needs("files"))
@@ -64,12 +65,14 @@ def _form(**fields: dict[str, Any]) -> dict[str, Any]:
     """How a form with a file is described: ninja would read it before it is known who sends it."""
     properties = {"file": {"type": "string", "format": "binary"}, **fields}
     schema = {"type": "object", "required": [*properties], "properties": properties}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}},
+        "responses": errors([507]),  # and only there the disk may be full
+    }
 
 
 FORM = _form(purpose={"type": "string", "enum": ["fine-tune"]})
 FORM_OF_FILE = _form()
-UPLOAD_ERRORS: dict[int, Any] = {**ERRORS, 408: Error, 415: Error, 507: Error}
 CONTENT: dict[str, Any] = {
     "responses": {
         200: {
@@ -80,7 +83,7 @@ CONTENT: dict[str, Any] = {
 }
 
 
-@router.post("", response={200: File, **UPLOAD_ERRORS}, summary="Upload a file", openapi_extra=FORM)
+@router.post("", response=File, summary="Upload a file", openapi_extra=FORM)
 def create_file(request: HttpRequest) -> Any:
     """One file for fine-tuning: chat JSONL as OpenAI has it, or anything else that a dataset takes (CSV, Parquet, plain
     text, PDF, ...). It is looked at and checked at once; `status` says when, and what is wrong."""
@@ -124,7 +127,7 @@ def sent_file(request: HttpRequest, fields: tuple[str, ...]) -> IncomingFile:
     return upload
 
 
-@router.get("", response={200: Files, **ERRORS}, summary="List files")
+@router.get("", response=Files, summary="List files")
 def list_files(
     request: HttpRequest,
     purpose: Purpose | NoPurpose | None = None,
@@ -150,12 +153,12 @@ def list_files(
     )
 
 
-@router.get("/{file_id}", response={200: File, **ERRORS}, summary="Retrieve a file")
+@router.get("/{file_id}", response=File, summary="Retrieve a file")
 def retrieve_file(request: HttpRequest, file_id: str) -> Any:
     return as_file(file_of(caller(request), file_id))
 
 
-@router.delete("/{file_id}", response={200: DeletedFile, **ERRORS}, summary="Delete a file")
+@router.delete("/{file_id}", response=DeletedFile, summary="Delete a file")
 def delete_file(request: HttpRequest, file_id: str) -> Any:
     """With its report and the versions that were frozen of it, unless a job that has not ended needs them (409). Jobs
     and models that came of it stay."""
@@ -168,7 +171,7 @@ def delete_file(request: HttpRequest, file_id: str) -> Any:
     return DeletedFile(id=file_id)
 
 
-@router.get("/{file_id}/content", response=ERRORS, summary="Download a file", openapi_extra=CONTENT)
+@router.get("/{file_id}/content", summary="Download a file", openapi_extra=CONTENT)
 def file_content(request: HttpRequest, file_id: str) -> Any:
     """As it was uploaded."""
     file = file_of(caller(request), file_id)

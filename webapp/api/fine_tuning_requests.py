@@ -22,7 +22,7 @@ from training.job_request import JobRequest
 from training.knobs import tasks_for
 from training.models import DatasetVersion, Job, SourceFile
 from training.recipes import recipe_of
-from webapp.api.auth import Caller
+from webapp.api.callers import Caller
 from webapp.api.errors import ModelNotFound, Unsupported
 from webapp.api.fine_tuning_schemas import CreateJob, FlywheelSettings, Hyperparameters, Method
 from webapp.api.ids import key_of

@@ -11,7 +11,8 @@ from ninja import Query, Router
 from training import access, job_services
 from training.job_log import page_of_log
 from training.models import Checkpoint, Job
-from webapp.api.auth import Caller, Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import Caller, caller
 from webapp.api.fine_tuning_answers import as_checkpoints, as_event, as_job, checkpoint_id, event_number
 from webapp.api.fine_tuning_requests import start
 from webapp.api.fine_tuning_schemas import (
@@ -23,19 +24,18 @@ from webapp.api.fine_tuning_schemas import (
 )
 from webapp.api.ids import key_of
 from webapp.api.lists import BY_METADATA, no_such_place, page_by_time, place_of, with_metadata
-from webapp.api.schemas import ERRORS
 
 router = Router(auth=Needs("training"))
 
 
-@router.post("/jobs", response={200: FineTuningJob, **ERRORS}, summary="Create a fine-tuning job")
+@router.post("/jobs", response=FineTuningJob, summary="Create a fine-tuning job")
 def create_job(request: HttpRequest, body: CreateJob) -> Any:
     """Its files are checked and frozen first (`validating_files`), then it waits for a worker. An example that cannot
     be learnt fails it, and `error` names file and line."""
     return as_job(start(caller(request), body, request))
 
 
-@router.get("/jobs", response={200: FineTuningJobs, **ERRORS}, summary="List jobs", openapi_extra=BY_METADATA)
+@router.get("/jobs", response=FineTuningJobs, summary="List jobs", openapi_extra=BY_METADATA)
 def list_jobs(request: HttpRequest, limit: int = Query(20, ge=1, le=100), after: str | None = None) -> Any:
     """The workspace's, the newest first, those begun on the pages too; trials of a search are part of that."""
     who = caller(request)
@@ -46,30 +46,30 @@ def list_jobs(request: HttpRequest, limit: int = Query(20, ge=1, le=100), after:
     return FineTuningJobs(data=[as_job(job) for job in page], has_more=has_more)
 
 
-@router.get("/jobs/{job_id}", response={200: FineTuningJob, **ERRORS}, summary="Retrieve a job")
+@router.get("/jobs/{job_id}", response=FineTuningJob, summary="Retrieve a job")
 def retrieve_job(request: HttpRequest, job_id: str) -> Any:
     return as_job(_job(caller(request), job_id))
 
 
-@router.post("/jobs/{job_id}/cancel", response={200: FineTuningJob, **ERRORS}, summary="Cancel a job")
+@router.post("/jobs/{job_id}/cancel", response=FineTuningJob, summary="Cancel a job")
 def cancel_job(request: HttpRequest, job_id: str) -> Any:
     """Ends it: at once where it waits, within 15 seconds where it runs."""
     return _done(request, job_id, job_services.cancel_job)
 
 
-@router.post("/jobs/{job_id}/pause", response={200: FineTuningJob, **ERRORS}, summary="Pause a job")
+@router.post("/jobs/{job_id}/pause", response=FineTuningJob, summary="Pause a job")
 def pause_job(request: HttpRequest, job_id: str) -> Any:
     """What it has learnt is saved first; `status` is then `paused`."""
     return _done(request, job_id, job_services.pause_job)
 
 
-@router.post("/jobs/{job_id}/resume", response={200: FineTuningJob, **ERRORS}, summary="Resume a job")
+@router.post("/jobs/{job_id}/resume", response=FineTuningJob, summary="Resume a job")
 def resume_job(request: HttpRequest, job_id: str) -> Any:
     """A paused one goes on from its last checkpoint; so does one that failed, once the reason is gone."""
     return _done(request, job_id, job_services.resume_job)
 
 
-@router.get("/jobs/{job_id}/events", response={200: JobEvents, **ERRORS}, summary="List a job's events")
+@router.get("/jobs/{job_id}/events", response=JobEvents, summary="List a job's events")
 def list_events(
     request: HttpRequest, job_id: str, limit: int = Query(20, ge=1, le=1000), after: str | None = None
 ) -> Any:
@@ -82,9 +82,7 @@ def list_events(
     return JobEvents(data=[as_event(job, entry) for entry in page], has_more=has_more)
 
 
-@router.get(
-    "/jobs/{job_id}/checkpoints", response={200: JobCheckpoints, **ERRORS}, summary="List a job's checkpoints"
-)
+@router.get("/jobs/{job_id}/checkpoints", response=JobCheckpoints, summary="List a job's checkpoints")
 def list_checkpoints(
     request: HttpRequest, job_id: str, limit: int = Query(10, ge=1, le=100), after: str | None = None
 ) -> Any:

@@ -28,7 +28,7 @@ from inference.follow import StepReader
 from inference.models import Generation
 from inference.stream import Event
 from webapp.api import failures, services
-from webapp.api.auth import Caller
+from webapp.api.callers import Caller
 from webapp.api.open_streams import OpenStreams
 from webapp.core.errors import UserError
 

@@ -31,7 +31,7 @@ from django.utils.translation import gettext as _
 
 from inference.models import Generation
 from webapp.accounts.models import User, Workspace
-from webapp.api.auth import caller
+from webapp.api.callers import caller
 from webapp.api.models import Completion, IdempotentRequest
 from webapp.core import clock
 from webapp.core.errors import UserError

@@ -12,9 +12,9 @@ from pydantic import ConfigDict, Field
 
 from webapp.accounts import limit_rules
 from webapp.accounts.limit_rules import RANGES
-from webapp.api.auth import Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import caller
 from webapp.api.limit_page import Row, find_row, key_rows, member_rows, workspace_row
-from webapp.api.schemas import ERRORS
 
 router = Router(auth=Needs("admin"))
 
@@ -61,7 +61,7 @@ class AllLimits(Schema):
     data: list[Limit]
 
 
-@router.get("", response={200: AllLimits, **ERRORS}, summary="List limits")
+@router.get("", response=AllLimits, summary="List limits")
 def list_limits(request: HttpRequest) -> Any:
     """The workspace's, then its members', then its keys'; those without any limit, too."""
     mine = caller(request).membership
@@ -70,36 +70,36 @@ def list_limits(request: HttpRequest) -> Any:
     )
 
 
-@router.get("/workspace", response={200: Limit, **ERRORS}, summary="Retrieve the workspace's limits")
+@router.get("/workspace", response=Limit, summary="Retrieve the workspace's limits")
 def retrieve_workspace_limits(request: HttpRequest) -> Any:
     return _as_limit(workspace_row(caller(request).membership))
 
 
-@router.put("/workspace", response={200: Limit, **ERRORS}, summary="Set the workspace's limits")
+@router.put("/workspace", response=Limit, summary="Set the workspace's limits")
 def set_workspace_limits(request: HttpRequest, body: Numbers) -> Any:
     """Of all members and keys together. What is left out has no limit from now on."""
     _set(request, body)
     return _as_limit(workspace_row(caller(request).membership))
 
 
-@router.get("/users/{user_id}", response={200: Limit, **ERRORS}, summary="Retrieve a member's limits")
+@router.get("/users/{user_id}", response=Limit, summary="Retrieve a member's limits")
 def retrieve_member_limits(request: HttpRequest, user_id: str) -> Any:
     return _as_limit(_member(request, user_id))
 
 
-@router.put("/users/{user_id}", response={200: Limit, **ERRORS}, summary="Set a member's limits")
+@router.put("/users/{user_id}", response=Limit, summary="Set a member's limits")
 def set_member_limits(request: HttpRequest, user_id: str, body: Numbers) -> Any:
     """Of one member, with all their keys together. What is left out has no limit from now on."""
     _set(request, body, user_id=_member(request, user_id).id)
     return _as_limit(_member(request, user_id))
 
 
-@router.get("/keys/{key_id}", response={200: Limit, **ERRORS}, summary="Retrieve a key's limits")
+@router.get("/keys/{key_id}", response=Limit, summary="Retrieve a key's limits")
 def retrieve_key_limits(request: HttpRequest, key_id: str) -> Any:
     return _as_limit(_key(request, key_id))
 
 
-@router.put("/keys/{key_id}", response={200: Limit, **ERRORS}, summary="Set a key's limits")
+@router.put("/keys/{key_id}", response=Limit, summary="Set a key's limits")
 def set_key_limits(request: HttpRequest, key_id: str, body: Numbers) -> Any:
     """Of one key alone; what it uses is its member's, too. What is left out has no limit from now on."""
     _set(request, body, api_key_id=_key(request, key_id).id)

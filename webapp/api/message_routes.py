@@ -12,7 +12,8 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _
 from ninja import Query, Router
 
-from webapp.api.auth import Caller, NeedsAsync, caller
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import Caller, caller
 from webapp.api.conversation_routes import own_conversation
 from webapp.api.conversation_schemas import (
     ConversationMessage,
@@ -25,7 +26,6 @@ from webapp.api.conversation_schemas import (
 from webapp.api.conversation_streaming import answer_turn, reply_ended, send, stream_reply
 from webapp.api.idempotency import repeatable
 from webapp.api.lists import Order, place_of
-from webapp.api.schemas import ERRORS
 from webapp.api.streaming import STREAM, Position
 from webapp.chat import access, models, services
 from webapp.chat.notify import tell_retried
@@ -36,9 +36,7 @@ router = Router(auth=NeedsAsync("chat"))
 _STOP_SECONDS = 5.0
 
 
-@router.get(
-    "/{conversation_id}/messages", response={200: ConversationMessageList, **ERRORS}, summary="List messages"
-)
+@router.get("/{conversation_id}/messages", response=ConversationMessageList, summary="List messages")
 async def list_messages(
     request: HttpRequest,
     conversation_id: str,
@@ -52,7 +50,7 @@ async def list_messages(
 
 @router.post(
     "/{conversation_id}/messages",
-    response={200: Turn, **ERRORS},
+    response=Turn,
     summary="Send a message",
     openapi_extra=STREAM,
 )
@@ -71,7 +69,7 @@ async def send_message(request: HttpRequest, conversation_id: str, body: NewMess
 
 @router.get(
     "/{conversation_id}/messages/{message_id}",
-    response={200: ConversationMessage, **ERRORS},
+    response=ConversationMessage,
     summary="Retrieve a message",
     openapi_extra=STREAM,
 )
@@ -91,7 +89,7 @@ async def retrieve_message(
 
 @router.post(
     "/{conversation_id}/messages/{message_id}/stop",
-    response={200: ConversationMessage, **ERRORS},
+    response=ConversationMessage,
     summary="Stop a reply",
 )
 @repeatable
@@ -112,7 +110,7 @@ async def stop_reply(request: HttpRequest, conversation_id: str, message_id: str
 
 @router.post(
     "/{conversation_id}/messages/{message_id}/retry",
-    response={200: ConversationMessage, **ERRORS},
+    response=ConversationMessage,
     summary="Try a reply again",
     openapi_extra=STREAM,
 )

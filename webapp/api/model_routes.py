@@ -12,8 +12,8 @@ from inference.access import classifiers_for, models_for
 from inference.models import ServedModel
 from webapp.accounts.models import Workspace
 from webapp.api.access import model_named
-from webapp.api.auth import NeedsAsync, caller
-from webapp.api.schemas import ERRORS
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import caller
 
 router = Router(auth=NeedsAsync("chat"))
 
@@ -33,14 +33,14 @@ class Models(Schema):
     data: list[Model]
 
 
-@router.get("", response={200: Models, **ERRORS}, summary="List models")
+@router.get("", response=Models, summary="List models")
 async def list_models(request: HttpRequest) -> Any:
     """Models that chat, completions and embeddings take, the site's default first; then those that judge texts, which
     moderations take."""
     return await sync_to_async(_listed)(caller(request).workspace)
 
 
-@router.get("/{path:model}", response={200: Model, **ERRORS}, summary="Retrieve a model")
+@router.get("/{path:model}", response=Model, summary="Retrieve a model")
 async def retrieve_model(request: HttpRequest, model: str) -> Any:
     found = await sync_to_async(model_named)(caller(request).workspace, model)
     return as_model(found)

@@ -22,14 +22,14 @@ from inference.models import ServedModel
 from inference.services import Prompt
 from webapp.accounts.models import Workspace
 from webapp.api.access import model_named
-from webapp.api.auth import NeedsAsync, caller
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import caller
 from webapp.api.errors import Unsupported
 from webapp.api.idempotency import repeatable
 from webapp.api.inputs import TEXT_SCHEMAS, texts_of
 from webapp.api.models import Completion
 from webapp.api.reading import read_texts
 from webapp.api.sampling import Body
-from webapp.api.schemas import ERRORS
 from webapp.api.streaming import json_response
 from webapp.core.errors import UserError
 
@@ -71,7 +71,7 @@ class Moderation(Schema):
     results: list[Verdict]
 
 
-@router.post("", response={200: Moderation, **ERRORS}, summary="Create a moderation")
+@router.post("", response=Moderation, summary="Create a moderation")
 @repeatable
 async def create_moderation(request: HttpRequest, body: CreateModeration) -> Any:
     """What the classifier `model` says of each text: its labels as categories, flagged from a probability of 0.5 on."""

@@ -19,7 +19,7 @@ from django.conf import settings
 from django.utils.translation import gettext as _
 
 from webapp.api import access, services
-from webapp.api.auth import Caller
+from webapp.api.callers import Caller
 from webapp.core import stopping
 from webapp.core.errors import UserError
 

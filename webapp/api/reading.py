@@ -20,7 +20,7 @@ from django.utils.translation import gettext as _
 from inference.models import ServedModel
 from inference.services import Prompt
 from webapp.api import reading_services, services
-from webapp.api.auth import Caller
+from webapp.api.callers import Caller
 from webapp.api.following import Choice, Following, run_in_background
 from webapp.api.models import Completion
 from webapp.core.errors import UserError

@@ -14,7 +14,7 @@ from inference import services as inference
 from inference.models import Generation, ServedModel
 from webapp.accounts import limits
 from webapp.api import services
-from webapp.api.auth import Caller
+from webapp.api.callers import Caller
 from webapp.api.models import Completion
 from webapp.core import sql
 

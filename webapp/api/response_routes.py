@@ -15,14 +15,14 @@ from ninja import Query, Router
 
 from inference.models import Generation
 from webapp.api import access, idempotency, services
-from webapp.api.auth import Caller, NeedsAsync, caller
+from webapp.api.auth import NeedsAsync
+from webapp.api.callers import Caller, caller
 from webapp.api.following import Following
 from webapp.api.lists import Order, no_such_place
 from webapp.api.models import Completion
 from webapp.api.response_answers import Events, as_response, unbegun
 from webapp.api.response_items import Item, as_json, as_kept, as_prompt, items_of, new_items, said_after
 from webapp.api.response_schemas import CreateResponse, DeletedResponse, InputItems, Response
-from webapp.api.schemas import ERRORS
 from webapp.api.streaming import STREAM, event_stream, json_response
 from webapp.core.errors import NotFound, UserError
 
@@ -32,7 +32,7 @@ _KIND = Completion.Kind.RESPONSE
 _CANCEL_SECONDS = 5.0
 
 
-@router.post("", response={200: Response, **ERRORS}, openapi_extra=STREAM, summary="Create a response")
+@router.post("", response=Response, openapi_extra=STREAM, summary="Create a response")
 async def create_response(request: HttpRequest, body: CreateResponse) -> Any:
     """The model's answer to a text or to items, alone or going on from an earlier response: whole, with `stream` as
     server-sent events, or with `background` later. It is kept unless `store` is false."""
@@ -66,7 +66,7 @@ async def create_response(request: HttpRequest, body: CreateResponse) -> Any:
 
 @router.get(
     "/{response_id}",
-    response={200: Response, **ERRORS},
+    response=Response,
     openapi_extra=STREAM,
     summary="Retrieve a response",
 )
@@ -85,7 +85,7 @@ async def retrieve_response(
     return await _answer_again(request, completion, generation, stream=True, after=after)
 
 
-@router.post("/{response_id}/cancel", response={200: Response, **ERRORS}, summary="Cancel a response")
+@router.post("/{response_id}/cancel", response=Response, summary="Cancel a response")
 @idempotency.repeatable
 async def cancel_response(request: HttpRequest, response_id: str) -> Any:
     """What it said so far is kept. Cancelling one that has ended is no error."""
@@ -106,7 +106,7 @@ async def cancel_response(request: HttpRequest, response_id: str) -> Any:
     return json_response(as_response(*await sync_to_async(_own)(who, response_id)))
 
 
-@router.delete("/{response_id}", response={200: DeletedResponse, **ERRORS}, summary="Delete a response")
+@router.delete("/{response_id}", response=DeletedResponse, summary="Delete a response")
 async def delete_response(request: HttpRequest, response_id: str) -> Any:
     """Those that went on from it keep what they need of it."""
 
@@ -119,7 +119,7 @@ async def delete_response(request: HttpRequest, response_id: str) -> Any:
 
 @router.get(
     "/{response_id}/input_items",
-    response={200: InputItems, **ERRORS},
+    response=InputItems,
     summary="List a response's input items",
 )
 async def list_input_items(

@@ -22,7 +22,7 @@ from inference.parameters import SamplingParams
 from inference.serving import Workers
 from webapp.accounts import limits
 from webapp.api import access, failures
-from webapp.api.auth import Caller
+from webapp.api.callers import Caller
 from webapp.api.models import Completion
 from webapp.core import sql
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date
 
-import pygal
 from django.utils.formats import date_format
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -18,6 +17,8 @@ _MOST_LABELS = 6
 
 def by_day(days: Sequence[date], read: Sequence[int], written: Sequence[int]) -> SafeString:
     """Tokens by day, stacked."""
+    import pygal  # here: hardly a page has a picture
+
     highest = max((a + b for a, b in zip(read, written, strict=True)), default=0)
     up = ticks(0, max(highest, 1))
     chart = pygal.StackedBar(

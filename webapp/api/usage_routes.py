@@ -13,9 +13,9 @@ from ninja import Query, Router, Schema
 
 from inference.models import NOBODY
 from webapp.accounts.models import Membership
-from webapp.api.auth import Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import caller
 from webapp.api.errors import Unsupported
-from webapp.api.schemas import ERRORS
 from webapp.api.usage_access import list_usage, summed
 from webapp.core.errors import UserError
 
@@ -58,7 +58,7 @@ class UsagePage(Schema):
     next_page: str | None  # as `page` of the next request
 
 
-@router.get("", response={200: UsagePage, **ERRORS}, summary="List usage")
+@router.get("", response=UsagePage, summary="List usage")
 def list_usage_buckets(
     request: HttpRequest,
     start_time: int | None = Query(None, ge=0, le=_LAST_SECOND),

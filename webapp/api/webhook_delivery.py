@@ -29,7 +29,6 @@ from webapp.api.models import Webhook, WebhookDelivery
 from webapp.api.webhook_signing import signed_headers
 from webapp.core import clock
 from webapp.core.metrics import registry
-from webapp.core.ssrf import OutboundError, send
 
 logger = logging.getLogger(__name__)
 _attempts = Counter(
@@ -131,6 +130,9 @@ def claim(delivery: WebhookDelivery) -> bool:
 
 def post(delivery: WebhookDelivery) -> Outcome:
     """Sends it, signed as of now. Touches no row."""
+    # With an HTTP client, which most processes that import this module never need.
+    from webapp.core.ssrf import OutboundError, send
+
     webhook, body, now = delivery.webhook, delivery.body.encode(), timezone.now()
     keys = [webhook.secret]
     if webhook.previous_until is not None and webhook.previous_until > now:

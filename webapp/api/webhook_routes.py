@@ -9,11 +9,11 @@ from ninja import Query, Router, Schema
 from pydantic import ConfigDict, Field
 
 from webapp.api import webhook_access, webhook_services
-from webapp.api.auth import Needs, caller
+from webapp.api.auth import Needs
+from webapp.api.callers import caller
 from webapp.api.idempotency import keeps_a_secret, repeatable
 from webapp.api.lists import page_by_time, place_of
 from webapp.api.models import Webhook, WebhookDelivery
-from webapp.api.schemas import ERRORS
 from webapp.api.webhook_events import TYPES
 
 router = Router(auth=Needs("admin"))
@@ -125,7 +125,7 @@ class Page(Schema):
     after: str | None = Field(None, max_length=100)
 
 
-@router.get("", response={200: WebhookEndpoints, **ERRORS}, summary="List webhook endpoints")
+@router.get("", response=WebhookEndpoints, summary="List webhook endpoints")
 def list_webhook_endpoints(request: HttpRequest, page: Query[Page]) -> Any:
     """Of the workspace, oldest first."""
     mine = caller(request).membership
@@ -138,7 +138,7 @@ def list_webhook_endpoints(request: HttpRequest, page: Query[Page]) -> Any:
     )
 
 
-@router.post("", response={200: WebhookEndpointWithSecret, **ERRORS}, summary="Create a webhook endpoint")
+@router.post("", response=WebhookEndpointWithSecret, summary="Create a webhook endpoint")
 def create_webhook_endpoint(request: HttpRequest, body: CreateWebhookEndpoint) -> Any:
     """The secret its events are signed with is in this answer and in no other."""
     who = caller(request)
@@ -156,16 +156,14 @@ def create_webhook_endpoint(request: HttpRequest, body: CreateWebhookEndpoint) -
 
 @router.get(
     "/{webhook_endpoint_id}",
-    response={200: WebhookEndpoint, **ERRORS},
+    response=WebhookEndpoint,
     summary="Retrieve a webhook endpoint",
 )
 def retrieve_webhook_endpoint(request: HttpRequest, webhook_endpoint_id: str) -> Any:
     return as_endpoint(_found(request, webhook_endpoint_id))
 
 
-@router.post(
-    "/{webhook_endpoint_id}", response={200: WebhookEndpoint, **ERRORS}, summary="Change a webhook endpoint"
-)
+@router.post("/{webhook_endpoint_id}", response=WebhookEndpoint, summary="Change a webhook endpoint")
 def update_webhook_endpoint(
     request: HttpRequest, webhook_endpoint_id: str, body: UpdateWebhookEndpoint
 ) -> Any:
@@ -184,7 +182,7 @@ def update_webhook_endpoint(
 
 @router.delete(
     "/{webhook_endpoint_id}",
-    response={200: DeletedWebhookEndpoint, **ERRORS},
+    response=DeletedWebhookEndpoint,
     summary="Delete a webhook endpoint",
 )
 def delete_webhook_endpoint(request: HttpRequest, webhook_endpoint_id: str) -> Any:
@@ -196,7 +194,7 @@ def delete_webhook_endpoint(request: HttpRequest, webhook_endpoint_id: str) -> A
 
 @router.post(
     "/{webhook_endpoint_id}/rotate_secret",
-    response={200: WebhookEndpointWithSecret, **ERRORS},
+    response=WebhookEndpointWithSecret,
     summary="Rotate a signing secret",
 )
 def rotate_webhook_secret(request: HttpRequest, webhook_endpoint_id: str, body: RotateWebhookSecret) -> Any:
@@ -212,9 +210,7 @@ def rotate_webhook_secret(request: HttpRequest, webhook_endpoint_id: str, body: 
     return _with_secret(webhook)
 
 
-@router.post(
-    "/{webhook_endpoint_id}/test", response={200: WebhookTestResult, **ERRORS}, summary="Send a test event"
-)
+@router.post("/{webhook_endpoint_id}/test", response=WebhookTestResult, summary="Send a test event")
 @repeatable  # it sends and waits: nothing for a transaction
 def test_webhook_endpoint(request: HttpRequest, webhook_endpoint_id: str, body: SendWebhookTest) -> Any:
     """A made-up event, sent now and once; this answers when the endpoint has, after 10 seconds at most."""
@@ -231,7 +227,7 @@ def test_webhook_endpoint(request: HttpRequest, webhook_endpoint_id: str, body: 
 
 @router.get(
     "/{webhook_endpoint_id}/deliveries",
-    response={200: WebhookEndpointDeliveries, **ERRORS},
+    response=WebhookEndpointDeliveries,
     summary="List deliveries",
 )
 def list_webhook_deliveries(request: HttpRequest, webhook_endpoint_id: str, page: Query[Page]) -> Any:
@@ -248,7 +244,7 @@ def list_webhook_deliveries(request: HttpRequest, webhook_endpoint_id: str, page
 
 @router.post(
     "/{webhook_endpoint_id}/deliveries/{delivery_id}/redeliver",
-    response={200: WebhookEndpointDelivery, **ERRORS},
+    response=WebhookEndpointDelivery,
     summary="Send an event again",
 )
 @repeatable
@@ -258,7 +254,7 @@ def redeliver(request: HttpRequest, webhook_endpoint_id: str, delivery_id: str) 
     return as_delivery(webhook_services.send_again(delivery=delivery))
 
 
-@event_types_router.get("", response={200: WebhookEventTypes, **ERRORS}, summary="List webhook event types")
+@event_types_router.get("", response=WebhookEventTypes, summary="List webhook event types")
 def list_webhook_event_types(request: HttpRequest) -> Any:
     return WebhookEventTypes(data=list(TYPES))
 

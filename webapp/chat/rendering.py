@@ -1,26 +1,20 @@
 """Messages and list entries as HTML: the same for a page, for a frame of the socket, and for the end of a reply.
 
-A finished reply's Markdown never changes, so it is rendered once and kept in the cache under its text's digest.
+A finished reply's Markdown never changes, so it is rendered once and kept (`rendered`).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from django.core.cache import cache
 from django.template.loader import render_to_string
 from django.utils.safestring import SafeString, mark_safe
 
 from inference.models import Generation
+from webapp.chat import rendered
 from webapp.chat.endings import ending
 from webapp.chat.markdown import render, split
 from webapp.chat.models import Conversation, Message
-
-# Grows whenever the same text would be rendered differently, so that nothing old is shown.
-_MARKDOWN_VERSION = 1
-_CACHE_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -56,22 +50,12 @@ def render_list_item(conversation: Conversation) -> str:
 
 def render_blocks(text: str) -> list[SafeString]:
     """A finished answer, block by block."""
-    key = _key(text)
-    blocks: list[str] | None = cache.get(key)
+    blocks = rendered.kept(text)
     if blocks is None:
         finished, rest = split(text)
         blocks = [html for html in map(render, [*finished, rest]) if html]
-        cache.set(key, blocks, _CACHE_SECONDS)
+        rendered.keep(text, blocks)
     return _safe(blocks)
-
-
-def forget_rendered(texts: Iterable[str]) -> None:
-    """What was deleted is not kept here either; whoever else has the same words has them rendered again."""
-    cache.delete_many([_key(text) for text in texts])
-
-
-def _key(text: str) -> str:
-    return f"markdown:{_MARKDOWN_VERSION}:{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}"
 
 
 def _safe(blocks: list[str]) -> list[SafeString]:

@@ -16,10 +16,9 @@ from inference.models import Generation, ServedModel
 from inference.parameters import SamplingParams
 from webapp.accounts import limits
 from webapp.accounts.models import ApiKey, User, Workspace
-from webapp.chat import access
+from webapp.chat import access, rendered
 from webapp.chat.history import Said, history
 from webapp.chat.models import Conversation, Message
-from webapp.chat.rendering import forget_rendered
 from webapp.core import sql
 from webapp.core.errors import NotFound, UserError
 from webapp.core.locks import lock_until_commit
@@ -136,7 +135,7 @@ def retry_reply(*, reply: Message, api_key: ApiKey | None = None) -> Message:
         reply.generation = _generation(conversation, model, said.turns, api_key)
         reply.save(update_fields=["generation"])
         inference.delete_generations(ids=[before.id])
-        transaction.on_commit(partial(forget_rendered, [before.text]))
+        transaction.on_commit(partial(rendered.forget, [before.text]))
         _admit(reply, said.turns)
     return reply
 
@@ -167,7 +166,7 @@ def delete_conversation(*, conversation: Conversation) -> None:
         conversation = _locked(conversation)
         generations = _generation_ids(conversation)
         said = Generation.objects.filter(id__in=generations).exclude(text="")
-        transaction.on_commit(partial(forget_rendered, list(said.values_list("text", flat=True))))
+        transaction.on_commit(partial(rendered.forget, list(said.values_list("text", flat=True))))
         conversation.delete()
         inference.delete_generations(ids=generations)
 

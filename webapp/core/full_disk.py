@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import sqlite3
 
-import psycopg
 from django.db import DatabaseError
 from django.utils.translation import gettext as _
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
@@ -13,6 +12,8 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from webapp.core.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# Of PostgreSQL: its SQLSTATE disk_full.
+_POSTGRESQL = "53100"
 # Of SQLite: full; and what could not be written, which is what a full disk makes of its journal.
 _SQLITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC)
 
@@ -38,7 +39,10 @@ def _is_database(error: BaseException) -> bool:
     cause = error.__cause__
     if not isinstance(error, DatabaseError) or cause is None:
         return False
-    return isinstance(cause, psycopg.errors.DiskFull) or getattr(cause, "sqlite_errorcode", None) in _SQLITE
+    # Not by psycopg's own class: without PostgreSQL nobody has to import it.
+    return (
+        getattr(cause, "sqlstate", None) == _POSTGRESQL or getattr(cause, "sqlite_errorcode", None) in _SQLITE
+    )
 
 
 def _is_broker(error: BaseException) -> bool:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import select
 import sqlite3
+from typing import TYPE_CHECKING
 
-import psycopg
-from django.db import DatabaseError, InterfaceError, connections
+from django.db import DatabaseError, InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.translation import gettext as _
 
 from webapp.core.errors import UserError
+
+if TYPE_CHECKING:  # without PostgreSQL nobody has to import it
+    import psycopg
 
 # SQLSTATE of connections, of too many of them, and of servers that end or begin (PostgreSQL, appendix A).
 _STATES = ("08", "53300", "57P0")
@@ -50,8 +53,9 @@ def database_down(error: BaseException) -> UserError | None:
     if not isinstance(error, DatabaseError | InterfaceError):
         return None
     cause = error.__cause__ or error
-    state = getattr(cause, "sqlstate", None)
-    is_lost = isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError) and (
+    # Only psycopg's errors have one, and that is None where the server could not say any.
+    state = getattr(cause, "sqlstate", "")
+    is_lost = isinstance(error, OperationalError | InterfaceError) and (
         state is None or state.startswith(_STATES)
     )
     if not is_lost and getattr(cause, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:

@@ -17,6 +17,8 @@ from typing import Any
 
 import uvicorn
 
+from webapp.core import interpreter
+
 # What came last has sent its request by then.
 _LAST_SECONDS = 1.0
 
@@ -59,6 +61,7 @@ def _close(server: Any) -> list[socket.socket]:
 
 
 if __name__ == "__main__":
+    interpreter.begin()
     command = importlib.import_module("uvicorn.main")  # `uvicorn.main` is a function
     command.Server = Server  # type: ignore[attr-defined]
     command.main()

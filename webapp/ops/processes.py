@@ -13,9 +13,7 @@ from pathlib import Path
 _AFTER_GRACE = 2
 # What each kind of worker consumes; inference workers a queue for each model besides.
 QUEUES = {"inference": "generate", "training": "training", "worker": "default", "data": "data"}
-_CELERY = (sys.executable, "-m", "celery", "-q", "-A", "webapp.celery")
-# Gossip and mingling cost seconds at start and serve nothing here: leases are rows in the database.
-_QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+_CELERY = (sys.executable, "-m", "webapp.ops.celery_process")
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def web(*, host: str, port: int, processes: int = 1, proxied: bool = False, grac
 
 
 def _consumer(name: str, queue: str, *, threads: int) -> tuple[str, ...]:
-    return (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", queue, "-P", "threads", "-c", str(threads), *_QUIET)
+    return (*_CELERY, "worker", "-n", f"{name}@%h", "-Q", queue, "-c", str(threads))
 
 
 def inference(name: str = "inference", *, grace: int = 5) -> Process:
@@ -100,4 +98,4 @@ def data(name: str = "data") -> Process:
 
 def beat(home: Path) -> Process:
     schedule = home / "run" / "beat-schedule"
-    return Process("beat", (*_CELERY, "beat", "-s", str(schedule), "--pidfile="))
+    return Process("beat", (*_CELERY, "beat", "-s", str(schedule)))

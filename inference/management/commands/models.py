@@ -14,6 +14,7 @@ from webapp.core.errors import UserError
 
 class Command(BaseCommand):
     help = "List, fetch, add and choose base models; list and remove what came of training."
+    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         actions = parser.add_subparsers(

@@ -22,7 +22,7 @@ from tests.services import ROOT, wait_until
 from tests.training.jobs.conftest import Start
 from training import job_life, job_services, storage, tail, trainer_process
 from training.models import DatasetVersion, Job
-from training.trainer.__main__ import main
+from training.trainer.command import main
 from training.trainer_process import marked
 from training.training_worker import Supervision, run_next
 from webapp.accounts.models import User

@@ -28,9 +28,9 @@ from tests.training.trainer import started
 from tests.training.trainer.conftest import freeze
 from training.datasets.examples import ChatExample, DocumentExample, Example, Message, TranslationExample
 from training.trainer import checkpoints, choices, objective, tensor_files
-from training.trainer.__main__ import main
 from training.trainer.attention import PackedAttention
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
+from training.trainer.command import main
 from training.trainer.failures import EXIT_STATUS
 from training.trainer.job import Job
 from training.trainer.learner import Learner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.contrib.staticfiles import finders
 from django.test import Client
 
 from inference.catalog import DEMO
@@ -67,3 +69,17 @@ def test_anybody_reads_the_guides_and_examples_name_this_site(
     client.force_login(alice)
     assert client.get("/docs/", follow=True).status_code == 200
     assert client.get("/docs/nothing/").status_code == 404
+
+
+@pytest.mark.django_db
+def test_the_page_on_which_the_api_is_tried_takes_all_it_needs_from_this_site(
+    client: Client, alice: User, workspace: Workspace
+) -> None:
+    page = client.get("/v1/docs").content.decode()
+    named = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert any("swagger-ui-bundle" in address for address in named)
+    for address in named:
+        assert finders.find(address.removeprefix("/static/")), address
+    assert (
+        json.loads(page.split('id="swagger-settings">')[1].split("</script>")[0])["url"] == "/v1/openapi.json"
+    )

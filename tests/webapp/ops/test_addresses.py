@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.conftest import new_site
+from tests.live_site import fetch
 from tests.services import Service, Site, wait_until
 from webapp.accounts.models import AuditEvent
 from webapp.ops import processes
@@ -48,6 +49,6 @@ def test_a_made_up_address_is_believed_only_behind_a_proxy(site: Site, proxied: 
 
 def _alive(site: Site) -> bool:
     try:
-        return httpx.get(f"{site.base_url}/healthz").status_code == 200
+        return fetch(f"{site.base_url}/healthz").status_code == 200
     except httpx.TransportError:
         return False

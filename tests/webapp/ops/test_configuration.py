@@ -17,7 +17,7 @@ COMMANDS = {
     "manage.py": ["manage.py", "check"],
     "start": ["-m", "webapp.ops.start", "web"],
     "web": ["-m", "webapp.core.web_server", "webapp.asgi:application", "--port", "1"],
-    "celery": ["-m", "celery", "-q", "-A", "webapp.celery", "worker", "-P", "solo"],
+    "worker": ["-m", "webapp.ops.celery_process", "worker", "-n", "w@%h", "-Q", "default", "-c", "1"],
 }
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 from django.db import connection
 from websockets.asyncio.client import connect
 from websockets.typing import Origin
 
 from inference.models import Worker
+from tests.live_site import fetch
 from tests.services import Site, wait_until
 from webapp.accounts.models import User
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.faults
 
 
 def test_a_live_site_is_ready_and_its_rows_are_not_the_test_databases(live_site: Site) -> None:
-    assert httpx.get(f"{live_site.base_url}/readyz").json()["status"] == "ok"
+    assert fetch(f"{live_site.base_url}/readyz").json()["status"] == "ok"
     with live_site.rows():
         assert User.objects.filter(email="alice@example.org").exists()
 
@@ -27,9 +27,9 @@ def test_a_person_can_log_in_to_a_live_site(live_site: Site) -> None:
 
 def test_a_killed_broker_makes_the_site_unready_and_healing_brings_it_back(live_site: Site) -> None:
     live_site.valkey.kill()
-    wait_until(lambda: httpx.get(f"{live_site.base_url}/readyz").status_code == 503, "the site to notice")
+    wait_until(lambda: fetch(f"{live_site.base_url}/readyz").status_code == 503, "the site to notice")
     live_site.heal()
-    assert httpx.get(f"{live_site.base_url}/readyz").status_code == 200
+    assert fetch(f"{live_site.base_url}/readyz").status_code == 200
 
 
 def test_a_site_with_the_demo_model_is_ready(model_site: Site) -> None:

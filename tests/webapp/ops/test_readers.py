@@ -19,7 +19,7 @@ from webapp.ops import reader
 def site() -> Iterator[Site]:
     site = new_site()
     try:
-        site.manage("migrate_locked")
+        site.migrate()
         yield site
     finally:
         site.stop()

@@ -17,6 +17,7 @@ import pytest
 import redis
 from django.conf import LazySettings
 
+from tests.live_site import fetch
 from tests.services import ROOT, Site, wait_until
 from webapp.ops import broker
 from webapp.ops.progress import Progress
@@ -134,7 +135,7 @@ def test_it_brings_up_a_whole_site_tells_how_to_begin_and_leaves_nothing_on_ctrl
     site: Site, start_up: Callable[..., Up]
 ) -> None:
     up = start_up(site).is_ready()
-    assert httpx.get(f"{site.base_url}/readyz").json()["status"] == "ok"
+    assert fetch(f"{site.base_url}/readyz").json()["status"] == "ok"
     assert f"Flywheel is ready at http://localhost:{site.port}" in up.said()
     assert (site.home / "setup_code").read_text().strip() in up.said()
     commands = "\n".join(" ".join(process.cmdline()) for process in up.family)
@@ -182,7 +183,7 @@ def test_what_dies_is_started_again_and_said_so(site: Site, start_up: Callable[.
 
     def answers() -> bool:
         try:
-            return httpx.get(site_answers).status_code == 200
+            return fetch(site_answers).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -213,7 +214,7 @@ def test_two_sites_run_side_by_side(running: Up, site: Site, start_up: Callable[
     assert broker.url(running.site.home / "broker") != broker.url(site.home / "broker")
     other.process.terminate()
     assert other.process.wait(30) == 0
-    assert httpx.get(f"{running.site.base_url}/readyz").status_code == 200
+    assert fetch(f"{running.site.base_url}/readyz").status_code == 200
 
 
 def test_a_site_whose_model_cannot_be_loaded_comes_up_and_says_so(
@@ -221,7 +222,7 @@ def test_a_site_whose_model_cannot_be_loaded_comes_up_and_says_so(
 ) -> None:
     up = start_up(site, INFERENCE_ENGINE="tests.no_such_engine.load")
     wait_until(lambda: "cannot answer yet" in up.said(), "a verdict", START_SECONDS)
-    assert httpx.get(f"{site.base_url}/healthz").status_code == 200
+    assert fetch(f"{site.base_url}/healthz").status_code == 200
     assert "manage.py doctor" in up.said()
 
 

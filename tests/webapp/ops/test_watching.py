@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.chat_client import chat_page, generation_row
+from tests.live_site import fetch
 from tests.services import Service, Site, wait_until
 from webapp.accounts.api_keys import create_key
 from webapp.accounts.models import User
@@ -49,7 +50,7 @@ def key(site: Site) -> str:
 
 def _answers(address: str) -> bool:
     try:
-        return httpx.get(f"{address}/healthz", timeout=2).is_success
+        return fetch(f"{address}/healthz", 2).is_success
     except httpx.TransportError:
         return False
 
@@ -57,7 +58,7 @@ def _answers(address: str) -> bool:
 def scraped(address: str) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
     """Samples by name and labels."""
     found: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
-    for family in text_string_to_metric_families(httpx.get(f"{address}/metrics", timeout=10).text):
+    for family in text_string_to_metric_families(fetch(f"{address}/metrics", 10).text):
         for sample in family.samples:
             found.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
     return found
@@ -118,7 +119,7 @@ def test_no_counter_goes_backwards_whichever_process_is_asked(site: Site, second
     counted = 0.0
     for _ in range(6):
         for address in (site.base_url, second):
-            assert httpx.get(f"{address}/healthz").is_success
+            assert fetch(f"{address}/healthz").is_success
         for address in (second, site.base_url):
             now = sum(scraped(address)["flywheel_http_requests_total"].values())
             assert now >= counted

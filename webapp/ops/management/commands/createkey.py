@@ -18,6 +18,7 @@ _LONGEST_DAYS = 36_500
 
 class Command(BaseCommand):
     help = "Create an API key for a person and print it. It cannot be shown again."
+    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--email", required=True, help="whose key it is: it acts as this person")

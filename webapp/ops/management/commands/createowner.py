@@ -18,6 +18,7 @@ class Command(BaseCommand):
     help = (
         "Create the site's owner and their workspace. Does nothing where the address has an account already."
     )
+    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--email", required=True)

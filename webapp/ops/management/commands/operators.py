@@ -13,6 +13,7 @@ from webapp.core.errors import UserError
 
 class Command(BaseCommand):
     help = "List the site's operators, who see its status page; or make a person one, or none any more."
+    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         change = parser.add_mutually_exclusive_group()

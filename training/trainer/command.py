@@ -1,0 +1,67 @@
+"""`python -m training.trainer SPEC.json`: one training job, no services. See spec.py for what is in the file.
+
+Several processes: `torchrun --standalone --nproc-per-node N -m training.trainer SPEC.json`. A failure is one line of
+JSON on stderr and an exit status of its own (failures.py), and stands in status.json. On SIGTERM it saves and stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from training.trainer.choices import Choices
+from training.trainer.classified import classified
+from training.trainer.failures import EXIT_STATUS, Stopped, TrainingFailure
+from training.trainer.giving_way import Learning
+from training.trainer.job import Job
+from training.trainer.processes import Processes
+from training.trainer.spec import read_spec
+
+
+def main(arguments: list[str], *, gives_way: bool = False) -> int:
+    """`gives_way`: to everybody else's programs."""
+    if len(arguments) != 1:
+        return _failed(TrainingFailure("spec", "Usage: python -m training.trainer SPEC.json"), None)
+    job: Job | None = None
+    processes: Processes | None = None
+    try:
+        spec = read_spec(Path(arguments[0]))
+        if spec.threads:
+            torch.set_num_threads(spec.threads)
+        choices = Choices()
+        device = choices.device(spec)
+        Path(spec.output).mkdir(parents=True, exist_ok=True)
+        processes = Processes(device)
+        # Several processes would wait for the one that is held up, and a GPU for its program.
+        alone = processes.world == 1 and device.type == "cpu"
+        job = Job(spec, processes, choices, device, Learning() if gives_way and alone else None)
+        job.run()
+    except Stopped:
+        assert job is not None
+        job.record.state("stopped")
+        return EXIT_STATUS["stopped"]
+    except TrainingFailure as failure:
+        return _failed(failure, job)
+    except Exception as error:
+        failure_of_machine = classified(error)
+        if failure_of_machine is None:
+            if job is not None:
+                job.record.failed("internal", "The training ended by an error on our side.")
+            raise
+        return _failed(failure_of_machine, job)
+    finally:
+        if processes is not None:
+            processes.close()
+    return 0
+
+
+def _failed(failure: TrainingFailure, job: Job | None) -> int:
+    sys.stderr.write(json.dumps({"error": failure.code, "message": failure.message}) + "\n")
+    if job is not None:
+        with contextlib.suppress(OSError):  # a full disk, perhaps
+            job.record.failed(failure.code, failure.message)
+    return EXIT_STATUS[failure.code]
