@@ -10,16 +10,24 @@ import sys
 import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from django.conf import settings
+from django.core.management.commands.migrate import Command as Migrate
+from django.db import connection
+from django.test import TransactionTestCase
 from django.utils import translation
 from pytest_django import DjangoDbBlocker
+from redis import Redis
+from whitenoise.middleware import WhiteNoiseMiddleware
 
 from tests.demo_model import demo_model
+from tests.emptied import empty_tables
 from tests.everything import COMPUTING
 from tests.gemma_model import gemma_model
 from tests.live_site import LiveSite
+from tests.migrated import filled
 from tests.postgres import create_database
 from tests.services import REAL, Site, Valkey
 from webapp.accounts.models import Membership, Role, User, Workspace
@@ -84,6 +92,47 @@ def _what_is_imported_is_no_garbage() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _static_files_are_found_once() -> Iterator[None]:
+    """Each test's client has middleware of its own, and WhiteNoise's looks at a hundred files to begin with: that was a
+    sixth of what tests of pages took."""
+    find = WhiteNoiseMiddleware.add_files_from_finders
+    found: dict[str, object] = {}
+
+    def add(self: WhiteNoiseMiddleware) -> None:
+        if not found:
+            find(self)
+            found.update(self.files)
+        self.files.update(found)
+
+    with mock.patch.object(WhiteNoiseMiddleware, "add_files_from_finders", add):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _committed_rows_are_deleted() -> Iterator[None]:
+    with mock.patch.object(TransactionTestCase, "_fixture_teardown", empty_tables):
+        yield
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None,
+) -> Iterator[None]:
+    """The schema of the database that tests share comes from where other sites copy theirs."""
+    migrate = Migrate.handle
+
+    def handle(command: Migrate, *args: object, **options: object) -> None:
+        once.stop()  # a test that migrates does
+        if not filled(connection):
+            migrate(command, *args, **options)
+
+    once = mock.patch.object(Migrate, "handle", handle)
+    once.start()
+    yield
+    once.stop()
+
+
 # --- Services ----------------------------------------------------------------------------------------------
 @pytest.fixture(scope="session", autouse=True)
 def _database_of_live_sites(django_db_blocker: DjangoDbBlocker) -> None:
@@ -97,13 +146,19 @@ def _session_broker() -> Iterator[Valkey]:
     valkey.kill()
 
 
+@pytest.fixture(scope="session")
+def _broker_client(_session_broker: Valkey) -> Iterator[Redis]:
+    """One for all tests: making a client takes longer than emptying the broker."""
+    with _session_broker.client() as client:
+        yield client
+
+
 @pytest.fixture(autouse=True)
-def broker(_session_broker: Valkey) -> Valkey:
+def broker(_session_broker: Valkey, _broker_client: Redis) -> Valkey:
     """The broker at settings.REDIS_URL, empty and alive whatever the last test did to it."""
     if not _session_broker.alive:
         _session_broker.start()
-    with _session_broker.client() as client:
-        client.flushall()
+    _broker_client.flushall()
     return _session_broker
 
 

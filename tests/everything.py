@@ -93,7 +93,7 @@ def checks(home: str) -> list[Step]:
 
 def suites(notes: str) -> list[Step]:
     """What may run side by side, and in the order in which each pair of them fills the cores."""
-    elsewhere = [f"--ignore={path}" for path in COMPUTING]
+    elsewhere = [f"--ignore={path}" for path in (*COMPUTING, *all_marked(WHOLE_SITES))]
 
     def tests(what: str, server: str, *options: str) -> Step:
         noted = str(Path(notes, what))
@@ -138,6 +138,17 @@ def files_with(marked: str) -> list[str]:
         for file in sorted((ROOT / "tests").rglob("test_*.py"))
         if mark.search(file.read_text(encoding="utf-8"))
     ]
+
+
+def all_marked(marked: str) -> list[str]:
+    """Files of which all tests are so marked, and folders of such files: a browser's takes a second to import."""
+    mark = re.compile(rf"^pytestmark = .*\bmark\.({marked.replace(' or ', '|')})\b", re.MULTILINE)
+    found: list[str] = []
+    for folder in sorted({file.parent for file in (ROOT / "tests").rglob("test_*.py")}):
+        files = sorted(folder.glob("test_*.py"))
+        whole = [file for file in files if mark.search(file.read_text(encoding="utf-8"))]
+        found += map(str, [folder] if whole == files else whole)
+    return found
 
 
 def main() -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,7 @@ import django
 import psycopg
 from django.apps import apps
 from django.conf import settings
+from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.sql import SQL, Identifier
 
 
@@ -29,10 +32,9 @@ def migrated(url: str, migrate: Callable[[], object]) -> None:
 
 
 def _file(database: Path, migrate: Callable[[], object]) -> None:
-    folder: Path = settings.MODEL_CACHE / "schemas"
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"{_fingerprint()}.sqlite3"
-    with (folder / "lock").open("w") as lock:
+    kept = _kept()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with (kept.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if kept.exists():
             shutil.copyfile(kept, database)
@@ -54,6 +56,21 @@ def _on_server(name: str, migrate: Callable[[], object]) -> None:
         else:
             migrate()
             server.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(kept), Identifier(name)))
+
+
+def filled(connection: BaseDatabaseWrapper) -> bool:
+    """Whether a new database has the schema afterwards: an SQLite one gets it at once, where there is one to copy."""
+    if connection.vendor != "sqlite" or not _kept().exists():
+        return False
+    connection.ensure_connection()
+    with contextlib.closing(sqlite3.connect(_kept())) as source:
+        source.backup(connection.connection)
+    return True
+
+
+def _kept() -> Path:
+    folder: Path = settings.MODEL_CACHE / "schemas"
+    return folder / f"{_fingerprint()}.sqlite3"
 
 
 @cache

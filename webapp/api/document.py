@@ -31,12 +31,22 @@ class Docs(Swagger):
 
 
 class Api(NinjaAPI):
-    def get_openapi_schema(self, *args: Any, **kwargs: Any) -> OpenAPISchema:
-        document = super().get_openapi_schema(*args, **kwargs)
-        for methods in document["paths"].values():
-            if "post" in methods:
-                methods["post"]["parameters"].append(IDEMPOTENCY_KEY)
-            for operation in methods.values():
-                operation["responses"] |= schemas.errors()
-        document["components"]["schemas"] |= schemas.definitions()
-        return document
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._documents: dict[str, OpenAPISchema] = {}
+
+    def get_openapi_schema(
+        self, *, path_prefix: str | None = None, path_params: dict[str, Any] | None = None
+    ) -> OpenAPISchema:
+        """Made once, which takes a second, and not to be changed: routes are the same as long as the process lives."""
+        prefix = self.get_root_path(path_params or {}) if path_prefix is None else path_prefix
+        if prefix not in self._documents:
+            document = super().get_openapi_schema(path_prefix=prefix)
+            for methods in document["paths"].values():
+                if "post" in methods:
+                    methods["post"]["parameters"].append(IDEMPOTENCY_KEY)
+                for operation in methods.values():
+                    operation["responses"] |= schemas.errors()
+            document["components"]["schemas"] |= schemas.definitions()
+            self._documents[prefix] = document
+        return self._documents[prefix]

@@ -23,8 +23,8 @@ from inference.engine.loaded_model import LoadedModel
 from inference.engine.loader import load_engine
 from inference.formats.gguf_file import read_gguf
 from inference.parameters import SamplingParams
+from tests.inference.engine.references import gguf_reference, kept_reference
 from tests.inference.engine.running import Answer, ask, assert_greedy, chat, collect, run
-from tests.inference.engine.test_exactness_tiny import gguf_reference
 from tests.inference.lora_adapters import save_adapter
 from tests.inference.tiny_models import save_gguf, save_model, tiny_config
 
@@ -470,7 +470,7 @@ def demo(
     engine = TorchEngine(loaded_demo("fp32"), max_loras=2)
     for name, folder in folders.items():
         engine.load_adapter(name, folder)
-    yield engine, Oracle(gguf_reference(path), folders)
+    yield engine, Oracle(kept_reference(path), folders)
     engine.close()
 
 

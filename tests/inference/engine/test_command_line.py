@@ -9,7 +9,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,6 @@ from inference.parameters import SamplingParams
 from tests.inference.engine.running import chat, run
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def process(
@@ -87,19 +83,17 @@ def test_a_catalog_name_is_looked_up_in_the_models_folder(demo_model_folder: Pat
 
 
 def test_chat_remembers_what_was_said(tiny_folder: Path) -> None:
-    done = process("chat", "--model", str(tiny_folder), "--greedy", "--max-tokens", "4", said="hi\n\nagain\n")
+    done = command("chat", "--model", str(tiny_folder), "--greedy", "--max-tokens", "4", said="hi\n\nagain\n")
     assert done.returncode == 0
     assert done.stdout.count("> ") == 4
 
 
-@pytest.mark.parametrize(("window", "run_in"), [(40, process), (512, command)])
-def test_perplexity_is_that_of_transformers_loss(
-    window: int, run_in: Command, tiny_folder: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("window", [40, 512])
+def test_perplexity_is_that_of_transformers_loss(window: int, tiny_folder: Path, tmp_path: Path) -> None:
     text = "The quick brown fox naïvely jumps over 12 lazy dogs.\n" * 12
     (tmp_path / "text").write_text(text)
     arguments = ("--text", str(tmp_path / "text"), "--dtype", "fp32", "--window", str(window))
-    done = run_in("ppl", "--model", str(tiny_folder), *arguments)
+    done = command("ppl", "--model", str(tiny_folder), *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     reference = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32).eval()
     engine = load_engine(tiny_folder, dtype="fp32")
@@ -120,7 +114,7 @@ BENCH = ("--batch", "1,3", "--prompt-tokens", "20", "--max-tokens", "6", "--dtyp
 
 
 def test_bench_measures_each_batch_and_prints_one_line_of_json(tiny_folder: Path) -> None:
-    done = process("bench", "--model", str(tiny_folder), *BENCH, "--json")
+    done = command("bench", "--model", str(tiny_folder), *BENCH, "--json")
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
     printed = json.loads(done.stdout)
     assert printed["dtype"] == "fp32"

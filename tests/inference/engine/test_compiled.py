@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
+from django.conf import settings
 from transformers import PreTrainedModel
 
 from inference.engine import compiled
@@ -25,6 +26,8 @@ from tests.inference.tiny_models import save_model
 LONG = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
 # Gemma 3 has of everything: windows, two rotary embeddings, norms after and of heads.
 SHAPE = "gemma3"
+# Of as many states of the source, 7 MB each.
+MOST_KEPT = 8
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,17 +45,19 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreTrainedMod
 
 
 @pytest.fixture(scope="module")
-def kept(gemma: tuple[Path, PreTrainedModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the compiled layers of that model, which all processes of a run share: it takes a minute."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+def kept(gemma: tuple[Path, PreTrainedModel]) -> Path:
+    """A folder with the compiled layers of that model: a minute and a half's work, done again where anything is another
+    that the code depends on, the compiler's and the engine's source among it."""
+    folder: Path = settings.MODEL_CACHE / "compiled" / "tests"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         engine = compiling(gemma[0], folder)
         assert engine.compiled is not None
         assert engine.compiled.wait()
         engine.close()
+        for old in sorted(folder.iterdir(), key=lambda made: made.stat().st_mtime)[:-MOST_KEPT]:
+            shutil.rmtree(old)
     return folder
 
 

@@ -13,8 +13,8 @@ from inference.engine.engine import TorchEngine
 from inference.engine.interface import Request
 from inference.engine.loaded_model import LoadedModel
 from inference.parameters import SamplingParams
+from tests.inference.engine.references import kept_reference
 from tests.inference.engine.running import Answer, assert_greedy, chat, run
-from tests.inference.engine.test_exactness_tiny import gguf_reference
 
 PROMPTS = [
     "What is the capital of France?",
@@ -46,7 +46,7 @@ Loaded = Callable[[str], LoadedModel]
 
 @pytest.fixture(scope="module")
 def reference(demo_model_folder: Path) -> PreTrainedModel:
-    return gguf_reference(next(demo_model_folder.glob("*.gguf")))
+    return kept_reference(next(demo_model_folder.glob("*.gguf")))
 
 
 @pytest.fixture(scope="module")

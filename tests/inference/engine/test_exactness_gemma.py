@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 from inference.engine.engine import TorchEngine
 from inference.engine.loaded_model import LoadedModel, load_model
 from inference.parameters import SamplingParams
+from tests.inference.engine.references import kept_reference
 from tests.inference.engine.running import ask, assert_greedy, run
-from tests.inference.engine.test_exactness_tiny import gguf_reference
 
 # A quarter of a billion weights take their time on a busy machine.
 pytestmark = pytest.mark.timeout(600)
@@ -31,7 +31,7 @@ TOKENS = SamplingParams(temperature=0, max_tokens=32, ignore_eos=True)
 
 @pytest.fixture(scope="module")
 def reference(gemma_model_file: Path) -> PreTrainedModel:
-    return gguf_reference(gemma_model_file)
+    return kept_reference(gemma_model_file)
 
 
 @pytest.fixture(scope="module")
