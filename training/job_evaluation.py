@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from django.utils.translation import gettext as _
 
 from training import job_charts
-from training.trainer.evaluation import Classification, ClassScore, Regression
+from training.confusion_picture import matrix
+from training.job_words import in_reader_language
+from training.trainer.evaluation import Classification, ClassScore, Evaluation, Regression
 
 MOST_CURVES = 6  # more cannot be told apart
-MOST_CELLS = 30  # labels of a confusion matrix that a screen can show
-_SHADES = 10
-
-
-class Cell(NamedTuple):
-    """A field of the confusion matrix. `shade`: its share of the row, in tenths."""
-
-    times: int
-    shade: int
-    is_right: bool
 
 
 def evaluation_context(found: dict[str, Any] | None) -> dict[str, Any]:
@@ -35,21 +27,29 @@ def evaluation_context(found: dict[str, Any] | None) -> dict[str, Any]:
 def _regression(found: Regression) -> dict[str, Any]:
     return {
         "evaluation": found,
+        "reasons": _reasons(found),
         "judged_on": judged_on(found.split),
         "scatter": job_charts.scatter(found.scatter) if found.scatter else "",
     }
 
 
 def _classification(found: Classification) -> dict[str, Any]:
-    curves = drawn_curves(found)
+    curves, shown = drawn_curves(found), matrix(found)
     return {
         "evaluation": found,
+        "reasons": _reasons(found, matrix_shown=shown is not None),
         "judged_on": judged_on(found.split),
         "is_multilabel": found.kind == "multilabel",
         "roc": job_charts.roc([score.roc or [] for score in curves]) if curves else "",
         "curves": curves,
-        "matrix": matrix(found),
+        "matrix": shown,
     }
+
+
+def _reasons(found: Evaluation, *, matrix_shown: bool = False) -> list[str]:
+    """Why something that is looked for is not there."""
+    told = {name: why for name, why in found.reasons.items() if not (matrix_shown and name == "confusion")}
+    return [in_reader_language(why) for why in dict.fromkeys(told.values())]
 
 
 def judged_on(split: str) -> str:
@@ -69,17 +69,3 @@ def drawn_curves(found: Classification) -> list[ClassScore]:
         return scores[-1:]
     commonest = sorted(scores, key=lambda score: -score.support)[:MOST_CURVES]
     return [score for score in scores if score in commonest]
-
-
-def matrix(found: Classification) -> list[tuple[str, list[Cell]]]:
-    """The rows of the confusion matrix: the true label, and how often each was predicted for it."""
-    if found.confusion is None or len(found.labels) > MOST_CELLS:
-        return []
-    return [
-        (label, [_cell(count, sum(row), x == y) for x, count in enumerate(row)])
-        for y, (label, row) in enumerate(zip(found.labels, found.confusion, strict=True))
-    ]
-
-
-def _cell(count: int, whole: int, is_right: bool) -> Cell:
-    return Cell(count, -(-count * _SHADES // whole) if whole else 0, is_right)

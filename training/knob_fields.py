@@ -94,6 +94,18 @@ _CHOICES: dict[str, Words] = {
     "none": _("none"),
     "balanced": _("balanced"),
     "sgd": _("SGD with momentum"),
+    "all": _("all layers"),
+    "attention": _("attention"),
+    "queries_values": _("queries and values"),
+    "feed_forward": _("feed-forward"),
+}
+
+# Sets of layers that an adapter may change, by name: what a search chooses among.
+TARGETS: dict[str, tuple[str, ...]] = {
+    "all": MODULES,
+    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "queries_values": ("q_proj", "v_proj"),
+    "feed_forward": ("gate_proj", "up_proj", "down_proj"),
 }
 
 _ANYTHING = 1e12  # a range up to here is not worth saying
@@ -157,7 +169,9 @@ def field_of(knob: Knob) -> forms.Field:
 
 
 def choices_of(knob: Knob) -> list[Any]:
-    """All values of a knob that is not a number."""
+    """All values of a knob that is not a number; of layers, the names of sets of them."""
+    if knob.name == "lora.targets":
+        return list(TARGETS)
     return [True, False] if knob.type is bool else list(get_args(knob.type))
 
 

@@ -12,13 +12,29 @@ from training.job_forms import PROMPTLESS
 from training.knob_fields import KNOBS, choices_of, label_of
 from training.models import Job
 from training.search_services import MOST_FOLDS, MOST_TRIALS
-from training.search_space import SEARCHABLE, Space, is_number, is_whole
+from training.search_space import Space, is_number, is_whole, why_not
 from training.trainer.spec import RANGES
 
 ROWS = range(1, 4)
 _USUAL_TRIALS = 12
 # From here on a range is looked through in powers: 0.00001, 0.0001, 0.001.
 _POWERS = 10
+
+
+class _KnobField(forms.ChoiceField):
+    """Says why a knob is not offered."""
+
+    def __init__(self, task: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._task = task
+
+    def validate(self, value: str) -> None:
+        if value and not self.valid_value(value) and (why := why_not(self._task, value)):
+            name = label_of(value) if value in KNOBS else value
+            raise forms.ValidationError(
+                gettext("%(name)s cannot be searched for: %(why)s") % {"name": name, "why": f"{why}."}
+            )
+        super().validate(value)
 
 
 class SearchForm(forms.Form):
@@ -30,10 +46,12 @@ class SearchForm(forms.Form):
     def __init__(self, data: Any = None, *, task: str, knobs: list[str], initial: dict[str, Any]) -> None:
         """`knobs`: those that mean something for the task and the method."""
         super().__init__(data, initial=initial)
-        offered = [name for name in SEARCHABLE if name in knobs or (name, task) == ("size", Job.Task.SCRATCH)]
-        named = [("", "—"), *((name, label_of(name)) for name in offered)]
+        asked = [name for name in KNOBS if name in knobs or (name, task) == ("size", Job.Task.SCRATCH)]
+        refused = {name: why for name in asked if (why := why_not(task, name))}
+        named = [("", "—"), *((name, label_of(name)) for name in asked if name not in refused)]
+        self.refused = [(label_of(name), why) for name, why in refused.items()]
         for row in ROWS:
-            self.fields[f"knob_{row}"] = forms.ChoiceField(label=_("Setting"), choices=named, required=False)
+            self.fields[f"knob_{row}"] = _KnobField(task, label=_("Setting"), choices=named, required=False)
             self.fields[f"low_{row}"] = forms.FloatField(label=_("From"), required=False)
             self.fields[f"high_{row}"] = forms.FloatField(label=_("To"), required=False)
         if task in PROMPTLESS:

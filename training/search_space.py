@@ -1,6 +1,8 @@
 """What a search varies: knobs, each between two limits or among choices. Knows neither rows nor how the next is chosen.
 
 {"learning_rate": {"low": 1e-5, "high": 1e-3, "log": true}, "optimizer": {"choices": ["adamw", "sgd"]}}
+
+Layers are chosen by the names of sets (`knob_fields.TARGETS`): {"lora.targets": {"choices": ["all", "attention"]}}.
 """
 
 from __future__ import annotations
@@ -10,21 +12,43 @@ import math
 from typing import Any, get_args
 
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
-from training.knob_fields import KNOBS, Knob
-from training.knobs import wrong_knobs
+from training.job_forms import PROMPTLESS
+from training.knob_fields import KNOBS, TARGETS, Knob
+from training.knobs import OURS, wrong_knobs
 from webapp.core.errors import UserError
 
 Space = dict[str, dict[str, Any]]
 MOST_KNOBS = 8
 MOST_CHOICES = 20
-# What changes not how well it learns, what changes what the loss is of (so that trials could not be compared), what a
-# cross-validation varies, and what is no single value.
-_NEVER = (
-    *("seed", "sample_tokens", "keep_checkpoints", "packing", "microbatch_tokens", "gradient_checkpointing"),
-    *("accumulation", "max_length", "vocabulary", "folds", "fold", "lora.targets"),
-)
-SEARCHABLE = tuple(name for name in KNOBS if name not in _NEVER)
+# Why not, of what a search cannot vary: it compares jobs by their validation loss.
+_NOT_LEARNT = gettext_noop("it changes the time or the memory that learning takes, and not what is learnt")
+_OTHER_LOSS = gettext_noop("it changes which tokens the loss is of, so trials could not be compared")
+_OF_FOLDS = gettext_noop("cross-validation varies it, which is begun in place of a search")
+_OF_THE_SITE = gettext_noop("the site sets it, and not a job")
+_WHY_NOT = {
+    **dict.fromkeys(("accumulation", "microbatch_tokens", "packing", "gradient_checkpointing"), _NOT_LEARNT),
+    "keep_checkpoints": gettext_noop("it changes what is kept of a job, and not what is learnt"),
+    "sample_tokens": gettext_noop("it changes how long sample answers are, and not what is learnt"),
+    "prompts": gettext_noop("it changes what is asked, and not what is learnt"),
+    "vocabulary": _OTHER_LOSS,
+    "max_length": _OTHER_LOSS,
+    "folds": _OF_FOLDS,
+    "fold": _OF_FOLDS,
+    "method": gettext_noop("it decides which other settings there are: begin a search for each method"),
+    "lora": gettext_noop("it is a group of settings: name one of them, such as lora.r"),
+    **dict.fromkeys(OURS, _OF_THE_SITE),
+}
+
+
+def why_not(task: str, name: str) -> str:
+    """Why a knob cannot be searched for, as the end of a sentence; empty where it can."""
+    if name == "max_length" and task in PROMPTLESS:
+        return ""  # however much is read of a text, it has one label, which the loss is of
+    if name in _WHY_NOT:
+        return _(_WHY_NOT[name])
+    return "" if name in KNOBS else _("there is no such setting")
 
 
 def is_number(knob: Knob) -> bool:
@@ -43,7 +67,7 @@ def checked_space(task: str, spec: dict[str, Any], space: dict[str, Any]) -> Spa
     wrong: list[str] = []
     for name, asked in space.items():
         try:
-            found[name] = _checked(name, asked)
+            found[name] = _checked(task, name, asked)
         except _Misfit as misfit:
             wrong.append(str(misfit))
     for name, values in found.items():
@@ -59,9 +83,9 @@ class _Misfit(Exception):
     """A sentence's part about a knob that cannot be searched for like this."""
 
 
-def _checked(name: str, asked: Any) -> dict[str, Any]:
-    if name not in SEARCHABLE:
-        raise _Misfit(f"{name} cannot be searched for")
+def _checked(task: str, name: str, asked: Any) -> dict[str, Any]:
+    if why := why_not(task, name):
+        raise _Misfit(_("%(name)s cannot be searched for: %(why)s") % {"name": name, "why": why})
     given = {*asked} if isinstance(asked, dict) else set()
     if given == {"choices"}:
         return _choices(name, asked["choices"])
@@ -89,6 +113,8 @@ def _choices(name: str, choices: Any) -> dict[str, Any]:
     fits = isinstance(choices, list) and all(isinstance(each, str | bool | int | float) for each in choices)
     if not fits or not 2 <= len({str(each) for each in choices}) == len(choices) <= MOST_CHOICES:
         raise _Misfit(f"{name} needs 2 to {MOST_CHOICES} different choices")
+    if name == "lora.targets" and not {*choices} <= {*TARGETS}:
+        raise _Misfit(f"{name} is chosen among {', '.join(TARGETS)}")
     return {"choices": choices}
 
 
@@ -99,6 +125,8 @@ def _finite(value: Any) -> bool:
 
 def with_knob(spec: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
     """The same spec with that knob."""
+    if name == "lora.targets":
+        value = [*TARGETS[value]]
     changed = copy.deepcopy(spec)
     holder = changed.setdefault("lora", {}) if name.startswith("lora.") else changed
     holder[name.removeprefix("lora.")] = value
@@ -113,8 +141,12 @@ def with_knobs(spec: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 def knob_values(spec: dict[str, Any], space: Space) -> dict[str, Any]:
     """What a trial's spec has for each knob of the space."""
-    lora = spec.get("lora", {})
-    return {
-        name: lora.get(name.removeprefix("lora.")) if name.startswith("lora.") else spec.get(name)
-        for name in space
-    }
+    return {name: _value(spec, name) for name in space}
+
+
+def _value(spec: dict[str, Any], name: str) -> Any:
+    holder = spec.get("lora", {}) if name.startswith("lora.") else spec
+    value = holder.get(name.removeprefix("lora."))
+    if name == "lora.targets":  # the set it is, by its name
+        return next((known for known, modules in TARGETS.items() if [*modules] == value), value)
+    return value

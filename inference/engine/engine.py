@@ -47,6 +47,7 @@ _MAX_CACHE_BYTES = 4 * 2**30
 _GPU_SHARE = 0.8  # of the memory that the model leaves; steps need some, too
 _MAX_FAILED_STEPS = 3  # in a row
 _STEP_FAILED = "The model broke off because of an error on our side. Try again."
+_NO_MEMORY = "There was not enough memory for this. Try again, or with a shorter text."
 _NOT_FINITE = "The model gave numbers that are not finite, so nothing can be said of this text."
 
 
@@ -66,9 +67,11 @@ class TorchEngine:
         max_cpu_loras: int = 32,
         compiled: Path | None = None,
         speculation: bool = True,
+        recorded: bool = True,
     ) -> None:
         """`kv_share` of what keys and values would get if no other engine were to have any, where `kv_tokens` says
-        nothing. `speculation` guesses tokens (see `lookup`): it changes no answer, only how many steps it takes."""
+        nothing. `speculation` guesses tokens (see `lookup`): it changes no answer, only how many steps it takes.
+        Without `recorded` a GPU's steps are launched kernel by kernel, which is slower and keeps nothing."""
         allocator.keep_what_steps_use()
         self._loaded, self._model = loaded, loaded.model
         self.model_digest = loaded.digest
@@ -105,9 +108,9 @@ class TorchEngine:
         self.lookup_use = LookupUse(0, 0)  # since the engine began
         self.compiled: CompiledLayers | None = None
         self.graphs: DecodeGraphs | None = None
-        if device.type == "cuda":
+        if device.type == "cuda" and recorded:
             self.graphs = DecodeGraphs(self._model, self._cache, max(max_running, 1 + MOST_DRAFTED))
-        elif compiled is not None:
+        elif device.type != "cuda" and compiled is not None:
             self.compiled = CompiledLayers(self._model, compiled)
 
     @property
@@ -194,12 +197,13 @@ class TorchEngine:
             return outputs
         try:
             self._compute(plan, outputs)
-        except Exception:
+        except Exception as error:
             self._failed_steps += 1
             if self._failed_steps == _MAX_FAILED_STEPS:
                 raise
             logger.exception("a step of %d requests failed", len(plan))
-            self._end_all(plan, outputs)
+            no_memory = isinstance(error, torch.OutOfMemoryError)
+            self._end_all(plan, outputs, _NO_MEMORY if no_memory else _STEP_FAILED)
         else:
             self._failed_steps = 0
         return outputs
@@ -408,7 +412,7 @@ class TorchEngine:
         self._remove(sequence, poisoned=True)
         return StepOutput(sequence.id, [], sequence.detokenizer.finish(), "error", error)
 
-    def _end_all(self, plan: list[tuple[Sequence, int]], outputs: list[StepOutput]) -> None:
+    def _end_all(self, plan: list[tuple[Sequence, int]], outputs: list[StepOutput], why: str) -> None:
         """After a failure half-way through: every one of them ends, if it has not, and is said to have ended."""
         said = {output.request_id for output in outputs}
         for sequence, _ in plan:
@@ -416,7 +420,7 @@ class TorchEngine:
                 self._remove(sequence, poisoned=True)
             if sequence.id not in said:
                 rest = sequence.detokenizer.finish()
-                outputs.append(StepOutput(sequence.id, [], rest, "error", _STEP_FAILED))
+                outputs.append(StepOutput(sequence.id, [], rest, "error", why))
 
     def _remember(self, sequence: Sequence) -> None:
         """Its text will come back as a message of the next turn, unless a stop string cut it off from its tokens."""

@@ -182,8 +182,16 @@ def table_delimiter(text: str, claimed: bool, tabs: bool) -> str:
         if same >= enough and score > best_score:
             best, best_score = delimiter, score
     if not best and claimed:
-        first = text.lstrip().splitlines()[0].strip().strip('"')
-        best = "," if first.casefold() in _USUAL else ""
+        # All that was seen may be one row: the next is longer than what was looked at, or there is one column.
+        first = text.lstrip()[:10_000].splitlines()[:1]
+        usual = {
+            each: sum(
+                cell.strip().casefold() in _USUAL for row in first_rows("".join(first), each) for cell in row
+            )
+            for each in _DELIMITERS
+        }
+        best = max(_DELIMITERS, key=lambda each: usual[each])
+        best = best if usual[best] else ""
     return best
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from training.datasets.codes import shown
 from training.datasets.layouts import NAMES, Seen, first_rows, looks_like_header, see
+from training.datasets.limits import MAX_LINE
 from training.datasets.problems import DataError
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
-from training.datasets.readers.rows import Row
+from training.datasets.readers.rows import Row, Skipped
 from training.datasets.shapes import guess_shape
 from training.datasets.sources import Detected, Layout, Reading, Shape
 
@@ -95,6 +96,9 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], str]:
     flaw = ""
     try:
         for row in itertools.islice(read_rows(path, reading), _LOOKED_AT):
+            if isinstance(row, Skipped):  # its end may be gigabytes away
+                flaw = flaw or f"A row is longer than {MAX_LINE // 2**20} MB."
+                break
             if isinstance(row, Row):
                 value = {"text": row.value} if isinstance(row.value, str) else row.value
                 if isinstance(value, dict):

@@ -22,7 +22,7 @@ from training.datasets.looking import look_into
 from training.datasets.problems import DataError, Problem
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
-from training.datasets.readers.rows import Row
+from training.datasets.readers.rows import Row, Skipped
 from training.datasets.sources import Reading, kind_of
 
 _BEAT = 0.2  # seconds between two words of how far it is
@@ -67,6 +67,8 @@ class _Writer:
         try:
             for row in read_rows(path, reading, part.start, part.end, part.first):
                 self._beat(row.done)
+                if isinstance(row, Skipped):
+                    continue
                 if isinstance(row, Row):
                     example, group, found = converter.convert(row.line, row.value)
                     for each in found:

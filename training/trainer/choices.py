@@ -96,7 +96,7 @@ class Choices:
         self.max_length = int(
             self._chosen("max_length", spec.max_length, length, f"{whole}, of {len(lengths)}.")
         )
-        affordable = int(_memory(device) / 4 / _bytes_per_token(config, spec, precision))
+        affordable = int(free_memory(device) / 4 / _bytes_per_token(config, spec, precision))
         tokens = max(min(_MICROBATCH_TOKENS[device.type], affordable), min(256, self.max_length))
         self.microbatch_tokens = int(
             self._chosen(
@@ -125,7 +125,8 @@ class Choices:
         )
 
 
-def _memory(device: torch.device) -> int:
+def free_memory(device: torch.device) -> int:
+    """Bytes."""
     return (
         int(torch.cuda.mem_get_info()[0]) if device.type == "cuda" else int(psutil.virtual_memory().available)
     )

@@ -12,7 +12,7 @@ are null where they are not defined, and `reasons` then says why, in a sentence,
      "classes": [{"label": "ham", "support": 73, "precision": 0.95, "recall": 0.97, "f1": 0.96, "roc_auc": 0.98,
                   "roc": [[0.0, 0.0], [0.01, 0.6], [1.0, 1.0]], "confusion": [[45, 2], [3, 70]],
                   "reasons": {}}, ...],
-     "confusion": [[70, 3], [2, 45]],
+     "confusion": [[70, 3], [2, 45]], "confused": null,
      "reasons": {}}
 
 and for regression, all in the unit of the data:
@@ -37,7 +37,9 @@ from inference.formats.classifier_card import Kind
 Judged = Literal["test", "validation", "fold"]  # "fold": the part that a cross-validation held back
 ROC_POINTS = 200  # of one curve, at most
 SCATTER_POINTS = 500
-MOST_DRAWN = 100  # labels: with more there are neither curves nor a confusion matrix
+MOST_DRAWN = (
+    100  # labels: with more there are no curves, and of the confusion matrix only the part in `confused`
+)
 
 
 class ClassScore(msgspec.Struct, kw_only=True):
@@ -88,6 +90,15 @@ class _Judgement(msgspec.Struct, kw_only=True):
     reasons: dict[str, str] = {}
 
 
+class Confused(msgspec.Struct):
+    """The part of a confusion matrix with the labels that are confused most, all the others summed up."""
+
+    labels: list[str]
+    counts: list[list[int]]  # rows are true, columns predicted; the last of each is all other labels together
+    others: int  # labels
+    others_right: int  # of the last row's last: where true and predicted are the same
+
+
 class Classification(_Judgement, kw_only=True):
     labels: list[str]
     accuracy: float | None  # multi-label: all labels of the example right
@@ -95,6 +106,9 @@ class Classification(_Judgement, kw_only=True):
     majority: Majority
     classes: list[ClassScore]  # in the order of `labels`
     confusion: list[list[int]] | None  # rows are true, columns predicted; null for multi-label: see classes
+    confused: Confused | None = (
+        None  # where there are too many labels for `confusion`; older evaluations lack it
+    )
 
 
 class Regression(_Judgement, kw_only=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import math
 import resource
 import signal
@@ -27,6 +28,7 @@ from training.datasets.problems import DataError
 from training.encoding import Encoder
 from training.trainer.checkpoints import Checkpoints, write_file, write_folder
 from training.trainer.choices import Choices
+from training.trainer.classified import classified
 from training.trainer.classifier import Classifier
 from training.trainer.classifier import load as load_classifier
 from training.trainer.data import Order, Span, TokenizedSplit, chunks, packed, shared
@@ -38,13 +40,14 @@ from training.trainer.objective import objective_of
 from training.trainer.optimisation import Optimizer, rate_at
 from training.trainer.processes import Processes
 from training.trainer.record import Record
-from training.trainer.samples import Samples
+from training.trainer.samples import Sample, Samples
 from training.trainer.scratch import INITIAL, initial_model
 from training.trainer.shards import gathered
 from training.trainer.spec import Spec
 from training.trainer.tensor_files import pieces, stored
 from training.trainer.unigram import unigram_entropy
 
+logger = logging.getLogger(__name__)
 # Refused examples that are named; the rest are counted.
 _NAMED = 20
 # Of a state: where all of it is the same, what follows is what would have followed, to the last digit.
@@ -415,14 +418,9 @@ class Job:
         spec = self._spec
         if not (spec.prompts and self._processes.is_first):
             return None
-        why = ""
-        if self._device.type != "cpu":
-            # What an engine records of a GPU's steps, and the memory it takes, is untried beside what learns there.
-            why = "Prompts are asked only where the learning is done without a GPU."
-        elif self._fsdp:
-            why = "No process has all of the weights that are learnt."
-        if why:
+        if self._fsdp:
             if self._state.step == 0:
+                why = "No process has all of the weights that are learnt."
                 self.record.line("sample_failed", step=0, why=why)
             return None
         return Samples(self._learner.loaded, spec.prompts, spec.sample_tokens, spec.lora.r)
@@ -431,17 +429,30 @@ class Job:
         if self._samples is None:
             return
         adapter = checkpoint if self._spec.method == "lora" else None
-        try:
-            samples = self._samples.answers(str(self._state.step), adapter, lambda: self._stop)
-        except EngineError as error:
-            self.record.line("sample_failed", step=self._state.step, why=str(error))
-            return
+        allocator.give_back_all()  # what passes used, before the engine takes some, and what it took, before the next
+        samples, why = self._asked(self._samples, adapter)
+        allocator.give_back_all()
+        if why:
+            self.record.line("sample_failed", step=self._state.step, why=why)
         for sample in samples:
             about = {"step": self._state.step, "prompt": sample.prompt}
             if sample.why:
                 self.record.line("sample_failed", **about, why=sample.why)
             else:
                 self.record.line("sample", **about, answer=sample.answer)
+
+    def _asked(self, samples: Samples, adapter: Path | None) -> tuple[list[Sample], str]:
+        """Or why there are none: whatever goes wrong, the learning goes on."""
+        try:
+            return samples.answers(str(self._state.step), adapter, lambda: self._stop), ""
+        except EngineError as error:
+            return [], str(error)
+        except (RuntimeError, MemoryError) as error:  # as torch says what a GPU could not do
+            failure = classified(error)
+            if failure is not None and failure.code == "oom":
+                return [], "There is not enough memory beside the learning to ask the prompts."
+            logger.exception("the prompts could not be asked")
+            return [], "The prompts could not be asked because of an error on our side."
 
     def _finish(self) -> None:
         """What is left behind is the best checkpoint's, and it is judged as it is read back from there."""

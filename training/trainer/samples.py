@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference.engine.engine import TorchEngine
-from inference.engine.interface import EngineError, Request
+from inference.engine.interface import EngineError, NotEnoughMemory, Request
 from inference.engine.loaded_model import LoadedModel
 from inference.parameters import SamplingParams
+from training.trainer.choices import free_memory
 
 _ADAPTER = "trained"
+_KV_TOKENS = 4096  # of all prompts and answers
+_COPIES_OF_LOGITS = 4  # while one of them is drawn from
+_WORKING = 100 * 2**20  # the adapter, and what a step of so few tokens uses
 
 
 @dataclass
@@ -22,42 +26,66 @@ class Sample:
 
 
 class Samples:
-    """The engine computes with the trainer's own weights; an adapter is read back from where it was saved."""
+    """The engine computes with the trainer's own weights; an adapter is read back from where it was saved.
+
+    There is an engine only while it is asked. On a GPU no step of it is recorded: recordings would keep memory that the
+    learning needs, and hold the addresses of weights that it changes.
+    """
 
     def __init__(self, loaded: LoadedModel, prompts: list[str], max_tokens: int, max_rank: int) -> None:
-        self._prompts, self._max_tokens = prompts, max_tokens
-        self._engine = TorchEngine(
-            loaded, max_running=max(len(prompts), 1), kv_tokens=4096, max_loras=1, max_lora_rank=max_rank
-        )
-        self._is_chat = loaded.template is not None
+        self._loaded, self._prompts, self._max_tokens = loaded, prompts, max_tokens
+        self._max_rank = max_rank
 
     def answers(self, salt: str, adapter: Path | None, hurried: Callable[[], bool]) -> list[Sample]:
         """The likeliest answer to each prompt, cut short once there is no time; `salt` names these weights.
 
-        Nothing is left in the engine. Raises EngineError where the adapter cannot be used.
+        Raises EngineError where the adapter cannot be used, or there is no room for keys and values; and whatever
+        torch raises where a GPU fails, or its memory does not do after all.
         """
+        engine = self._engine()
         if adapter is not None:
-            self._engine.load_adapter(_ADAPTER, adapter)
+            engine.load_adapter(_ADAPTER, adapter)
+        is_chat = self._loaded.template is not None
         samples = {str(number): Sample(prompt) for number, prompt in enumerate(self._prompts)}
         for id, sample in samples.items():
             request = Request(
                 id=id,
-                messages=[{"role": "user", "content": sample.prompt}] if self._is_chat else None,
-                prompt=None if self._is_chat else sample.prompt,
+                messages=[{"role": "user", "content": sample.prompt}] if is_chat else None,
+                prompt=None if is_chat else sample.prompt,
                 sampling=SamplingParams(max_tokens=self._max_tokens, temperature=0.0),
                 cache_salt=salt,
                 adapter=_ADAPTER if adapter is not None else "",
             )
             try:
-                self._engine.submit(request)
+                engine.submit(request)
             except EngineError as error:
                 sample.why = str(error)
-        while self._engine.has_work:
+        while engine.has_work:
             if hurried():
                 for id in samples:
-                    self._engine.cancel(id)
-            for output in self._engine.step():
+                    engine.cancel(id)
+            for output in engine.step():
                 sample = samples[output.request_id]
                 sample.answer += output.text
                 sample.why = output.error
         return [*samples.values()]
+
+    def _engine(self) -> TorchEngine:
+        """Raises NotEnoughMemory, before anything is taken."""
+        config, model = self._loaded.config, self._loaded.model
+        needed = _WORKING + _KV_TOKENS * config.kv_elements_per_token * model.dtype.itemsize
+        needed += _COPIES_OF_LOGITS * len(self._prompts) * config.vocab_size * 4
+        free = free_memory(model.device)
+        if needed > free:
+            raise NotEnoughMemory(
+                f"The prompts need {needed / 1e9:.1f} GB of memory beside the learning, "
+                f"and {free / 1e9:.1f} GB are free."
+            )
+        return TorchEngine(
+            self._loaded,
+            max_running=max(len(self._prompts), 1),
+            kv_tokens=_KV_TOKENS,
+            max_loras=1,
+            max_lora_rank=self._max_rank,
+            recorded=False,
+        )

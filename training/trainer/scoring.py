@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sklearn import metrics
 
 from inference.formats.classifier_card import THRESHOLD
+from training.trainer.confusion import most_confused
 from training.trainer.evaluation import (
     MOST_DRAWN,
     ROC_POINTS,
@@ -51,16 +52,19 @@ def _classification(survey: Survey, outputs: Floats, truth: Flags, about: dict[s
         answers[np.arange(len(answers)), outputs.argmax(axis=1)] = True
     reasons: dict[str, str] = {}
     drawn = len(survey.labels) <= MOST_DRAWN
-    confusion = None
+    confusion, confused = None, None
     if several:
         reasons["confusion"] = "A text may have several labels; each label has a matrix of its own."
-    elif not drawn:
-        reasons["confusion"] = f"There are more than {MOST_DRAWN} labels."
     else:
         numbers = range(len(survey.labels))
-        confusion = metrics.confusion_matrix(
+        matrix = metrics.confusion_matrix(
             truth.argmax(axis=1), answers.argmax(axis=1), labels=numbers
         ).tolist()
+        if drawn:
+            confusion = matrix
+        else:
+            reasons["confusion"] = f"There are more than {MOST_DRAWN} labels."
+            confused = most_confused(survey.labels, matrix)
     classes = [
         _class(label, truth[:, n], answers[:, n], outputs[:, n], drawn=drawn)
         for n, label in enumerate(survey.labels)
@@ -83,6 +87,7 @@ def _classification(survey: Survey, outputs: Floats, truth: Flags, about: dict[s
         majority=Majority(list(survey.commonest), float(metrics.accuracy_score(truth, commonest))),
         classes=classes,
         confusion=confusion,
+        confused=confused,
         reasons=reasons,
         **about,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import resource
 import subprocess
@@ -21,7 +22,8 @@ from hypothesis import strategies as st
 
 from tests.training.datasets.files import chat, jsonl, pdf, read, source, what_was_read, write
 from training.datasets.child import ReadPart
-from training.datasets.part import Part
+from training.datasets.detect import detect
+from training.datasets.part import Part, read_part
 from training.datasets.problems import DataError
 from training.datasets.progress import Cancelled
 from training.datasets.reading import read_sources
@@ -219,6 +221,45 @@ def test_a_line_of_any_length_is_skipped_and_the_next_one_read(tmp_path: Path) -
     assert [(problem.code, problem.line) for problem in done.problems] == [("line_too_long", 2)]
     assert [record.line for record in done.records] == [1, 3]
     assert len(done.problems[0].excerpt) <= 160
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "end", "reading", "line"),
+    [
+        ("a.jsonl", '{"messages": "', '"}\n', CHAT, 1),
+        ("a.json", '[{"messages": "', '"}]', Reading("json", "chat"), 1),
+        ("a.csv", 'text,label\n"', '",ham\n', Reading("csv", "labelled"), 2),
+        ("a.csv", "text,label\n", ",ham\n", Reading("csv", "labelled"), 2),
+    ],
+)
+def test_a_row_that_takes_minutes_to_skip_is_not_given_up_and_a_look_does_not_wait_for_its_end(
+    name: str,
+    begin: str,
+    end: str,
+    reading: Reading,
+    line: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "upload"
+    with path.open("wb") as file:
+        file.write(begin.encode())
+        for _ in range(80):
+            file.write(b"x" * 2**20)
+        file.write(end.encode())
+    # What is said within the row is heard: each of these words stands for the seconds that gigabytes take.
+    monkeypatch.setattr("training.datasets.part._BEAT", -1.0)
+    heard: list[int] = []
+
+    part = Part(0, str(path), name, reading)
+    done = read_part(part, tmp_path, heard.append)
+
+    assert done.problems == {"line_too_long": 1}
+    assert json.loads((tmp_path / "problems").read_bytes())["line"] == line
+    assert len([at for at in heard if 2**24 < at < 70 * 2**20]) >= 2
+    looked = detect(path, name)
+    assert looked.reading is None
+    assert "longer than 16 MB" in looked.reason
 
 
 def test_problems_are_kept_up_to_a_thousand_of_each_code_and_counted_exactly(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import re
 from typing import Any
 
+import msgspec
 import pytest
 from django.db import connection
 from django.test import Client
@@ -18,6 +19,7 @@ from tests.training.data_pages.test_data_pages import EVIL, INLINE
 from tests.training.job_pages.rows import REGRESSED, RUNNING, classified, learn, make_job
 from training import job_charts, job_page, job_words
 from training.models import Dataset, Job, JobEvent, Measurement, Sample
+from training.trainer.confusion import most_confused
 from webapp.accounts.models import User, Workspace
 
 pytestmark = pytest.mark.django_db
@@ -313,8 +315,12 @@ def test_a_classifiers_scores_are_tables_and_pictures(client: Client, running: J
         "ROC curve",
     ):
         assert said in page, said
-    assert len(re.findall(r'<td class="shade-\d+', page)) == 16
-    assert len(re.findall(r'<td class="shade-\d+ right"', page)) == 4
+    matrix = confusion(page)
+    assert len(re.findall(r'<g class="wrong shade-\d+"', matrix)) == 12
+    assert len(re.findall(r'<g class="right shade-9"', matrix)) == 4
+    assert "<title>billing, predicted as thanks: 5</title>" in matrix
+    assert "<bdi>billing</bdi> was taken for <bdi>thanks</bdi>: 5 times" in matrix
+    assert len(re.findall(r"<td(?: class=\"right\")?>\d+</td>", matrix)) == 16
     drawn = page[page.index('class="chart square roc') :]
     assert drawn.split("</svg>")[0].split("overlay")[0].count('class="line reactive') == 5  # and chance
     assert "Examples a second" in page
@@ -347,12 +353,68 @@ def test_what_is_not_defined_is_a_dash_and_a_sentence(client: Client, running: J
     assert "—" in shown(client, running)
 
 
-def test_a_matrix_too_large_for_a_screen_is_not_drawn(client: Client, running: Job) -> None:
+def confusion(page: str) -> str:
+    return page[page.index('aria-labelledby="confusion"') :].split("</section>")[0]
+
+
+def of_many(count: int) -> dict[str, Any]:
+    """A classifier of so many labels, which takes label 7 for label 8 often, and is right five times of each."""
     found = classified()
-    found["labels"] = [str(n) for n in range(40)]
-    found["confusion"] = [[1] * 40 for _ in range(40)]
-    changed(running, evaluation=found)
-    assert "Confusion matrix" not in shown(client, running)
+    found["labels"] = [f"label {n}" for n in range(count)]
+    found["confusion"] = [[5 if x == y else 0 for x in range(count)] for y in range(count)]
+    found["confusion"][7][8] = 1234
+    found["confusion"][7][count - 1] = 3
+    found["confusion"][30][31] = 1
+    return found
+
+
+def test_of_very_many_labels_those_that_are_confused_most_are_drawn_and_the_others_summed_up(
+    client: Client, running: Job
+) -> None:
+    changed(running, task="classification", evaluation=of_many(40))
+    matrix = confusion(shown(client, running))
+    assert matrix.count("<g class=") == 21 * 21
+    assert "<title>label 7, predicted as label 8: 1,234</title>" in matrix
+    assert "<title>label 7, predicted as label 39: 3</title>" in matrix
+    assert "These are the 20 of 40 labels that are confused most" in matrix
+    # Twenty labels that are never wrong meet there: what is right of them is not a mistake.
+    assert '<g class="mixed shade-10"' in matrix
+    assert "20 others, predicted as 20 others: 100" in matrix
+    assert "Where these meet, 100 of 100 are right." in matrix
+    cells = [int(number.replace(",", "")) for number in re.findall(r"<td[^>]*>([\d,]+)</td>", matrix)]
+    assert sum(cells) == 40 * 5 + 1234 + 3 + 1
+
+
+def test_of_more_labels_than_have_curves_the_trainers_part_of_the_matrix_is_drawn(
+    client: Client, running: Job
+) -> None:
+    many = of_many(120)
+    why = {"confusion": "There are more than 100 labels."}
+    part = msgspec.to_builtins(most_confused(many["labels"], many["confusion"]))
+    changed(
+        running,
+        task="classification",
+        evaluation=many | {"confusion": None, "confused": part, "reasons": why},
+    )
+    page = shown(client, running)
+    assert "<title>label 7, predicted as label 8: 1,234</title>" in confusion(page)
+    assert "There are more than 100 labels." not in page
+    # Evaluations from before it was kept have none, and say so.
+    changed(running, evaluation=many | {"confusion": None, "reasons": why})
+    page = shown(client, running)
+    assert "Confusion matrix" not in page
+    assert "There are more than 100 labels." in page
+
+
+def test_a_long_or_hostile_label_stays_a_label_in_the_picture(client: Client, running: Job) -> None:
+    found = classified("binary")
+    found["labels"] = [EVIL, "a label that is much longer than a picture has room for"]
+    changed(running, task="classification", evaluation=found)
+    matrix = confusion(shown(client, running))
+    assert EVIL not in matrix
+    assert (
+        ">a label t…room for<title>a label that is much longer than a picture has room for</title>" in matrix
+    )
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,24 @@ def test_what_cannot_be_searched_is_said_beside_its_field_which_is_seen(
     assert 'id="search-settings" open' in client.get(SETTINGS).content.decode()
 
 
+def test_the_form_offers_sets_of_layers_and_says_of_each_other_setting_why_it_is_not_there(
+    client: Client, version: DatasetVersion, base: ServedModel
+) -> None:
+    choose(client, version, base)
+    page = client.get(SETTINGS).content.decode()
+    whole = untouched(page)
+    assert "<dt>Longest example</dt>" in page.split('id="not-searched"')[1]
+    assert "It changes which tokens the loss is of, so trials could not be compared." in page
+    answer = client.post(SETTINGS, whole | {"knob_1": "packing", "trials": "3"})
+    said = "Several examples in one pass cannot be searched for: it changes the time or the memory"
+    assert said in answer.content.decode()
+    assert client.post(SETTINGS, whole | {"knob_1": "lora.targets", "trials": "3"}).status_code == 302
+    begun = Search.objects.get()
+    names = ["all", "attention", "queries_values", "feed_forward"]
+    assert begun.parameters["space"] == {"lora.targets": {"choices": names}}
+    assert "all layers, attention, queries and values, feed-forward" in shown(client, begun)
+
+
 def test_what_the_search_itself_refuses_is_said_on_the_page(
     client: Client, version: DatasetVersion, base: ServedModel
 ) -> None:

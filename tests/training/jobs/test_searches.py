@@ -34,6 +34,7 @@ from training.job_request import JobRequest
 from training.models import DatasetVersion, Job, Measurement, Search
 from training.publishing import Publication
 from training.search import advance
+from training.trainer.spec import MODULES
 from webapp.accounts.models import AuditEvent, User
 from webapp.core.errors import UserError
 
@@ -421,9 +422,38 @@ def test_a_search_needs_its_data_also_between_two_trials(
         ({"optimizer": {"choices": ["adamw", "rm -rf /"]}}, "optimizer cannot be so"),
         ({"optimizer": {"choices": ["adamw"]}}, "optimizer needs 2 to 20"),
         ({"optimizer": {"choices": [["adamw"], {}]}}, "optimizer needs 2 to 20"),
-        ({"base": {"choices": ["/etc/passwd", "/"]}}, "base cannot be searched for"),
-        ({"output": {"choices": ["/etc", "/"]}}, "output cannot be searched for"),
-        ({"max_length": {"low": 8, "high": 64}}, "max_length cannot be searched for"),
+        ({"base": {"choices": ["/etc/passwd", "/"]}}, "base cannot be searched for: the site sets it"),
+        ({"output": {"choices": ["/etc", "/"]}}, "output cannot be searched for: the site sets it"),
+        (
+            {"max_length": {"low": 8, "high": 64}},
+            "max_length cannot be searched for: it changes which tokens the loss",
+        ),
+        (
+            {"vocabulary": {"low": 300, "high": 400}},
+            "vocabulary cannot be searched for: it changes which tokens",
+        ),
+        (
+            {"accumulation": {"low": 1, "high": 4}},
+            "accumulation cannot be searched for: it changes the time or",
+        ),
+        ({"packing": {"choices": [True, False]}}, "packing cannot be searched for: it changes the time or"),
+        (
+            {"keep_checkpoints": {"low": 1, "high": 4}},
+            "keep_checkpoints cannot be searched for: it changes what is kept",
+        ),
+        (
+            {"sample_tokens": {"low": 1, "high": 4}},
+            "sample_tokens cannot be searched for: it changes how long",
+        ),
+        ({"fold": {"low": 1, "high": 4}}, "fold cannot be searched for: cross-validation varies it"),
+        (
+            {"method": {"choices": ["lora", "full"]}},
+            "method cannot be searched for: it decides which other settings",
+        ),
+        ({"lora": {"choices": [1, 2]}}, "lora cannot be searched for: it is a group of settings"),
+        ({"sed": {"low": 1, "high": 4}}, "sed cannot be searched for: there is no such setting"),
+        ({"lora.targets": {"choices": ["all", "q_proj"]}}, "lora.targets is chosen among all, attention"),
+        ({"lora.targets": {"low": 1, "high": 2}}, "lora.targets has choices"),
         ({"warmup": 3}, "warmup has neither"),
         ({"warmup": {"low": 0}}, "warmup has neither"),
         ({"dropout": {"low": 0, "high": 0.5}}, "dropout is for where all weights are learnt"),
@@ -435,6 +465,32 @@ def test_what_cannot_be_searched_is_refused_by_name(space: Any, said: str, begin
     assert refused.code == "bad_space"
     assert said in refused.message
     assert not Search.objects.exists()
+
+
+def test_the_layers_of_an_adapter_are_searched_by_the_names_of_sets_and_a_seed_between_limits(
+    begin: Begin,
+) -> None:
+    space = {"lora.targets": {"choices": ["all", "queries_values"]}, "seed": {"low": 0, "high": 99}}
+    found = begin(space=space, trials=6)
+    for loss in range(6):
+        advance(found.id)
+        run(float(loss))
+    advance(found.id)
+    specs = [job.spec for job in found.jobs.all()]
+    assert {tuple(spec["lora"]["targets"]) for spec in specs} == {MODULES, ("q_proj", "v_proj")}
+    assert len({spec["seed"] for spec in specs}) > 1
+    # What the sampler learns of is read back from the jobs.
+    assert now(found).result["best"] == str(trial(found, 1).id)
+
+
+def test_how_much_of_a_text_is_read_is_searched_where_the_loss_is_of_its_label(
+    begin: Begin, version: DatasetVersion
+) -> None:
+    version.kind, version.manifest = "labelled", {"labels": ["ham", "spam"]}
+    version.save()
+    found = begin(task="classification", space={"max_length": {"low": 8, "high": 64}}, spec={})
+    advance(found.id)
+    assert 8 <= trial(found, 1).spec["max_length"] <= 64
 
 
 @pytest.mark.parametrize(

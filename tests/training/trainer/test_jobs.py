@@ -18,7 +18,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from inference.engine.engine import TorchEngine
 from inference.engine.interface import Request
+from inference.engine.kv_cache import KVCache
 from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
 from tests.inference.engine.running import needs_gpu
@@ -27,7 +29,7 @@ from tests.services import wait_until
 from tests.training.trainer import started
 from tests.training.trainer.conftest import freeze
 from training.datasets.examples import ChatExample, DocumentExample, Example, Message, TranslationExample
-from training.trainer import checkpoints, choices, objective, tensor_files
+from training.trainer import checkpoints, choices, objective, samples, tensor_files
 from training.trainer.attention import PackedAttention
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.command import main
@@ -35,7 +37,7 @@ from training.trainer.failures import EXIT_STATUS
 from training.trainer.job import Job
 from training.trainer.learner import Learner
 from training.trainer.processes import Processes
-from training.trainer.samples import Samples
+from training.trainer.samples import Sample, Samples
 from training.trainer.spec import RANGES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -153,27 +155,69 @@ def test_a_prompt_that_cannot_be_answered_says_why_each_time_and_the_others_are_
     assert all("tokens too long" in line["why"] for line in failed)
 
 
-def test_prompts_that_are_not_asked_beside_learning_on_a_gpu_are_said_not_to_be_once(
+@pytest.mark.parametrize(
+    ("where", "error", "said"),
+    [
+        ((KVCache, "__init__"), torch.OutOfMemoryError("CUDA out of memory."), "enough memory beside the learning"),
+        ((TorchEngine, "_forward"), torch.OutOfMemoryError("CUDA out of memory."), "There was not enough memory"),
+        ((TorchEngine, "__init__"), RuntimeError("CUDA error: unknown error"), "an error on our side"),
+    ],
+)  # fmt: skip
+def test_a_gpu_that_fails_while_prompts_are_asked_costs_the_answers_and_not_the_job(
+    where: tuple[type, str], error: Exception, said: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There is no GPU here, so what torch would raise is raised in its place, at the second asking.
+    def broken(*_: Any, **__: Any) -> None:
+        raise error
+
+    def answers(self: Samples, salt: str, *rest: Any) -> list[Sample]:
+        if salt != "1":
+            return sound(self, salt, *rest)
+        with monkeypatch.context() as patch:
+            patch.setattr(*where, broken)
+            return sound(self, salt, *rest)
+
+    sound = Samples.answers
+    asked = {"max_steps": 2, "checkpoint_every": 1, "prompts": ["fox"], "sample_tokens": 4}
+    alone = bench.run("alone", **asked)
+    monkeypatch.setattr(Samples, "answers", answers)
+    done = bench.run("beside", **asked)
+    assert done.exit_status == 0
+    (failed,) = done.lines("sample_failed")
+    assert failed["step"] == 1
+    assert said in failed["why"]
+    assert [line["step"] for line in done.lines("sample")] == [0, 2]
+    assert done.losses == alone.losses
+
+
+def test_prompts_are_not_asked_where_there_is_no_room_beside_the_learning(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first_samples = Job._first_samples
+    monkeypatch.setattr(samples, "free_memory", lambda _device: 30_000_000)
+    done = bench.run(max_steps=1, prompts=["fox"])
+    assert done.exit_status == 0
+    assert not done.lines("sample")
+    assert [line["step"] for line in done.lines("sample_failed")] == [0, 1]
+    assert "and 0.0 GB are free." in done.lines("sample_failed")[0]["why"]
 
-    def as_on_a_gpu(job: Job) -> Samples | None:
-        here, job._device = job._device, torch.device("cuda")
-        samples = first_samples(job)
-        job._device = here
-        return samples
 
-    monkeypatch.setattr(Job, "_first_samples", as_on_a_gpu)
-    for _ in range(2):
-        done = bench.run(max_steps=2, prompts=["fox", "dog"])
-        assert done.exit_status == 0
-        assert not done.lines("sample")
-        (failed,) = done.lines("sample_failed")
-        assert (failed["step"], failed["why"]) == (
-            0,
-            "Prompts are asked only where the learning is done without a GPU.",
-        )
+@needs_gpu
+def test_prompts_are_asked_beside_learning_on_a_gpu_and_what_that_took_is_given_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, taken = Job._ask, []
+
+    def measured(job: Job, checkpoint: Path | None) -> None:
+        before = torch.cuda.memory_allocated()
+        ask(job, checkpoint)
+        taken.append(torch.cuda.memory_allocated() - before)
+
+    monkeypatch.setattr(Job, "_ask", measured)
+    done = bench.run(device="cuda", max_steps=40, checkpoint_every=20, prompts=["fox jumps"], sample_tokens=8)
+    assert done.exit_status == 0
+    assert not done.lines("sample_failed")
+    assert [line["step"] for line in done.lines("sample")] == [0, 20, 40]
+    assert max(taken) < 2**20
 
 
 def test_all_weights_are_left_as_a_model_folder(bench: Bench) -> None:

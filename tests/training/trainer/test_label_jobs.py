@@ -266,10 +266,18 @@ def test_what_is_drawn_is_thinned_out_and_left_out_for_very_many_labels() -> Non
     numbers = scoring.score(Survey("regression", 9), outputs, [float(n) for n in range(3000)], ABOUT)
     assert len(numbers.scatter) == 500  # type: ignore[union-attr]
     labels = "".join(map(chr, range(200, 301)))
-    many = classified("multiclass", labels, torch.eye(101).tolist(), [(n,) for n in range(101)])
+    told = torch.eye(101)
+    told[[17, 90]] = told[[90, 17]]
+    many = classified("multiclass", labels, told.tolist(), [(n,) for n in range(101)])
     assert many["confusion"] is many["classes"][0]["roc"] is None
     assert "confusion" in many["reasons"]
     assert "roc" in many["classes"][0]["reasons"]
+    # Of the matrix those stay that are confused most, and the others are counted together.
+    confused = many["confused"]
+    wrong = [confused["labels"].index(labels[n]) for n in (17, 90)]
+    assert [confused["counts"][y][x] for y, x in (wrong, wrong[::-1])] == [1, 1]
+    assert sum(map(sum, confused["counts"])) == 101
+    assert confused["others"] == confused["counts"][-1][-1] == confused["others_right"] == 81
     assert many["classes"][0]["roc_auc"] == 1.0
 
 

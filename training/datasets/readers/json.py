@@ -12,7 +12,7 @@ from pathlib import Path
 from training.datasets.encodings import open_text, position
 from training.datasets.limits import MAX_LINE
 from training.datasets.readers.jsonl import decoded, too_long
-from training.datasets.readers.rows import Rows
+from training.datasets.readers.rows import Rows, Skipped
 
 _CHUNK = 2**20
 _IN_STRING = re.compile(rb'["\\]')
@@ -21,7 +21,11 @@ _OUTSIDE = re.compile(rb'["\[\]{},]')
 
 def read_json(path: Path, encoding: str) -> Rows:
     splitter = _Splitter()
-    for line, data, long, done in splitter.split(_chunks(path, encoding)):
+    for found in splitter.split(_chunks(path, encoding)):
+        if isinstance(found, Skipped):
+            yield found
+            continue
+        line, data, long, done = found
         yield too_long(line, data, done) if long else decoded(line, data, done)
 
 
@@ -41,7 +45,7 @@ class _Splitter:
         self._line = 1
         self._skipped_lines = 0
 
-    def split(self, chunks: Iterator[tuple[bytes, int]]) -> Iterator[tuple[int, bytes, bool, int]]:
+    def split(self, chunks: Iterator[tuple[bytes, int]]) -> Iterator[tuple[int, bytes, bool, int] | Skipped]:
         depth, in_string, escaped, array, ended, done = 0, False, False, False, False, 0
         for chunk, done in chunks:
             begin = position = 0
@@ -78,6 +82,8 @@ class _Splitter:
                         begin = position
             if not ended:
                 self._keep(chunk[begin:])
+                if self._size > MAX_LINE:
+                    yield Skipped(done)
         yield from self._take(done)
 
     def _keep(self, piece: bytes) -> None:

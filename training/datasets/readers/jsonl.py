@@ -8,7 +8,7 @@ import msgspec
 
 from training.datasets.limits import MAX_LINE
 from training.datasets.readers.lines import read_lines
-from training.datasets.readers.rows import Flaw, Row, Rows
+from training.datasets.readers.rows import Flaw, Row, Rows, Skipped
 
 _decode = msgspec.json.Decoder().decode
 
@@ -16,7 +16,9 @@ _decode = msgspec.json.Decoder().decode
 def read_jsonl(path: Path, encoding: str, start: int = 0, end: int | None = None, first: int = 1) -> Rows:
     """The rows of the lines that begin in [start, end); `first` is the number of the first of them."""
     for line in read_lines(path, encoding, start, end, first):
-        if line.too_long:
+        if line.goes_on:
+            yield Skipped(line.done)
+        elif line.too_long:
             yield too_long(line.number, line.data, line.done)
         elif not line.data.isspace():
             yield decoded(line.number, line.data, line.done)

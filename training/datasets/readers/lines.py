@@ -11,6 +11,7 @@ from training.datasets.encodings import is_bytewise, open_text, position
 from training.datasets.limits import MAX_LINE
 
 _SKIP = 2**20
+_WORD_EVERY = 16  # of these
 
 
 class Line(NamedTuple):
@@ -20,6 +21,7 @@ class Line(NamedTuple):
     )
     too_long: bool
     done: int  # bytes of the file up to its end
+    goes_on: bool = False  # its end is still being looked for, and what is known of it comes later
 
 
 def read_lines(
@@ -32,7 +34,10 @@ def read_lines(
     else:
         with open_text(path, encoding) as text:
             for number, line in enumerate(iter(lambda: text.readline(MAX_LINE + 1), ""), 1):
-                too_long = _skip_rest(text, line, "\n")
+                too_long = len(line) > MAX_LINE and not line.endswith("\n")
+                if too_long:
+                    for _ in _skip_rest(text, "\n"):
+                        yield Line(number, b"", True, position(text), goes_on=True)
                 yield Line(number, line.encode("utf-8", "surrogatepass"), too_long, position(text))
 
 
@@ -44,7 +49,10 @@ def _byte_lines(file: BinaryIO, encoding: str, start: int, end: int | None, firs
         data = file.readline(MAX_LINE + 1)
         if not data:
             return
-        too_long = _skip_rest(file, data, b"\n")
+        too_long = len(data) > MAX_LINE and not data.endswith(b"\n")
+        if too_long:
+            for _ in _skip_rest(file, b"\n"):
+                yield Line(number, b"", True, file.tell(), goes_on=True)
         done = done + len(data) if not too_long else file.tell()
         if not utf8:
             data = data.decode(encoding, "flywheel-mark").encode("utf-8", "surrogatepass")
@@ -54,9 +62,10 @@ def _byte_lines(file: BinaryIO, encoding: str, start: int, end: int | None, firs
         number += 1
 
 
-def _skip_rest(file: IO[AnyStr], line: AnyStr, ending: AnyStr) -> bool:
-    if len(line) <= MAX_LINE or line.endswith(ending):
-        return False
-    while line and not line.endswith(ending):
-        line = file.readline(_SKIP)
-    return True
+def _skip_rest(file: IO[AnyStr], ending: AnyStr) -> Iterator[None]:
+    """To the end of the line, with a pause now and then."""
+    for count, piece in enumerate(iter(lambda: file.readline(_SKIP), file.read(0)), 1):
+        if piece.endswith(ending):
+            return
+        if count % _WORD_EVERY == 0:
+            yield

@@ -23,4 +23,10 @@ class Flaw(NamedTuple):
     done: int = 0
 
 
-Rows = Iterator[Row | Flaw]
+class Skipped(NamedTuple):
+    """Still within a row that is too long: a word that the reading goes on, for rows that take minutes to end."""
+
+    done: int
+
+
+Rows = Iterator[Row | Flaw | Skipped]

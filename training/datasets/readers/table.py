@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from training.datasets.encodings import MARK, open_text, position
 from training.datasets.limits import MAX_COLUMNS, MAX_LINE
-from training.datasets.readers.rows import Flaw, Row, Rows
+from training.datasets.readers.rows import Flaw, Row, Rows, Skipped
 
 csv.field_size_limit(MAX_LINE)
 
@@ -23,6 +23,7 @@ class _Feed:
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text, self._held, self.line, self.beginning = text, 0, 0, ""
+        self._is_within = False  # a line of which the rest is not read
 
     def __iter__(self) -> _Feed:
         return self
@@ -33,13 +34,17 @@ class _Feed:
             raise StopIteration
         self.line += 1
         self.beginning = self.beginning or line[:200]
-        long = len(line) > MAX_LINE
-        while len(line) > MAX_LINE and not line.endswith(("\n", "\r")):
-            line = self._text.readline(MAX_LINE + 1)
         self._held += len(line)
-        if long or self._held > MAX_LINE:
+        if self._held > MAX_LINE:
+            self._is_within = not line.endswith(("\n", "\r"))
             raise _TooLong
         return line
+
+    def skip_rest(self) -> Iterator[None]:
+        """To the end of the line that was too long, with a pause now and then."""
+        while self._is_within and (piece := self._text.readline(MAX_LINE)):
+            self._is_within = not piece.endswith(("\n", "\r"))
+            yield
 
     def next_row(self) -> None:
         self._held, self.beginning = 0, ""
@@ -58,9 +63,11 @@ def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
             except StopIteration:
                 return
             except _TooLong:
+                for _ in feed.skip_rest():
+                    yield Skipped(position(text))
                 rows = csv.reader(feed, delimiter=delimiter)  # a half-read row would go on in the next
                 reason = f"It is longer than {MAX_LINE // 2**20} MB; a quotation mark may not be closed."
-                yield Flaw(line, "line_too_long", feed.beginning, reason)
+                yield Flaw(line, "line_too_long", feed.beginning, reason, position(text))
                 continue
             except csv.Error as error:
                 yield Flaw(line, "invalid_row", feed.beginning, f"It is no row of a table: {error}.")
