@@ -36,7 +36,7 @@ def test_bf16_that_was_left_to_us_takes_as_little_memory_as_bf16_that_was_asked_
 ) -> None:
     bench = Bench(tmp_path, tiny_base, chats)
     monkeypatch.setattr(choices, "resolve_dtype", lambda dtype, device: "bf16")
-    monkeypatch.setattr(choices, "_memory", lambda device: 8 * 2**20)
+    monkeypatch.setattr(choices, "free_memory", lambda device: 8 * 2**20)
 
     def tokens_of_a_pass(precision: str) -> Any:
         done = bench.run(precision, precision=precision, microbatch_tokens="auto", max_steps=1)

@@ -314,7 +314,7 @@ def test_a_job_that_is_killed_and_goes_on_computes_the_same_losses(method: str, 
 def test_memory_that_is_free_meanwhile_does_not_change_how_it_goes_on(bench: Bench) -> None:
     whole = bench.run("whole", microbatch_tokens="auto")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choices, "_memory", lambda _: 2**20)  # a pass for nearly every example
+        patch.setattr(choices, "free_memory", lambda _: 2**20)  # a pass for nearly every example
         bench.run("cut", microbatch_tokens="auto", max_steps=6)
         small = Trained(bench.folder / "cut", 0).losses
     assert small.keys() == whole.losses.keys()
