@@ -4,6 +4,7 @@ The services: a broker for every test, and whole live sites for those that ask.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import signal
 import sys
@@ -82,6 +83,17 @@ def _nobody_has_set_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # A test run that is told to end still reaps its processes, which its exit handlers do.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+# Collecting imports all tests, and looking for garbage in what that makes would take another half as long; so would
+# taking it all apart at the end.
+gc.disable()
+atexit.register(gc.freeze)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)
