@@ -71,6 +71,7 @@ def benchmarks() -> dict[str, Benchmark]:
         streaming,
         throughput,
         trainer,
+        tried,
         turns,
         upload,
     )
@@ -112,6 +113,7 @@ def benchmarks() -> dict[str, Benchmark]:
         "trainer.chatterbot": trainer.small_corpus,
         "trainer.scratch": scratch.from_scratch,
         "trainer.beside": beside.answers,
+        "trainer.tried": tried.first_word,
         "ops.start": startup.first_and_next,
         "ops.workers.2": scaling.workers,
         "ops.web.2": scaling.webs,

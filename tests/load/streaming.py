@@ -23,7 +23,7 @@ from tests.services import REAL, ROOT, Site, minimal_environment
 PROMPT = "Write a long story about a lighthouse keeper and the sea."
 
 
-class _Streamed:
+class Streamed:
     """A socket that notes when its reply's first and last words came.
 
     The person names the conversation, so that the engine is not busy with a title while others still read.
@@ -46,10 +46,10 @@ class _Streamed:
             self.done.set_result(None)
 
 
-async def _stream(site: Site, people: list[str]) -> list[_Streamed]:
+async def _stream(site: Site, people: list[str]) -> list[Streamed]:
     streams = []
     for cookie in people:
-        streams.append(stream := _Streamed())
+        streams.append(stream := Streamed())
         stream.socket = await RawSocket.open(site.port, cookie, stream.take)
     for stream in streams:
         stream.socket.send(send_frame(PROMPT))

@@ -97,7 +97,7 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], str]:
     try:
         for row in itertools.islice(read_rows(path, reading), _LOOKED_AT):
             if isinstance(row, Skipped):  # its end may be gigabytes away
-                flaw = flaw or f"A row is longer than {MAX_LINE // 2**20} MB."
+                flaw = flaw or f"A row is longer than {MAX_LINE // 2**20} MB: shorten it, or split it."
                 break
             if isinstance(row, Row):
                 value = {"text": row.value} if isinstance(row.value, str) else row.value
