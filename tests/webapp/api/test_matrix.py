@@ -61,7 +61,7 @@ def test_no_operation_is_missing_from_the_document() -> None:
 
 
 def test_the_document_is_made_once_however_often_it_is_asked_for(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+    db: None, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = client.get("/v1/openapi.json").content
     monkeypatch.setattr("ninja.main.get_schema", None)
