@@ -22,11 +22,12 @@ from psycopg.sql import SQL, Identifier
 
 
 def migrated(url: str, migrate: Callable[[], object]) -> None:
-    """The new database at `url` has the schema afterwards; `migrate` gives it that where there is none to copy."""
+    """The database at `url` has the schema afterwards; `migrate` gives it that where it holds something already, or
+    there is none to copy."""
     if url.startswith("sqlite:///"):
         _file(Path(url.removeprefix("sqlite:///")), migrate)
     elif settings.TEST_SERVER:
-        _on_server(urlsplit(url).path.strip("/"), migrate)
+        _on_server(url, migrate)
     else:
         migrate()
 
@@ -36,7 +37,9 @@ def _file(database: Path, migrate: Callable[[], object]) -> None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     with (kept.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if kept.exists():
+        if database.exists():  # restored, say
+            migrate()
+        elif kept.exists():
             shutil.copyfile(kept, database)
             database.chmod(0o600)
         else:
@@ -45,12 +48,16 @@ def _file(database: Path, migrate: Callable[[], object]) -> None:
             made.rename(kept)
 
 
-def _on_server(name: str, migrate: Callable[[], object]) -> None:
-    kept = f"schema_{_fingerprint()}"
+def _on_server(url: str, migrate: Callable[[], object]) -> None:
+    name, kept = urlsplit(url).path.strip("/"), f"schema_{_fingerprint()}"
     with psycopg.connect(settings.TEST_SERVER, autocommit=True) as server:
         # Of processes that run tests beside this one.
         server.execute("SELECT pg_advisory_lock(hashtext(%s))", [kept])
-        if server.execute("SELECT 1 FROM pg_database WHERE datname = %s", [kept]).fetchone():
+        with psycopg.connect(url) as own:
+            holds_something = own.execute("SELECT to_regclass('django_migrations')").fetchone() != (None,)
+        if holds_something:
+            migrate()
+        elif server.execute("SELECT 1 FROM pg_database WHERE datname = %s", [kept]).fetchone():
             server.execute(SQL("DROP DATABASE {}").format(Identifier(name)))
             server.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(kept)))
         else:

@@ -259,7 +259,7 @@ class Site(LiveSite):
         return self
 
     def migrate(self) -> None:
-        """Its database, which is new, has the schema afterwards."""
+        """Its database has the schema afterwards."""
         migrated(self.database_url, lambda: self.manage("migrate_locked"))
 
     def start_inference(self, environment: Mapping[str, str] | None = None) -> Service:

@@ -162,6 +162,24 @@ def test_a_fine_tuned_model_is_tried_at_once_and_the_conversation_stays_with_it(
     expect(page.locator(f"{DONE} .reply")).to_have_text("Not adapted")
 
 
+def test_what_was_written_while_the_line_was_down_goes_out_behind_what_the_page_says_it_has(
+    empty_site: Site, page: Page
+) -> None:
+    """The other way round a short answer is over before the page is told of what it opens, and is never shown."""
+    say(page, "say=One")
+    expect(page.locator(f"{DONE} .reply")).to_have_text("One")
+    kept = "[{client_id: crypto.randomUUID(), conversation: id, text: 'say=Two', model: ''}]"
+    conversation = page.url.rstrip("/").rsplit("/", 1)[1]
+    page.evaluate(f"id => sessionStorage.setItem('flywheel.outbox', JSON.stringify({kept}))", conversation)
+    sent: list[str] = []
+    page.on(
+        "websocket", lambda line: line.on("framesent", lambda frame: sent.append(json.loads(frame)["type"]))
+    )
+    page.reload()
+    expect(page.locator(f"{DONE} .reply")).to_have_text(["One", "Two"])
+    assert sent[:2] == ["open", "send"]
+
+
 def scripted_adapter(site: Site, workspace: Workspace, *, says: str) -> ServedModel:
     """As a job that has succeeded would leave it, for the scripted engine."""
     config = json.dumps({"says": says})

@@ -92,6 +92,8 @@ socket.addEventListener("up", () => {
   if (conversation()) {
     socket.send({ type: "open", conversation: conversation(), have: streams.have(), after: lastPosition() });
   }
+  // Behind it: opening ends what was followed until then, and an answer to these may be over by that time.
+  outbox.transmit();
 });
 outbox.addEventListener("accepted", ({ detail }) => {
   const place = pending.remove(detail.entry);

@@ -10,7 +10,6 @@ class Outbox extends EventTarget {
 
   constructor() {
     super();
-    socket.addEventListener("up", () => this.#entries.filter((entry) => !entry.error).forEach(transmit));
     socket.on("accepted", (frame) => this.#settle(frame.client_id, "accepted", frame));
     socket.on("error", (frame) => frame.client_id && this.#fail(frame));
   }
@@ -18,6 +17,11 @@ class Outbox extends EventTarget {
   /** Entries of a conversation, or of the page where none has begun (`null`), in the order they were written. */
   of(conversation) {
     return this.#entries.filter((entry) => entry.conversation === conversation);
+  }
+
+  /** For a page whose line is up again, once it has said what it has. */
+  transmit() {
+    this.#entries.filter((entry) => !entry.error).forEach(transmit);
   }
 
   /** `model`: who a conversation that has not begun is to be with; "" for the site's default. */
