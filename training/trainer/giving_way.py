@@ -1,13 +1,14 @@
 """Learning gives way to everybody; saving, for which somebody waits, does not. Knows nothing of training.
 
 A nice of 10 leaves chat nine tenths of a core, and yet half of its speed: a step of an answer waits for the slowest of
-its threads, and each is held up in its turn. At 19 it keeps most of it (docs/benchmarks.md), but a job that is told to
-stop would be neither saved nor gone in time. Only a superuser's thread can become less nice again, so what learns is a
-thread of its own.
+its threads, and each is held up in its turn. Where learning is idle work it keeps nine tenths (docs/benchmarks.md), but
+a job that is told to stop would then be neither saved nor gone in time. Only a superuser's thread can become less nice
+again, so what learns is a thread of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -23,8 +24,8 @@ NICEST = 19
 
 
 class Learning:
-    """Runs something in a thread that is the nicest, as are those it starts, and meanwhile in the calling thread what
-    it hands over."""
+    """Runs something in a thread that gives way, as do those it starts, and meanwhile in the calling thread what it
+    hands over."""
 
     def __init__(self) -> None:
         self._handed_over: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -34,8 +35,7 @@ class Learning:
         done: Future[None] = Future()
 
         def learn() -> None:
-            if sys.platform == "linux":  # elsewhere it would be of the whole process
-                os.setpriority(os.PRIO_PROCESS, 0, NICEST)
+            _give_way()
             _fulfil(done, work)
             self._handed_over.put(None)
 
@@ -51,6 +51,17 @@ class Learning:
         done: Future[None] = Future()
         self._handed_over.put(lambda: _fulfil(done, work))
         done.result()
+
+
+def _give_way() -> None:
+    if sys.platform != "linux":  # elsewhere it would be of the whole process
+        return
+    if os.getpriority(os.PRIO_PROCESS, 0) == NICEST:  # whoever began it has said all there is to say
+        return
+    os.setpriority(os.PRIO_PROCESS, 0, NICEST)
+    with contextlib.suppress(OSError):  # a container may forbid it
+        # Whoever wakes up goes on at once, and does not wait for the end of a turn.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _fulfil(done: Future[None], work: Callable[[], None]) -> None:

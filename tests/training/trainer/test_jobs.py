@@ -373,7 +373,7 @@ def test_learning_gives_way_to_all_others_and_saving_does_not(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = bench.run("whole")
-    nicest: list[tuple[str, tuple[int, ...]]] = []
+    asked: list[tuple[str, int]] = []  # by which thread
     learning: set[str] = set()
     saving: set[str] = set()
     write, summed_loss = Checkpoints.write, Learner.summed_loss
@@ -389,12 +389,14 @@ def test_learning_gives_way_to_all_others_and_saving_does_not(
         learning.add(me())
         return summed_loss(self, *what, **options)
 
-    monkeypatch.setattr(os, "setpriority", lambda *asked: nicest.append((me(), asked)))
+    monkeypatch.setattr(os, "getpriority", lambda *_: 10)
+    monkeypatch.setattr(os, "setpriority", lambda which, who, nice: asked.append((me(), nice)))
+    monkeypatch.setattr(os, "sched_setscheduler", lambda who, policy, _: asked.append((me(), policy)))
     monkeypatch.setattr(Checkpoints, "write", writing)
     monkeypatch.setattr(Learner, "summed_loss", computing)
     assert main([str(bench.spec("apart"))], gives_way=True) == 0
     assert learning == {"learning"}
-    assert nicest == [("learning", (os.PRIO_PROCESS, 0, 19))]
+    assert asked == [("learning", 19), ("learning", os.SCHED_IDLE)]
     assert saving == {me()}
     assert Trained(bench.folder / "apart", 0).losses == whole.losses
 
