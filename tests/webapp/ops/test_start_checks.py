@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import select
 import shutil
+import socket
+import socketserver
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +23,7 @@ from django.db import connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tests.postgres import Cluster, binaries
-from tests.services import ROOT, Service, Valkey, minimal_environment, wait_until
+from tests.services import ROOT, Valkey, minimal_environment
 from tests.webapp.ops.certificates import self_signed
 from webapp import database as database_settings
 from webapp.ops import broker as embedded
@@ -116,30 +122,33 @@ def test_a_broker_that_is_too_old_is_refused(version: str, is_refused: bool) -> 
     assert bool([finding for finding in broker.version(version) if finding.refuses]) is is_refused
 
 
-@pytest.fixture(scope="module")
-def broker_with_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
-    """Its port and its certificate, which is for localhost and which no authority signed."""
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = self_signed(folder)
-    port = embedded.free_port()
-    options = ("--port", "0", "--tls-port", str(port), "--tls-auth-clients", "no", "--save", "")
-    files = (
-        "--tls-cert-file",
-        str(certificate),
-        "--tls-key-file",
-        str(key),
-        "--tls-ca-cert-file",
-        str(certificate),
-    )
-    for binary in filter(None, (shutil.which("redis-server"), shutil.which("valkey-server"))):
-        server = Service("tls", (binary, *options, *files), minimal_environment(), folder / "log")
-        server.start()
-        wait_until(lambda s=server: "Ready to accept" in s.log() or not s.alive, "the server")
-        if server.alive:
-            yield port, certificate
-            server.kill()
-            return
-    pytest.skip("no Redis or Valkey with TLS is installed")
+@pytest.fixture
+def broker_with_tls(broker: Valkey, tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """The port of one who speaks TLS for the broker, and his certificate: for localhost, and signed by no authority."""
+    certificate, key = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    class Relay(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with (
+                contextlib.suppress(OSError),
+                context.wrap_socket(self.request, server_side=True) as client,
+                socket.create_connection(("127.0.0.1", broker.port)) as behind,
+            ):
+                while True:
+                    for source in select.select([client, behind], [], [])[0]:
+                        if not (data := source.recv(2**16)):
+                            return
+                        (behind if source is client else client).sendall(data)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads, block_on_close = True, False
+
+    with Server(("127.0.0.1", 0), Relay) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], certificate
+        server.shutdown()
 
 
 def test_a_broker_whose_certificate_nobody_vouches_for_is_refused(
