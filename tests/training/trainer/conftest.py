@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.inference.tiny_models import save_model, tiny_config
+from tests.training.trainer.jobs import Bench
 from training.datasets.examples import ChatExample, Example, Kind, Message
 from training.datasets.frozen import FORMAT, SPLITS, Manifest, SplitInfo, content_hash
 from training.datasets.recipe import Recipe
@@ -61,3 +62,8 @@ def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train=[conversation(n) for n in range(24)],
         validation=[conversation(n) for n in range(24, 30)],
     )
+
+
+@pytest.fixture
+def bench(tmp_path: Path, tiny_base: Path, chats: Path) -> Bench:
+    return Bench(tmp_path, tiny_base, chats)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.trainer.test_jobs import Bench
+from tests.training.trainer.jobs import Bench
 from training.trainer import choices
 from training.trainer.choices import Choices
 from training.trainer.spec import Spec

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.trainer.test_jobs import Bench
+from tests.training.trainer.jobs import Bench
 from training.trainer.choices import Choices
 from training.trainer.data import Batch
 from training.trainer.failures import EXIT_STATUS

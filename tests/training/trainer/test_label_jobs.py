@@ -19,7 +19,7 @@ from inference.installation import inspect_adapter, inspect_model
 from tests.inference.tiny_models import save_gguf
 from tests.training.trainer import started
 from tests.training.trainer.conftest import freeze
-from tests.training.trainer.test_jobs import ROOT, Bench, Trained
+from tests.training.trainer.jobs import ROOT, Bench, Trained
 from training.datasets.examples import Example, LabelledExample
 from training.trainer import scoring
 from training.trainer.classifier import load

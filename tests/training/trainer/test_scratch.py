@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from inference.engine.loaded_model import load_model
 from inference.installation import inspect_model
 from tests.training.trainer.conftest import freeze
-from tests.training.trainer.test_jobs import Bench
+from tests.training.trainer.jobs import Bench
 from training.datasets.examples import ChatExample, DocumentExample, Example, Message
 from training.trainer.attention import PackedAttention
 from training.trainer.checkpoints import is_whole
