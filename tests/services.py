@@ -49,7 +49,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 90.0, e
         waited = time.monotonic() - begun
         if waited > seconds:
             raise TimeoutError(f"waited {seconds:g} s in vain for: {what}")
-        time.sleep(max(every, min(waited / 20, 0.1)))
+        time.sleep(max(every, min(waited / 40, 0.05)))
 
 
 @atexit.register
