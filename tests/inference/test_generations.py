@@ -8,12 +8,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from inference import services, worker_services
 from inference.models import Generation, ServedModel, Worker
 from inference.parameters import SamplingParams
+from inference.serving import Workers
 from inference.signals import generation_ended
 from inference.stream import Append, encode_event
 from tests.services import Valkey
@@ -38,6 +40,23 @@ def queued(workspace: Workspace, model: ServedModel) -> Generation:
     return services.start_generation(
         workspace=workspace, model=model, messages=[{"role": "user", "content": "Hello"}], seed=7
     )
+
+
+@pytest.mark.one_database
+def test_what_waits_and_what_runs_is_found_without_reading_what_has_ended(queued: Generation) -> None:
+    """However many replies there have been, a site answers as fast: SQLite says how it looks for them."""
+    with CaptureQueriesContext(connection) as asked:
+        assert services.next_queued(models=[queued.model_id]) == queued.id
+        assert Workers().waiting == 1
+        worker_services.reap()
+    looks = [query["sql"] for query in asked if "inference_generation" in query["sql"]]
+    assert len(looks) > 3
+    with connection.cursor() as cursor:
+        for look in looks:
+            cursor.execute(f"EXPLAIN QUERY PLAN {look}")
+            plan = [step for *_, step in cursor.fetchall()]
+            reads_all = ("SCAN inference_generation", "SCAN waiting")
+            assert not [step for step in plan if step.startswith(reads_all)], (look, plan)
 
 
 def sent(broker: Valkey) -> list[str]:
