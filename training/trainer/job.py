@@ -131,7 +131,10 @@ class Job:
         record.state("training", step=self._state.step, steps=self._choices.total_steps)
         self._samples = self._first_samples()
         try:
-            self._learning.run(self._learn) if self._learning else self._learn()
+            if self._learning:
+                self._learning.run(self._learn)
+            else:
+                self._learn()
         except _Interrupted:
             self._optimizer.forget()
             if self._state.step:
@@ -267,8 +270,10 @@ class Job:
         return hashlib.sha256(b"\n".join(parts)).hexdigest()
 
     def _save(self) -> None:
-        write = self._write_checkpoint
-        self._learning.hand_over(write) if self._learning else write()
+        if self._learning:
+            self._learning.hand_over(self._write_checkpoint)
+        else:
+            self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
         first = self._processes.is_first
