@@ -76,6 +76,11 @@ def test_a_service_may_do_little_and_is_asked_how_it_is(name: str) -> None:
         assert asks
 
 
+def test_training_leaves_nine_tenths_of_a_processor_to_each_other_service() -> None:
+    shares = {(role_of(service), service.get("cpu_shares", 1024)) for service in OURS.values()}
+    assert {each for each in shares if each[1] != 1024 or each[0] == "training"} == {("training", 102)}
+
+
 def test_only_the_proxy_is_reached_from_outside_and_it_reaches_web_processes_alone() -> None:
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["proxy"]
     assert {name for name, service in SERVICES.items() if "edge" in service["networks"]} == {

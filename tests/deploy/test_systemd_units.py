@@ -52,6 +52,11 @@ def test_a_unit_has_few_rights_and_time_to_stop(role: str, settings: LazySetting
     assert PROCESSES[role]["Install"]["WantedBy"] == PROCESSES[role]["Unit"]["PartOf"] == "flywheel.target"
 
 
+def test_training_leaves_nine_tenths_of_a_processor_to_each_other_unit() -> None:
+    weights = {role: int(unit["Service"].get("CPUWeight", "100")) for role, unit in PROCESSES.items()}
+    assert weights == dict.fromkeys(weights, 100) | {"training": 10}
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_takes_every_unit(tmp_path: Path) -> None:
     for unit in UNITS:

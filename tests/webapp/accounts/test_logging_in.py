@@ -124,6 +124,10 @@ def test_with_an_authenticator_app_the_password_alone_is_not_enough(
         client_of_broker.delete(*client_of_broker.keys("*allauth.mfa.totp.used*"))
     second.post("/accounts/2fa/authenticate/", {"code": f"{code[:3]} {code[3:]}"})
     assert not is_in(second), "however it is written, and for as long as it is valid"
+    with broker.client() as client_of_broker:
+        client_of_broker.delete(*client_of_broker.keys("*allauth.mfa.totp.used*"))
+    shown = client.post("/accounts/2fa/reauthenticate/", {"code": code}).content.decode()
+    assert "not right" in shown, "nor to show who is there"
 
 
 def test_a_recovery_code_lets_in_once(recovery_codes: list[str]) -> None:
