@@ -1,8 +1,8 @@
 """What a second process adds: of inference workers with the real model, and of web processes with a scripted one.
 
 Each process has a core of its own. Where there are only two cores, whoever asks, the broker and the database share
-them; so web processes are compared by what they pass on in a second of their own processor time, which is what they
-would do each on a core that nobody else wants.
+them; so web processes are compared in two ways that leave those out: by what they pass on in a second of their own
+processor time, and by the streams that they finish in a second of the clock where each gets the same share of a core.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import psutil
 from tests.demo_model import DEMO
 from tests.load.api import asking
 from tests.load.bench import Row
+from tests.load.core_share import NoShares, core_share
 from tests.load.raw_http import RawHttp
 from tests.load.sockets import clock_site
 from tests.load.streaming import PROMPT
@@ -27,6 +28,7 @@ from webapp.ops import broker, processes
 
 CHAT = "/v1/chat/completions"
 _PLACES = 16  # of each worker
+_SHARE = 0.2  # of a core for each web process: what two of them can ask for leaves most of the machine to the others
 
 
 # --- inference workers -------------------------------------------------------------------------------------------
@@ -134,6 +136,41 @@ def _a_core_second(webs: dict[int, Service], key: str, count: int, seconds: int)
     return read / max(after[port] - before[port] for port in webs)
 
 
+async def _streams_a_second(ports: list[int], key: str, count: int, seconds: float) -> float:
+    """Streams of a second's text that end in a second; so many programs ask each of these ports again and again."""
+    ended = 0
+
+    async def ask(port: int) -> None:
+        nonlocal ended
+        connection = await RawHttp(port, key).open()
+        try:
+            while time.monotonic() < end:
+                words = [
+                    chunk async for chunk in connection.stream(CHAT, asking("Go tokens=25", stream=True))
+                ]
+                assert b"[DONE]" in words[-1], words[-1]
+                ended += time.monotonic() < end
+        finally:
+            connection.close()
+
+    end = time.monotonic() + seconds
+    await asyncio.gather(*(ask(port) for port in ports for _ in range(count)))
+    return ended / seconds
+
+
+def _in_shares(webs: dict[int, Service], key: str, count: int, seconds: float) -> Iterator[Row]:
+    """One web process against two, each with the same share of a core."""
+    name, unit, target = "ops.web.2.streams", "streams/s", 1.7
+    ports = list(webs)
+    try:
+        with core_share(_SHARE, *(web.pid for web in webs.values())):
+            one = asyncio.run(_streams_a_second(ports[:1], key, count, seconds))
+            two = asyncio.run(_streams_a_second(ports, key, count, seconds))
+            yield Row.at_least(name, two, one, unit, target)
+    except NoShares as error:
+        yield Row.without_peer(name, 0.0, str(error), unit, target)
+
+
 def webs(count: int = 200, seconds: int = 15) -> Iterator[Row]:
     site = clock_site()
     try:
@@ -141,10 +178,11 @@ def webs(count: int = 200, seconds: int = 15) -> Iterator[Row]:
         site.create_owner()
         key = key_of(site)
         with second_web(site) as web:
-            second = int(web.environment["PORT"])
-            asyncio.run(_read_streams([site.port, second], key, 20, 25))  # warms up
+            both = {site.port: site.web, int(web.environment["PORT"]): web}
+            asyncio.run(_read_streams(list(both), key, 20, 25))  # warms up
             one = _a_core_second({site.port: site.web}, key, count, seconds)
-            two = _a_core_second({site.port: site.web, second: web}, key, count, seconds)
+            two = _a_core_second(both, key, count, seconds)
             yield Row.at_least("ops.web.2", two / 1e3, one / 1e3, "kB a core second", 1.7)
+            yield from _in_shares(both, key, count // 2, seconds)
     finally:
         site.stop()
