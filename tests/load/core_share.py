@@ -1,4 +1,4 @@
-"""A share of a core for a process, kept by the kernel: a small machine tells what each would do on a core of its own."""
+"""A share of a core for a process, kept by the kernel: a small machine tells what each does on a core of its own."""
 
 from __future__ import annotations
 
