@@ -8,7 +8,6 @@ order of sums, and a job that goes on from a checkpoint computes what it would h
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import math
 import resource
@@ -22,13 +21,11 @@ import msgspec
 import torch
 
 from inference.engine import allocator
-from inference.engine.interface import EngineError
 from training.datasets.frozen import read_manifest
 from training.datasets.problems import DataError
 from training.encoding import Encoder
 from training.trainer.checkpoints import Checkpoints, write_file, write_folder
 from training.trainer.choices import Choices
-from training.trainer.classified import classified
 from training.trainer.classifier import Classifier
 from training.trainer.classifier import load as load_classifier
 from training.trainer.data import Order, Span, TokenizedSplit, chunks, packed, shared
@@ -40,39 +37,17 @@ from training.trainer.objective import objective_of
 from training.trainer.optimisation import Optimizer, rate_at
 from training.trainer.processes import Processes
 from training.trainer.record import Record
-from training.trainer.samples import Sample, Samples
+from training.trainer.samples import Samples
 from training.trainer.scratch import INITIAL, initial_model
 from training.trainer.shards import gathered
 from training.trainer.spec import Spec
+from training.trainer.state import DIGITS, TrainingState, identity
 from training.trainer.tensor_files import pieces, stored
 from training.trainer.unigram import unigram_entropy
 
 logger = logging.getLogger(__name__)
 # Refused examples that are named; the rest are counted.
 _NAMED = 20
-# Of a state: where all of it is the same, what follows is what would have followed, to the last digit.
-_DIGITS = ("world", "threads", "torch", "precision", "fsdp", "device", "max_length")
-
-
-class _State(msgspec.Struct):
-    """What a checkpoint knows beside tensors."""
-
-    step: int  # steps that are done
-    job: str  # of what this is a checkpoint: spec, model and data
-    world: int
-    threads: int
-    torch: str
-    precision: str
-    microbatch_tokens: int  # "auto" goes by the memory that is free, and another number sums in another order
-    seed: int  # all randomness is a function of it and of the step
-    fsdp: bool = False  # whether weights were shared out; they are whole here
-    device: str = ""  # "cpu" or "cuda"; states from before it was kept have neither this nor the length
-    max_length: int = 0  # "auto" goes by the device, and documents are divided by it into other examples
-    best_step: int = 0
-    best_loss: float | None = None
-    base_loss: float | None = None
-    judged: int = 0  # the last step that was evaluated
-    worse: int = 0  # evaluations since the best one
 
 
 class _Interrupted(Exception):
@@ -204,12 +179,16 @@ class Job:
             raise Stopped
 
     # --- Beginning and going on -------------------------------------------------------------------------------
-    def _begin(self) -> _State:
+    def _begin(self) -> TrainingState:
         """A new job's state, or the last checkpoint's with everything put back."""
         spec = self._spec
-        fresh = _State(
+        identities = {
+            device: identity(spec, self._dataset_hash, self._learner.loaded.digest, device)
+            for device in ("auto", "cpu", "cuda")
+        }
+        fresh = TrainingState(
             step=0,
-            job=self._identity(),
+            job=identities["auto"],
             world=self._processes.world,
             threads=torch.get_num_threads(),
             torch=str(torch.__version__),
@@ -224,9 +203,8 @@ class Job:
         self._processes.wait()
         if folder is None:
             return fresh
-        state = msgspec.json.decode((folder / "state.json").read_bytes(), type=_State)
-        # Jobs begun before the device was left out of it have the one that was named in theirs.
-        if state.job not in {self._identity(device) for device in ("auto", "cpu", "cuda")}:
+        state = msgspec.json.decode((folder / "state.json").read_bytes(), type=TrainingState)
+        if state.job not in identities.values():
             raise TrainingFailure(
                 "checkpoint",
                 "The output folder holds checkpoints of another model, dataset or spec; name another.",
@@ -239,35 +217,11 @@ class Job:
             )
         self._learner.restore(folder)
         self._optimizer.restore(stored(folder / "optimizer.safetensors"))
-        here = {name: getattr(fresh, name) for name in _DIGITS}
+        here = {name: getattr(fresh, name) for name in DIGITS}
         exact = all(getattr(state, name) == value for name, value in here.items())
         self.record.line("resumed", step=state.step, exact=exact)
         self._choices.microbatch_tokens = state.microbatch_tokens
         return msgspec.structs.replace(state, job=fresh.job, **here)
-
-    def _identity(self, device: str = "auto") -> str:
-        """SHA-256 of what decides the numbers: not of how they are shown or kept, nor of the machine."""
-        spec = msgspec.structs.replace(
-            self._spec,
-            base="",
-            dataset="",
-            output="",
-            device=device,
-            threads=0,
-            keep_checkpoints=1,
-            prompts=[],
-            sample_tokens=1,
-        )
-        decisive = msgspec.to_builtins(spec)
-        if spec.learning_rate_multiplier == 1:
-            del decisive["learning_rate_multiplier"]  # jobs begun before there was one go on
-        del decisive["fsdp"]
-        parts = [
-            msgspec.json.encode(decisive),
-            self._dataset_hash.encode(),
-            self._learner.loaded.digest.encode(),
-        ]
-        return hashlib.sha256(b"\n".join(parts)).hexdigest()
 
     def _save(self) -> None:
         if self._learning:
@@ -431,33 +385,9 @@ class Job:
         return Samples(self._learner.loaded, spec.prompts, spec.sample_tokens, spec.lora.r)
 
     def _ask(self, checkpoint: Path | None) -> None:
-        if self._samples is None:
-            return
-        adapter = checkpoint if self._spec.method == "lora" else None
-        allocator.give_back_all()  # what passes used, before the engine takes some, and what it took, before the next
-        samples, why = self._asked(self._samples, adapter)
-        allocator.give_back_all()
-        if why:
-            self.record.line("sample_failed", step=self._state.step, why=why)
-        for sample in samples:
-            about = {"step": self._state.step, "prompt": sample.prompt}
-            if sample.why:
-                self.record.line("sample_failed", **about, why=sample.why)
-            else:
-                self.record.line("sample", **about, answer=sample.answer)
-
-    def _asked(self, samples: Samples, adapter: Path | None) -> tuple[list[Sample], str]:
-        """Or why there are none: whatever goes wrong, the learning goes on."""
-        try:
-            return samples.answers(str(self._state.step), adapter, lambda: self._stop), ""
-        except EngineError as error:
-            return [], str(error)
-        except (RuntimeError, MemoryError) as error:  # as torch says what a GPU could not do
-            failure = classified(error)
-            if failure is not None and failure.code == "oom":
-                return [], "There is not enough memory beside the learning to ask the prompts."
-            logger.exception("the prompts could not be asked")
-            return [], "The prompts could not be asked because of an error on our side."
+        if self._samples is not None:
+            adapter = checkpoint if self._spec.method == "lora" else None
+            self._samples.ask(self.record, self._state.step, adapter, lambda: self._stop)
 
     def _finish(self) -> None:
         """What is left behind is the best checkpoint's, and it is judged as it is read back from there."""

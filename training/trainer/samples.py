@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from inference.engine import allocator
 from inference.engine.engine import TorchEngine
 from inference.engine.interface import EngineError, NotEnoughMemory, Request
 from inference.engine.loaded_model import LoadedModel
 from inference.parameters import SamplingParams
 from training.trainer.choices import free_memory
+from training.trainer.classified import classified
+from training.trainer.record import Record
+
+logger = logging.getLogger(__name__)
 
 _ADAPTER = "trained"
 _KV_TOKENS = 4096  # of all prompts and answers
@@ -36,7 +42,35 @@ class Samples:
         self._loaded, self._prompts, self._max_tokens = loaded, prompts, max_tokens
         self._max_rank = max_rank
 
-    def answers(self, salt: str, adapter: Path | None, hurried: Callable[[], bool]) -> list[Sample]:
+    def ask(self, record: Record, step: int, adapter: Path | None, hurried: Callable[[], bool]) -> None:
+        """Notes the answers after this step, or why there are none: whatever goes wrong, the learning goes on."""
+        allocator.give_back_all()  # what passes used, before the engine takes some, and what it took, before the next
+        samples, why = self._answers_or_why(str(step), adapter, hurried)
+        allocator.give_back_all()
+        if why:
+            record.line("sample_failed", step=step, why=why)
+        for sample in samples:
+            about = {"step": step, "prompt": sample.prompt}
+            if sample.why:
+                record.line("sample_failed", **about, why=sample.why)
+            else:
+                record.line("sample", **about, answer=sample.answer)
+
+    def _answers_or_why(
+        self, salt: str, adapter: Path | None, hurried: Callable[[], bool]
+    ) -> tuple[list[Sample], str]:
+        try:
+            return self._answers(salt, adapter, hurried), ""
+        except EngineError as error:
+            return [], str(error)
+        except (RuntimeError, MemoryError) as error:  # as torch says what a GPU could not do
+            failure = classified(error)
+            if failure is not None and failure.code == "oom":
+                return [], "There is not enough memory beside the learning to ask the prompts."
+            logger.exception("the prompts could not be asked")
+            return [], "The prompts could not be asked because of an error on our side."
+
+    def _answers(self, salt: str, adapter: Path | None, hurried: Callable[[], bool]) -> list[Sample]:
         """The likeliest answer to each prompt, cut short once there is no time; `salt` names these weights.
 
         Raises EngineError where the adapter cannot be used, or there is no room for keys and values; and whatever
