@@ -43,9 +43,9 @@ COMPUTING = (
     "tests/training/test_encoding.py",
     "tests/training/trainer",
 )
-# Two tests at a time, in each of two steps side by side: those of sites wait more than they compute. What is left is
-# shared out again.
-IN_PAIRS = ["-n", "2", "--dist", "worksteal"]
+# So many tests at a time, in each of two steps side by side: those of whole sites wait more than they compute. What is
+# left is shared out again.
+AT_ONCE, SITES_AT_ONCE = 2, 3
 # All alike, and the lowest: a trainer, which gives way to everybody, would wait for every other test.
 NICE = ["nice", "-n", "19"]
 # Tests that compute with two threads each would wait for each other's.
@@ -95,14 +95,16 @@ def suites(notes: str) -> list[Step]:
     """What may run side by side, and in the order in which each pair of them fills the cores."""
     elsewhere = [f"--ignore={path}" for path in (*COMPUTING, *all_marked(WHOLE_SITES))]
 
-    def tests(what: str, server: str, *options: str) -> Step:
+    def tests(what: str, server: str, *options: str, at_once: int = AT_ONCE) -> Step:
         noted = str(Path(notes, what))
         pytest = [sys.executable, "-m", "pytest", "-q", "-o", f"cache_dir={noted}", *options]
         environment = {"TEST_DATABASE_URL": server, **ONE_THREAD}
-        return Step(what, [*NICE, *pytest, *IN_PAIRS], environment, [*pytest, "--last-failed"], noted)
+        beside = ["-n", str(at_once), "--dist", "worksteal"]
+        return Step(what, [*NICE, *pytest, *beside], environment, [*pytest, "--last-failed"], noted)
 
     def whole_sites(what: str, server: str, marked: str, *options: str) -> Step:
-        return tests(what, server, *options, "-m", f"({marked}) and not timed", *files_with(marked))
+        chosen = [*options, "-m", f"({marked}) and not timed", *files_with(marked)]
+        return tests(what, server, *chosen, at_once=SITES_AT_ONCE)
 
     others = f"not ({WHOLE_SITES})"
     found = [
