@@ -281,9 +281,12 @@ class EngineThread:
             self._hand_over(running)  # it was prepared before there was an engine, or for one that broke
             return
         try:
+            if running.refused is not None:
+                raise running.refused
             if running.adapter is not None:
                 resident.engine.add_adapter(running.request.adapter, running.adapter)
-            admission = resident.engine.submit(running.request)
+            admission = resident.engine.submit(running.request, running.prepared)
+            running.prepared = None
         except EngineBusy:
             self._hand_over(running)
         except EngineError as error:

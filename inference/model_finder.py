@@ -6,7 +6,6 @@ that ask for it wait here meanwhile, whichever of them was first. Knows nothing 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -59,7 +58,7 @@ class ModelFinder:
     def prepare(self, running: Running) -> None:
         """Gives it what answers it, or says in `unavailable` why nothing does, or in `awaiting` what has to be loaded
         for it: then `wait` is what comes next. Takes its time where an adapter has to be read."""
-        running.awaiting = None
+        running.awaiting = running.prepared = running.refused = None
         if self._engines.default is None:
             return
         try:
@@ -77,8 +76,12 @@ class ModelFinder:
         except _Unavailable as error:
             running.unavailable = str(error)
             return
-        with contextlib.suppress(Exception):  # what is wrong, `submit` says
-            resident.engine.prepare(running.request)
+        try:
+            running.prepared = resident.engine.prepare(running.request)
+        except EngineError as error:
+            running.refused = error
+        except Exception:  # `submit` meets it again, and ends this one alone
+            logger.exception("generation %s could not be prepared", running.request.id)
 
     def wait(self, running: Running) -> None:
         """Until the model it is `awaiting` is there, or known not to come; then it is delivered."""

@@ -14,7 +14,7 @@ import msgspec
 from django.conf import settings
 
 from inference.emission import Emission
-from inference.engine.interface import Adapter, Pooling, Request
+from inference.engine.interface import Adapter, EngineError, Pooling, Request
 from inference.extras import Extras
 from inference.models import Generation, ServedModel
 from inference.parameters import SamplingParams
@@ -50,6 +50,8 @@ class Running:
     resident: Resident | None = None  # held until it has ended
     adapter: Adapter | None = None
     head: Head | None = None
+    prepared: Any = None  # what its engine made of the request ahead; or `refused` is why it takes none
+    refused: EngineError | None = None
     model_name: str = ""
     model_digest: str = ""
     unavailable: str = ""

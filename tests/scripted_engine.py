@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from inference.engine.interface import (
     Admission,
@@ -169,7 +169,7 @@ class ScriptedEngine:
     def add_adapter(self, name: str, adapter: ScriptedAdapter) -> None:
         self._adapters[name] = adapter
 
-    def submit(self, request: Request) -> Admission:
+    def submit(self, request: Request, prepared: Any = None) -> Admission:
         self._check(request)
         if len(self._running) >= self._max:
             raise EngineBusy("Too many replies are being written right now. Try again in a moment.")

@@ -6,6 +6,7 @@ is made anew with it, a bounded piece a step -> `ready`. The stack in use serves
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import OrderedDict
@@ -19,6 +20,8 @@ from inference.engine.adapters import LoadedAdapter, read_adapter
 from inference.engine.config import ModelConfig
 from inference.engine.interface import InvalidAdapter, UnknownAdapter
 from inference.engine.lora import AdaptedRows, GatheredProduct, LoraStack
+
+logger = logging.getLogger(__name__)
 
 # What a step gives to making a stack while others wait for their next word [s].
 _PIECE = 0.010
@@ -95,7 +98,8 @@ class AdapterManager:
     def step(self, *, hurried: bool) -> bool:
         """Goes on with what is to be made: all of it, or where others are waiting for their next word, a piece.
 
-        Answers whether something became ready.
+        Answers whether something became ready. Where there is no room, it raises what torch raises, and none is ready:
+        then whoever pinned one has to leave, and `clear` comes next.
         """
         self._slots.step()
         if self._next is None:
@@ -107,10 +111,26 @@ class AdapterManager:
                 self._stack = None
                 return False
             self._next = LoraStack(self._occupants.values(), self._device)
-        if not self._next.build(time.monotonic() + _PIECE if hurried else math.inf):
+        try:
+            whole = self._next.build(time.monotonic() + _PIECE if hurried else math.inf)
+        except (
+            RuntimeError,
+            MemoryError,
+        ) as error:  # as torch says that there is no room for two beside each other
+            logger.warning("The adapters are put anew beside the weights while all wait: %s", error)
+            self._stack = None
+            self._next = LoraStack(self._occupants.values(), self._device)
+            whole = self._next.build(math.inf)
+        if not whole:
             return False
         self._stack, self._next = self._next, None
         return True
+
+    def clear(self) -> None:
+        """Nobody has pinned any, and none is beside the weights any more."""
+        self._stack = self._next = None
+        self._occupants = {}
+        self._slots.clear()
 
     def rows(
         self, spans: list[tuple[LoadedAdapter | None, int]], gathered: GatheredProduct | None

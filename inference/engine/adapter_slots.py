@@ -53,6 +53,11 @@ class AdapterSlots:
                 if self._idle[digest] > IDLE_STEPS:
                     del self._idle[digest]
 
+    def clear(self) -> None:
+        """All slots are free. Raises AssertionError where one is pinned."""
+        assert not self._pins, self._pins
+        self._idle.clear()
+
     def _use(self, digest: str) -> None:
         self._idle.pop(digest, None)
         self._idle[digest] = 0

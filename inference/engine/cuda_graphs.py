@@ -39,20 +39,23 @@ class DecodeGraphs:
         self._model, self._cache, self._max_rows = model, cache, _bucket(max_rows)
         self._record = CudaRecorder() if record is None else record
         self._flash = is_for_flash(cache)
-        widest = _bucket(max(blocks_for(model.config.context_length), _LEAST_WIDTH))
+        most = min(blocks_for(model.config.context_length), cache.num_blocks)
+        widest = _bucket(max(most, _LEAST_WIDTH))
         self._inputs = torch.zeros(self._max_rows * (2 + widest), dtype=torch.int64, device=cache.device)
         shape = self._max_rows, model.config.hidden_size
         self._hidden = torch.zeros(shape, dtype=cache.dtype, device=cache.device)
-        self.recorded: dict[tuple[int, int], Callable[[], None]] = {}
-        self._broken = False
+        # None: it could not be recorded, perhaps for want of memory.
+        self.recorded: dict[tuple[int, int], Callable[[], None] | None] = {}
 
     def run(self, ids: list[int], spans: list[Span]) -> torch.Tensor | None:
         """As the model's forward pass, until the next run. None: this step is not one for recordings."""
-        if self._broken or len(spans) > self._max_rows or any(span.count != 1 for span in spans):
+        if len(spans) > self._max_rows or any(span.count != 1 for span in spans):
             return None
         needed = [blocks_for(span.start + 1) for span in spans]
         rows, width = _bucket(len(spans)), _bucket(max(*needed, _LEAST_WIDTH))
         if rows * width > _MOST_PADDING * sum(needed) + rows * _LEAST_WIDTH:
+            return None
+        if self.recorded.get((rows, width), True) is None:
             return None
         inputs = np.zeros((rows, 2 + width), dtype=np.int64)
         for row, (token, span, blocks) in enumerate(zip(ids, spans, needed, strict=True)):
@@ -64,10 +67,12 @@ class DecodeGraphs:
                 self.recorded[rows, width] = self._record(lambda: self._pass(rows, width))
             except RuntimeError as error:
                 # What it computed so far is what the step computes anyway.
-                logger.warning("Steps are not recorded any more, and slower for it: %s", error)
-                self._broken = True
-                return None
-        self.recorded[rows, width]()
+                logger.warning("Steps of %d rows are not recorded, and slower for it: %s", rows, error)
+                self.recorded[rows, width] = None
+        replay = self.recorded[rows, width]
+        if replay is None:
+            return None
+        replay()
         return self._hidden[: len(spans)]
 
     def _of(self, rows: int, width: int) -> torch.Tensor:

@@ -33,7 +33,7 @@ from inference.engine.linear import INT4_ROWS
 from inference.engine.loaded_model import LoadedModel
 from inference.engine.logprobs import token_logprobs
 from inference.engine.lookup import MOST_DRAFTED, LookupUse, PromptLookup
-from inference.engine.prompt import PromptBuilder
+from inference.engine.prompt import Prompt, PromptBuilder
 from inference.engine.reading import Pooler, PromptReader, PromptScorer
 from inference.engine.sampler import SamplingFailure, SamplingState, sample
 from inference.engine.scheduler import PrefixUse, Scheduler
@@ -100,7 +100,11 @@ class TorchEngine:
             max_cpu_loras=max_cpu_loras,
         )
         self._scheduler = Scheduler(
-            self._blocks, self._adapters, max_running=max_running, max_waiting=max_waiting
+            self._blocks,
+            self._adapters,
+            self._cache.clear,
+            max_running=max_running,
+            max_waiting=max_waiting,
         )
         self._sequences: dict[str, Sequence] = {}
         self._failed_steps = 0
@@ -117,13 +121,16 @@ class TorchEngine:
     def has_work(self) -> bool:
         return bool(self._sequences)
 
-    def prepare(self, request: Request) -> None:
+    def prepare(self, request: Request) -> Prompt:
         if request.sampling.response_format is not None:
             self._grammars.compile(request.sampling.response_format)
+        return self._prompts.build(request)
 
-    def submit(self, request: Request) -> Admission:
+    def submit(self, request: Request, prepared: Prompt | None = None) -> Admission:
         if request.id in self._sequences:
             raise InvalidRequest(f"A request with the id {request.id} is running already.")
+        if request.pooling is not None and request.prior_token_ids:
+            raise InvalidRequest("Of a text that is made a vector of, nothing was answered before.")
         sampling = request.sampling
         try:
             sampling.check()
@@ -139,7 +146,7 @@ class TorchEngine:
             if not all(0 <= token < vocab_size for token in tokens):
                 raise InvalidRequest(f"{name} has tokens that are not of this model.")
         adapter = self._adapters.get(request.adapter) if request.adapter else None
-        prompt = self._prompts.build(request)
+        prompt = prepared or self._prompts.build(request)
         room = self.context_length - len(prompt.ids)
         wanted = 0 if request.pooling else resolve_max_tokens(sampling, self._loaded.defaults)
         max_tokens = room if wanted is None else min(wanted, room)
@@ -191,7 +198,15 @@ class TorchEngine:
     def step(self) -> list[StepOutput]:
         outputs = self._leave()
         plan = self._scheduler.schedule()
-        if self._adapters.step(hurried=bool(plan)) and not plan:
+        try:
+            may_start = self._adapters.step(hurried=bool(plan))
+        except (RuntimeError, MemoryError):
+            logger.exception("there is no room for the adapters beside the weights")
+            self._end_all([s for s in self._sequences.values() if s.pinned], outputs, _NO_MEMORY)
+            self._adapters.clear()
+            plan = [(sequence, count) for sequence, count in plan if sequence.id in self._sequences]
+            may_start = True
+        if may_start and not plan:
             plan = self._scheduler.schedule()
         if not plan:
             return outputs
@@ -203,7 +218,8 @@ class TorchEngine:
                 raise
             logger.exception("a step of %d requests failed", len(plan))
             no_memory = isinstance(error, torch.OutOfMemoryError)
-            self._end_all(plan, outputs, _NO_MEMORY if no_memory else _STEP_FAILED)
+            why = _NO_MEMORY if no_memory else _STEP_FAILED
+            self._end_all([sequence for sequence, _ in plan], outputs, why)
         else:
             self._failed_steps = 0
         return outputs
@@ -412,10 +428,10 @@ class TorchEngine:
         self._remove(sequence, poisoned=True)
         return StepOutput(sequence.id, [], sequence.detokenizer.finish(), "error", error)
 
-    def _end_all(self, plan: list[tuple[Sequence, int]], outputs: list[StepOutput], why: str) -> None:
+    def _end_all(self, sequences: list[Sequence], outputs: list[StepOutput], why: str) -> None:
         """After a failure half-way through: every one of them ends, if it has not, and is said to have ended."""
         said = {output.request_id for output in outputs}
-        for sequence, _ in plan:
+        for sequence in sequences:
             if sequence.id in self._sequences:
                 self._remove(sequence, poisoned=True)
             if sequence.id not in said:
@@ -429,9 +445,7 @@ class TorchEngine:
             self._answers.remember(sequence.salt, "".join(sequence.text), answer)
 
     def _remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
-        freed = self._scheduler.remove(sequence, poisoned=poisoned)
-        if poisoned:
-            self._cache.clear(freed)
+        self._scheduler.remove(sequence, poisoned=poisoned)
         del self._sequences[sequence.id]
 
 

@@ -2,8 +2,8 @@
 
 `Engine` is a Protocol: the real one is `inference.engine.engine.TorchEngine`; load tests put a scripted one in its
 place. All methods but `prepare`, `read_adapter`, `figures` and, once nothing comes any more, `close` are called from
-one thread, the engine thread, and `step` is the only one that computes; `submit` may be slow by as much as tokenising
-its prompt, and by what `prepare` has not prepared.
+one thread, the engine thread, and `step` is the only one that computes; `submit` may be slow by what `prepare` has not
+prepared.
 """
 
 from __future__ import annotations
@@ -175,10 +175,10 @@ class Engine(Protocol):
 
     model_digest: str
 
-    def prepare(self, request: Request) -> None:
-        """Does ahead what may take long, so that `submit` need not: compiles the grammar. Any thread may call it.
+    def prepare(self, request: Request) -> Any:
+        """Does ahead what may take long: makes tokens of the prompt, compiles the grammar. Any thread may call it.
 
-        Raises InvalidGrammar. Whoever does not call it loses nothing but time on the engine thread.
+        Answers what `submit` takes. Raises PromptTooLong, InvalidRequest or InvalidGrammar.
         """
 
     def read_adapter(self, folder: Path) -> Adapter:
@@ -190,9 +190,9 @@ class Engine(Protocol):
         Those that are here finish with the one they began with. Of the names, the longest unused are forgotten.
         """
 
-    def submit(self, request: Request) -> Admission:
-        """Queues a request. Raises PromptTooLong, InvalidRequest, InvalidGrammar, UnknownAdapter or EngineBusy, keeping
-        nothing."""
+    def submit(self, request: Request, prepared: Any = None) -> Admission:
+        """Queues a request. Without what `prepare` answered of it, it takes the time itself. Raises PromptTooLong,
+        InvalidRequest, InvalidGrammar, UnknownAdapter or EngineBusy, keeping nothing."""
 
     def cancel(self, request_id: str) -> None:
         """Ends a request with "cancelled" at the next step; an unknown or finished id is no error."""

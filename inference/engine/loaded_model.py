@@ -143,7 +143,8 @@ def _assemble(
     defaults = read_optional_json(files.folder / "generation_config.json")
     ends = defaults.get("eos_token_id")
     listed = ends if isinstance(ends, list) else [ends]
-    end_token_ids = tokenizer.end_token_ids | {*config.eos_token_ids} | {i for i in listed if type(i) is int}
+    said = tokenizer.end_token_ids | {*config.eos_token_ids} | {i for i in listed if type(i) is int}
+    end_token_ids = frozenset(token for token in said if 0 <= token < config.vocab_size)
     calibration_ids = [*tokenizer.prompt_prefix, *tokenizer.encode(CALIBRATION_TEXT)][: config.context_length]
     if device.type != "cpu":
         source = MovedSource(source, device)

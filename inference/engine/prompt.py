@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from inference.engine.answers import Answers
@@ -92,7 +93,8 @@ class PromptBuilder:
             raise InvalidRequest(str(error)) from error
 
     def _truncated(self, request: Request) -> Prompt:
-        """As few of the oldest turns left out as it takes; what is left begins with the person."""
+        """The oldest turns left out, as few as it takes or some more (see `_in_strides`); what is left begins with the
+        person."""
         messages = request.messages or []
         limit = self._limit(request)
         last = len(messages) - 1
@@ -114,7 +116,27 @@ class PromptBuilder:
             choice += 1
         while choice > 0 and len(ids_from(choice - 1)) <= limit:
             choice -= 1
+        choice = self._in_strides(messages, head, starts, choice, limit)
         return Prompt(ids_from(choice), starts[choice] - head)
+
+    @staticmethod
+    def _in_strides(
+        messages: list[dict[str, Any]], head: int, starts: list[int], choice: int, limit: int
+    ) -> int:
+        """A start from `choice` on that will still do when some more turns have come.
+
+        A prompt that begins otherwise than the one before is computed anew from there. So the beginning moves by a
+        stride of the text, about a quarter of what fits, and most turns find all that came before in the cache. It is
+        a function of the text that gives way: whoever asks, and however often, the same turns do.
+        """
+        stride = limit  # bytes: a token of most texts has three to five
+        sizes = (sum(len(text.encode()) for text in _texts(message)) for message in messages[head:])
+        passed = [*accumulate(sizes, initial=0)]  # before each message
+        wanted = -(-passed[starts[choice] - head] // stride) * stride
+        further = next((n for n, start in enumerate(starts) if passed[start - head] >= wanted), choice)
+        # Where a stride would leave little, as of the last message alone, fewer give way.
+        is_enough = passed[-1] - passed[starts[further] - head] >= stride
+        return max(further, choice) if is_enough else choice
 
     def _newest_sizes(self, messages: list[dict[str, Any]], head: int, limit: int) -> list[int]:
         """Tokens of the contents of the newest messages, oldest of them first: as many as may fit.
@@ -142,7 +164,11 @@ class PromptBuilder:
         return len(starts) - 1
 
     def _size(self, message: dict[str, Any]) -> int:
-        content = message.get("content")
-        parts = content if isinstance(content, list) else [{"text": content}]
-        texts = [part.get("text") for part in parts if isinstance(part, dict)]
-        return sum(len(self._tokenizer.encode(text)) for text in texts if isinstance(text, str))
+        return sum(len(self._tokenizer.encode(text)) for text in _texts(message))
+
+
+def _texts(message: dict[str, Any]) -> list[str]:
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return [text for text in texts if isinstance(text, str)]

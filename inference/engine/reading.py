@@ -74,6 +74,8 @@ class Pooler:
 
     def read(self, start: int, hidden: torch.Tensor) -> None:
         new = hidden[self.position - start :].float()
+        if not len(new):
+            return  # it lost its memory, and was shown all of this before
         self._sum = new[-1] if self._pooling.kind == "last" else self._sum + new.sum(dim=0)
         self.finite = bool(self._sum.isfinite().all())
         self.position += len(new)

@@ -112,23 +112,26 @@ def sample(logits: torch.Tensor, states: list[SamplingState]) -> list[int | Samp
     for row, state in enumerate(states):
         if state.bias is not None or state.seen is not None or state.allowed is not None:
             _adjust(logits[row], state)
+    sound = logits.amax(dim=-1).isfinite()
     try:
-        return _choose(logits, states)
+        return _choose(logits, states, sound)
     except Exception:
         # Somebody's row is at fault; alone, it fails alone.
-        return [_choose_alone(logits[row : row + 1], state) for row, state in enumerate(states)]
+        each = zip(logits.split(1), states, sound.split(1), strict=True)
+        return [_choose_alone(*own) for own in each]
 
 
-def _choose_alone(logits: torch.Tensor, state: SamplingState) -> int | SamplingFailure:
+def _choose_alone(logits: torch.Tensor, state: SamplingState, sound: torch.Tensor) -> int | SamplingFailure:
     try:
-        return _choose(logits, [state])[0]
+        return _choose(logits, [state], sound)[0]
     except Exception as error:
         return SamplingFailure(f"The next token could not be chosen: {error}.")
 
 
-def _choose(logits: torch.Tensor, states: list[SamplingState]) -> list[int | SamplingFailure]:
+def _choose(
+    logits: torch.Tensor, states: list[SamplingState], sound: torch.Tensor
+) -> list[int | SamplingFailure]:
     """What every row draws is asked for at once: on a GPU that is the one time a step waits for it."""
-    sound = logits.amax(dim=-1).isfinite()
     if logits.is_cuda or not bool(sound.all()):
         # Nothing comes of them, but they are drawn from.
         logits.masked_fill_(~sound.unsqueeze(1), 0)

@@ -8,6 +8,7 @@ as another did has less.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from inference.engine.adapter_manager import AdapterManager
@@ -33,9 +34,16 @@ class PrefixUse(NamedTuple):
 
 class Scheduler:
     def __init__(
-        self, blocks: BlockManager, adapters: AdapterManager, *, max_running: int, max_waiting: int
+        self,
+        blocks: BlockManager,
+        adapters: AdapterManager,
+        clear: Callable[[list[int]], None],
+        *,
+        max_running: int,
+        max_waiting: int,
     ) -> None:
-        self._blocks, self._adapters = blocks, adapters
+        """`clear` empties blocks that may hold NaN, which would reach whoever has them next."""
+        self._blocks, self._adapters, self._clear = blocks, adapters, clear
         self._max_running = max_running
         self.waiting: FairQueue[Sequence] = FairQueue(max_waiting)
         self.running: list[Sequence] = []  # oldest first
@@ -48,8 +56,8 @@ class Scheduler:
         """Raises EngineBusy where the waiting list is full, and its workspace has its share of it."""
         self.waiting.add(sequence)
 
-    def remove(self, sequence: Sequence, *, poisoned: bool = False) -> list[int]:
-        """Takes a sequence out and its memory back; answers the blocks that nobody holds any more."""
+    def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
+        """Takes a sequence out and its memory back. What is `poisoned` is not found by others, either."""
         if sequence in self.running:
             self.running.remove(sequence)
         else:
@@ -57,7 +65,14 @@ class Scheduler:
         if sequence.adapter is not None and sequence.pinned:
             self._adapters.unpin(sequence.adapter)
             sequence.pinned = False
-        return self._blocks.release(sequence.block_table, poisoned=poisoned)
+        self._release(sequence, poisoned=poisoned)
+
+    def _release(self, sequence: Sequence, *, poisoned: bool = False) -> None:
+        first = 0 if poisoned else sequence.published if sequence.sound < sequence.computed else None
+        suspected = set() if first is None else {*sequence.block_table[first:]}
+        freed = self._blocks.release(sequence.block_table, poisoned=poisoned)
+        if suspected:
+            self._clear([block for block in freed if block in suspected])
 
     def computed(self, sequence: Sequence) -> None:
         """Its computed tokens gave sound numbers: whoever begins with the same ones need not compute them."""
@@ -65,6 +80,7 @@ class Scheduler:
             sequence.salt, _ANSWERED_WEIGHT * (len(sequence.token_ids) - sequence.charged_tokens)
         )
         sequence.charged_tokens = len(sequence.token_ids)
+        sequence.sound = sequence.computed
         full = sequence.computed // BLOCK_SIZE
         if full > sequence.published:
             chain_names(sequence.chain_root, sequence.block_names, sequence.token_ids, full)
@@ -154,7 +170,7 @@ class Scheduler:
             return False
         sequence.block_table = found
         sequence.published = len(found)
-        sequence.computed = len(found) * BLOCK_SIZE
+        sequence.computed = sequence.sound = len(found) * BLOCK_SIZE
         use = self.prefix_use
         self.prefix_use = PrefixUse(use.asked + len(sequence.token_ids), use.reused + sequence.computed)
         return True
@@ -184,7 +200,7 @@ class Scheduler:
     def _put_back(self, sequence: Sequence) -> None:
         """It waits again, first in line, and will compute its tokens anew."""
         self.running.remove(sequence)
-        self._blocks.release(sequence.block_table)
-        sequence.computed = 0
+        self._release(sequence)
+        sequence.computed = sequence.sound = 0
         sequence.draft = []
         self.waiting.put_back(sequence)

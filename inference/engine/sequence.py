@@ -25,6 +25,7 @@ class Sequence:
     detokenizer: IncrementalDetokenizer
     chain_root: bytes = b""  # whose blocks it may share: see `blocks.chain_root`
     computed: int = 0  # tokens whose keys and values are in the cache
+    sound: int = 0  # of these, those after which the model's numbers were seen to be finite
     cached_tokens: int = 0  # of its prompt, those that were there when its turn came
     block_table: list[int] = field(default_factory=list)
     block_names: list[bytes] = field(default_factory=list)  # of its full blocks, as far as asked for

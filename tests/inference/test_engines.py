@@ -29,7 +29,7 @@ class BusyEngine:
 
     def add_adapter(self, name: str, adapter: Any) -> None: ...
 
-    def submit(self, request: Request) -> Admission:
+    def submit(self, request: Request, prepared: Any = None) -> Admission:
         raise NotImplementedError
 
     def cancel(self, request_id: str) -> None: ...

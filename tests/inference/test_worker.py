@@ -49,8 +49,8 @@ class OneWordEngine:
     def __init__(self) -> None:
         self._requests: list[str] = []
 
-    def prepare(self, request: Request) -> None:
-        pass
+    def prepare(self, request: Request) -> Any:
+        return None
 
     def read_adapter(self, folder: Path) -> Adapter:
         raise InvalidAdapter("It answers with one word, whatever is asked of it.")
@@ -58,7 +58,7 @@ class OneWordEngine:
     def add_adapter(self, name: str, adapter: Adapter) -> None:
         pass
 
-    def submit(self, request: Request) -> Admission:
+    def submit(self, request: Request, prepared: Any = None) -> Admission:
         self._requests.append(request.id)
         return Admission(prompt_tokens=1, max_tokens=1, dropped_messages=0)
 
@@ -131,6 +131,11 @@ def ended(generation: Generation) -> Generation:
     return wait_until(row, "the generation to end")
 
 
+def ended_by(host: WorkerHost, generation: Generation) -> Generation:
+    host.run(str(generation.id))
+    return ended(generation)
+
+
 def test_each_workspace_computes_under_a_salt_of_its_own(
     start: Callable[[], WorkerHost], workspace: Workspace, elsewhere: Workspace, model: ServedModel,
     monkeypatch: pytest.MonkeyPatch,
@@ -138,7 +143,7 @@ def test_each_workspace_computes_under_a_salt_of_its_own(
     salts: dict[str, str] = {}
     submit = OneWordEngine.submit
 
-    def noting(engine: OneWordEngine, request: Request) -> Admission:
+    def noting(engine: OneWordEngine, request: Request, prepared: Any) -> Admission:
         salts[request.id] = request.cache_salt
         return submit(engine, request)
 
@@ -161,18 +166,39 @@ def test_what_may_take_long_is_prepared_before_the_engines_own_thread_takes_it(
 ) -> None:
     asked = SamplingParams(logit_bias={5: 1.5}, response_format=JsonSchema('{"type": "object"}'))
     prepared: list[tuple[str, SamplingParams]] = []
+    taken: list[Any] = []
+    submit = OneWordEngine.submit
 
-    def noting(engine: OneWordEngine, request: Request) -> None:
+    def preparing(engine: OneWordEngine, request: Request) -> str:
         prepared.append((threading.current_thread().name, request.sampling))
-        raise InvalidGrammar("what is wrong is said when it is submitted")
+        return "what was made of it"
 
-    monkeypatch.setattr(OneWordEngine, "prepare", noting)
+    def taking(engine: OneWordEngine, request: Request, made: Any) -> Admission:
+        taken.append(made)
+        return submit(engine, request)
+
+    monkeypatch.setattr(OneWordEngine, "prepare", preparing)
+    monkeypatch.setattr(OneWordEngine, "submit", taking)
     generation = services.start_generation(
         workspace=workspace, model=model, messages=[{"role": "user", "content": "Hello"}], params=asked
     )
     start().run(str(generation.id))
     assert ended(generation).state == "complete"
     assert prepared == [(threading.current_thread().name, asked)]
+    assert taken == ["what was made of it"]
+
+
+def test_what_cannot_be_prepared_is_refused_with_its_reason_and_never_submitted(
+    start: Callable[[], WorkerHost], ask: Callable[[], Generation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(engine: OneWordEngine, request: Request) -> None:
+        raise InvalidGrammar("The schema allows no text.")
+
+    monkeypatch.setattr(OneWordEngine, "prepare", refusing)
+    monkeypatch.setattr(OneWordEngine, "submit", None)
+    generation = ended_by(start(), ask())
+    assert generation.error_code == InvalidGrammar.code
+    assert generation.error_message == "The schema allows no text."
 
 
 def test_text_that_the_database_could_not_store_is_mended_in_the_row_and_in_the_log_alike(

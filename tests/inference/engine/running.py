@@ -46,9 +46,10 @@ def run(engine: TorchEngine, *requests: Request) -> list[Answer]:
     return list(answers.values())
 
 
-def collect(engine: TorchEngine, answers: dict[str, Answer]) -> None:
-    for _ in range(100_000):
-        if not engine.has_work:
+def collect(engine: TorchEngine, answers: dict[str, Answer], steps: int | None = None) -> None:
+    """What so many steps make [all]."""
+    for step in range(100_000):
+        if not engine.has_work or step == steps:
             return
         for output in engine.step():
             answer = answers[output.request_id]

@@ -21,6 +21,7 @@ from inference.engine.engine import TorchEngine
 from inference.engine.interface import InvalidAdapter, Request, UnknownAdapter
 from inference.engine.loaded_model import LoadedModel
 from inference.engine.loader import load_engine
+from inference.engine.lora import LoraStack
 from inference.formats.gguf_file import read_gguf
 from inference.parameters import SamplingParams
 from tests.inference.engine.references import gguf_reference, kept_reference
@@ -438,6 +439,76 @@ def test_an_adapter_of_huge_numbers_moves_nobody_else(
     ]
     answers = run(engine, *requests)
     _check(engine, oracle, requests[:3], answers[:3])
+
+
+@pytest.mark.parametrize("leaves", ["cancelled", "pushed out"])
+def test_what_a_ruined_prompt_left_half_read_reaches_nobody_who_has_its_memory_next(
+    leaves: str, engine: TorchEngine, config: ModelConfig, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    engine.load_adapter("huge", save_adapter(tmp_path / "huge", config, strength=1e30))
+    expected = run(engine, ask(PROMPTS[0], sampling=TOKENS, cache_salt="before"))
+    engine.submit(ask("12345 and " * 200, id="ruined", adapter="huge", sampling=TOKENS))
+    engine.step()
+    (sequence,) = engine._scheduler.running
+    assert 0 < sequence.computed < len(sequence.token_ids), "it is to be read in more than one step"
+    assert not engine._cache.layers[-1].isfinite().all()
+    if leaves == "pushed out":
+        engine._scheduler._put_back(sequence)
+    engine.cancel("ruined")
+    while engine.has_work:
+        engine.step()
+    engine.check_integrity()
+    assert all(layer.isfinite().all() for layer in engine._cache.layers)
+    assert run(engine, ask(PROMPTS[0], sampling=TOKENS, cache_salt="after")) == expected
+
+
+class NoRoom:
+    """Memory for adapters is short so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: float) -> None:
+        self.left, self._stack = times, LoraStack._stack
+        monkeypatch.setattr(LoraStack, "_stack", lambda *args: self(*args))
+
+    def __call__(self, stack: LoraStack, layer: int, product: str) -> None:
+        if self.left > 0:
+            self.left -= 1
+            raise torch.OutOfMemoryError("no room")
+        self._stack(stack, layer, product)
+
+
+def test_where_two_sets_of_adapters_have_no_room_beside_each_other_one_goes_first(
+    engine: TorchEngine, folders: dict[str, Path], oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("all", "patterns"):
+        engine.load_adapter(name, folders[name])
+    requests = [ask(PROMPTS[0], id=name, adapter=name, sampling=TOKENS) for name in ("", "all", "patterns")]
+    for request in requests[:2]:
+        engine.submit(request)
+    answers = {request.id: Answer() for request in requests}
+    collect(engine, answers, steps=4)
+    NoRoom(monkeypatch, times=1)
+    engine.submit(requests[2])
+    collect(engine, answers)
+    _check(engine, oracle, requests, [*answers.values()])
+    engine.check_integrity()
+
+
+def test_adapters_that_have_no_room_at_all_end_who_asked_for_them_and_nobody_else(
+    engine: TorchEngine, folders: dict[str, Path], oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.load_adapter("all", folders["all"])
+    requests = [ask(PROMPTS[0], id=name, adapter=name, sampling=TOKENS) for name in ("", "all")]
+    short = NoRoom(monkeypatch, times=2)
+    engine.submit(requests[0])
+    answers = {request.id: Answer() for request in requests}
+    collect(engine, answers, steps=2)
+    engine.submit(requests[1])
+    collect(engine, answers)
+    assert short.left == 0
+    assert "not enough memory" in answers["all"].error
+    _check(engine, oracle, requests[:1], [answers[""]])
+    engine.check_integrity()
+    _check(engine, oracle, requests[1:], run(engine, requests[1]))
 
 
 def test_an_adapter_of_another_model_is_refused_though_it_was_read_for_that_one(

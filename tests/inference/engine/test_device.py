@@ -240,7 +240,7 @@ def test_what_cannot_be_recorded_is_computed_as_it_is(
     other.graphs = DecodeGraphs(other._model, other._cache, 32, fails)
     assert run(other, ask("The quick brown fox")) == expected
     assert [record.message for record in caplog.records] == [
-        "Steps are not recorded any more, and slower for it: no room"
+        "Steps of 1 rows are not recorded, and slower for it: no room"
     ]
 
 

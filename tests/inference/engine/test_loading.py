@@ -14,7 +14,7 @@ import pytest
 from inference.engine.interface import ModelLoadError
 from inference.engine.loaded_model import resolve_dtype
 from inference.engine.loader import load_engine
-from inference.parameters import SamplingParams
+from inference.parameters import Regex, SamplingParams
 from tests.inference.engine.running import ask, chat, run
 from tests.inference.tiny_models import save_gguf
 
@@ -212,6 +212,19 @@ def test_the_authors_sampling_is_used_where_the_request_says_nothing(
     )
     assert sampled.token_ids[:7] != greedy.token_ids
     assert len(sampled.token_ids) == 9
+
+
+def test_an_end_that_is_no_token_of_the_model_ends_nothing_and_troubles_no_grammar(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 10**9, -1]}))
+    engine = load_engine(folder, dtype="fp32")
+    assert {10**9, -1}.isdisjoint(engine._loaded.end_token_ids)
+    digits = SamplingParams(max_tokens=12, response_format=Regex("[0-9]{3}"))
+    (answer,) = run(engine, ask("The", sampling=digits))
+    assert (answer.finish_reason, len(answer.text)) == ("stop", 3), answer.error
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])

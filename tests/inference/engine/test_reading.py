@@ -112,27 +112,33 @@ def test_an_embedding_is_pooled_from_transformers_hidden_states(
 def test_what_was_pushed_out_of_memory_half_read_is_read_once(
     engine: TorchEngine, reference: PreTrainedModel
 ) -> None:
-    scoring, pooling = (
+    """With another beside it, so that it goes in by small pieces: the first holds nothing that is new to it."""
+    last = Pooling(kind="last")
+    scoring, pooling, classifying = (
         ask(LONG, id="score", sampling=SCORE),
         Request(id="pool", prompt=LONG, pooling=Pooling(), cache_salt="finds nothing"),
+        Request(id="last", prompt=LONG, pooling=last, cache_salt="nor this"),
     )
+    other = ask("The quick brown fox", id="other", sampling=SAMPLED)
     ids = engine.encode_prompt(scoring)
     assert len(ids) > 600, "more than a step computes"
     read: list[StepOutput] = []
-    for request in (scoring, pooling):
+    for request in (scoring, pooling, classifying):
         engine.submit(request)
         engine.step()
         (sequence,) = engine._scheduler.running
         assert sequence.reader is not None
-        assert 0 < sequence.reader.position < len(ids)
+        assert 128 < sequence.reader.position < len(ids)
         engine._scheduler._put_back(sequence)
+        engine.submit(other)
         while engine.has_work:
-            read += engine.step()
+            read += [output for output in engine.step() if output.request_id != other.id]
     engine.check_integrity()
     assert_scored(reference, ids, read[0])
-    assert read[1].embedding is not None
-    expected = vector(reference, ids, Pooling())
-    torch.testing.assert_close(torch.tensor(read[1].embedding), expected, atol=1e-4, rtol=1e-4)
+    for output, kind in zip(read[1:], (Pooling(), last), strict=True):
+        assert output.embedding is not None, output
+        expected = vector(reference, ids, kind)
+        torch.testing.assert_close(torch.tensor(output.embedding), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_what_was_read_is_found_by_those_who_come_after(engine: TorchEngine) -> None:

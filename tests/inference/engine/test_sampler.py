@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import (
@@ -13,6 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from inference.engine import sampler
 from inference.engine.sampler import SamplingFailure, SamplingSettings, SamplingState, sample, uniform
 
 VOCABULARY = 1000
@@ -167,6 +170,26 @@ def test_a_row_without_a_choice_fails_alone(value: float) -> None:
     assert isinstance(second, SamplingFailure)
     assert first == sample(rows[:1].clone(), states[:1])[0]
     assert third == sample(rows[2:].clone(), states[2:])[0]
+
+
+def test_a_row_without_a_choice_is_told_apart_also_where_all_are_drawn_again_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = torch.stack([logits(), torch.full((VOCABULARY,), float("nan"))])
+    greedy = SamplingSettings(temperature=0)
+    calls = []
+
+    def failing_at_first(*args: Any) -> torch.Tensor:
+        calls.append(args)
+        if len(calls) == 1:
+            raise RuntimeError("somebody's row is at fault")
+        return real(*args)
+
+    real = sampler._rows
+    monkeypatch.setattr(sampler, "_rows", failing_at_first)
+    sound, failed = sample(rows, [state(greedy), state(greedy)])
+    assert sound == int(logits().argmax())
+    assert isinstance(failed, SamplingFailure)
 
 
 def test_randomness_is_even_and_a_function_of_its_arguments() -> None:
