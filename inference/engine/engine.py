@@ -153,7 +153,7 @@ class TorchEngine:
         ends = frozenset() if sampling.ignore_eos else self._loaded.end_token_ids
         ends |= {*sampling.stop_token_ids}
         state = SamplingState(resolve_settings(sampling, self._loaded.defaults), request.seed, request.choice)
-        state.prepare(vocab_size, prompt.ids, sampling.logit_bias, self._model.device)
+        state.prepare(prompt.ids, sampling.logit_bias, self._model.device)
         grammar = None
         if sampling.response_format is not None and max_tokens > 0:
             grammar = self._grammars.compile(sampling.response_format, ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -116,26 +117,28 @@ class PromptBuilder:
             choice += 1
         while choice > 0 and len(ids_from(choice - 1)) <= limit:
             choice -= 1
-        choice = self._in_strides(messages, head, starts, choice, limit)
+        choice = self._in_strides(messages[head:], [start - head for start in starts], choice, sizes, limit)
         return Prompt(ids_from(choice), starts[choice] - head)
 
     @staticmethod
     def _in_strides(
-        messages: list[dict[str, Any]], head: int, starts: list[int], choice: int, limit: int
+        turns: list[dict[str, Any]], starts: list[int], choice: int, sizes: list[int], limit: int
     ) -> int:
-        """A start from `choice` on that will still do when some more turns have come.
+        """A start from `choice` on that will still do when some more turns have come; `sizes` as `_newest_sizes` has.
 
-        A prompt that begins otherwise than the one before is computed anew from there. So the beginning moves by a
-        stride of the text, about a quarter of what fits, and most turns find all that came before in the cache. It is
-        a function of the text that gives way: whoever asks, and however often, the same turns do.
+        A prompt that begins otherwise than the one before is computed anew from there. So the beginning moves by
+        strides of about a quarter of what fits, and most turns find all that came before in the cache. They are counted
+        in bytes from the very first turn: so the same ones give way, whoever asks and however often.
         """
-        stride = limit  # bytes: a token of most texts has three to five
-        sizes = (sum(len(text.encode()) for text in _texts(message)) for message in messages[head:])
-        passed = [*accumulate(sizes, initial=0)]  # before each message
-        wanted = -(-passed[starts[choice] - head] // stride) * stride
-        further = next((n for n, start in enumerate(starts) if passed[start - head] >= wanted), choice)
-        # Where a stride would leave little, as of the last message alone, fewer give way.
-        is_enough = passed[-1] - passed[starts[further] - head] >= stride
+        lengths = [sum(len(text.encode()) for text in _texts(turn)) for turn in turns]
+        before = [*accumulate(lengths, initial=0)]
+        # To a power of two, so that hardly any turn changes it.
+        bytes_a_token = 2 ** int(math.log2(max(sum(lengths[-len(sizes) :]) / max(sum(sizes), 1), 1)))
+        stride = limit * bytes_a_token // 4
+        wanted = -(-before[starts[choice]] // stride) * stride
+        further = next((n for n, start in enumerate(starts) if before[start] >= wanted), choice)
+        # Fewer give way where little would be left, as of the last message alone.
+        is_enough = before[-1] - before[starts[further]] >= stride
         return max(further, choice) if is_enough else choice
 
     def _newest_sizes(self, messages: list[dict[str, Any]], head: int, limit: int) -> list[int]:

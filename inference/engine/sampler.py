@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from inference.engine.device import CPU, to_device
+from inference.engine.seen import SeenTokens
 
 # Rows are cut to this many likeliest tokens before anything is sorted; a row that needs more takes the next size, and
 # one that needs more than the last is sorted whole.
@@ -53,40 +54,28 @@ class SamplingState:
     seed: int
     choice: int
     position: int = 0  # of the token to choose, in the answer
-    # Kept where something is penalised: tokens anywhere in the sequence, and how often each was answered.
-    seen: torch.Tensor | None = field(default=None, repr=False)
-    counts: torch.Tensor | None = field(default=None, repr=False)
+    seen: SeenTokens | None = field(default=None, repr=False)  # kept where something is penalised
     bias: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, repr=False)  # ids, what is added
     allowed: torch.Tensor | None = field(default=None, repr=False)  # by a grammar, for this position
 
-    def prepare(
-        self,
-        vocab_size: int,
-        prompt: list[int],
-        logit_bias: dict[int, float],
-        device: torch.device = CPU,
-    ) -> None:
-        """Ids are below `vocab_size`; `device` is that of the logits to come."""
+    def prepare(self, prompt: list[int], logit_bias: dict[int, float], device: torch.device = CPU) -> None:
+        """`device` is that of the logits to come."""
         if logit_bias:
             self.bias = (to_device([*logit_bias], device), to_device([*logit_bias.values()], device))
         if self.settings.penalises:
-            self.seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-            self.seen.index_fill_(0, to_device(prompt, device, torch.long), True)
-            self.counts = torch.zeros(vocab_size, device=device)
+            self.seen = SeenTokens.of(prompt, device)
 
     def append(self, token: int) -> None:
         self.position += 1
-        if self.seen is not None and self.counts is not None:
-            self.seen[token] = True
-            self.counts[token] += 1
+        if self.seen is not None:
+            self.seen.add(token)
 
     def along(self, draft: list[int]) -> list[SamplingState]:
         """This state, and those after each of the drafted tokens."""
         states = [self]
         for token in draft:
             last = states[-1]
-            seen, counts = (kept if kept is None else kept.clone() for kept in (last.seen, last.counts))
-            states.append(replace(last, seen=seen, counts=counts))
+            states.append(replace(last, seen=last.seen and last.seen.copy()))
             states[-1].append(token)
         return states
 
@@ -169,21 +158,11 @@ def _rows(tensor: torch.Tensor, rows: list[int]) -> torch.Tensor:
 def _adjust(logits: torch.Tensor, state: SamplingState) -> None:
     if state.bias is not None:
         logits.index_add_(0, *state.bias)
-    _penalise(logits, state)
+    if state.seen is not None:
+        said = state.settings
+        state.seen.penalise(logits, said.repetition_penalty, said.frequency_penalty, said.presence_penalty)
     if state.allowed is not None:
         logits.masked_fill_(~to_device(state.allowed, logits.device), float("-inf"))
-
-
-def _penalise(logits: torch.Tensor, state: SamplingState) -> None:
-    settings = state.settings
-    if state.seen is None or state.counts is None:
-        return
-    if settings.repetition_penalty != 1.0:
-        penalty = settings.repetition_penalty
-        reduced = torch.where(logits > 0, logits / penalty, logits * penalty)
-        logits.copy_(torch.where(state.seen, reduced, logits))
-    logits -= settings.frequency_penalty * state.counts
-    logits -= settings.presence_penalty * (state.counts > 0)
 
 
 def _probabilities(logits: torch.Tensor, states: list[SamplingState]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -447,7 +447,7 @@ def test_what_a_ruined_prompt_left_half_read_reaches_nobody_who_has_its_memory_n
 ) -> None:
     engine.load_adapter("huge", save_adapter(tmp_path / "huge", config, strength=1e30))
     expected = run(engine, ask(PROMPTS[0], sampling=TOKENS, cache_salt="before"))
-    engine.submit(ask("12345 and " * 200, id="ruined", adapter="huge", sampling=TOKENS))
+    engine.submit(ask("12345 and " * 100, id="ruined", adapter="huge", sampling=TOKENS))
     engine.step()
     (sequence,) = engine._scheduler.running
     assert 0 < sequence.computed < len(sequence.token_ids), "it is to be read in more than one step"

@@ -96,7 +96,7 @@ def test_a_bias_is_added_as_transformers_adds_it() -> None:
         torch.zeros(1, 1, dtype=torch.long), row.clone()
     )
     state = SamplingState(SamplingSettings(temperature=0), seed=0, choice=0)
-    state.prepare(1000, [], bias)
+    state.prepare([], bias)
     changed_row = row.clone()
     assert sample(changed_row, [state]) == [int(wanted.argmax())]
     assert torch.equal(changed_row, wanted)

@@ -27,7 +27,7 @@ def logits(seed: int = 0, spread: float = 2.0) -> torch.Tensor:
 
 def state(settings: SamplingSettings, position: int = 0, history: list[int] | None = None) -> SamplingState:
     made = SamplingState(settings, seed=11, choice=0)
-    made.prepare(VOCABULARY, history or [], {})
+    made.prepare(history or [], {})
     made.position = position
     return made
 
