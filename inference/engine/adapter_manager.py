@@ -111,14 +111,13 @@ class AdapterManager:
                 self._stack = None
                 return False
             self._next = LoraStack(self._occupants.values(), self._device)
+        whole = None
         try:
             whole = self._next.build(time.monotonic() + _PIECE if hurried else math.inf)
-        except (
-            RuntimeError,
-            MemoryError,
-        ) as error:  # as torch says that there is no room for two beside each other
+        except (RuntimeError, MemoryError) as error:  # as torch says that two have no room beside each other
             logger.warning("The adapters are put anew beside the weights while all wait: %s", error)
-            self._stack = None
+        if whole is None:
+            self._stack = self._next = None
             self._next = LoraStack(self._occupants.values(), self._device)
             whole = self._next.build(math.inf)
         if not whole:

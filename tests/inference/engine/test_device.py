@@ -231,14 +231,25 @@ def test_recorded_steps_give_the_words_of_others(device: str, tiny_folder: Path)
 def test_what_cannot_be_recorded_is_computed_as_it_is(
     tiny_folder: Path, engine: TorchEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(work: Callable[[], None]) -> Callable[[], None]:
-        work()
-        raise torch.OutOfMemoryError("no room")
+    """And steps of other sizes are recorded all the same."""
+    refused = 0
 
-    expected = run(engine, ask("The quick brown fox"))
+    def fails_at_first(work: Callable[[], None]) -> Callable[[], None]:
+        nonlocal refused
+        work()
+        refused += 1
+        if refused == 1:
+            raise torch.OutOfMemoryError("no room")
+        return work
+
+    asked = ask("The quick brown fox")
+    expected = run(engine, asked)
     other = load_engine(tiny_folder, dtype="fp32", device="cpu")
-    other.graphs = DecodeGraphs(other._model, other._cache, 32, fails)
-    assert run(other, ask("The quick brown fox")) == expected
+    graphs = other.graphs = DecodeGraphs(other._model, other._cache, 32, fails_at_first)
+    assert run(other, asked) == expected
+    assert [*graphs.recorded.values()] == [None]
+    assert run(other, asked, ask("The quick brown fox", id="two", cache_salt="two"))[:1] == expected
+    assert any(graphs.recorded.values())
     assert [record.message for record in caplog.records] == [
         "Steps of 1 rows are not recorded, and slower for it: no room"
     ]

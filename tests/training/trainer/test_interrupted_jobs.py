@@ -18,12 +18,12 @@ import torch
 from tests.training.trainer.conftest import freeze
 from tests.training.trainer.jobs import Bench, Trained, wait_for_step
 from training.datasets.examples import DocumentExample, Example
-from training.trainer import checkpoints, choices, tensor_files
+from training.trainer import checkpoints, choices, state, tensor_files
+from training.trainer import job as trainer_job
 from training.trainer.attention import PackedAttention
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.command import main
 from training.trainer.failures import EXIT_STATUS
-from training.trainer.job import Job
 from training.trainer.learner import Learner
 
 
@@ -309,9 +309,11 @@ def test_a_job_whose_device_was_left_to_us_goes_on_where_the_same_one_is_named(b
 
 
 def test_a_job_that_was_begun_as_one_of_a_named_device_goes_on_where_it_is_not_named(bench: Bench) -> None:
-    identity = Job._identity
+    identity = state.identity
     with pytest.MonkeyPatch.context() as patch:  # as it was before
-        patch.setattr(Job, "_identity", lambda job, device="": identity(job, job._spec.device))
+        patch.setattr(
+            trainer_job, "identity", lambda spec, data, model, _: identity(spec, data, model, spec.device)
+        )
         bench.run(max_steps=2, device="cpu")
     for _ in range(2):
         assert bench.run(max_steps=2).exit_status == 0
