@@ -27,7 +27,7 @@ from inference.installation import (
 from inference.local_models import NotHere
 from inference.models import Generation, ServedModel
 from webapp.accounts.models import Workspace
-from webapp.core import shared_storage
+from webapp.core import clock, shared_storage
 from webapp.core.errors import UserError
 from webapp.core.shared_storage import StorageError
 
@@ -335,9 +335,11 @@ def _remove(model: ServedModel) -> None:
 
 def remove_orphans() -> None:
     """Removes files of models whose adding was rolled back."""
+    if (now := clock.deletion_time()) is None:
+        return
     present = ServedModel.objects.filter(removed_at=None)
     own = present.filter(workspace__isnull=False).values_list("path", flat=True)
-    model_storage.remove_orphans(set(own), set(present.values_list("manifest", flat=True)))
+    model_storage.remove_orphans(set(own), set(present.values_list("manifest", flat=True)), now)
 
 
 def suggested_name(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import stat
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,7 +17,6 @@ from django.conf import settings
 from django.core.files import File
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, Storage, storages
-from django.utils import timezone
 
 from webapp.core.durable import sync_path
 from webapp.env import Env, SettingsError
@@ -147,11 +147,10 @@ def exists(name: str) -> bool:
         return _storage().exists(name)
 
 
-def age(name: str) -> float:
-    """Seconds since it was written. Raises StorageError."""
+def written_at(name: str) -> datetime:
+    """By the storage's clock. Raises StorageError."""
     with _failures(f"look at {name}"):
-        written = _storage().get_modified_time(name)
-        return (timezone.now() - written).total_seconds()
+        return _storage().get_modified_time(name)
 
 
 def listed(folder: str) -> tuple[list[str], list[str]]:
