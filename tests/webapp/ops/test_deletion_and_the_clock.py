@@ -1,5 +1,5 @@
-"""What goes for good when its time is over goes by a clock that has proved itself: not by one that was just set, and not
-by that of a machine that began in a wrong year."""
+"""What goes for good when its time is over goes by a clock that has proved itself: not by one that was just set, and
+not by that of a machine that began in a wrong year."""
 
 from __future__ import annotations
 
