@@ -549,6 +549,56 @@ def test_a_restore_that_fails_leaves_nothing_in_the_way_of_the_next_one(
     assert every_file(other_site) == every_file(kept_site)
 
 
+def changed(folder: Path, name: str, content: bytes, **fields: object) -> None:
+    """One of a backup's files is another one, as its manifest says, too."""
+    (folder / name).write_bytes(content)
+    manifest = read_manifest(folder)
+    file = CopiedFile(name, *digest_file(folder / name, Pace()))
+    files = [file if one.path == name else one for one in manifest.files]
+    write_manifest(folder, msgspec.structs.replace(manifest, files=files, **fields))
+
+
+def test_rows_that_lack_others_leave_neither_rows_nor_files(
+    kept_site: Site, other_site: Site, to: Path
+) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite's database is put there as it is")
+    folder = back_up(kept_site, to, "--with-secrets")
+    usual, table = read_manifest(folder), "tables/accounts_workspace.copy"
+    rows = (folder / table).read_bytes()
+    changed(folder, table, rows.splitlines(keepends=True)[0], tables=usual.tables | {"accounts_workspace": 0})
+    secret = (other_site.home / "secret_key").read_bytes() if (other_site.home / "secret_key").exists() else None
+    assert "The database could not be restored" in refused(other_site, "restore", str(folder))
+    assert every_file(other_site) == {}
+    if secret is not None:
+        assert (other_site.home / "secret_key").read_bytes() == secret
+    with other_site.rows(), connection.cursor() as cursor:
+        assert connection.introspection.table_names(cursor) == []
+    (folder / table).write_bytes(rows)
+    write_manifest(folder, usual)
+    other_site.manage("restore", str(folder))
+    assert every_file(other_site) == every_file(kept_site)
+
+
+@pytest.mark.one_database
+def test_a_restored_site_whose_schema_cannot_be_brought_up_to_date_says_that_it_is_restored(
+    kept_site: Site, other_site: Site, to: Path
+) -> None:
+    folder = back_up(kept_site, to)
+    usual, file = read_manifest(folder), folder / "database.sqlite3"
+    *earlier, last = usual.migrations["chat"]
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
+        database.execute("DELETE FROM django_migrations WHERE app = 'chat' AND name = ?", [last])
+    tables = usual.tables | {"django_migrations": usual.tables["django_migrations"] - 1}
+    migrations = usual.migrations | {"chat": earlier}
+    changed(folder, file.name, file.read_bytes(), tables=tables, migrations=migrations)
+    said = refused(other_site, "restore", str(folder))
+    assert "All of it is restored and compared, but the schema could not be brought up to date" in said
+    assert every_file(other_site) == every_file(kept_site)
+    with other_site.rows():
+        assert Workspace.objects.count() == 1
+
+
 @pytest.mark.one_database
 def test_what_cannot_be_backed_up_or_restored_is_refused_with_a_sentence(
     kept_site: Site, other_site: Site, to: Path
