@@ -26,12 +26,14 @@ from django.conf import LazySettings
 from django.contrib.sessions.models import Session
 from django.core.management import call_command
 from django.db import connection
+from django.utils import timezone
 
 from inference.models import Generation, ServedModel
 from tests.chat_client import chat_page, generation_row
 from tests.conftest import new_site
 from tests.scripted_engine import text_of
 from tests.services import ROOT, Site, wait_until
+from training.models import Checkpoint, Dataset, DatasetVersion, Job
 from webapp.accounts.models import Workspace
 from webapp.ops.backup.alone import alone, held_folder, site_id
 from webapp.ops.backup.held_files import HeldFiles
@@ -44,6 +46,7 @@ from webapp.ops.backup.manifest import (
     read_manifest,
     write_manifest,
 )
+from webapp.ops.backup.named_files import FOLDERS
 from webapp.ops.backup.pace import Pace, digest_file
 from webapp.ops.backup.verifying import verify
 from webapp.ops.management.commands import verify_backup
@@ -67,6 +70,7 @@ def kept_site() -> Iterator[Site]:
         (site.home / "models").mkdir(exist_ok=True)
         (site.home / "models" / "scripted").write_text("a base model")
         add_adapter(site, size=40 * 2**20)
+        add_training(site)
         site.key = site.manage("createkey", "--email", "alice@example.org").strip()  # type: ignore[attr-defined]
         yield site
     finally:
@@ -111,6 +115,33 @@ def add_adapter(site: Site, size: int) -> Path:
             size_bytes=size,
         )
     return folder
+
+
+def add_training(site: Site) -> None:
+    """A fine-tune that is paused, what it learns from, its last checkpoint, and a model that an earlier one made."""
+    with site.rows():
+        base, workspace = ServedModel.objects.get(name="scripted"), Workspace.objects.get()
+        dataset = Dataset.objects.create(workspace=workspace, name="Letters")
+        version = DatasetVersion.objects.create(
+            dataset=dataset, number=1, state="ready", recipe={}, parent="0" * 64
+        )
+        job = Job.objects.create(
+            workspace=workspace, name="letters", task="chat", version=version, data_label="Letters", data_hash="",
+            spec={}, base=base, state="paused", step=40, sent_at=timezone.now(),
+        )  # fmt: skip
+        Checkpoint.objects.create(job=job, step=40)
+        trained = f"trained/{uuid.uuid4()}"
+        ServedModel.objects.create(
+            name="ft:letters", workspace=workspace, path=trained, digest="1" * 64, architecture="scripted",
+            context_length=100, parameters=1, size_bytes=1,
+        )  # fmt: skip
+    for place in (
+        f"datasets/{dataset.id}/versions/{version.id}/train.parquet",
+        f"jobs/{job.id}/checkpoints/step-00000040/optimizer.safetensors",
+        f"{trained}/model.safetensors",
+    ):
+        (site.home / place).parent.mkdir(parents=True)
+        (site.home / place).write_bytes(uuid.uuid4().bytes)
 
 
 def upload(site: Site) -> str:
@@ -235,7 +266,8 @@ def test_a_restored_site_has_every_row_and_every_file(kept_site: Site, other_sit
         assert "Restored and compared" in said
         assert every_row(other_site) == every_row(kept_site)
         files = every_file(kept_site)
-        assert len(files) >= 3
+        assert {Path(place).parts[0] for place in files} == set(FOLDERS)
+        assert any("versions" in place for place in files)
         assert every_file(other_site) == files
         secret = "secret_key"
         assert (other_site.home / secret).read_text() == (kept_site.home / secret).read_text()
@@ -243,6 +275,10 @@ def test_a_restored_site_has_every_row_and_every_file(kept_site: Site, other_sit
             # Numbers go on where they were.
             Workspace.objects.get().audit_events.create(action="restored")
             assert not Session.objects.exists()
+            # A fine-tune goes on from its last checkpoint.
+            job = Job.objects.get()
+            assert (job.state, job.checkpoints.get().step) == ("paused", 40)
+        assert (other_site.home / "jobs" / str(job.id) / "checkpoints" / "step-00000040").is_dir()
         assert "not empty" in refused(other_site, "restore", str(folder))
     finally:
         kept_site.beat.start()
@@ -567,7 +603,9 @@ def test_rows_that_lack_others_leave_neither_rows_nor_files(
     usual, table = read_manifest(folder), "tables/accounts_workspace.copy"
     rows = (folder / table).read_bytes()
     changed(folder, table, rows.splitlines(keepends=True)[0], tables=usual.tables | {"accounts_workspace": 0})
-    secret = (other_site.home / "secret_key").read_bytes() if (other_site.home / "secret_key").exists() else None
+    secret = (
+        (other_site.home / "secret_key").read_bytes() if (other_site.home / "secret_key").exists() else None
+    )
     assert "The database could not be restored" in refused(other_site, "restore", str(folder))
     assert every_file(other_site) == {}
     if secret is not None:
