@@ -90,8 +90,8 @@ def restore(folder: Path, progress: Progress) -> Manifest:
             call_command("migrate", interactive=False, verbosity=0)
     except DatabaseError as error:
         raise BackupError(
-            f"All of it is restored and compared, but the schema could not be brought up to date: {str(error).strip()}. "
-            "Mend that, and run `python manage.py migrate_locked`; do not restore once more."
+            "All of it is restored and compared, but the schema could not be brought up to date: "
+            f"{str(error).strip()}. Mend that, and run `python manage.py migrate_locked`; do not restore once more."
         ) from error
     return manifest
 
