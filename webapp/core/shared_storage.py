@@ -22,11 +22,17 @@ from webapp.core.durable import sync_path
 from webapp.env import Env, SettingsError
 
 ALIAS = "shared"
+# In a folder: it is the storage, and not the empty folder that it is mounted on.
+MARKER = ".flywheel-storage"
 _CHUNK = 2**20
 
 
 class StorageError(Exception):
     """The storage does not do what it should; the message is a sentence."""
+
+
+class NotMounted(StorageError):
+    """What is there is not the storage that this site's files are in."""
 
 
 def configuration(env: Env) -> dict[str, Any]:
@@ -160,6 +166,16 @@ def listed(folder: str) -> tuple[list[str], list[str]]:
             return _storage().listdir(folder)
         except FileNotFoundError:
             return [], []
+
+
+def is_marked() -> bool:
+    """Whether somebody has said that this is the storage. A bucket is nothing but itself. Raises StorageError."""
+    return not isinstance(_storage(), FileSystemStorage) or exists(MARKER)
+
+
+def mark() -> None:
+    """Raises StorageError."""
+    write(MARKER, b"Flywheel keeps files here. Where this one is missing, the storage is not mounted.\n")
 
 
 def delete(name: str) -> None:
