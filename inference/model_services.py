@@ -135,7 +135,7 @@ def publish_files(name: str, path: Path) -> str:
         return ""
     adapter = _adapter_files(path)
     try:
-        mounted.check()
+        mounted.check_and_mark()
         return model_storage.publish(name, adapter if adapter[0].is_file() else _files_of(path))
     except (StorageError, OSError) as error:
         raise _not_stored(error) from error
@@ -293,7 +293,7 @@ def _prepared(
         raise UserError("model_unusable", f"{', '.join(missing)} is missing.")
     rows: list[ServedModel] = []
     try:
-        mounted.check()
+        mounted.check_and_mark()
         kept = model_storage.keep(kind, name, files, lambda folder: rows.append(row(folder)))
     except (ModelFileError, NotHere) as error:
         raise UserError("model_unusable", str(error)) from error

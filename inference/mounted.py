@@ -14,8 +14,8 @@ from webapp.core.shared_storage import NotMounted
 
 
 def check() -> None:
-    """Before anything is put there. The first model of a site asks the database and marks the storage; so does the next
-    one of a site whose storage is older than the mark. Raises NotMounted and StorageError."""
+    """Asks the database only where the storage has no mark yet: where it is new, or older than marks are. Raises
+    NotMounted and StorageError."""
     if not shared_storage.is_shared() or shared_storage.is_marked():
         return
     stored = ServedModel.objects.filter(removed_at=None).exclude(manifest="").order_by("pk")
@@ -27,4 +27,10 @@ def check() -> None:
             "What this site keeps in the shared storage is not there: it is not mounted on this host, or STORAGE_URL "
             "names another folder."
         )
-    shared_storage.mark()
+
+
+def check_and_mark() -> None:
+    """Before anything is put there, and only then: the first model marks the storage. Raises as `check` does."""
+    check()
+    if shared_storage.is_shared() and not shared_storage.is_marked():
+        shared_storage.mark()

@@ -60,10 +60,14 @@ def unmounted(mounted: Path, learn: object) -> Path:
     return mounted
 
 
-def test_the_first_model_marks_the_storage(mounted: Path, base: ServedModel) -> None:
-    assert (mounted / shared_storage.MARKER).is_file()
-    [finding] = doctor.storage()
-    assert finding.level is Level.OK
+def test_the_first_model_marks_the_storage_and_nothing_before_it(
+    mounted: Path, request: pytest.FixtureRequest
+) -> None:
+    for has_model in (False, True):
+        [finding] = doctor.storage()
+        assert finding.level is Level.OK
+        assert (mounted / shared_storage.MARKER).is_file() is has_model
+        request.getfixturevalue("base")
 
 
 def test_nothing_is_put_into_what_is_there_instead(
