@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from inference import catalog, local_models, model_storage
+from inference import catalog, local_models, model_storage, mounted
 from inference.formats.classifier_card import CARD_FILE, SCORE_FILE
 from inference.formats.errors import ModelFileError
 from inference.formats.model_files import find_model
@@ -27,9 +27,9 @@ from inference.installation import (
 from inference.local_models import NotHere
 from inference.models import Generation, ServedModel
 from webapp.accounts.models import Workspace
-from webapp.core import shared_storage
+from webapp.core import clock, shared_storage
 from webapp.core.errors import UserError
-from webapp.core.shared_storage import StorageError
+from webapp.core.shared_storage import NotMounted, StorageError
 
 # "ft:BASE:WORKSPACE:SUFFIX:ID", or what an operator calls one.
 _TRAINED_NAME = re.compile(r"[^\s\x00-\x1f\x7f/](?:[^\x00-\x1f\x7f/]{0,198}[^\s\x00-\x1f\x7f/])?")
@@ -108,7 +108,7 @@ def register_model(*, name: str, path: Path) -> ServedModel:
 def publish_models() -> list[ServedModel]:
     """Puts what is on this host alone into the shared storage, as when a site gets one; what was put there.
 
-    Raises UserError `no_storage` and `model_not_stored`.
+    Raises UserError `no_storage`, `model_not_stored` and `storage_not_mounted`.
     """
     if not shared_storage.is_shared():
         raise UserError("no_storage", "There is no shared storage: set STORAGE_URL.")
@@ -129,17 +129,24 @@ def publish_files(name: str, path: Path) -> str:
     """Puts the files of a model, or of an adapter, into the shared storage, which takes its time; done twice, it costs
     their hashes. The digest of their manifest; "" where there is no shared storage.
 
-    Raises ModelFileError, and UserError `model_not_stored`.
+    Raises ModelFileError, and UserError `model_not_stored`, `storage_not_mounted`.
     """
     if not shared_storage.is_shared():
         return ""
     adapter = _adapter_files(path)
     try:
+        mounted.check_and_mark()
         return model_storage.publish(name, adapter if adapter[0].is_file() else _files_of(path))
-    except StorageError as error:
-        raise UserError("model_not_stored", str(error)) from error
-    except OSError as error:
-        raise UserError("model_not_stored", f"The model could not be stored: {error.strerror}.") from error
+    except (StorageError, OSError) as error:
+        raise _not_stored(error) from error
+
+
+def _not_stored(error: StorageError | OSError) -> UserError:
+    if isinstance(error, NotMounted):
+        return UserError("storage_not_mounted", str(error))
+    if isinstance(error, StorageError):
+        return UserError("model_not_stored", str(error))
+    return UserError("model_not_stored", f"The model could not be stored: {error.strerror}.")
 
 
 def _adapter_files(folder: Path) -> list[Path]:
@@ -221,8 +228,8 @@ def prepare_adapter(
 ) -> Prepared:
     """Keeps a copy of a PEFT LoRA folder, to be answerable in this workspace. One with a classifier.json judges texts.
 
-    Asks no database. Raises UserError `bad_model_name`, `model_unusable` (says what is wrong with the files) and
-    `model_not_stored`; then nothing is left behind.
+    Asks no database, but for `mounted.check`. Raises UserError `bad_model_name`, `model_unusable` (says what is wrong
+    with the files), `model_not_stored` and `storage_not_mounted`; then nothing is left behind.
     """
     is_whole = base.base_id is None and base.kind != ServedModel.Kind.CLASSIFIER
     if base.workspace_id not in (None, workspace.pk) or not is_whole or base.removed_at:
@@ -286,13 +293,12 @@ def _prepared(
         raise UserError("model_unusable", f"{', '.join(missing)} is missing.")
     rows: list[ServedModel] = []
     try:
+        mounted.check_and_mark()
         kept = model_storage.keep(kind, name, files, lambda folder: rows.append(row(folder)))
     except (ModelFileError, NotHere) as error:
         raise UserError("model_unusable", str(error)) from error
-    except StorageError as error:
-        raise UserError("model_not_stored", str(error)) from error
-    except OSError as error:
-        raise UserError("model_not_stored", f"The model could not be stored: {error.strerror}.") from error
+    except (StorageError, OSError) as error:
+        raise _not_stored(error) from error
     [model] = rows
     model.workspace, model.name, model.path, model.manifest = workspace, name, *kept
     return Prepared(model)
@@ -335,9 +341,11 @@ def _remove(model: ServedModel) -> None:
 
 def remove_orphans() -> None:
     """Removes files of models whose adding was rolled back."""
+    if (now := clock.deletion_time()) is None:
+        return
     present = ServedModel.objects.filter(removed_at=None)
     own = present.filter(workspace__isnull=False).values_list("path", flat=True)
-    model_storage.remove_orphans(set(own), set(present.values_list("manifest", flat=True)))
+    model_storage.remove_orphans(set(own), set(present.values_list("manifest", flat=True)), now)
 
 
 def suggested_name(path: Path) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,19 +99,19 @@ def remove(folder: Path) -> None:
         logger.error("%s could not be removed: %s", folder, error)
 
 
-def remove_orphans(known: Collection[str], manifests: Collection[str]) -> None:
+def remove_orphans(known: Collection[str], manifests: Collection[str], now: datetime) -> None:
     """Removes what no row names: of transactions that were rolled back, and of processes that were killed."""
     if shared_storage.is_shared():
-        contents.remove_orphans(CONTENTS, manifests)
+        contents.remove_orphans(CONTENTS, manifests, now)
     for kind in (ADAPTERS, WHOLE_MODELS):
         parent = located(kind)
         for folder in parent.iterdir() if parent.is_dir() else ():
-            if f"{kind}/{folder.name}" not in known and _age(folder) > _ORPHAN_SECONDS:
+            if f"{kind}/{folder.name}" not in known and _age(folder, now) > _ORPHAN_SECONDS:
                 remove(folder)
 
 
-def _age(folder: Path) -> float:
+def _age(folder: Path, now: datetime) -> float:
     try:
-        return time.time() - folder.stat().st_mtime
+        return now.timestamp() - folder.stat().st_mtime
     except OSError:
         return 0.0  # gone meanwhile

@@ -75,9 +75,11 @@ def _in_english() -> None:
 
 @pytest.fixture(autouse=True)
 def _nobody_has_set_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test before may have: for a while after that nobody is judged."""
+    """The test before may have: for a while after that nobody is judged. Nor is this process so young that nothing may
+    be deleted yet."""
     monkeypatch.setattr(clock, "_asked", None)
     monkeypatch.setattr(clock, "_jumped_at", float("-inf"))
+    monkeypatch.setattr(clock, "_watched_since", float("-inf"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

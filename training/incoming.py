@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 import uuid
 import weakref
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -96,12 +96,12 @@ def _unwritable(error: OSError) -> UserError:
     )
 
 
-def remove_forgotten() -> None:
+def remove_forgotten(now: datetime) -> None:
     """What a process left that was killed while a file arrived."""
     folder = storage.incoming_folder()
     for path in folder.iterdir() if folder.is_dir() else ():
         try:
-            if time.time() - path.stat().st_mtime > _FORGOTTEN:
+            if now.timestamp() - path.stat().st_mtime > _FORGOTTEN:
                 storage.remove_file(path)
         except FileNotFoundError:
             continue

@@ -21,6 +21,7 @@ from training.incoming import RESERVED_BYTES, Incoming, remove_forgotten
 from training.models import Dataset, DataWork, SourceFile
 from training.sizes import spoken_size
 from training.work import begin_work
+from webapp.core import clock
 from webapp.core.body_limit import MAX_BODY_BYTES
 from webapp.core.errors import NotFound, UserError
 from webapp.core.locks import lock_until_commit
@@ -198,7 +199,9 @@ def _arrived(file: SourceFile, received: int) -> SourceFile:
 
 def remove_abandoned() -> None:
     """Uploads nobody went on with."""
-    forgotten = SourceFile.objects.filter(state=State.UPLOADING, received_at__lt=timezone.now() - ABANDONED)
+    if (now := clock.deletion_time()) is None:
+        return
+    forgotten = SourceFile.objects.filter(state=State.UPLOADING, received_at__lt=now - ABANDONED)
     for file in forgotten[:1000]:
         file.delete()
-    remove_forgotten()
+    remove_forgotten(now)

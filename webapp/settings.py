@@ -198,6 +198,7 @@ CELERY_BEAT_SCHEDULE = {
     "sweep widgets": {"task": "widgets.sweep", "schedule": 3600.0, "options": {"expires": 3600}},
     "reap jobs": {"task": "jobs.reap", "schedule": 5.0, "options": {"expires": 10}},
     "deliver webhooks": {"task": "api.deliver_webhooks", "schedule": 5.0, "options": {"expires": 10}},
+    "sweep backups": {"task": "ops.sweep_backups", "schedule": 3600.0, "options": {"expires": 3600}},
     "retain": {"task": "ops.retain", "schedule": 3600.0, "options": {"expires": 3600}},
     "prune webhooks": {"task": "api.prune_webhooks", "schedule": 3600.0, "options": {"expires": 3600}},
     "forget completions": {"task": "api.forget", "schedule": 60.0, "options": {"expires": 60}},

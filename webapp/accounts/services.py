@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import MutableMapping
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,6 @@ from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.db import transaction
 from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from webapp.accounts import access, api_keys, sockets
@@ -247,9 +247,9 @@ def delete_invitations(*, ids: list[uuid.UUID]) -> None:
     Invitation.objects.filter(pk__in=ids).delete()
 
 
-def delete_expired_log_ins() -> None:
+def delete_expired_log_ins(*, now: datetime) -> None:
     """Sessions whose time is over, and what people see of them among their active ones."""
-    over = Session.objects.filter(expire_date__lt=timezone.now())
+    over = Session.objects.filter(expire_date__lt=now)
     while keys := list(over.values_list("session_key", flat=True)[:500]):
         with transaction.atomic():
             UserSession.objects.filter(session_key__in=keys).delete()

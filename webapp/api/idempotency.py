@@ -326,4 +326,5 @@ def _add(digest: Any, part: bytes) -> None:
 
 def sweep() -> None:
     """Keys of yesterday."""
-    IdempotentRequest.objects.filter(created_at__lt=clock.now() - KEPT).delete()
+    if (now := clock.deletion_time()) is not None:
+        IdempotentRequest.objects.filter(created_at__lt=now - KEPT).delete()

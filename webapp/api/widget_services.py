@@ -29,6 +29,7 @@ from webapp.accounts.audit import record_audit
 from webapp.accounts.models import User, Workspace
 from webapp.api.models import Widget, WidgetMessage, WidgetSession
 from webapp.chat.services import clean_text
+from webapp.core import clock
 from webapp.core.errors import UserError
 from webapp.core.locks import lock_until_commit
 
@@ -228,7 +229,9 @@ def stop(*, session: WidgetSession) -> None:
 
 def sweep() -> None:
     """Forgets conversations that nobody came back to for a month."""
-    left = WidgetSession.objects.filter(seen_at__lt=timezone.now() - _KEPT).values_list("pk", flat=True)
+    if (now := clock.deletion_time()) is None:
+        return
+    left = WidgetSession.objects.filter(seen_at__lt=now - _KEPT).values_list("pk", flat=True)
     while sessions := list(left[:_FORGET_AT_ONCE]):
         with transaction.atomic():
             _forget(sessions)

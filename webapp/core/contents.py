@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from webapp.core.shared_storage import StorageError
 
 logger = logging.getLogger(__name__)
 # What is published has been, and is named by a row, by then.
-_ORPHAN_SECONDS = 86_400.0
+_ORPHAN_AFTER = timedelta(days=1)
 # Of a manifest, a few hundred bytes for each file: whoever writes to the storage must not fill our memory.
 _LONGEST = 2**20
 
@@ -75,12 +76,12 @@ def remove(kind: str, digest: str) -> None:
         logger.error("%s", error)
 
 
-def remove_orphans(kind: str, known: Collection[str]) -> None:
+def remove_orphans(kind: str, known: Collection[str], now: datetime) -> None:
     """Removes what no row names: of transactions that were rolled back, and of processes that were killed."""
     try:
         folders, files = shared_storage.listed(kind)
         for digest in {*folders, *(name.removesuffix(".json") for name in files)} - set(known):
-            if _age(kind, digest) > _ORPHAN_SECONDS:
+            if now - _written_at(kind, digest, now) > _ORPHAN_AFTER:
                 remove(kind, digest)
     except StorageError as error:
         logger.error("%s", error)
@@ -91,12 +92,12 @@ def _is_there(kind: str, digest: str, manifest: bytes) -> bool:
     return shared_storage.exists(name) and next(shared_storage.read(name), b"") == manifest
 
 
-def _age(kind: str, digest: str) -> float:
-    """Of the youngest of it: an upload may take hours."""
+def _written_at(kind: str, digest: str, now: datetime) -> datetime:
+    """The last of it: an upload may take hours."""
     names = [f"{kind}/{digest}/{name}" for name in shared_storage.listed(f"{kind}/{digest}")[1]]
     if shared_storage.exists(f"{kind}/{digest}.json"):
         names.append(f"{kind}/{digest}.json")
-    return min(map(shared_storage.age, names), default=0.0)
+    return max(map(shared_storage.written_at, names), default=now)
 
 
 def _sha256(path: Path) -> str:

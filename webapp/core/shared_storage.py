@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import stat
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -16,17 +17,22 @@ from django.conf import settings
 from django.core.files import File
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, Storage, storages
-from django.utils import timezone
 
 from webapp.core.durable import sync_path
 from webapp.env import Env, SettingsError
 
 ALIAS = "shared"
+# In a folder: it is the storage, and not the empty folder that it is mounted on.
+MARKER = ".flywheel-storage"
 _CHUNK = 2**20
 
 
 class StorageError(Exception):
     """The storage does not do what it should; the message is a sentence."""
+
+
+class NotMounted(StorageError):
+    """What is there is not the storage that this site's files are in."""
 
 
 def configuration(env: Env) -> dict[str, Any]:
@@ -147,11 +153,10 @@ def exists(name: str) -> bool:
         return _storage().exists(name)
 
 
-def age(name: str) -> float:
-    """Seconds since it was written. Raises StorageError."""
+def written_at(name: str) -> datetime:
+    """By the storage's clock. Raises StorageError."""
     with _failures(f"look at {name}"):
-        written = _storage().get_modified_time(name)
-        return (timezone.now() - written).total_seconds()
+        return _storage().get_modified_time(name)
 
 
 def listed(folder: str) -> tuple[list[str], list[str]]:
@@ -161,6 +166,16 @@ def listed(folder: str) -> tuple[list[str], list[str]]:
             return _storage().listdir(folder)
         except FileNotFoundError:
             return [], []
+
+
+def is_marked() -> bool:
+    """Whether somebody has said that this is the storage. A bucket is nothing but itself. Raises StorageError."""
+    return not isinstance(_storage(), FileSystemStorage) or exists(MARKER)
+
+
+def mark() -> None:
+    """Raises StorageError."""
+    write(MARKER, b"Flywheel keeps files here. Where this one is missing, the storage is not mounted.\n")
 
 
 def delete(name: str) -> None:

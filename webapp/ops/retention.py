@@ -13,7 +13,6 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
-from django.utils import timezone
 
 from inference import usage
 from inference.models import UsageDay
@@ -26,6 +25,7 @@ from webapp.api import webhook_delivery
 from webapp.api.models import Completion, WebhookDelivery
 from webapp.chat import services as chat
 from webapp.chat.models import Conversation
+from webapp.core import clock
 from webapp.core.errors import UserError
 
 _AT_ONCE = 100
@@ -41,9 +41,8 @@ class Rule:
     delete: Callable[[list[Any], datetime], None]
 
 
-def retain(*, dry_run: bool = False) -> Iterable[tuple[str, int, int]]:
+def retain(*, now: datetime, dry_run: bool = False) -> Iterable[tuple[str, int, int]]:
     """Deletes what has passed its time; of each kind what it is, its days, and how many went, or would go."""
-    now = timezone.now()
     for rule in RULES:
         days: int = getattr(settings, rule.setting)
         if not days:
@@ -105,7 +104,7 @@ def _delete_datasets(ids: list[Any], before: datetime) -> None:
 # --- usage ---------------------------------------------------------------------------------------------------
 def _old_usage(before: datetime) -> QuerySet[UsageDay]:
     """A month's limit looks at all of that month."""
-    return UsageDay.objects.filter(day__lt=min(before.date(), timezone.now().date().replace(day=1)))
+    return UsageDay.objects.filter(day__lt=min(before.date(), clock.now().date().replace(day=1)))
 
 
 RULES = (

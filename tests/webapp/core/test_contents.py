@@ -9,11 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.files.storage import storages
+from django.utils import timezone
 
 from tests.services import ROOT, minimal_environment, wait_until
 from webapp.core import content_cache, contents, shared_storage
@@ -154,7 +156,7 @@ def test_a_manifest_that_was_changed_there_is_refused(folder_store: Path, make: 
 
 @pytest.mark.parametrize("planted", ["file", "folder", "pipe"])
 def test_nothing_planted_there_reaches_what_lies_elsewhere(
-    planted: str, folder_store: Path, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    planted: str, folder_store: Path, make: Make, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -170,8 +172,8 @@ def test_nothing_planted_there_reaches_what_lies_elsewhere(
             make().hold(digest)
         with pytest.raises(StorageError, match="neither a file nor a folder"):
             put(tmp_path)
-    monkeypatch.setattr(contents, "_ORPHAN_SECONDS", -1.0)
-    contents.remove_orphans(KIND, set())
+    later = timezone.now() + contents._ORPHAN_AFTER + timedelta(minutes=1)
+    contents.remove_orphans(KIND, set(), later)
     assert (elsewhere / "secret_key").read_bytes() == b"secret"
 
 
@@ -337,14 +339,12 @@ def test_what_nobody_knows_any_more_goes_when_nobody_uses_it(
     assert kept(tmp_path) == {known}
 
 
-def test_what_no_row_names_is_removed_after_a_day(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_no_row_names_is_removed_after_a_day(store: str, tmp_path: Path) -> None:
     known, orphan = put(tmp_path), put(tmp_path, "orphan")
-    contents.remove_orphans(KIND, {known})
+    contents.remove_orphans(KIND, {known}, timezone.now())
     assert shared_storage.exists(f"{KIND}/{orphan}.json")
-    monkeypatch.setattr(contents, "_ORPHAN_SECONDS", -1.0)
-    contents.remove_orphans(KIND, {known})
+    later = timezone.now() + contents._ORPHAN_AFTER + timedelta(minutes=1)
+    contents.remove_orphans(KIND, {known}, later)
     assert shared_storage.listed(KIND) == ([known], [f"{known}.json"])
 
 

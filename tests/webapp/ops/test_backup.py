@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -21,20 +22,36 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from django.conf import LazySettings
 from django.contrib.sessions.models import Session
 from django.core.management import call_command
 from django.db import connection
+from django.utils import timezone
 
 from inference.models import Generation, ServedModel
 from tests.chat_client import chat_page, generation_row
 from tests.conftest import new_site
 from tests.scripted_engine import text_of
 from tests.services import ROOT, Site, wait_until
+from training.models import Checkpoint, Dataset, DatasetVersion, Job
 from webapp.accounts.models import Workspace
-from webapp.ops.backup.manifest import CopiedFile, Manifest, flywheel_version, read_manifest, write_manifest
+from webapp.ops.backup.alone import alone, held_folder, site_id
+from webapp.ops.backup.held_files import HeldFiles
+from webapp.ops.backup.making import make_backup
+from webapp.ops.backup.manifest import (
+    BackupError,
+    CopiedFile,
+    Manifest,
+    flywheel_version,
+    read_manifest,
+    write_manifest,
+)
+from webapp.ops.backup.named_files import FOLDERS
 from webapp.ops.backup.pace import Pace, digest_file
 from webapp.ops.backup.verifying import verify
 from webapp.ops.management.commands import verify_backup
+from webapp.ops.progress import Progress
+from webapp.ops.tasks import sweep_backups
 
 pytestmark = pytest.mark.faults
 
@@ -53,6 +70,7 @@ def kept_site() -> Iterator[Site]:
         (site.home / "models").mkdir(exist_ok=True)
         (site.home / "models" / "scripted").write_text("a base model")
         add_adapter(site, size=40 * 2**20)
+        add_training(site)
         site.key = site.manage("createkey", "--email", "alice@example.org").strip()  # type: ignore[attr-defined]
         yield site
     finally:
@@ -97,6 +115,33 @@ def add_adapter(site: Site, size: int) -> Path:
             size_bytes=size,
         )
     return folder
+
+
+def add_training(site: Site) -> None:
+    """A fine-tune that is paused, what it learns from, its last checkpoint, and a model that an earlier one made."""
+    with site.rows():
+        base, workspace = ServedModel.objects.get(name="scripted"), Workspace.objects.get()
+        dataset = Dataset.objects.create(workspace=workspace, name="Letters")
+        version = DatasetVersion.objects.create(
+            dataset=dataset, number=1, state="ready", recipe={}, parent="0" * 64
+        )
+        job = Job.objects.create(
+            workspace=workspace, name="letters", task="chat", version=version, data_label="Letters", data_hash="",
+            spec={}, base=base, state="paused", step=40, sent_at=timezone.now(),
+        )  # fmt: skip
+        Checkpoint.objects.create(job=job, step=40)
+        trained = f"trained/{uuid.uuid4()}"
+        ServedModel.objects.create(
+            name="ft:letters", workspace=workspace, path=trained, digest="1" * 64, architecture="scripted",
+            context_length=100, parameters=1, size_bytes=1,
+        )  # fmt: skip
+    for place in (
+        f"datasets/{dataset.id}/versions/{version.id}/train.parquet",
+        f"jobs/{job.id}/checkpoints/step-00000040/optimizer.safetensors",
+        f"{trained}/model.safetensors",
+    ):
+        (site.home / place).parent.mkdir(parents=True)
+        (site.home / place).write_bytes(uuid.uuid4().bytes)
 
 
 def upload(site: Site) -> str:
@@ -221,7 +266,8 @@ def test_a_restored_site_has_every_row_and_every_file(kept_site: Site, other_sit
         assert "Restored and compared" in said
         assert every_row(other_site) == every_row(kept_site)
         files = every_file(kept_site)
-        assert len(files) >= 3
+        assert {Path(place).parts[0] for place in files} == set(FOLDERS)
+        assert any("versions" in place for place in files)
         assert every_file(other_site) == files
         secret = "secret_key"
         assert (other_site.home / secret).read_text() == (kept_site.home / secret).read_text()
@@ -229,6 +275,10 @@ def test_a_restored_site_has_every_row_and_every_file(kept_site: Site, other_sit
             # Numbers go on where they were.
             Workspace.objects.get().audit_events.create(action="restored")
             assert not Session.objects.exists()
+            # A fine-tune goes on from its last checkpoint.
+            job = Job.objects.get()
+            assert (job.state, job.checkpoints.get().step) == ("paused", 40)
+        assert (other_site.home / "jobs" / str(job.id) / "checkpoints" / "step-00000040").is_dir()
         assert "not empty" in refused(other_site, "restore", str(folder))
     finally:
         kept_site.beat.start()
@@ -377,13 +427,18 @@ def test_what_a_strangers_backup_hides_is_found_before_anything_is_restored(tmp_
     assert found() == ["database.sqlite3 is not in it."]
 
 
+def older(to: Path, day: int, site: str = "") -> Path:
+    """A backup of that day of January, as far as `--keep` looks at it."""
+    folder = to / f"flywheel-202601{day:02}T000000Z"
+    folder.mkdir()
+    write_manifest(folder, Manifest("", "", "sqlite", {}, {}, [], True, False, site=site))
+    return folder
+
+
 @pytest.mark.one_database
 def test_older_backups_go_once_the_new_one_is_verified(kept_site: Site, to: Path) -> None:
-    old = []
-    for day in (1, 2):
-        old.append(to / f"flywheel-2026010{day}T000000Z")
-        old[-1].mkdir()
-        write_manifest(old[-1], Manifest("", "", "sqlite", {}, {}, [], True, False))
+    own = site_id(kept_site.home)
+    old = [older(to, 1, own), older(to, 2, own)]
     strange = to / "flywheel-20260103T000000Z"
     strange.mkdir()
     too_small = {"preexec": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))}
@@ -399,8 +454,7 @@ def test_a_backup_that_is_made_is_not_called_failed_for_what_comes_after_it(
     kept_site: Site, to: Path
 ) -> None:
     old, elsewhere = to / "flywheel-20260101T000000Z", to / "elsewhere"
-    elsewhere.mkdir()
-    write_manifest(elsewhere, Manifest("", "", "sqlite", {}, {}, [], True, False))
+    older(to, 1, site_id(kept_site.home)).rename(elsewhere)
     old.symlink_to(elsewhere)
     said = refused(kept_site, "backup", "--to", str(to), "--keep", "1")
     (folder,) = set(to.glob("flywheel-*")) - {old}
@@ -421,6 +475,98 @@ def test_a_backup_that_is_made_is_not_called_failed_for_what_comes_after_it(
     )
 
 
+@pytest.mark.one_database
+def test_two_sites_that_back_up_into_one_folder_leave_each_others_backups_alone(
+    kept_site: Site, other_site: Site, to: Path
+) -> None:
+    other_site.manage("migrate_locked")
+    others = [older(to, day, site_id(other_site.home)) for day in (1, 2)]
+    making = begin_backup(kept_site, to)
+    wait_until(lambda: half_done(to), "half a backup", 60)
+    making.send_signal(signal.SIGSTOP)
+    try:
+        said = other_site.manage("backup", "--to", str(to), "--keep", "2")
+    finally:
+        making.send_signal(signal.SIGCONT)
+    assert said.count("Removed: ") == 1
+    whole, _ = making.communicate(timeout=60)
+    assert making.returncode == 0, whole
+    back_up(kept_site, to, "--keep", "1")
+    assert others[1].exists()
+    left = [read_manifest(folder).site for folder in to.glob("flywheel-*")]
+    assert sorted(left) == sorted([site_id(other_site.home)] * 2 + [site_id(kept_site.home)])
+
+
+@pytest.mark.one_database
+def test_a_name_that_another_site_takes_meanwhile_is_left_to_it(kept_site: Site, to: Path) -> None:
+    making = begin_backup(kept_site, to)
+    (aside,) = wait_until(lambda: half_done(to), "half a backup", 60)
+    taken = to / f"flywheel-{aside.name.rpartition('-')[2]}"
+    taken.mkdir()
+    (taken / "manifest.json").touch()
+    said, _ = making.communicate(timeout=60)
+    assert making.returncode == 0, said
+    (made,) = set(to.glob("flywheel-*")) - {taken}
+    assert verify(made, Pace()) == []
+
+
+@pytest.mark.one_database
+def test_backups_of_nobody_knows_whom_are_left_until_they_are_claimed(
+    kept_site: Site, other_site: Site, to: Path
+) -> None:
+    old = [older(to, day) for day in (1, 2)]
+    said = kept_site.manage("backup", "--to", str(to), "--keep", "1")
+    assert "2 older backups there do not say of which site they are" in said
+    assert all(folder.exists() for folder in old)
+    assert "no backup" in refused(kept_site, "claim_backups", str(old[0]), str(to))
+    assert read_manifest(old[0]).site == ""
+    kept_site.manage("claim_backups", *map(str, old))
+    said = kept_site.manage("backup", "--to", str(to), "--keep", "2")
+    assert not any(folder.exists() for folder in old)
+    assert "do not say" not in said
+    # One that says nothing is restored as ever.
+    newest = max(to.glob("flywheel-*"))
+    write_manifest(newest, msgspec.structs.replace(read_manifest(newest), site=""))
+    assert "Restored and compared" in other_site.manage("restore", str(newest))
+
+
+@pytest.mark.one_database
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("of", ["home", "target"])
+def test_a_full_disk_is_named_by_the_folder_that_lies_on_it(
+    settings: LazySettings, to: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    settings.FLYWHEEL_HOME = to / "home"
+
+    def full(held: HeldFiles) -> HeldFiles:
+        raise OSError(
+            errno.ENOSPC, "No space left on device", str(held_folder(to / "home")) if of == "home" else None
+        )
+
+    monkeypatch.setattr(HeldFiles, "__enter__", full)
+    with pytest.raises(BackupError) as said:
+        make_backup(
+            to=to / "out", base_models=True, secrets=False, keep=None, progress=Progress(lambda _: None)
+        )
+    assert str(said.value).startswith(
+        f"The disk of {to / {'home': 'home', 'target': 'out'}[of]} is full: make room"
+    )
+
+
+def test_what_a_killed_backup_holds_is_let_go_but_not_what_one_that_runs_does(
+    settings: LazySettings, tmp_path: Path
+) -> None:
+    settings.FLYWHEEL_HOME = tmp_path
+    held = held_folder(tmp_path) / "datasets" / "deleted"
+    held.mkdir(parents=True)
+    with alone(tmp_path):
+        sweep_backups()
+    assert held.exists()
+    sweep_backups()
+    assert not held.exists()
+    sweep_backups()
+
+
 def test_a_restore_that_fails_leaves_nothing_in_the_way_of_the_next_one(
     kept_site: Site, other_site: Site, to: Path
 ) -> None:
@@ -437,6 +583,58 @@ def test_a_restore_that_fails_leaves_nothing_in_the_way_of_the_next_one(
     assert every_file(other_site) == {}
     other_site.manage("restore", str(folder))
     assert every_file(other_site) == every_file(kept_site)
+
+
+def changed(folder: Path, name: str, content: bytes, **fields: object) -> None:
+    """One of a backup's files is another one, as its manifest says, too."""
+    (folder / name).write_bytes(content)
+    manifest = read_manifest(folder)
+    file = CopiedFile(name, *digest_file(folder / name, Pace()))
+    files = [file if one.path == name else one for one in manifest.files]
+    write_manifest(folder, msgspec.structs.replace(manifest, files=files, **fields))
+
+
+def test_rows_that_lack_others_leave_neither_rows_nor_files(
+    kept_site: Site, other_site: Site, to: Path
+) -> None:
+    if connection.vendor != "postgresql":
+        pytest.skip("SQLite's database is put there as it is")
+    folder = back_up(kept_site, to, "--with-secrets")
+    usual, table = read_manifest(folder), "tables/accounts_workspace.copy"
+    rows = (folder / table).read_bytes()
+    changed(folder, table, rows.splitlines(keepends=True)[0], tables=usual.tables | {"accounts_workspace": 0})
+    secret = (
+        (other_site.home / "secret_key").read_bytes() if (other_site.home / "secret_key").exists() else None
+    )
+    assert "The database could not be restored" in refused(other_site, "restore", str(folder))
+    assert every_file(other_site) == {}
+    if secret is not None:
+        assert (other_site.home / "secret_key").read_bytes() == secret
+    with other_site.rows(), connection.cursor() as cursor:
+        assert connection.introspection.table_names(cursor) == []
+    (folder / table).write_bytes(rows)
+    write_manifest(folder, usual)
+    other_site.manage("restore", str(folder))
+    assert every_file(other_site) == every_file(kept_site)
+
+
+@pytest.mark.one_database
+def test_a_restored_site_whose_schema_cannot_be_brought_up_to_date_says_that_it_is_restored(
+    kept_site: Site, other_site: Site, to: Path
+) -> None:
+    folder = back_up(kept_site, to)
+    usual, file = read_manifest(folder), folder / "database.sqlite3"
+    *earlier, last = usual.migrations["chat"]
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
+        database.execute("DELETE FROM django_migrations WHERE app = 'chat' AND name = ?", [last])
+    tables = usual.tables | {"django_migrations": usual.tables["django_migrations"] - 1}
+    migrations = usual.migrations | {"chat": earlier}
+    changed(folder, file.name, file.read_bytes(), tables=tables, migrations=migrations)
+    said = refused(other_site, "restore", str(folder))
+    assert "All of it is restored and compared, but the schema could not be brought up to date" in said
+    assert every_file(other_site) == every_file(kept_site)
+    with other_site.rows():
+        assert Workspace.objects.count() == 1
 
 
 @pytest.mark.one_database

@@ -82,11 +82,15 @@ def _migrating(site: Site) -> Iterator[None]:
             yield
 
 
-@pytest.mark.parametrize("process", ["web", "worker"])
+@pytest.mark.parametrize("process", ["web", "inference", "training", "worker", "data", "beat"])
 def test_nothing_serves_on_a_stale_schema(empty_site: Site, process: str) -> None:
     command = {
         "web": processes.web(host="127.0.0.1", port=empty_site.port),
+        "inference": processes.inference(),
+        "training": processes.training(),
         "worker": processes.worker(),
+        "data": processes.data(),
+        "beat": processes.beat(empty_site.home),
     }[process].command
     done = subprocess.run(
         command, cwd=ROOT, env=empty_site.environment, capture_output=True, text=True, timeout=60

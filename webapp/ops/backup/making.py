@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import re
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from webapp.core.durable import sync_path
 from webapp.core.full_disk import is_full
 from webapp.ops import schema
 from webapp.ops.backup import snapshot
+from webapp.ops.backup.alone import alone, held_folder, site_id
 from webapp.ops.backup.held_files import HeldFiles
 from webapp.ops.backup.last import LastBackup, note
 from webapp.ops.backup.manifest import (
@@ -50,34 +50,37 @@ class Made:
     manifest: Manifest
     seconds: float
     removed: list[Path]  # older ones
+    unclaimed: list[Path]  # those that do not say whose they are, where older ones were to go
 
 
 def make_backup(*, to: Path, base_models: bool, secrets: bool, keep: int | None, progress: Progress) -> Made:
-    """`keep`: so many backups stay in `to`, the new one among them; None: all. Raises BackupError."""
+    """`keep`: so many of this site's stay in `to`, the new one among them; None: all. Raises BackupError."""
     began = time.monotonic()
     home: Path = settings.FLYWHEEL_HOME
     to = to.expanduser().resolve()
     try:
         _check_target(to, home)
-        with _alone(home):
+        with alone(home):
             to.mkdir(parents=True, exist_ok=True)
-            for left in to.glob(f"{_INCOMING}*"):  # of one that was killed
+            site = site_id(home)
+            # Of one that was killed. Another site's may be alive.
+            for left in to.glob(f"{_INCOMING}{site}-*"):
                 shutil.rmtree(left, ignore_errors=True)
             moment, folder = _new_name(to)
-            aside = to / f"{_INCOMING}{folder.name}"
+            aside = to / f"{_INCOMING}{site}-{folder.name}"
             try:
                 aside.mkdir()
-                manifest = _copy(aside, moment, base_models, secrets, progress)
+                manifest = _copy(aside, moment, site, base_models, secrets, progress)
                 _verify(aside, manifest, progress)
                 sync_path(aside)
-                aside.rename(folder)
+                folder = _appear(aside, folder)
                 sync_path(to)
             except BaseException:
                 shutil.rmtree(aside, ignore_errors=True)
                 raise
             seconds = time.monotonic() - began
             _note(folder, manifest.size, seconds)
-            removed = _remove_older(to, folder, keep)
+            removed, unclaimed = _remove_older(to, folder, site, keep) if keep is not None else ([], [])
     except sqlite3.Error as error:  # of the copy
         raise BackupError(f"{to} cannot be written: {error}.") from error
     except DatabaseError as error:
@@ -85,11 +88,9 @@ def make_backup(*, to: Path, base_models: bool, secrets: bool, keep: int | None,
         raise BackupError(why) from error
     except OSError as error:
         if is_full(error):
-            raise BackupError(
-                f"The disk of {to} is full: make room, or choose another folder with --to."
-            ) from error
+            raise BackupError(_full(error, to, home)) from error
         raise BackupError(f"{error.filename or to} cannot be read or written: {error.strerror}.") from error
-    return Made(folder, manifest, seconds, removed)
+    return Made(folder, manifest, seconds, removed, unclaimed)
 
 
 # --- Before --------------------------------------------------------------------------------------------------
@@ -102,17 +103,6 @@ def _check_target(to: Path, home: Path) -> None:
         raise BackupError(schema.newer_sentence(unknown))
 
 
-@contextlib.contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    (home / "run").mkdir(parents=True, exist_ok=True)
-    with (home / "run" / "backup.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BackupError("Another backup of this site is being made: wait for it.") from None
-        yield
-
-
 def _new_name(to: Path) -> tuple[datetime, Path]:
     while True:
         now = datetime.now(UTC)
@@ -120,6 +110,25 @@ def _new_name(to: Path) -> tuple[datetime, Path]:
         if not folder.exists():
             return now, folder
         time.sleep(0.1)
+
+
+def _appear(aside: Path, folder: Path) -> Path:
+    """Under that name, or the next where another site has taken it meanwhile."""
+    while True:
+        try:
+            return aside.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        _, folder = _new_name(folder.parent)
+
+
+def _full(error: OSError, to: Path, home: Path) -> str:
+    """What is written names no file; folders for what is held do."""
+    where = Path(error.filename or to)
+    if where.is_relative_to(home) and not where.is_relative_to(to):
+        return f"The disk of {home} is full: make room. Folders are made there while a backup copies files."
+    return f"The disk of {to} is full: make room, or choose another folder with --to."
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -132,7 +141,9 @@ def _check_room(folder: Path, needed: int) -> None:
 
 
 # --- Copying ---------------------------------------------------------------------------------------------------
-def _copy(folder: Path, moment: datetime, base_models: bool, secrets: bool, progress: Progress) -> Manifest:
+def _copy(
+    folder: Path, moment: datetime, site: str, base_models: bool, secrets: bool, progress: Progress
+) -> Manifest:
     home: Path = settings.FLYWHEEL_HOME
     missing, elsewhere = [], []
     pace = Pace()
@@ -141,7 +152,7 @@ def _copy(folder: Path, moment: datetime, base_models: bool, secrets: bool, prog
     def so_far() -> str:
         return f"{pace.done / 1e6:.0f} MB" + (f" of {total / 1e6:.0f}" if total else "")
 
-    with HeldFiles(home, home / "run" / "backup") as held:
+    with HeldFiles(home, held_folder(home)) as held:
         for name in FOLDERS:
             if base_models or name != BASE_MODELS:
                 held.hold(Path(name))
@@ -191,6 +202,7 @@ def _copy(folder: Path, moment: datetime, base_models: bool, secrets: bool, prog
         secrets=secrets,
         missing=missing,
         elsewhere=elsewhere,
+        site=site,
     )
     write_manifest(folder, manifest)
     return manifest
@@ -223,17 +235,15 @@ def _note(folder: Path, size: int, seconds: float) -> None:
         ) from error
 
 
-def _remove_older(to: Path, newest: Path, keep: int | None) -> list[Path]:
-    """Only what is surely a backup goes, and never the new one."""
-    if keep is None:
-        return []
-    backups = []
+def _remove_older(to: Path, newest: Path, site: str, keep: int) -> tuple[list[Path], list[Path]]:
+    """Those that went: only what is surely a backup of this site, and never the new one. And those of nobody knows
+    whom."""
+    backups: dict[str, list[Path]] = {site: [], "": []}
     for path in sorted(to.iterdir(), reverse=True):
         if _NAME.fullmatch(path.name) and path != newest:
             with contextlib.suppress(BackupError):
-                read_manifest(path)
-                backups.append(path)
-    removed = backups[max(keep, 1) - 1 :]
+                backups.setdefault(read_manifest(path).site, []).append(path)
+    removed = backups[site][max(keep, 1) - 1 :]
     for path in removed:
         try:
             shutil.rmtree(path)
@@ -242,4 +252,4 @@ def _remove_older(to: Path, newest: Path, keep: int | None) -> list[Path]:
                 f"{newest} is made and verified, but {path} could not be removed: {error.strerror or error}. Remove it "
                 "by hand."
             ) from error
-    return removed
+    return removed, backups[""]

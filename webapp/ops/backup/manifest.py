@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from webapp.core.durable import sync_path
+
 FORMAT = 1
 MANIFEST, FILES, SECRETS, TABLES = "manifest.json", "files", "secrets", "tables"
 SQLITE_FILE = "database.sqlite3"
@@ -37,6 +39,7 @@ class Manifest(msgspec.Struct, frozen=True):
     secrets: bool
     missing: list[str] = []  # what rows named and was not there, as paths in $FLYWHEEL_HOME
     elsewhere: list[str] = []  # models that lie outside $FLYWHEEL_HOME, or in shared storage, and stay there
+    site: str = ""  # whose it is (`webapp.ops.backup.alone`); "" of those that were made before this was said
     format: int = FORMAT
 
     @property
@@ -84,7 +87,10 @@ def _commit(root: Path) -> str:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     body = msgspec.json.encode(manifest)
     signed = _Signed(hashlib.sha256(body).hexdigest(), msgspec.Raw(body))
-    (folder / MANIFEST).write_bytes(msgspec.json.encode(signed) + b"\n")
+    aside = folder / f"{MANIFEST}.new"
+    aside.write_bytes(msgspec.json.encode(signed) + b"\n")
+    sync_path(aside)
+    aside.replace(folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -65,25 +65,34 @@ def restore(folder: Path, progress: Progress) -> Manifest:
     try:
         shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
         _copy_files(folder, manifest, aside, progress)
-        with progress.step("Restoring the database"):
+        with progress.step("Restoring the database"), contextlib.ExitStack() as back:
             if connection.vendor == "postgresql":
-                with transaction.atomic():  # its files are moved last: what fails leaves neither
+                with transaction.atomic():
                     _load_tables(folder / TABLES, manifest)
                     with connection.cursor() as cursor:
                         _finish(manifest, cursor)
-                    _move_files(aside, home)
+                        # Or rows that lack others would be found at the commit, with all files moved.
+                        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                    _move_files(aside, home, back)
             else:
                 with _sqlite_beside(aside / SQLITE_FILE, manifest) as ready:
-                    _move_files(aside, home)
+                    _move_files(aside, home, back)
                     _put_sqlite(ready)
-        with progress.step("Bringing the schema up to date"):
-            call_command("migrate", interactive=False, verbosity=0)
+            back.pop_all()  # not before the commit: what fails leaves neither rows nor files
     except (DatabaseError, sqlite3.Error) as error:
         raise BackupError(f"The database could not be restored: {str(error).strip()}") from error
     except OSError as error:
         raise BackupError(f"{error.filename or home} cannot be written: {error.strerror}.") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    try:
+        with progress.step("Bringing the schema up to date"):
+            call_command("migrate", interactive=False, verbosity=0)
+    except DatabaseError as error:
+        raise BackupError(
+            "All of it is restored and compared, but the schema could not be brought up to date: "
+            f"{str(error).strip()}. Mend that, and run `python manage.py migrate_locked`; do not restore once more."
+        ) from error
     return manifest
 
 
@@ -206,18 +215,22 @@ def _continue_sequences(cursor: Any) -> None:
         )
 
 
-def _move_files(aside: Path, home: Path) -> None:
-    """All of them, or none."""
-    with contextlib.ExitStack() as back:
-        for name in FOLDERS:
-            if (aside / FILES / name).exists():
-                with contextlib.suppress(FileNotFoundError):
-                    (home / name).rmdir()
-                (aside / FILES / name).rename(home / name)
-                back.callback((home / name).rename, aside / FILES / name)
-        if (aside / SECRETS / "secret_key").exists():
-            (aside / SECRETS / "secret_key").replace(home / "secret_key")
-        back.pop_all()
+def _move_files(aside: Path, home: Path, back: contextlib.ExitStack) -> None:
+    """`back` undoes it, however far it came."""
+
+    def move(source: Path, target: Path) -> None:
+        source.rename(target)
+        back.callback(target.rename, source)
+
+    for name in FOLDERS:
+        if (aside / FILES / name).exists():
+            with contextlib.suppress(FileNotFoundError):
+                (home / name).rmdir()
+            move(aside / FILES / name, home / name)
+    if (aside / SECRETS / "secret_key").exists():
+        with contextlib.suppress(FileNotFoundError):
+            move(home / "secret_key", aside / "secret_key")  # the one that commands have made for themselves
+        move(aside / SECRETS / "secret_key", home / "secret_key")
 
 
 # --- After -------------------------------------------------------------------------------------------------------

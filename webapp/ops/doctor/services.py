@@ -3,14 +3,17 @@ a crash."""
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import DatabaseError
 
 from webapp.core import shared_storage
-from webapp.core.shared_storage import StorageError
+from webapp.core.shared_storage import NotMounted, StorageError
 from webapp.ops import status_words
 from webapp.ops.doctor import broker, database
 from webapp.ops.doctor.finding import Finding, Level, ok, problem, warning
@@ -79,11 +82,20 @@ def storage() -> Iterator[Finding]:
     """Whether the shared storage takes what it is given and gives it back."""
     if not shared_storage.is_shared():
         return
+    from inference import mounted
+
     name = f".doctor/{uuid.uuid4()}"
     try:
+        with contextlib.suppress(DatabaseError):  # said already
+            mounted.check()
         shared_storage.write(name, b"doctor")
         whole = shared_storage.read_whole(name, 6) == b"doctor"
         shared_storage.delete(name)
+    except NotMounted as error:
+        marker = Path(settings.STORAGES[shared_storage.ALIAS]["OPTIONS"]["location"], shared_storage.MARKER)
+        advice = f"Mount it. If it is a new storage in the place of the old one, make an empty file {marker}."
+        yield problem("storage", str(error), advice)
+        return
     except StorageError as error:
         yield problem("storage", str(error), "Correct STORAGE_URL, or the rights this host has there.")
         return

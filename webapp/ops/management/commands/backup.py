@@ -61,6 +61,11 @@ class Command(BaseCommand):
             self._write(f"Left where it is: {path}")
         for old in made.removed:
             self._write(f"Removed: {old}")
+        if made.unclaimed:
+            self._write(
+                f"{len(made.unclaimed)} older backups there do not say of which site they are, and --keep leaves them. "
+                "Those of this one: `python manage.py claim_backups FOLDER...`."
+            )
         rows = sum(manifest.tables.values())
         self._write(
             f"{made.path}\n{rows} rows and {len(manifest.files)} files, {manifest.size / 1e6:.1f} MB in "

@@ -38,7 +38,9 @@ class Command(BaseCommand):
             self._write("Base models are not in it: fetch them with `python manage.py models pull NAME`.")
         if not check:
             self._write(
-                "Start the site. Everybody logs in again; what was being written then is written anew."
+                "Start the site. Everybody logs in again; what was being written then is written anew. Where it takes "
+                "the place of the one before, `python manage.py claim_backups FOLDER...` has `backup --keep` count the "
+                "backups that one made."
             )
 
     def _write(self, text: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from webapp.core import clock
 from webapp.ops.retention import retain
 
 
@@ -18,5 +19,5 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, dry_run: bool, **options: Any) -> None:
         done = "would be deleted" if dry_run else "deleted"
-        for what, days, count in retain(dry_run=dry_run):
+        for what, days, count in retain(now=clock.now(), dry_run=dry_run):
             self.stdout.write(f"{count} {what}, older than {days} days: {done}")
