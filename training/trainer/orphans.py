@@ -16,6 +16,6 @@ class Parent:
         self._pid = os.getppid()
 
     def limit_if_gone(self) -> None:
-        """For a handler of SIGTERM, which comes when the parent dies (`webapp.core.tether`). SIGALRM ends the process."""
+        """For a handler of SIGTERM, which comes when the parent dies (`webapp.core.tether`). SIGALRM then ends this."""
         if os.getppid() != self._pid:
             signal.alarm(SECONDS)

@@ -18,13 +18,14 @@ import torch
 from tests.training.trainer.conftest import freeze
 from tests.training.trainer.jobs import Bench, Trained, wait_for_step
 from training.datasets.examples import DocumentExample, Example
-from training.trainer import checkpoints, choices, tensor_files
+from training.trainer import checkpoints, choices, orphans, tensor_files
 from training.trainer.attention import PackedAttention
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.command import main
 from training.trainer.failures import EXIT_STATUS
 from training.trainer.job import Job
 from training.trainer.learner import Learner
+from training.trainer.optimisation import Optimizer
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -71,6 +72,41 @@ def test_told_to_stop_it_saves_what_it_learnt_and_says_so(bench: Bench) -> None:
     assert saved["step"] == max(cut.losses)
     again = bench.run("cut", max_steps=50, checkpoint_every=40)
     assert again.losses == whole.losses
+
+
+def test_told_to_stop_since_its_worker_died_it_has_less_time_than_the_lease_of_its_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarms: list[int] = []
+    monkeypatch.setattr(orphans.signal, "alarm", alarms.append)
+    step = Optimizer.step
+
+    def stepping(self: Optimizer, *arguments: Any) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Optimizer, "step", stepping)
+    assert bench.run("paused").status["state"] == "stopped"
+    assert not alarms
+    parents = iter([1])
+    monkeypatch.setattr(orphans.os, "getppid", lambda: next(parents, 2))
+    assert bench.run("orphan").status["state"] == "stopped"
+    assert alarms == [orphans.SECONDS]
+
+
+def test_a_checkpoint_that_takes_long_shows_that_it_gets_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_AT_ONCE", 10)
+    beats: list[int] = []
+    kept = Checkpoints(tmp_path / "checkpoints", 2)
+    written = kept.write(
+        1, {"a": b"0123456789abcdefghijKLM", "b": [b"1234567", b"89012"]}, 1, lambda: beats.append(1)
+    )
+    assert len(beats) == 3
+    assert (written / "a").read_bytes() == b"0123456789abcdefghijKLM"
+    assert (written / "b").read_bytes() == b"123456789012"
+    assert is_whole(written)
 
 
 @pytest.mark.parametrize("on_the_way_back", [False, True])
