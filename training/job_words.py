@@ -79,7 +79,8 @@ def can_resume(job: Job) -> bool:
 
 
 def what_was_kept(job: Job, last_kept: int | None) -> str:
-    """Of one that failed, was cancelled, or is paused and less is saved than was learnt; else "".
+    """Of one that failed, can be resumed though it was cancelled, or is paused and less is saved than was learnt; else
+    "".
 
     `last_kept`: the step of the last checkpoint whose files are there.
     """
@@ -94,7 +95,7 @@ def what_was_kept(job: Job, last_kept: int | None) -> str:
         if last_kept is None:
             return _("Nothing of it is saved: it begins anew.")
         return _("It goes on from step %(step)s, the last that is saved.") % step
-    if job.state == Job.State.CANCELLED and last_kept is not None and job.finished_at is not None:
+    if job.state == Job.State.CANCELLED and can_resume(job) and job.finished_at is not None:
         if not site.RETENTION_CANCELLED_DAYS:
             return _("The checkpoint of step %(step)s is kept: it can still be resumed.") % step
         until = job.finished_at + timedelta(days=site.RETENTION_CANCELLED_DAYS)

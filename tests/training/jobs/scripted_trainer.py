@@ -4,8 +4,8 @@ DOES, several with commas: "slow" (waits to be stopped after step 5), "dies" (ki
 run, in the midst of a line), "dies-always" (before its first checkpoint), "dies-saving" (having saved the step it went
 on from once more), "deaf" (to SIGTERM, as a child it has),
 "lingers" (a second over saving when it is stopped, and shows that it gets on), "greedy" (takes ever more memory after
-step 5), "mute-CODE" (fails on stderr alone), "fails-CODE", "exits-STATUS" (and says nothing), "beyond" (has examples that
-are too long to be learnt from), "env" (writes its environment down).
+step 5), "mute-CODE" (fails on stderr alone), "fails-CODE", "exits-STATUS" (and says nothing), "beyond" (has examples
+that are too long to be learnt from), "env" (writes its environment down).
 """
 
 from __future__ import annotations
