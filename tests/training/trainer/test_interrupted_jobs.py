@@ -19,13 +19,14 @@ from tests.training.trainer.conftest import freeze
 from tests.training.trainer.jobs import Bench, Trained, wait_for_step
 from training.datasets.examples import DocumentExample, Example
 from training.trainer import checkpoints, choices, orphans, tensor_files
+from training.trainer import job as trainer_job
 from training.trainer.attention import PackedAttention
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.command import main
 from training.trainer.failures import EXIT_STATUS
-from training.trainer.job import Job
 from training.trainer.learner import Learner
 from training.trainer.optimisation import Optimizer
+from training.trainer.spec import Spec
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -300,9 +301,9 @@ _DIVIDED: dict[str, Any] = {"epochs": 1, "max_steps": 0, "checkpoint_every": "au
 def test_a_machine_that_would_divide_documents_otherwise_does_not_go_on(
     documents: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 16)
+    monkeypatch.setitem(choices.MOST_LENGTH, "cpu", 16)
     begun = documents.run(**_DIVIDED)
-    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 32)  # as on a GPU
+    monkeypatch.setitem(choices.MOST_LENGTH, "cpu", 32)  # as on a GPU
     done = documents.run(**_DIVIDED)
     assert done.exit_status == EXIT_STATUS["checkpoint"]
     assert "up to 16 tokens, and here up to 32" in done.status["message"]
@@ -313,10 +314,10 @@ def test_a_machine_that_would_divide_documents_otherwise_does_not_go_on(
 def test_a_checkpoint_beyond_the_last_step_is_the_end(
     documents: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 16)
+    monkeypatch.setitem(choices.MOST_LENGTH, "cpu", 16)
     begun = documents.run(**_DIVIDED)
     _write_state_of_before(documents.folder / "out" / "checkpoints")
-    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 64)
+    monkeypatch.setitem(choices.MOST_LENGTH, "cpu", 64)
     done = documents.run(**_DIVIDED)
     assert done.status["state"] == "succeeded"
     (resumed,) = done.lines("resumed")
@@ -345,9 +346,13 @@ def test_a_job_whose_device_was_left_to_us_goes_on_where_the_same_one_is_named(b
 
 
 def test_a_job_that_was_begun_as_one_of_a_named_device_goes_on_where_it_is_not_named(bench: Bench) -> None:
-    identity = Job._identity
-    with pytest.MonkeyPatch.context() as patch:  # as it was before
-        patch.setattr(Job, "_identity", lambda job, device="": identity(job, job._spec.device))
+    identity = trainer_job.identity
+
+    def as_before(spec: Spec, dataset: str, model: str, device: str = "") -> str:
+        return identity(spec, dataset, model, spec.device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_job, "identity", as_before)
         bench.run(max_steps=2, device="cpu")
     for _ in range(2):
         assert bench.run(max_steps=2).exit_status == 0
