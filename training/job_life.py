@@ -42,8 +42,9 @@ QUEUE = "training"
 CHECKING = "checking"  # a stage: its worker looks whether the data is what was frozen
 # States in which an attempt holds the job.
 HELD = (State.RUNNING,)
-# A worker renews this about every half second; when it runs out the job goes to another.
-LEASE = timedelta(seconds=15)
+# A worker renews this about every half second; when it runs out the job goes to another. One that cannot has its
+# trainer save and end before (`training.lease_guard`); a database that is started again need not end any.
+LEASE = timedelta(seconds=30)
 MAX_CRASHES = 3
 # How long a task may be on its way before it is taken for lost.
 _LOST_AFTER = timedelta(seconds=10)
@@ -75,7 +76,7 @@ def change(job: Job, *, expected: tuple[str, ...], state: str, **fields: Any) ->
     for name, value in fields.items():
         setattr(job, name, value)
     job_changed(job)
-    if state in (State.SUCCEEDED, State.CANCELLED):
+    if state == State.SUCCEEDED or (state == State.CANCELLED and job.search_id is not None):
         # Nobody goes on from what was saved, and checkpoints of all weights are several times the model.
         Checkpoint.objects.filter(job=job).update(is_kept=False)
         transaction.on_commit(partial(storage.remove_folder, storage.job_folder(job) / "checkpoints"))
@@ -175,7 +176,7 @@ def end(job: Job, state: str, **fields: Any) -> bool:
     """The attempt is over. False where it is no longer ours to end."""
     if not change(job, expected=HELD, state=state, wish=Wish.NONE, **fields):
         return False
-    message = fields.get("error_message") or ENDINGS.get(State(state), "")
+    message = fields.get("error_message") or ending(job)
     level = Level.ERROR if state == State.FAILED else Level.INFO
     add_event(job, str(state), message, level=level, data={"code": fields.get("error_code", "")})
     return True
@@ -191,11 +192,24 @@ def prune(job: Job) -> bool:
     return True
 
 
-ENDINGS = {
-    State.SUCCEEDED: "It is done, and what it learnt can be used.",
-    State.PAUSED: "It is paused; what it had learnt is saved.",
-    State.CANCELLED: "It was cancelled; nothing of what it had learnt is kept.",
-}
+def last_saved(job: Job) -> int:
+    """The step of the last checkpoint that is there; 0 where there is none."""
+    kept = Checkpoint.objects.filter(job=job, is_kept=True)
+    return kept.aggregate(last=Max("step"))["last"] or 0
+
+
+def ending(job: Job) -> str:
+    """What is said of the state it is in. What was learnt is not always saved: a trainer may die, or take too long."""
+    if job.state == State.SUCCEEDED:
+        return "It is done, and what it learnt can be used."
+    saved = last_saved(job)
+    if job.state == State.CANCELLED:
+        return f"It was cancelled. Step {saved} is kept for a while." if saved else "It was cancelled."
+    if job.state == State.PAUSED and saved < job.step:
+        if not saved:
+            return "It is paused. Nothing of it was saved in time: it begins anew."
+        return f"It is paused. Not all was saved in time: it goes on from step {saved}."
+    return "It is paused; what it had learnt is saved." if job.state == State.PAUSED else ""
 
 
 @transaction.atomic

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
 from inference.models import ServedModel
-from training import job_life
+from training import job_life, storage
 from training.job_life import HELD
 from training.job_notify import job_changed
 from training.job_request import JobRequest
 from training.job_tasks import send_prepare
 from training.knobs import check_knobs, tasks_for
-from training.models import DatasetVersion, Job, Search
+from training.models import Checkpoint, DatasetVersion, Job, Search
 from training.work import cancel_work
 from webapp.accounts.audit import record_audit
 from webapp.accounts.models import User, Workspace
@@ -99,9 +100,8 @@ def check_start(asked: JobRequest) -> JobRequest:
 
 @transaction.atomic
 def cancel_job(*, job: Job, user: User, request: HttpRequest | None = None) -> Job:
-    """At once where it waits; where it runs it ends within 15 seconds. Nothing of it is kept: `pause_job` keeps all.
-
-    Raises UserError `job_finished`.
+    """At once where it waits; where it runs it is saved and ends within 15 seconds. It can be resumed for a while: see
+    `forget_cancelled`. Raises UserError `job_finished`.
     """
     job = _locked(job)
     if job.is_finished:
@@ -109,7 +109,7 @@ def cancel_job(*, job: Job, user: User, request: HttpRequest | None = None) -> J
     if job.state in HELD:
         _wish(job, Wish.CANCEL)
     elif job_life.change(job, expected=(*Job.WAITING, State.PAUSED), state=State.CANCELLED):
-        job_life.add_event(job, "cancelled", job_life.ENDINGS[State.CANCELLED])
+        job_life.add_event(job, "cancelled", job_life.ending(job))
         _let_go(job)
     record_job("job_cancelled", job, user, request)
     return job
@@ -133,7 +133,7 @@ def pause_job(*, job: Job, user: User, request: HttpRequest | None = None) -> Jo
 
 @transaction.atomic
 def resume_job(*, job: Job, user: User, request: HttpRequest | None = None) -> Job:
-    """Goes on from the last checkpoint; also one that failed, once the reason is gone.
+    """Goes on from the last checkpoint; also one that failed, once the reason is gone, or was cancelled by mistake.
 
     Raises UserError `job_not_paused`, `job_pausing`, `version_gone`, `search_finished`, `too_many`.
     """
@@ -141,7 +141,7 @@ def resume_job(*, job: Job, user: User, request: HttpRequest | None = None) -> J
     job = _locked(job)
     if job.state in HELD and job.wish == Wish.PAUSE:
         raise UserError("job_pausing", _("This fine-tune is still being saved. Wait a moment."), status=409)
-    if job.state not in (State.PAUSED, State.FAILED):
+    if job.state not in (State.PAUSED, State.FAILED) and not is_cancelled_and_kept(job):
         raise UserError("job_not_paused", _("This fine-tune is not paused."), status=409)
     # What never began may have its files frozen once more; what did would go on with other data.
     is_to_be_frozen = job.version is None and job.training_file is not None and not job.attempt
@@ -167,6 +167,29 @@ def resume_job(*, job: Job, user: User, request: HttpRequest | None = None) -> J
         job_life.send_task()
     record_job("job_resumed", job, user, request)
     return job
+
+
+def is_cancelled_and_kept(job: Job) -> bool:
+    """Whether somebody may still change their mind."""
+    return job.state == State.CANCELLED and job.search_id is None and job_life.last_saved(job) > 0
+
+
+def cancelled_and_kept(before: datetime) -> QuerySet[Job]:
+    """Those that were cancelled before that."""
+    kept = Checkpoint.objects.filter(job=OuterRef("pk"), is_kept=True)
+    return Job.objects.filter(Exists(kept), state=State.CANCELLED, finished_at__lt=before)
+
+
+def forget_cancelled(*, ids: list[UUID], before: datetime) -> None:
+    """Removes what is kept of those: checkpoints of all weights are several times the model."""
+    for pk in ids:
+        with transaction.atomic():
+            # Locked: nobody resumes it meanwhile.
+            job = cancelled_and_kept(before).select_for_update(of=("self",)).filter(pk=pk).first()
+            if job is not None:
+                storage.remove_folder(storage.job_folder(job) / "checkpoints")
+                Checkpoint.objects.filter(job=job).update(is_kept=False)
+                job_changed(job)
 
 
 @transaction.atomic

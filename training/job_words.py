@@ -6,13 +6,16 @@ Rows keep English; what is known here is said in the reader's language. Knows no
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any, NamedTuple
 
-from django.utils.formats import number_format
+from django.conf import settings as site
+from django.utils import timezone
+from django.utils.formats import date_format, number_format
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from training import job_life, knob_fields
+from training import job_life, job_services, knob_fields
 from training.estimate import Estimate
 from training.job_forms import METHODS, PROMPTLESS
 from training.knob_fields import KNOBS, label_of
@@ -71,15 +74,36 @@ def can_resume(job: Job) -> bool:
     """As `job_services.resume_job` has it, but for one that is just being paused."""
     ends_alone = job.search is None or job.search.finished_at is None
     has_data = job.version_id is not None or (job.training_file is not None and not job.attempt)
-    return job.state in (Job.State.PAUSED, Job.State.FAILED) and has_data and ends_alone
+    is_open = job.state in (Job.State.PAUSED, Job.State.FAILED) or job_services.is_cancelled_and_kept(job)
+    return is_open and has_data and ends_alone
 
 
 def what_was_kept(job: Job, last_kept: int | None) -> str:
-    """After a failure. `last_kept`: the step of the last checkpoint whose files are there."""
-    if last_kept is None:
-        return _("It ended before its first checkpoint: nothing of it was kept, and your data is as it was.")
-    step = number_format(last_kept, force_grouping=True)
-    return _("The checkpoint of step %(step)s is kept, with everything this page shows.") % {"step": step}
+    """Of one that failed, can be resumed though it was cancelled, or is paused and less is saved than was learnt; else
+    "".
+
+    `last_kept`: the step of the last checkpoint whose files are there.
+    """
+    step = {"step": number_format(last_kept or 0, force_grouping=True)}
+    if job.state == Job.State.FAILED:
+        if last_kept is None:
+            return _(
+                "It ended before its first checkpoint: nothing of it was kept, and your data is as it was."
+            )
+        return _("The checkpoint of step %(step)s is kept, with everything this page shows.") % step
+    if job.state == Job.State.PAUSED and job.step > (last_kept or 0):
+        if last_kept is None:
+            return _("Nothing of it is saved: it begins anew.")
+        return _("It goes on from step %(step)s, the last that is saved.") % step
+    if job.state == Job.State.CANCELLED and can_resume(job) and job.finished_at is not None:
+        if not site.RETENTION_CANCELLED_DAYS:
+            return _("The checkpoint of step %(step)s is kept: it can still be resumed.") % step
+        until = job.finished_at + timedelta(days=site.RETENTION_CANCELLED_DAYS)
+        day = {"day": date_format(timezone.localtime(until), "DATE_FORMAT")}
+        return _("The checkpoint of step %(step)s is kept until %(day)s: it can be resumed till then.") % (
+            step | day
+        )
+    return ""
 
 
 def expectation(found: Estimate) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -16,6 +17,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from training import access, job_services, knob_fields, search_services, services
+from training.datasets.report import Histogram
 from training.estimate import estimate
 from training.job_forms import (
     DataForm,
@@ -38,6 +40,7 @@ from webapp.core.errors import NotFound, UserError
 
 _KEPT = "fine_tune"
 _SECOND = ("base", "method", *knob_fields.OF_SCRATCH)  # the second page's fields, of whichever task
+_THIRD = ("settings", "several")  # what stands in the third page's forms
 Draft = dict[str, Any]
 
 
@@ -83,7 +86,10 @@ def data(request: HttpRequest) -> HttpResponse:
     initial = {"source": next((value for value in likely if value), None)}
     form = DataForm(posted(request), offers=offered, initial=initial)
     if request.method == "POST" and form.is_valid():
-        request.session[_KEPT] = draft | {"source": form.cleaned_data["source"]}
+        source = form.cleaned_data["source"]
+        if source != draft.get("source"):  # what was entered for other data has its name and its questions
+            draft = {name: value for name, value in draft.items() if name not in _THIRD}
+        request.session[_KEPT] = draft | {"source": source}
         return redirect("job_new_method")
     return _page(request, "data", {"form": form})
 
@@ -97,7 +103,8 @@ def _again(request: HttpRequest, user: User, workspace: Workspace) -> HttpRespon
     values = knob_fields.values_of(job.spec)
     settings = values | {"name": job.name}
     settings["prompts"] = "\n".join(" ".join(prompt.split()) for prompt in job.spec.get("prompts", []))
-    request.session[_KEPT] = _draft(request, workspace) | {
+    request.session[_KEPT] = {
+        "workspace": str(workspace.pk),
         "source": f"{job.version_id}:{job.task}",
         "base": str(job.base_id or ""),
         "method": job.spec.get("method", "lora"),
@@ -179,8 +186,9 @@ def _expected(chosen: Chosen, second: MethodForm | SizeForm) -> str:
         base=second.cleaned_data.get("base"),
         task=chosen.task,
         spec=second.spec(),
-        tokens=round(tokens["mean"] * chosen.version.train) if tokens else 0,
+        lengths=msgspec.convert(tokens, Histogram) if tokens else None,
         examples=chosen.version.train,
+        divided=chosen.version.kind == "document",
     )
     return expectation(found) if found is not None else ""
 

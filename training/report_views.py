@@ -17,6 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 from inference.models import ServedModel
 from training import access, charts, problem_list, services, storage
 from training import work as life
+from training.datasets.recipe import Split
 from training.datasets.report import Histogram, Report
 from training.estimate import estimate
 from training.forms import PERSONAL_DATA, ReportForm
@@ -29,6 +30,7 @@ from webapp.core.errors import NotFound
 
 PAGE_SIZE = 10
 PREVIEWS = 3
+_SPLIT = Split()  # as it is frozen where nobody says otherwise
 _TONES = {"error": "danger", "warning": "warning", "notice": ""}
 
 
@@ -97,13 +99,20 @@ def _found(request: HttpRequest, made: DataWork) -> dict[str, Any]:
 
 
 def _expected(report: Report) -> str:
-    """What it will take to learn all of it, as far as jobs like it have shown; "" where none has."""
+    """What it will take to learn the usual share of it, as far as jobs like it have shown; "" where none has."""
     base = ServedModel.objects.filter(name=report.target_model or "").first()
     tasks = tasks_of(report.kind, has_labels=bool(report.labels))
     if base is None or report.tokens is None or not tasks:
         return ""
-    tokens = round(_all_tokens(report.tokens))
-    found = estimate(base=base, task=tasks[0], spec={}, tokens=tokens, examples=report.tokens.total)
+    train = round(report.tokens.total * (1 - _SPLIT.validation - _SPLIT.test))
+    found = estimate(
+        base=base,
+        task=tasks[0],
+        spec={},
+        lengths=report.tokens,
+        examples=train,
+        divided=report.kind == "document",
+    )
     return expectation(found) if found is not None else ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from django import forms
 from django.utils.translation import gettext
@@ -12,10 +12,11 @@ from training.job_forms import PROMPTLESS
 from training.knob_fields import KNOBS, choices_of, label_of
 from training.models import Job
 from training.search_services import MOST_FOLDS, MOST_TRIALS
-from training.search_space import Space, is_number, is_whole, why_not
+from training.search_space import MOST_KNOBS, Space, is_number, is_whole, why_not
 from training.trainer.spec import RANGES
 
-ROWS = range(1, 4)
+ROWS = range(1, MOST_KNOBS + 1)
+_FIRST_ROWS = 3  # those that are seen; the others are behind a word
 _USUAL_TRIALS = 12
 # From here on a range is looked through in powers: 0.00001, 0.0001, 0.001.
 _POWERS = 10
@@ -35,6 +36,15 @@ class _KnobField(forms.ChoiceField):
                 gettext("%(name)s cannot be searched for: %(why)s") % {"name": name, "why": f"{why}."}
             )
         super().validate(value)
+
+
+class Row(NamedTuple):
+    """One knob that is searched for."""
+
+    number: int
+    knob: forms.BoundField
+    low: forms.BoundField
+    high: forms.BoundField
 
 
 class SearchForm(forms.Form):
@@ -61,13 +71,25 @@ class SearchForm(forms.Form):
             )  # fmt: skip
 
     @property
-    def rows(self) -> list[tuple[forms.BoundField, forms.BoundField, forms.BoundField]]:
-        return [(self[f"knob_{row}"], self[f"low_{row}"], self[f"high_{row}"]) for row in ROWS]
+    def rows(self) -> list[Row]:
+        return [Row(row, self[f"knob_{row}"], self[f"low_{row}"], self[f"high_{row}"]) for row in ROWS]
+
+    @property
+    def first_rows(self) -> list[Row]:
+        return self.rows[:_FIRST_ROWS]
+
+    @property
+    def more_rows(self) -> list[Row]:
+        return self.rows[_FIRST_ROWS:]
+
+    @property
+    def is_more_open(self) -> bool:
+        return any(row.knob.value() or row.knob.errors for row in self.more_rows)
 
     @property
     def is_search_open(self) -> bool:
         """Whether something stands in the first disclosure, or is wrong with it."""
-        return any(knob.value() for knob, _low, _high in self.rows) or bool({*self.errors} - {"folds"})
+        return any(row.knob.value() for row in self.rows) or bool({*self.errors} - {"folds"})
 
     @property
     def is_folds_open(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 
 from training import job_life
 from training.job_notify import job_changed
@@ -23,6 +24,11 @@ _MOST_BYTES = 2**20  # of one transaction
 _STAGES = ("loading", "reading", "training")
 # Steps are of different lengths; the rate that is shown is a moving average.
 _NEW_SHARE = 0.2
+# Rows keep sentences in English; pages translate them, and set the numbers in again.
+BEYOND = gettext_noop(
+    "Examples of which nothing is learnt, since their answers come after all that is read of them: {0}. What is read "
+    "is {1} tokens: raise max_length, or shorten them."
+)
 _OF_THE_ROW = ("type", "time", "step", "loss")
 
 
@@ -49,6 +55,14 @@ def read_status(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def sign_of_life(folder: Path) -> int:
+    """Another whenever the trainer has said that it gets on."""
+    try:
+        return (folder / "status.json").stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def take_in(job: Job, folder: Path) -> str | None:
@@ -194,11 +208,12 @@ class _Lines:
 
     def _on_data(self, line: dict[str, Any]) -> None:
         self._now["data"] = {name: value for name, value in line.items() if name not in ("type", "time")}
+        if line.get("beyond"):
+            self._event_once("beyond", BEYOND.format(line["beyond"], line["max_length"]), line)
 
     def _on_refused(self, line: dict[str, Any]) -> None:
         message = f"Line {line['line']} of {line['split']}.jsonl is left out: {line['why']}"
-        if not JobEvent.objects.filter(job=self._job, code="refused", message=message).exists():
-            self._event("refused", message, line, level=Level.WARNING)
+        self._event_once("refused", message, line)
 
     def _on_checkpoint(self, line: dict[str, Any]) -> None:
         step = line["step"]
@@ -239,6 +254,11 @@ class _Lines:
             f"It stopped at step {line['step']}, since it got no better than at step {line['best_step']}."
         )
         self._event("stopped_early", message, line)
+
+    def _event_once(self, code: str, message: str, line: dict[str, Any]) -> None:
+        """A warning that a trainer repeats whenever it begins."""
+        if not JobEvent.objects.filter(job=self._job, code=code, message=message).exists():
+            self._event(code, message, line, level=Level.WARNING)
 
     def _event(self, code: str, message: str, line: dict[str, Any], *, level: str = Level.INFO) -> None:
         data = {name: value for name, value in line.items() if name not in ("type", "time")}

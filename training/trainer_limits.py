@@ -22,7 +22,7 @@ _TOO_LARGE = gettext_noop(
     "or the length of examples, or turn gradient checkpointing on."
 )
 _TOO_LONG = gettext_noop(
-    "The training took more than the {0} hours it may, and was saved. Resume it, and it goes on for as long again."
+    "The training took more than the {0} hours it may. Resume it, and it goes on from what is saved for as long again."
 )
 
 

@@ -20,11 +20,14 @@ from types import MappingProxyType
 
 import psutil
 
+from training.trainer.orphans import SECONDS as ORPHANED_SECONDS
 from webapp.core.tether import tether
 
 logger = logging.getLogger(__name__)
 
 MARK = "FLYWHEEL_JOB"
+# What is killed is gone within this, or not at all.
+ENDING_SECONDS = 5.0
 # Chat gets nine tenths of a core that both want, and more from what learns (trainer/giving_way.py).
 NICE = 10
 # Where memory runs out it is the trainer that the kernel ends, and not the broker or the engine: a job resumes. Limits
@@ -46,7 +49,8 @@ def command(spec: Path, processes: int) -> list[str]:
     if processes == 1:
         return trainer
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone"]
-    return [*tether(), *torchrun, "--nproc-per-node", str(processes), "--no-python", *trainer]
+    options = ["--nproc-per-node", str(processes), "--shutdown-timeout", str(ORPHANED_SECONDS), "--no-python"]
+    return [*tether(), *torchrun, *options, *trainer]
 
 
 def environment(job: str, threads: int) -> dict[str, str]:
@@ -74,7 +78,7 @@ class TrainerProcess:
         heading: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         """`heading`: the first line of its log, as JSON. Raises OSError."""
-        self._job, self._log = job, folder / "trainer.log"
+        self._job, self._log, self._processes = job, folder / "trainer.log", processes
         with self._log.open("ab") as log:
             if log.tell() > _LOG_BYTES:
                 log.truncate(0)
@@ -121,9 +125,21 @@ class TrainerProcess:
         return held
 
     def stop(self) -> None:
-        """Asks it to save and end; torchrun passes that on."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
+        """Asks it to save and end: torchrun would pass that on, and kill those that take longer than it likes."""
+        told: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            told = psutil.Process(self._process.pid).children() if self._processes > 1 else []
+        for process in told:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGTERM)
+        if not told:  # also where it has started none yet
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+
+    @property
+    def exit_status(self) -> int | None:
+        """Once it has ended; negative where a signal ended it."""
+        return self._process.returncode
 
     def kill(self) -> None:
         """All of it is gone afterwards. Raises NotEnded."""
@@ -149,7 +165,7 @@ def marked(job: str) -> list[psutil.Process]:
     return found
 
 
-def end_left(job: str, seconds: float = 5.0) -> None:
+def end_left(job: str, seconds: float = ENDING_SECONDS) -> None:
     """kill -9 for whatever is left of a job, until nothing is. Raises NotEnded where something does not go."""
     deadline = time.monotonic() + seconds
     while left := marked(job):

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from django.conf import settings
@@ -30,10 +30,12 @@ from training import job_life, storage, tail
 from training.datasets.frozen import check_files, read_manifest
 from training.datasets.problems import DataError
 from training.knobs import trainer_task
+from training.lease_guard import LeaseGuard
 from training.models import Job, ResultFile
+from training.patience import HOURS, RELEASE, Patience
 from training.publishing import Publication, kept_checkpoints, prepare
 from training.results import write_results
-from training.trainer.failures import TrainingFailure
+from training.trainer.failures import EXIT_STATUS, TrainingFailure
 from training.trainer_limits import Passed, TrainerLimits
 from training.trainer_process import NotEnded, TrainerProcess, end_left
 from webapp.core.errors import UserError
@@ -45,16 +47,15 @@ State, Wish = Job.State, Job.Wish
 
 # Set when this worker is told to end.
 stopping = threading.Event()
-# What the worker wishes itself, beside what people do: that another goes on.
-RELEASE = "release"
 _TICK = 0.5  # seconds
-# A person who cancels sees it within 15 seconds: so long a trainer has to save, and the rest is for hearing of it.
-PATIENCE = 12.0
 # Rows keep sentences in English; pages translate them.
 INTERNAL = gettext_noop("The training ended by an error on our side. The log of its worker says more.")
 DATA_GONE = gettext_noop("The data of this fine-tune was deleted.")
 DISK = gettext_noop(
     "The disk is full, or cannot be written. Make room, and resume it: the last checkpoint is kept."
+)
+UNSAID = gettext_noop(
+    "The training ended, and could not write down why; the disk may be full. The log of its worker says more."
 )
 NOT_ENDED = gettext_noop(
     "Processes of this training cannot be ended, maybe since a disk or a GPU does not answer. Tell the person who runs"
@@ -68,6 +69,13 @@ class Lost(Exception):
 
 class Asked(Exception):
     """It was to end before there was a trainer."""
+
+
+class Ended(NamedTuple):
+    """A trainer has, and nothing of it is left."""
+
+    last_words: str
+    exit_status: int | None
 
 
 def run_next() -> None:
@@ -93,7 +101,7 @@ class Supervision:
         self._job, self._folder = job, storage.job_folder(job)
         self._asked = ""  # the Wish or RELEASE that the trainer was stopped for
         self._passed: Passed | None = None  # a limit, for which it was stopped
-        self._kept = time.monotonic()  # when the lease was last renewed
+        self._guard = LeaseGuard(job_life.LEASE.total_seconds())
 
     def run(self) -> None:
         with on_behalf_of(self._job.request_id, job=str(self._job.id)):
@@ -126,8 +134,8 @@ class Supervision:
             self._fail("internal", INTERNAL)
 
     # --- Training -------------------------------------------------------------------------------------------
-    def _train(self) -> str:
-        """Starts the trainer and watches it to its end; answers its last words. Nothing of it is left then."""
+    def _train(self) -> Ended:
+        """Starts the trainer and watches it to its end."""
         job, folder = self._job, self._folder
         end_left(str(job.id))
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +143,7 @@ class Supervision:
         with self._base_here():
             return self._train_on(data)
 
-    def _train_on(self, data: Path) -> str:
+    def _train_on(self, data: Path) -> Ended:
         job, folder = self._job, self._folder
         spec = self._write_spec(data)
         if not job_life.begin(job):
@@ -152,24 +160,36 @@ class Supervision:
             | {"request_id": job.request_id, "timestamp": timezone.now().isoformat()},
         )
         try:
-            give_up_at, limits = float("inf"), TrainerLimits()
-            while not trainer.ended(_TICK):
-                is_ending = bool(self._asked or self._passed)
-                self._look()
-                self._passed = self._passed or limits.passed(trainer)
-                if self._passed is not None and not self._passed.has_time:
-                    trainer.kill()
-                elif (self._asked or self._passed) and not is_ending:
-                    trainer.stop()
-                    give_up_at = time.monotonic() + PATIENCE
-                if time.monotonic() > give_up_at:
-                    logger.warning("job %s is ended: it has not saved within %g s", job.id, PATIENCE)
-                    trainer.kill()
+            with self._guard.watching(trainer):
+                self._watch(trainer)
         finally:
             trainer.kill()
         if tail.drain(job, folder) is None:
             raise Lost
-        return trainer.last_words()
+        return Ended(trainer.last_words(), trainer.exit_status)
+
+    def _watch(self, trainer: TrainerProcess) -> None:
+        """Until it has ended."""
+        patience, limits = Patience(), TrainerLimits()
+        while not trainer.ended(_TICK):
+            self._look()
+            self._passed = self._passed or limits.passed(trainer)
+            if self._passed is not None and not self._passed.has_time:
+                trainer.kill()
+            elif patience.begin(*self._reasons()):
+                trainer.stop()
+            elif patience.is_over(tail.sign_of_life(self._folder)):
+                logger.warning("job %s is ended: it has not saved in time", self._job.id)
+                trainer.kill()
+
+    def _reasons(self) -> Iterator[str]:
+        """Why its trainer is to stop."""
+        if self._asked:
+            yield self._asked
+        if self._passed is not None:
+            yield HOURS
+        if stopping.is_set():
+            yield RELEASE  # whatever else is wished: there is no more time than that
 
     def _checked_data(self) -> Path:
         """The folder of the data, which is what was frozen. Raises TrainingFailure and DataError."""
@@ -236,23 +256,26 @@ class Supervision:
 
     def _look(self) -> None:
         """Renews the lease, takes in what is new, and hears what is wished. Raises Lost."""
+        began = time.monotonic()
+        wish: str | None
         try:
             wish = tail.take_in(self._job, self._folder)
         except DatabaseFailure as error:
             logger.warning("what job %s does is not written down: %s", self._job.id, error)
             close_old_connections()
-            if time.monotonic() - self._kept > job_life.LEASE.total_seconds():
-                self._asked = self._asked or RELEASE  # another may hold it by now
-            return
-        if wish is None:
-            raise Lost
-        self._kept = time.monotonic()
-        self._asked = wish or self._asked or (RELEASE if stopping.is_set() else "")
+            wish = Wish.NONE
+        else:
+            if wish is None:
+                raise Lost
+            self._guard.renewed(began)
+        self._asked = wish or self._asked
+        if not self._asked and (stopping.is_set() or self._guard.is_late or self._guard.has_given_up):
+            self._asked = RELEASE
 
     # --- The end --------------------------------------------------------------------------------------------
-    def _conclude(self, last_words: str) -> None:
+    def _conclude(self, ended: Ended) -> None:
         status = tail.read_status(self._folder)
-        failure = _failure(status, last_words)
+        failure = _failure(status, ended)
         if failure is not None and failure.code == "internal" and settings.TRAINING_PROCESSES > 1:
             failure = None  # of what another of them did: it was killed, or had stopped already
         if status.get("state") == "succeeded":
@@ -305,16 +328,21 @@ class Supervision:
         job_life.end(self._job, State.FAILED, error_code=code, error_message=message)
 
 
-def _failure(status: dict[str, Any], last_words: str) -> TrainingFailure | None:
+def _failure(status: dict[str, Any], ended: Ended) -> TrainingFailure | None:
     """What the trainer says it ended of; None where it could not say anything."""
     if status.get("state") == "failed":
         return TrainingFailure(status["error"], status["message"])
     # Before it knows where to write, it says it on stderr alone.
-    for line in reversed(last_words.splitlines()):
+    for line in reversed(ended.last_words.splitlines()):
         if line.startswith('{"error"'):
             try:
                 said = json.loads(line)
                 return TrainingFailure(said["error"], said["message"])
             except (ValueError, KeyError):
                 continue
+    # On a full disk it can say it in neither. torchrun has one status for all that happens to those it started.
+    if settings.TRAINING_PROCESSES == 1:
+        for code, exit_status in EXIT_STATUS.items():
+            if exit_status == ended.exit_status and code != "stopped":
+                return TrainingFailure(code, DISK if code == "disk" else UNSAID)
     return None

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,8 @@ import msgspec
 # What is in a file: as a whole, or piece by piece.
 Content = bytes | Iterable[bytes | memoryview]
 
+# So much at a time is put on the disk: who waits for it sees that it gets on, and no other program waits for all of it.
+_AT_ONCE = 2**26  # bytes
 _NAME = "step-{:08d}"
 _ASIDE = ".aside-"
 _OLD = ".aside-old-"
@@ -27,14 +29,21 @@ class _Manifest(msgspec.Struct):
     files: dict[str, str]  # SHA-256 by name
 
 
-def write_folder(folder: Path, files: Mapping[str, Content]) -> None:
-    """All of them or nothing, also where the machine stops in between. Raises OSError."""
+def _nothing() -> None:
+    pass
+
+
+def write_folder(folder: Path, files: Mapping[str, Content], beat: Callable[[], None] = _nothing) -> None:
+    """All of them or nothing, also where the machine stops in between. `beat` is called as it gets on.
+
+    Raises OSError.
+    """
     aside, old = folder.with_name(_ASIDE + folder.name), folder.with_name(_OLD + folder.name)
     shutil.rmtree(aside, ignore_errors=True)
     _put_back(old)
     try:
         aside.mkdir(parents=True)
-        manifest = _Manifest({name: _write(aside / name, content) for name, content in files.items()})
+        manifest = _Manifest({name: _write(aside / name, content, beat) for name, content in files.items()})
         _write(aside / "manifest.json", msgspec.json.encode(manifest))
         _sync(aside)
         if not is_whole(aside):
@@ -60,13 +69,21 @@ def _put_back(old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(path: Path, content: Content) -> str:
+def _write(path: Path, content: Content, beat: Callable[[], None] = _nothing) -> str:
     """Its SHA-256 as it was meant to be."""
-    digest = hashlib.sha256()
+    digest, waiting = hashlib.sha256(), 0
     with path.open("wb") as file:
         for piece in (content,) if isinstance(content, bytes) else content:
-            digest.update(piece)
-            file.write(piece)
+            for start in range(0, len(piece), _AT_ONCE):
+                part = piece[start : start + _AT_ONCE]
+                digest.update(part)
+                file.write(part)
+                waiting += len(part)
+                if waiting >= _AT_ONCE:
+                    file.flush()
+                    os.fsync(file.fileno())
+                    waiting = 0
+                    beat()
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
@@ -104,10 +121,12 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         return self._folder / _NAME.format(step)
 
-    def write(self, step: int, files: Mapping[str, Content], best: int) -> Path:
-        """The oldest go, but not the best step's."""
+    def write(
+        self, step: int, files: Mapping[str, Content], best: int, beat: Callable[[], None] = _nothing
+    ) -> Path:
+        """The oldest go, but not the best step's. `beat` is called as it gets on."""
         folder = self.path(step)
-        write_folder(folder, files)
+        write_folder(folder, files, beat)
         for old in list(self._all())[self._keep :]:
             if old not in (folder, self.path(best)):
                 shutil.rmtree(old, ignore_errors=True)

@@ -11,20 +11,17 @@ import torch
 from inference.engine.config import ModelConfig
 from inference.engine.loaded_model import resolve_dtype
 from training.trainer.failures import TrainingFailure
-from training.trainer.spec import Spec
+from training.trainer.spec import MOST_LENGTH, SCRATCH_LENGTH, Spec
 
 _BATCH = 16
-_MOST_LENGTH = {"cpu": 1024, "cuda": 4096}
 # On a CPU products of 256 rows are as fast as those of more (measured) and take less memory; a GPU wants more.
 _MICROBATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
 _CHECKPOINTS = 10
 # Published recipes: an adapter takes ten times the rate of all weights, a small model more than a large one.
 _RATES = {("lora", True): 5e-4, ("lora", False): 2e-4, ("full", True): 5e-5, ("full", False): 2e-5}
 _SMALL = 1024  # hidden size
-# Of new models: nothing can be forgotten, so they learn fast, the larger the less; of shorter pieces an epoch of a
-# small corpus makes more steps.
+# Of new models: nothing can be forgotten, so they learn fast, the larger the less.
 _SCRATCH_RATE = 3e-3
-_SCRATCH_LENGTH = 512
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class Choices:
         scratch = spec.task == "scratch"
         if scratch:
             self._chosen("vocabulary", spec.vocabulary, config.vocab_size, "By the length of the text.")
-        most = _SCRATCH_LENGTH if scratch else _MOST_LENGTH[device.type]
+        most = SCRATCH_LENGTH if scratch else MOST_LENGTH[device.type]
         longest = max(lengths, default=1)
         length = max(min(longest, most, config.context_length), 2)
         whole = (

@@ -7,6 +7,7 @@ JSON on stderr and an exit status of its own (failures.py), and stands in status
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -42,7 +43,8 @@ def main(arguments: list[str], *, gives_way: bool = False) -> int:
         job.run()
     except Stopped:
         assert job is not None
-        job.record.state("stopped")
+        with contextlib.suppress(OSError):
+            job.record.state("stopped")
         return EXIT_STATUS["stopped"]
     except TrainingFailure as failure:
         return _failed(failure, job)
@@ -50,7 +52,8 @@ def main(arguments: list[str], *, gives_way: bool = False) -> int:
         failure_of_machine = classified(error)
         if failure_of_machine is None:
             if job is not None:
-                job.record.failed("internal", "The training ended by an error on our side.")
+                with contextlib.suppress(OSError):
+                    job.record.failed("internal", "The training ended by an error on our side.")
             raise
         return _failed(failure_of_machine, job)
     finally:
@@ -60,8 +63,13 @@ def main(arguments: list[str], *, gives_way: bool = False) -> int:
 
 
 def _failed(failure: TrainingFailure, job: Job | None) -> int:
-    sys.stderr.write(json.dumps({"error": failure.code, "message": failure.message}) + "\n")
+    """On a full disk neither may be written, and the exit status is all there is."""
     if job is not None:
-        with contextlib.suppress(OSError):  # a full disk, perhaps
+        with contextlib.suppress(OSError):
             job.record.failed(failure.code, failure.message)
+    try:
+        sys.stderr.write(json.dumps({"error": failure.code, "message": failure.message}) + "\n")
+        sys.stderr.flush()
+    except OSError:
+        sys.stderr = io.StringIO()  # Python would try once more in the end, and exit with a status of its own
     return EXIT_STATUS[failure.code]

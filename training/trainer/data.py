@@ -80,6 +80,15 @@ class TokenizedSplit:
                     spans.append(Span(piece, stop, trained, line))
         return spans
 
+    def beyond(self, max_length: int) -> int:
+        """How many examples are left out since all that is learnt of them comes later than that."""
+        return sum(
+            not divisible
+            and not any(self._trained[start + 1 : start + min(length, max_length)])
+            and any(self._trained[start + max_length : start + length])
+            for (start, _, divisible), length in zip(self._examples, self.lengths, strict=True)
+        )
+
     def alike(self, spans: list[Span]) -> int:
         """How many tokens all of them begin with, before the first that is learnt."""
         begins = []

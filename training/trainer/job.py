@@ -35,6 +35,7 @@ from training.trainer.giving_way import Learning
 from training.trainer.learner import Learner
 from training.trainer.objective import objective_of
 from training.trainer.optimisation import Optimizer, rate_at
+from training.trainer.orphans import Parent
 from training.trainer.processes import Processes
 from training.trainer.record import Record
 from training.trainer.samples import Samples
@@ -48,6 +49,10 @@ from training.trainer.unigram import unigram_entropy
 logger = logging.getLogger(__name__)
 # Refused examples that are named; the rest are counted.
 _NAMED = 20
+_ALL_BEYOND = (
+    "There is nothing to learn from: all that would be learnt comes after the first {0} tokens of an example, and no "
+    "more is read. Raise max_length, or shorten the examples."
+)
 
 
 class _Interrupted(Exception):
@@ -67,7 +72,7 @@ class Job:
         self._learning = learning
         self._output = Path(spec.output)
         self.record = Record(self._output, writes=processes.is_first)
-        self._stop = False
+        self._stop, self._parent = False, Parent()
         self._broken: list[Span] = []  # of the pass whose loss was not finite
         self._eta = 0.0  # seconds
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -75,6 +80,7 @@ class Job:
 
     def _stop_soon(self, *_: Any) -> None:
         self._stop = True
+        self._parent.limit_if_gone()
 
     def _look(self) -> None:
         if self._stop and self._processes.world == 1:  # others may be at another layer
@@ -146,6 +152,9 @@ class Job:
                 "spec", f"max_length may be at most {loaded.config.context_length}, what the model can read."
             )
         spans = self._train_split.spans(self._choices.max_length)
+        beyond = self._train_split.beyond(self._choices.max_length)
+        if beyond and not spans:
+            raise TrainingFailure("data", _ALL_BEYOND.format(self._choices.max_length))
         if not spans:
             why = f" The first one was refused: {refused[0][1]}" if refused else ""
             raise TrainingFailure(
@@ -158,6 +167,9 @@ class Job:
             "data",
             examples=len(spans),
             refused=len(refused),
+            beyond=beyond,
+            max_length=self._choices.max_length,
+            device=self._device.type,
             tokens=sum(span.length for span in spans),
             trained_tokens=sum(span.trained for span in spans),
             validation_examples=len(self._validation),
@@ -237,7 +249,7 @@ class Job:
         if first:
             files["optimizer.safetensors"] = pieces(state)
             files["state.json"] = msgspec.json.encode(self._state)
-            self._checkpoints.write(self._state.step, files, self._state.best_step)
+            self._checkpoints.write(self._state.step, files, self._state.best_step, self.record.beat)
             self.record.line("checkpoint", step=self._state.step)
         self._processes.wait()
 

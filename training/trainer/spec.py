@@ -46,6 +46,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "vocabulary": (300, 65_536),
 }
 _MOST_PROMPTS = 16
+# Where "auto" leaves off: by the kind of device; of a new model an epoch of a small corpus makes more steps so.
+MOST_LENGTH = {"cpu": 1024, "cuda": 4096}
+SCRATCH_LENGTH = 512
 
 
 class Lora(msgspec.Struct, forbid_unknown_fields=True):

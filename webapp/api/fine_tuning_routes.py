@@ -53,7 +53,7 @@ def retrieve_job(request: HttpRequest, job_id: str) -> Any:
 
 @router.post("/jobs/{job_id}/cancel", response=FineTuningJob, summary="Cancel a job")
 def cancel_job(request: HttpRequest, job_id: str) -> Any:
-    """Ends it: at once where it waits, within 15 seconds where it runs."""
+    """Ends it: at once where it waits, within 15 seconds where it runs. What is saved by then is kept for some days."""
     return _done(request, job_id, job_services.cancel_job)
 
 
@@ -65,7 +65,8 @@ def pause_job(request: HttpRequest, job_id: str) -> Any:
 
 @router.post("/jobs/{job_id}/resume", response=FineTuningJob, summary="Resume a job")
 def resume_job(request: HttpRequest, job_id: str) -> Any:
-    """A paused one goes on from its last checkpoint; so does one that failed, once the reason is gone."""
+    """It goes on from its last checkpoint: one that is paused, that failed, once the reason is gone, or that was
+    cancelled, for some days."""
     return _done(request, job_id, job_services.resume_job)
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 # Seconds that whatever still hangs after the grace gets, before the process ends anyway.
 _AFTER_GRACE = 2
+# Seconds that a training job has at least: `training.patience.CANCEL_SECONDS`.
+_TO_SAVE = 12
 # What each kind of worker consumes; inference workers a queue for each model besides.
 QUEUES = {"inference": "generate", "training": "training", "worker": "default", "data": "data"}
 _CELERY = (sys.executable, "-m", "webapp.ops.celery_process")
@@ -65,15 +67,16 @@ def inference(name: str = "inference", *, grace: int = 5) -> Process:
     )
 
 
-def training(name: str = "training") -> Process:
+def training(name: str = "training", *, grace: int = 5) -> Process:
     """One job at a time. A thread of its own for it leaves the main one to the broker and to SIGTERM, for hours.
 
-    The trainer it starts is the nice one; whoever watches it must be heard of. It gets time to be saved.
+    The trainer it starts is the nice one; whoever watches it must be heard of. It gets time to be saved
+    (`training.patience`), and what has not saved by then is killed. `grace`: its STOP_GRACE_SECONDS.
     """
     return Process(
         name,
         _consumer(name, QUEUES["training"], threads=1),
-        stop_seconds=20,
+        stop_seconds=max(grace, _TO_SAVE) + 8,
     )
 
 

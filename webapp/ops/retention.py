@@ -16,6 +16,7 @@ from django.db.models import QuerySet
 
 from inference import usage
 from inference.models import UsageDay
+from training import job_services
 from training import services as training
 from training.models import Dataset, Job
 from webapp.accounts import services as accounts
@@ -125,6 +126,12 @@ RULES = (
         "datasets no fine-tune has learnt from",
         _old_datasets,
         _delete_datasets,
+    ),
+    Rule(
+        "RETENTION_CANCELLED_DAYS",
+        "folders of checkpoints of cancelled fine-tunes",
+        job_services.cancelled_and_kept,
+        lambda ids, before: job_services.forget_cancelled(ids=ids, before=before),
     ),
     Rule(
         "RETENTION_WEBHOOKS_DAYS",

@@ -31,7 +31,7 @@ def site(suffix: str = "") -> dict[str, Process]:
             grace=settings.STOP_GRACE_SECONDS,
         ),
         "inference": processes.inference(f"inference{suffix}", grace=settings.STOP_GRACE_SECONDS),
-        "training": processes.training(f"training{suffix}"),
+        "training": processes.training(f"training{suffix}", grace=settings.STOP_GRACE_SECONDS),
         "worker": processes.worker(f"worker{suffix}"),
         "data": processes.data(f"data{suffix}"),
         "beat": processes.beat(settings.FLYWHEEL_HOME),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from pytest_django.fixtures import Settings
 
 from inference.models import ServedModel
 from tests.training.data_pages.conftest import LogIn
@@ -175,21 +177,34 @@ def test_a_page_is_complete_because_it_is_made_from_rows(client: Client, running
         ({"state": "failed", "error_code": "nan"}, ["Change the settings"], ["Resume"]),
         ({"state": "failed", "error_code": "disk", "version": None}, ["Change the settings"], []),
         ({"state": "cancelled"}, [], ["Another like this"]),
+        ({"state": "cancelled", "step": 40}, [], ["Resume", "Another like this"]),
     ],
 )
 def test_the_one_next_step_is_the_one_filled_button(
     fields: dict[str, Any], filled: list[str], others: list[str], client: Client, job: Job
 ) -> None:
     changed(job, **{name: value(job) if callable(value) else value for name, value in fields.items()})
+    if fields.get("step") == 40:
+        job.checkpoints.create(step=40)
     page = shown(client, job)
     part = page[page.index('data-part="state"') : page.index('data-part="figures"')]
     buttons = re.findall(r'class="button( button-primary)?"[^>]*>([^<]+)<', part)
     assert [said for primary, said in buttons if primary] == filled
     assert [said for primary, said in buttons if not primary] == others
     # Who wants what was learnt so far has to know which button keeps it.
-    assert ("Cancelling keeps nothing of it, for good." in part) == ("Cancel" in others)
+    assert ("Cancelling saves what it can at once, and keeps it for a while." in part) == ("Cancel" in others)
     if filled == ["Try it"]:
         assert f'href="/?model={job.model_id}"' in part
+
+
+def test_a_cancelled_job_says_until_when_it_can_be_resumed(
+    client: Client, job: Job, settings: Settings
+) -> None:
+    job.checkpoints.create(step=40)
+    changed(job, state="cancelled", step=40, finished_at=datetime(2026, 11, 30, 12, tzinfo=UTC))
+    assert "The checkpoint of step 40 is kept until Dec. 7, 2026: it can be resumed" in shown(client, job)
+    settings.RETENTION_CANCELLED_DAYS = 0
+    assert "The checkpoint of step 40 is kept: it can still be resumed." in shown(client, job)
 
 
 def test_a_failure_says_what_happened_what_was_kept_and_what_to_do(client: Client, job: Job) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -252,9 +253,10 @@ def test_what_jobs_like_it_took_is_said_before_it_starts(
     choose(client, version, base)
     assert "with the usual settings" not in client.get(SETTINGS).content.decode()
     # Ten tokens a second; the report counts eleven in each example, and three epochs are usual.
+    now = timezone.now()
     make_job(
-        workspace, alice, base, version, state="succeeded", finished_at=timezone.now(), seconds=1000, step=10,
-        epoch=1.0, data={"tokens": 10_000}, memory=3_000_000_000,
+        workspace, alice, base, version, state="succeeded", attempt=1, started_at=now - timedelta(seconds=1000),
+        finished_at=now, step=10, epoch=1.0, data={"tokens": 10_000}, memory=3_000_000_000,
     )  # fmt: skip
     said = "About 1 hour 6 minutes and 3 GB of memory with the usual settings, as 1 job like it took here."
     assert said in client.get(SETTINGS).content.decode()
@@ -298,6 +300,33 @@ def test_another_like_a_job_begins_with_what_that_one_was_given(
     assert (sent["name"], sent["prompts"]) == ("support", "Why?\nWho?")
     client.post(SETTINGS, sent)
     assert Job.objects.exclude(pk=job.pk).get().spec == spec
+
+
+def test_what_was_entered_for_other_data_is_not_there_for_this(
+    client: Client, version: DatasetVersion, base: ServedModel, workspace: Workspace, alice: User
+) -> None:
+    other = make_version(Dataset.objects.create(workspace=workspace, name="Recipes", created_by=alice))
+    choose(client, other, base)
+    sent = untouched(client.get(SETTINGS).content.decode())
+    client.post(SETTINGS, sent | {"epochs": "9", "prompts": "How long?", "knob_1": "dropout", "back": "1"})
+    choose(client, version, base)
+    page = client.get(SETTINGS).content.decode()
+    again = untouched(page)
+    assert (again["name"], again["epochs"], again["prompts"]) == ("Support", "3", "Where is my order?")
+    assert again["knob_1"] == ""
+
+
+def test_another_like_a_job_is_no_search_though_one_was_being_entered(
+    client: Client, workspace: Workspace, alice: User, base: ServedModel, version: DatasetVersion
+) -> None:
+    job = make_job(workspace, alice, base, version, state="succeeded")
+    choose(client, version, base)
+    sent = untouched(client.get(SETTINGS).content.decode())
+    rows = {"knob_1": "learning_rate", "low_1": "0.0001", "high_1": "0.001"}
+    client.post(SETTINGS, sent | rows | {"back": "1"})
+    client.get(f"{DATA}?job={job.pk}")
+    answer = client.post(SETTINGS, untouched(client.get(SETTINGS).content.decode()))
+    assert answer.headers["Location"] == f"/fine-tunes/{Job.objects.exclude(pk=job.pk).get().pk}/"
 
 
 def test_where_no_model_is_installed_the_second_step_says_so(client: Client, version: DatasetVersion) -> None:

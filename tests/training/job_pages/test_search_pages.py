@@ -66,6 +66,23 @@ def test_the_last_form_begins_a_search(client: Client, version: DatasetVersion, 
     assert "The first one is about to begin." in shown(client, begun)
 
 
+def test_as_many_settings_can_be_searched_for_as_a_search_may_have(
+    client: Client, version: DatasetVersion, base: ServedModel
+) -> None:
+    names = ("learning_rate", "weight_decay", "warmup", "l1", "label_smoothing", "max_grad_norm", "momentum")
+    choose(client, version, base)
+    page = client.get(SETTINGS).content.decode()
+    assert 'id="more-searched">' in page
+    rows = {"knob_1": "optimizer"}
+    for number, name in enumerate(names, 2):
+        rows |= {f"knob_{number}": name, f"low_{number}": "0.01", f"high_{number}": "0.02"}
+    whole = untouched(page) | rows | {"trials": "5"}
+    client.post(SETTINGS, whole | {"back": "1"})
+    assert 'id="more-searched" open>' in client.get(SETTINGS).content.decode()
+    client.post(SETTINGS, whole)
+    assert {*Search.objects.get().parameters["space"]} == {"optimizer", *names}
+
+
 @pytest.mark.parametrize(
     ("sent", "field"),
     [

@@ -3,8 +3,9 @@
 DOES, several with commas: "slow" (waits to be stopped after step 5), "dies" (kill -9 of itself in step 5 of its first
 run, in the midst of a line), "dies-always" (before its first checkpoint), "dies-saving" (having saved the step it went
 on from once more), "deaf" (to SIGTERM, as a child it has),
-"greedy" (takes ever more memory after step 5), "mute-CODE" (fails on stderr alone), "fails-CODE", "env" (writes its
-environment down).
+"lingers" (a second over saving when it is stopped, and shows that it gets on), "greedy" (takes ever more memory after
+step 5), "mute-CODE" (fails on stderr alone), "fails-CODE", "exits-STATUS" (and says nothing), "beyond" (has examples
+that are too long to be learnt from), "env" (writes its environment down).
 """
 
 from __future__ import annotations
@@ -57,10 +58,13 @@ def main(does: list[str], spec: dict[str, Any]) -> int:
         if kind == "mute":
             print(json.dumps({"error": code, "message": "It said so."}), file=sys.stderr)
             return 1
+        if kind == "exits":
+            return int(code)
         if kind == "fails":
             status("failed", error=code, message="It wrote so.")
             return 1
-    line("data", examples=24, trained_tokens=100)
+    beyond = {"beyond": 2, "max_length": 64} if "beyond" in does else {}
+    line("data", examples=24, trained_tokens=100, **beyond)
     line("chosen", knob="batch_size", value=4, why="24 examples.")
     line("refused", split="train", line=3, why="It is empty.")
     saved = sorted((output / "checkpoints").glob("step-*"))
@@ -90,6 +94,9 @@ def main(does: list[str], spec: dict[str, Any]) -> int:
         while step == 5 and ("slow" in does or "deaf" in does) and not stop:
             time.sleep(0.01)
         if stop:
+            for _ in range(20 if "lingers" in does else 0):
+                time.sleep(0.05)
+                status("training", step=step)
             save(step)
             status("stopped")
             return 3

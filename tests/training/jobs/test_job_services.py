@@ -11,6 +11,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import get_channel_layer
 
 from inference.models import ServedModel
+from tests.training.job_pages.rows import make_search
 from tests.training.jobs.conftest import Start, make_version
 from training import access, job_life, job_notify, job_services, services, storage
 from training.models import DatasetVersion, Job
@@ -156,7 +157,7 @@ def test_what_is_wished_of_a_job_that_runs_is_for_its_worker_to_hear(start: Star
 
 
 @pytest.mark.parametrize("was", ["queued", "paused", "running"])
-def test_of_a_cancelled_job_nothing_is_kept_however_it_was(
+def test_who_cancelled_by_mistake_can_resume_it_however_it_was(
     was: str, start: Start, alice: User, django_capture_on_commit_callbacks: Execute
 ) -> None:
     """One that runs here lost its worker, which had not heard that it is to be cancelled."""
@@ -174,12 +175,31 @@ def test_of_a_cancelled_job_nothing_is_kept_however_it_was(
     with django_capture_on_commit_callbacks(execute=True):
         job_services.cancel_job(job=job, user=alice)
         if was == "running":
-            assert saved.exists()
             job_life.crashed(job)
-        assert saved.exists()
-    assert Job.objects.get().state == State.CANCELLED
+    cancelled = Job.objects.get()
+    assert (cancelled.state, cancelled.is_finished) == (State.CANCELLED, True)
+    assert cancelled.events.latest("number").message == "It was cancelled. Step 4 is kept for a while."
+    assert saved.exists()
+    again = job_services.resume_job(job=cancelled, user=alice)
+    assert (again.state, again.finished_at) == (State.QUEUED, None)
+    assert saved.exists()
+
+
+def test_a_cancelled_trial_cannot_be_resumed_and_keeps_nothing(
+    start: Start, alice: User, workspace: Workspace, django_capture_on_commit_callbacks: Execute
+) -> None:
+    start()
+    Job.objects.update(search=make_search(workspace, alice))
+    job = job_life.claim_next()
+    assert job is not None
+    saved = storage.job_folder(job) / "checkpoints" / "step-00000004"
+    saved.mkdir(parents=True)
+    job.checkpoints.create(step=4)
+    with django_capture_on_commit_callbacks(execute=True):
+        assert job_life.end(job, State.CANCELLED)
     assert not saved.parent.exists()
     assert not job.checkpoints.get().is_kept
+    assert code_of(lambda: job_services.resume_job(job=job, user=alice)) == "job_not_paused"
 
 
 def test_a_job_that_failed_is_tried_again_when_its_reason_is_gone(start: Start, alice: User) -> None:

@@ -131,7 +131,24 @@ def test_a_training_host_without_the_base_fetches_it_and_what_it_learnt_is_there
             assert (folder / "adapter_model.safetensors").is_file()
 
 
-def test_a_cancelled_job_saves_what_it_learnt_and_is_gone_within_fifteen_seconds(
+def test_a_job_of_several_processes_succeeds_as_one_of_one_does(
+    start: Start, base: ServedModel, tiny_base: Path, settings: Settings
+) -> None:
+    settings.TRAINING_PROCESSES = 2
+    base.path = str(tiny_base)
+    base.save()
+    start(spec={**KNOBS, "max_steps": 2, "checkpoint_every": 1})
+    run_next()
+    job = Job.objects.get()
+    assert (job.state, job.error_message) == (Job.State.SUCCEEDED, "")
+    assert list(job.measurements.filter(kind="train").values_list("step", flat=True)) == [1, 2]
+    assert job.samples.count() == 3
+    assert job.model is not None
+    assert (job.model.location / "adapter_model.safetensors").exists()
+    assert not marked(str(job.id))
+
+
+def test_a_cancelled_job_saves_what_it_learnt_is_gone_within_fifteen_seconds_and_can_be_resumed(
     start: Start,
     base: ServedModel,
     tiny_base: Path,
@@ -161,4 +178,5 @@ def test_a_cancelled_job_saves_what_it_learnt_and_is_gone_within_fifteen_seconds
     assert (job.state, job.error_code, job.model) == (Job.State.CANCELLED, "", None)
     assert job.events.get(code="checkpoint").data["step"] == job.step >= 3
     assert not marked(str(job.id))
-    assert not (storage.job_folder(job) / "checkpoints").exists()
+    assert (storage.job_folder(job) / "checkpoints" / f"step-{job.step:08d}").is_dir()
+    assert job_services.resume_job(job=job, user=alice).state == Job.State.QUEUED

@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from training import trainer_process
+from training import job_life, trainer_process
+from training.trainer import orphans
 from training.trainer_process import NICE, TrainerProcess, marked
+
+
+def test_a_trainer_whose_worker_died_is_gone_before_another_host_can_have_its_job() -> None:
+    assert job_life.LEASE.total_seconds() > orphans.SECONDS + trainer_process.ENDING_SECONDS
+    launched = trainer_process.command(Path("spec.json"), 2)
+    assert launched[launched.index("--shutdown-timeout") + 1] == str(orphans.SECONDS)
 
 
 def test_a_trainer_gives_way_to_chat_and_is_the_first_to_end_where_memory_runs_out(

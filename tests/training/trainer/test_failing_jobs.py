@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -10,8 +14,8 @@ import pytest
 import torch
 
 from tests.inference.engine.running import needs_gpu
-from tests.training.trainer.conftest import freeze
-from tests.training.trainer.jobs import Bench
+from tests.training.trainer.conftest import conversation, freeze
+from tests.training.trainer.jobs import ROOT, Bench
 from training.datasets.examples import ChatExample, Message
 from training.trainer import checkpoints, objective
 from training.trainer.command import main
@@ -79,6 +83,34 @@ def test_a_full_disk_stops_the_job_and_keeps_the_last_checkpoint(bench: Bench) -
     assert done.status["error"] == "disk"
     assert [folder.name for folder in (done.output / "checkpoints").iterdir()] == ["step-00000002"]
     assert bench.run().status["state"] == "succeeded"
+
+
+def test_on_a_disk_without_any_room_the_exit_status_says_so(bench: Bench) -> None:
+    """Neither status.json nor the log has room for it."""
+    log = bench.folder / "trainer.log"
+    log.write_bytes(b"x" * 200)
+    with log.open("ab") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "training.trainer", str(bench.spec())],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=full,
+            stderr=full,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+        )
+        assert process.wait(timeout=120) == EXIT_STATUS["disk"]
+    assert log.stat().st_size == 200
+
+
+def test_examples_whose_answers_come_after_all_that_is_read_are_counted(bench: Bench) -> None:
+    long = ChatExample([Message("user", "fox " * 60), Message("assistant", "dog")])
+    bench.dataset = freeze(bench.folder / "long", "chat", train=[long, *[conversation(n) for n in range(6)]])
+    (data,) = bench.run(max_steps=1, max_length=64).lines("data")
+    assert (data["examples"], data["beyond"], data["max_length"], data["device"]) == (6, 1, 64, "cpu")
+    bench.dataset = freeze(bench.folder / "longer", "chat", train=[long])
+    said = bench.run("none", max_steps=1, max_length=64).status
+    assert said["error"] == "data"
+    assert "comes after the first 64 tokens of an example" in said["message"]
 
 
 def test_memory_that_runs_out_is_said_to_be_that(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

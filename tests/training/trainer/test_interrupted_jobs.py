@@ -18,13 +18,15 @@ import torch
 from tests.training.trainer.conftest import freeze
 from tests.training.trainer.jobs import Bench, Trained, wait_for_step
 from training.datasets.examples import DocumentExample, Example
-from training.trainer import checkpoints, choices, state, tensor_files
+from training.trainer import checkpoints, choices, orphans, tensor_files
 from training.trainer import job as trainer_job
 from training.trainer.attention import PackedAttention
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
 from training.trainer.command import main
 from training.trainer.failures import EXIT_STATUS
 from training.trainer.learner import Learner
+from training.trainer.optimisation import Optimizer
+from training.trainer.spec import Spec
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -71,6 +73,41 @@ def test_told_to_stop_it_saves_what_it_learnt_and_says_so(bench: Bench) -> None:
     assert saved["step"] == max(cut.losses)
     again = bench.run("cut", max_steps=50, checkpoint_every=40)
     assert again.losses == whole.losses
+
+
+def test_told_to_stop_since_its_worker_died_it_has_less_time_than_the_lease_of_its_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarms: list[int] = []
+    monkeypatch.setattr(orphans.signal, "alarm", alarms.append)
+    step = Optimizer.step
+
+    def stepping(self: Optimizer, *arguments: Any) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Optimizer, "step", stepping)
+    assert bench.run("paused").status["state"] == "stopped"
+    assert not alarms
+    parents = iter([1])
+    monkeypatch.setattr(orphans.os, "getppid", lambda: next(parents, 2))
+    assert bench.run("orphan").status["state"] == "stopped"
+    assert alarms == [orphans.SECONDS]
+
+
+def test_a_checkpoint_that_takes_long_shows_that_it_gets_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "_AT_ONCE", 10)
+    beats: list[int] = []
+    kept = Checkpoints(tmp_path / "checkpoints", 2)
+    written = kept.write(
+        1, {"a": b"0123456789abcdefghijKLM", "b": [b"1234567", b"89012"]}, 1, lambda: beats.append(1)
+    )
+    assert len(beats) == 3
+    assert (written / "a").read_bytes() == b"0123456789abcdefghijKLM"
+    assert (written / "b").read_bytes() == b"123456789012"
+    assert is_whole(written)
 
 
 @pytest.mark.parametrize("on_the_way_back", [False, True])
@@ -264,9 +301,9 @@ _DIVIDED: dict[str, Any] = {"epochs": 1, "max_steps": 0, "checkpoint_every": "au
 def test_a_machine_that_would_divide_documents_otherwise_does_not_go_on(
     documents: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 16)
+    monkeypatch.setitem(choices.MOST_LENGTH, "cpu", 16)
     begun = documents.run(**_DIVIDED)
-    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 32)  # as on a GPU
+    monkeypatch.setitem(choices.MOST_LENGTH, "cpu", 32)  # as on a GPU
     done = documents.run(**_DIVIDED)
     assert done.exit_status == EXIT_STATUS["checkpoint"]
     assert "up to 16 tokens, and here up to 32" in done.status["message"]
@@ -277,10 +314,10 @@ def test_a_machine_that_would_divide_documents_otherwise_does_not_go_on(
 def test_a_checkpoint_beyond_the_last_step_is_the_end(
     documents: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 16)
+    monkeypatch.setitem(choices.MOST_LENGTH, "cpu", 16)
     begun = documents.run(**_DIVIDED)
     _write_state_of_before(documents.folder / "out" / "checkpoints")
-    monkeypatch.setitem(choices._MOST_LENGTH, "cpu", 64)
+    monkeypatch.setitem(choices.MOST_LENGTH, "cpu", 64)
     done = documents.run(**_DIVIDED)
     assert done.status["state"] == "succeeded"
     (resumed,) = done.lines("resumed")
@@ -309,11 +346,13 @@ def test_a_job_whose_device_was_left_to_us_goes_on_where_the_same_one_is_named(b
 
 
 def test_a_job_that_was_begun_as_one_of_a_named_device_goes_on_where_it_is_not_named(bench: Bench) -> None:
-    identity = state.identity
-    with pytest.MonkeyPatch.context() as patch:  # as it was before
-        patch.setattr(
-            trainer_job, "identity", lambda spec, data, model, _: identity(spec, data, model, spec.device)
-        )
+    identity = trainer_job.identity
+
+    def as_before(spec: Spec, dataset: str, model: str, device: str = "") -> str:
+        return identity(spec, dataset, model, spec.device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_job, "identity", as_before)
         bench.run(max_steps=2, device="cpu")
     for _ in range(2):
         assert bench.run(max_steps=2).exit_status == 0

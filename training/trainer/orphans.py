@@ -1,0 +1,21 @@
+"""A trainer whose worker died saves while nobody else can have the job, and no longer. Knows nothing of training."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+# Less than the lease of its job (`training.job_life.LEASE`): then it may go on elsewhere, in the same folder.
+SECONDS = 20
+
+
+class Parent:
+    """Whoever started this process. Under torchrun that is torchrun, which ends those it started in as many seconds."""
+
+    def __init__(self) -> None:
+        self._pid = os.getppid()
+
+    def limit_if_gone(self) -> None:
+        """For a handler of SIGTERM, which comes when the parent dies (`webapp.core.tether`). SIGALRM then ends this."""
+        if os.getppid() != self._pid:
+            signal.alarm(SECONDS)
