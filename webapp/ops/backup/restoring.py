@@ -71,7 +71,7 @@ def restore(folder: Path, progress: Progress) -> Manifest:
                     _load_tables(folder / TABLES, manifest)
                     with connection.cursor() as cursor:
                         _finish(manifest, cursor)
-                        # Or rows that lack others would be found at the commit, with all files moved.
+                        # Which the commit would do, slowly, with the files moved: whoever is killed in it leaves them.
                         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
                     _move_files(aside, home, back)
             else:
