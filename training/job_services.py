@@ -171,7 +171,7 @@ def resume_job(*, job: Job, user: User, request: HttpRequest | None = None) -> J
 
 def is_cancelled_and_kept(job: Job) -> bool:
     """Whether somebody may still change their mind."""
-    return job.state == State.CANCELLED and job.search_id is None and job_life.last_saved(job) > 0
+    return job.state == State.CANCELLED and job_life.last_saved(job) > 0
 
 
 def cancelled_and_kept(before: datetime) -> QuerySet[Job]:

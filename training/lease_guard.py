@@ -41,11 +41,6 @@ class LeaseGuard:
     def _silent(self) -> float:
         return time.monotonic() - self._renewed_at
 
-    @property
-    def is_late(self) -> bool:
-        """Whether there is just time enough to save and to end."""
-        return self._silent > self._lease - ENDING_SECONDS - CANCEL_SECONDS
-
     @contextmanager
     def watching(self, trainer: Guarded) -> Iterator[None]:
         over = threading.Event()
@@ -65,7 +60,7 @@ class LeaseGuard:
                 except NotEnded:
                     logger.exception("a trainer outlives the lease of its job")
                 return
-            if self.is_late and not self.has_given_up:
-                self.has_given_up = True
+            if self._silent > self._lease - ENDING_SECONDS - CANCEL_SECONDS and not self.has_given_up:
+                self.has_given_up = True  # there is just time enough to save and to end
                 logger.warning("a lease was not renewed for %.0f s: its trainer is stopped", self._silent)
                 trainer.stop()

@@ -269,7 +269,7 @@ class Supervision:
                 raise Lost
             self._guard.renewed(began)
         self._asked = wish or self._asked
-        if not self._asked and (stopping.is_set() or self._guard.is_late or self._guard.has_given_up):
+        if not self._asked and (stopping.is_set() or self._guard.has_given_up):
             self._asked = RELEASE
 
     # --- The end --------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ JSON on stderr and an exit status of its own (failures.py), and stands in status
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import sys
 from pathlib import Path
@@ -67,9 +66,6 @@ def _failed(failure: TrainingFailure, job: Job | None) -> int:
     if job is not None:
         with contextlib.suppress(OSError):
             job.record.failed(failure.code, failure.message)
-    try:
+    with contextlib.suppress(OSError):
         sys.stderr.write(json.dumps({"error": failure.code, "message": failure.message}) + "\n")
-        sys.stderr.flush()
-    except OSError:
-        sys.stderr = io.StringIO()  # Python would try once more in the end, and exit with a status of its own
     return EXIT_STATUS[failure.code]

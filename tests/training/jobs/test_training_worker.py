@@ -359,8 +359,7 @@ def test_a_worker_that_is_stopped_has_as_long_to_save_as_its_process_may_take(
 def test_a_worker_that_cannot_renew_its_lease_has_its_trainer_gone_before_it_is_over(
     does: str, start: Start, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another host may have the job then, and the same folder. The database does not answer, or not even that it does
-    not."""
+    """Another host may have the job then, and the same folder. The database does not even say that it is away."""
     monkeypatch.setattr(training_worker, "close_old_connections", lambda: None)  # the test's is among them
     monkeypatch.setattr(job_life, "LEASE", timedelta(seconds=6))
     monkeypatch.setattr(lease_guard, "CANCEL_SECONDS", 1.0)
@@ -372,8 +371,7 @@ def test_a_worker_that_cannot_renew_its_lease_has_its_trainer_gone_before_it_is_
         if job.step < 5:
             renewed_at = time.monotonic()
             return
-        if does == "deaf":
-            wait_until(lambda: not marked(str(job.id)), "the end of the trainer", seconds=10)
+        wait_until(lambda: not marked(str(job.id)), "the end of the trainer", seconds=10)
         raise OperationalError("the server is away")
 
     job = start(spec=SPEC)
