@@ -12,9 +12,10 @@ from training.datasets.fingerprints import BANDS, MINIMA, Fingerprints, similari
 
 NEAR = 0.8  # from here on two texts are near-duplicates
 # Texts made by a template share bands by the thousand, and are not alike. Of those with the same band a row is compared
-# with so many that stand next to it: the likeliest to be.
+# with those that stand next to it, the likeliest to be: with all of them where rows are few, and at least so many.
 _BEFORE = 4  # among themselves, where what is alike is found by way of others too
 _BESIDE = 8  # of the evaluation data, in either direction
+_PAIRS_OF_A_BAND = 2**20  # are compared whatever they are
 _PAIRS_AT_ONCE = 2**16
 _BAND = np.uint64(32)  # bits of a place below the band's
 
@@ -98,8 +99,12 @@ def _pairs_that_meet(places: Places, rows: Rows) -> Iterator[tuple[Rows, Rows]]:
     """Of rows with the same band, each with those that stand before it."""
     order = np.argsort(places, kind="stable")
     bands, rows = places[order] >> _BAND, rows[order]
-    for step in range(1, _BEFORE + 1):
-        later = np.flatnonzero(bands[step:] == bands[:-step]) + step
+    later = np.arange(len(rows))
+    for step in range(1, 1 + max(_BEFORE, _PAIRS_OF_A_BAND // max(1, len(rows)))):
+        later = later[later >= step]
+        later = later[bands[later - step] == bands[later]]
+        if not len(later):  # where there is none so far before it, there is none further
+            break
         yield rows[later - step], rows[later]
 
 
@@ -107,14 +112,15 @@ def _met_beside(places: Places, rows: Rows, others: Places, other_rows: Rows) ->
     """Rows with those of the others (which are sorted) that have the same band and stand next to where they would."""
     bands, other_bands, last = places >> _BAND, others >> _BAND, len(others) - 1
     begin = np.searchsorted(others, places)
-    for steps in (range(_BESIDE), range(-1, -_BESIDE - 1, -1)):
+    most = max(_BESIDE, _PAIRS_OF_A_BAND // max(1, 2 * len(rows)))
+    for steps in (range(most), range(-1, -most - 1, -1)):
         met = np.arange(len(rows))
         for step in steps:
             beside = begin[met] + step
             inside = np.clip(beside, 0, last)
             meets = (inside == beside) & (other_bands[inside] == bands[met])
             met = met[meets]
-            if not len(met):  # who has none there has none beyond
+            if not len(met):
                 break
             yield rows[met], other_rows[inside[meets]]
 
@@ -124,5 +130,8 @@ def _alike(one: Fingerprints, rows: Rows, other: Fingerprints, others: Rows) -> 
     alike = np.empty(len(rows), bool)
     for start in range(0, len(rows), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
-        alike[part] = similarity(one.sketches[rows[part]], other.sketches[others[part]]) >= NEAR
+        alike[part] = (
+            similarity(one.sketches.take(rows[part], axis=0), other.sketches.take(others[part], axis=0))
+            >= NEAR
+        )
     return alike
