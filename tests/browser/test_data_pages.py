@@ -3,14 +3,12 @@ Chromium. What is learnt are conversations that people wrote: the PyPI package c
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from django.conf import settings
 from playwright.sync_api import Browser, Page, Route, expect
@@ -18,7 +16,6 @@ from playwright.sync_api import Browser, Page, Route, expect
 from inference.models import Generation
 from tests.browser.conftest import complaints_of
 from tests.conftest import new_site
-from tests.live_site import fetch
 from tests.load.lessons import Messages, chatterbot_topics
 from tests.services import REAL, Site, wait_until
 from training.datasets.frozen import read_manifest, read_split
@@ -37,16 +34,10 @@ def data_site() -> Iterator[Site]:
         site.create_owner()
         site.start_data()
         site.start_training()
-        wait_until(lambda: answers(site), "the web process to answer", 60)
+        wait_until(site.answers, "the web process to answer", 60)
         yield site
     finally:
         site.stop()
-
-
-def answers(site: Site) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return fetch(f"{site.base_url}/healthz").is_success
-    return False
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ def fifty_rows() -> Iterator[Row]:
         site.start(inference=0, model=REAL)
         site.create_owner()
         site.start_data()
+        wait_until(site.answers, "the web process to answer")
         wait_until(lambda: "ready." in site.data.log(), "the worker of datasets")
         first, *later = _seconds(site)
         yield Row.at_most("data.fifty.page", statistics.median(later), 2, "s")

@@ -46,7 +46,9 @@ def test_what_is_alike_is_found_among_many_texts_of_one_template() -> None:
     begin = sentence("template", 40)
     texts = [f"{begin} {sentence(n, 6)}" for n in range(600)]
     changed = [f"{' '.join(text.split()[:-4])} {sentence(('end', n), 4)}" for n, text in enumerate(texts)]
-    prints, evaluation = (fingerprints_of([DocumentExample(text) for text in some]) for some in (changed, texts))
+    prints, evaluation = (
+        fingerprints_of([DocumentExample(text) for text in some]) for some in (changed, texts)
+    )
     alike = similarity(prints.sketches, evaluation.sketches) >= 0.8
     assert alike.mean() > 0.8
     assert find_overlap(prints, evaluation)[alike].mean() > 0.99
