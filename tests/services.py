@@ -321,6 +321,12 @@ class Site(LiveSite):
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def answers(self) -> bool:
+        """Whether its web process does, whoever else is there."""
+        with contextlib.suppress(httpx.TransportError):
+            return fetch(f"{self.base_url}/healthz").is_success
+        return False
+
     def open_sockets(self) -> int:
         """As the web process counts them."""
         text = fetch(f"{self.base_url}/metrics").text

@@ -71,6 +71,7 @@ def versions(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
     for version in found:
         pretty = msgspec.json.format(msgspec.json.encode(version.recipe), indent=2)
         version.recipe_text = pretty.decode()  # type: ignore[attr-defined]
+        version.effects = (version.manifest or {}).get("effects", [])  # type: ignore[attr-defined]
     context = {
         "versions": found,
         "work": work,

@@ -128,7 +128,7 @@ def _detect(work: DataWork, progress: Keeper) -> bool:
     detected = detect(path, file.name)
     readable = detected.reading is not None
     with transaction.atomic():
-        if not life.end_work(work=work, expected=State.RUNNING, state=State.READY):
+        if not life.lock_work(work=work):
             return False
         SourceFile.objects.filter(id=file.id).update(
             sha256=sha256,
@@ -136,8 +136,9 @@ def _detect(work: DataWork, progress: Keeper) -> bool:
             reading=msgspec.to_builtins(detected.reading) if readable else None,
             state=SourceFile.State.READY if readable else SourceFile.State.UNREADABLE,
         )
-        # In one go: whoever looks at the page sees that something is going on until it has ended.
-        services.start_first_report(dataset=work.dataset)
+        # In one go with the first check that this begins: whoever looks at the page sees that something is going on
+        # until that has ended.
+        life.end_work(work=work, expected=State.RUNNING, state=State.READY)
     return True
 
 
@@ -237,6 +238,7 @@ def _keep_version(version: DatasetVersion, manifest: Manifest, made: Path) -> di
         manifest=msgspec.to_builtins(manifest),
         **splits,
     )
+    Dataset.objects.filter(id=version.dataset_id).update(highest_version=version.number)
     return {"version": version.number, "is_new": True}
 
 

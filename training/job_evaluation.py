@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from training import job_charts
 from training.confusion_picture import matrix
 from training.job_words import in_reader_language
+from training.label_picture import by_label
 from training.trainer.evaluation import Classification, ClassScore, Evaluation, Regression
 
 MOST_CURVES = 6  # more cannot be told apart
@@ -34,15 +35,15 @@ def _regression(found: Regression) -> dict[str, Any]:
 
 
 def _classification(found: Classification) -> dict[str, Any]:
-    curves, shown = drawn_curves(found), matrix(found)
+    curves, shown, labels = drawn_curves(found), matrix(found), by_label(found)
     return {
         "evaluation": found,
-        "reasons": _reasons(found, matrix_shown=shown is not None),
+        "reasons": _reasons(found, matrix_shown=shown is not None or labels is not None),
         "judged_on": judged_on(found.split),
-        "is_multilabel": found.kind == "multilabel",
         "roc": job_charts.roc([score.roc or [] for score in curves]) if curves else "",
         "curves": curves,
         "matrix": shown,
+        "by_label": labels,
     }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import msgspec
 from django.db import transaction
 from django.db.models import Max
+from django.dispatch import receiver
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
@@ -89,6 +90,7 @@ def remove_file(*, file: SourceFile) -> None:
     require_unused([], file.dataset.workspace, [file.pk])
     file.delete()
     file.dataset.save(update_fields=["updated_at"])
+    start_first_report(dataset=file.dataset)
 
 
 @transaction.atomic
@@ -139,8 +141,12 @@ def start_report(*, dataset: Dataset, model: str = "", max_tokens: int = 0, eval
     return _begin(dataset, Kind.REPORT, parameters)
 
 
-def start_first_report(*, dataset: Dataset) -> None:
-    """Once every file has been looked at, the first check begins by itself; the next ones when somebody asks."""
+@receiver(work.looked_at)
+def start_first_report(*, dataset: Dataset, **_: object) -> None:
+    """Once every file has been looked at, the first check begins by itself; the next ones when somebody asks.
+
+    For whatever may have been waited for last: the look at a file, or a file that has gone.
+    """
     if dataset.work.filter(kind=Kind.REPORT).exists():
         return
     try:
@@ -172,25 +178,34 @@ def start_freeze(
     Raises UserError `dataset_busy`, `report_first`.
     """
     _require_idle(dataset)
-    report = require_report(dataset)
-    parameters: dict[str, object] = {"recipe": msgspec.to_builtins(recipe), "report": str(report.id)}
+    report, counted, wanted = require_report(dataset), last_preview(dataset), msgspec.to_builtins(recipe)
+    parameters: dict[str, object] = {
+        "recipe": wanted,
+        "report": str(report.id),
+        "counted": counted is not None and counted.parameters["recipe"] == wanted,
+    }
     if validation is not None:
         parameters["validation"] = str(validation.id)
     made = uuid.uuid4()
     parameters["made"] = str(made)  # what is asked for the version, should it turn out to be an earlier one
     doing = _begin(dataset, Kind.FREEZE, parameters)
-    highest = DatasetVersion.objects.filter(dataset=dataset).aggregate(highest=Max("number"))["highest"]
     version = DatasetVersion.objects.create(
         id=made,
         dataset=dataset,
-        number=(highest or 0) + 1,
+        number=_next_number(dataset),
         work=doing,
-        recipe=msgspec.to_builtins(recipe),
+        recipe=wanted,
         parent=report.parameters["sources"],
         created_by=user,
     )
     _record("dataset_frozen", dataset, user, request, version=version.number)
     return version
+
+
+def _next_number(dataset: Dataset) -> int:
+    """One that no version has, nor any that was frozen ever had."""
+    numbers = Dataset.objects.filter(pk=dataset.pk).values_list("highest_version", Max("versions__number"))
+    return max(number or 0 for number in numbers.get()) + 1
 
 
 @transaction.atomic

@@ -55,17 +55,18 @@ def _announced(request: HttpRequest) -> tuple[str, int, int]:
 def content(request: HttpRequest, file_id: UUID) -> HttpResponse:
     """GET: how much has arrived. PUT with `?offset=`: the next part of it, at most CHUNK_BYTES."""
     file = access.get_file(person(request), file_id)
-    if request.method == "PUT":
-        try:
-            file = uploads.receive_chunk(
-                file=file,
-                offset=_number(request.GET.get("offset")),
-                length=_number(request.headers.get("Content-Length")),
-                body=request,
-            )
-        except uploads.WrongOffset as error:
-            answer = {"code": error.code, "message": error.message, "received": error.received}
-            return JsonResponse({"error": answer}, status=error.status)
+    if request.method == "GET":
+        return JsonResponse(_progress(uploads.as_on_disk(file=file)))
+    try:
+        file = uploads.receive_chunk(
+            file=file,
+            offset=_number(request.GET.get("offset")),
+            length=_number(request.headers.get("Content-Length")),
+            body=request,
+        )
+    except uploads.WrongOffset as error:
+        answer = {"code": error.code, "message": error.message, "received": error.received}
+        return JsonResponse({"error": answer}, status=error.status)
     return JsonResponse(_progress(file))
 
 

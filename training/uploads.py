@@ -16,7 +16,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from training import storage
+from training import services, storage
 from training.incoming import RESERVED_BYTES, Incoming, remove_forgotten
 from training.models import Dataset, DataWork, SourceFile
 from training.sizes import spoken_size
@@ -75,17 +75,22 @@ def begin_upload(*, dataset: Dataset, name: str, size: int, modified: int = 0) -
         files = SourceFile.objects.filter(dataset=dataset)
         continued = files.filter(name=name, size=size, modified=modified, state=State.UPLOADING).first()
         if continued is not None:
-            return continued
+            _make_place(continued)
+            return as_on_disk(file=continued)
         _require_room(dataset)
         require_space(name, size)
         file = SourceFile.objects.create(
             dataset=dataset, name=name, size=size, modified=modified, received_at=timezone.now()
         )
-        path = storage.source_path(file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(exist_ok=False)
+        _make_place(file)
         dataset.save(update_fields=["updated_at"])
     return file
+
+
+def _make_place(file: SourceFile) -> None:
+    path = storage.source_path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
 
 
 def _empty(name: str) -> UserError:
@@ -119,6 +124,18 @@ def require_space(name: str, size: int) -> None:
         )
 
 
+def as_on_disk(*, file: SourceFile) -> SourceFile:
+    """Sets `received` back where less is there: a machine that lost its power may have lost the end of the file."""
+    try:
+        there = storage.source_path(file).stat().st_size
+    except FileNotFoundError:
+        there = 0
+    if file.state == State.UPLOADING and there < file.received:
+        SourceFile.objects.filter(pk=file.pk, received=file.received).update(received=there)
+        file.received = there
+    return file
+
+
 def receive_chunk(*, file: SourceFile, offset: int, length: int, body: Readable) -> SourceFile:
     """Appends `length` bytes of `body`, which continue the file at `offset`. The last one starts the look at it.
 
@@ -131,6 +148,7 @@ def receive_chunk(*, file: SourceFile, offset: int, length: int, body: Readable)
             # A part that is sent again while the first sending of it is still being written has to wait its turn.
             fcntl.flock(target, fcntl.LOCK_EX)
             file.refresh_from_db(fields=["received", "state"])
+            as_on_disk(file=file)
             if file.received != offset or file.state != State.UPLOADING:
                 raise WrongOffset(file.received)
             # There was room when it was announced; others may have taken it since, and everything else needs the rest.
@@ -138,8 +156,7 @@ def receive_chunk(*, file: SourceFile, offset: int, length: int, body: Readable)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             target.seek(offset)
             _copy(body, target, length)
-            if offset + length == file.size:
-                os.fsync(target.fileno())
+            os.fsync(target.fileno())  # before the row says that it is here
             return _arrived(file, offset + length)
     except (FileNotFoundError, SourceFile.DoesNotExist) as error:
         raise NotFound(_("That file")) from error
@@ -202,6 +219,7 @@ def remove_abandoned() -> None:
     if (now := clock.deletion_time()) is None:
         return
     forgotten = SourceFile.objects.filter(state=State.UPLOADING, received_at__lt=now - ABANDONED)
-    for file in forgotten[:1000]:
+    for file in forgotten.select_related("dataset")[:1000]:
         file.delete()
+        services.start_first_report(dataset=file.dataset)
     remove_forgotten(now)

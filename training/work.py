@@ -15,6 +15,7 @@ from uuid import UUID
 from celery import current_app
 from django.db import IntegrityError, transaction
 from django.db.models import F
+from django.dispatch import Signal
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
@@ -39,6 +40,9 @@ WORKER_LOST = gettext_noop(
     "The process that did this ended twice before it was done; it may have run out of memory. Nothing was changed."
     " Try again, or with fewer files."
 )
+
+# Sent inside the transaction in which the look at a file ends, however it does. `dataset`: the file's.
+looked_at = Signal()
 
 
 def begin_work(
@@ -130,6 +134,8 @@ def end_work(*, work: DataWork, expected: str, state: str, **fields: Any) -> boo
             setattr(work, name, value)
         if state in (State.FAILED, State.CANCELLED):
             _leave_nothing_half_made(work)
+        if work.kind == Kind.DETECT:
+            looked_at.send(sender=DataWork, dataset=work.dataset)
         send_prepare()
     return True
 

@@ -1,22 +1,22 @@
 """From files with faults to an answer of what learnt from them, by the pages alone, on real worker processes in a real
-Chromium."""
+Chromium. What is learnt are conversations that people wrote: the PyPI package chatterbot-corpus."""
 
 from __future__ import annotations
 
-import contextlib
+import csv
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+from django.conf import settings
 from playwright.sync_api import Browser, Page, Route, expect
 
 from inference.models import Generation
 from tests.browser.conftest import complaints_of
 from tests.conftest import new_site
-from tests.live_site import fetch
+from tests.load.lessons import Messages, chatterbot_topics
 from tests.services import REAL, Site, wait_until
 from training.datasets.frozen import read_manifest, read_split
 from training.models import DatasetVersion, Job, SourceFile
@@ -34,16 +34,10 @@ def data_site() -> Iterator[Site]:
         site.create_owner()
         site.start_data()
         site.start_training()
-        wait_until(lambda: answers(site), "the web process to answer", 60)
+        wait_until(site.answers, "the web process to answer", 60)
         yield site
     finally:
         site.stop()
-
-
-def answers(site: Site) -> bool:
-    with contextlib.suppress(httpx.TransportError):
-        return fetch(f"{site.base_url}/healthz").is_success
-    return False
 
 
 @pytest.fixture
@@ -124,49 +118,50 @@ def test_an_upload_goes_on_where_it_was_after_the_connection_was_lost(
     expect(page.locator("#files")).to_contain_text("one.jsonl")
 
 
-def chat(question: str, *answer: str) -> dict[str, object]:
-    said = [("user", question), *(("assistant", text) for text in answer)]
-    return {"messages": [{"role": role, "content": text} for role, text in said]}
+@pytest.fixture(scope="module")
+def topics() -> dict[str, list[Messages]]:
+    return chatterbot_topics(settings.MODEL_CACHE)
 
 
-def order(n: int) -> dict[str, object]:
-    return chat(f"Where is order {n}?", f"Order {n} is on its way, and you will have it on day {n % 9}.")
-
-
-FAULTY = [
-    *map(order, range(60)),
-    order(3),
-    chat("Who are you?", "Write to ada@example.org, at the cafÃ©."),
-    chat("Hello?"),
-    {"prompt": "not a conversation"},
-]
+def faulty(topics: dict[str, list[Messages]]) -> list[dict[str, object]]:
+    """61 conversations, of which one repeats another; and what goes wrong in a company's own."""
+    real = [*topics["ai"][:30], *topics["money"]]
+    broken = [
+        [
+            {"role": "user", "content": "Who are you?"},
+            {"role": "assistant", "content": "Write to ada@example.org, at the cafÃ©."},
+        ],
+        [{"role": "user", "content": "Hello?"}],
+    ]
+    return [*({"messages": each} for each in [*real, *broken]), {"prompt": "not a conversation"}]
 
 
 # Its trainer gives way to everything else that runs.
 @pytest.mark.timeout(600)
 def test_from_a_file_with_faults_to_a_model_that_has_learnt_it(
-    page: Page, data_site: Site, tmp_path: Path
+    page: Page, data_site: Site, topics: dict[str, list[Messages]], tmp_path: Path
 ) -> None:
-    faulty = tmp_path / "orders.jsonl"
-    faulty.write_text("".join(json.dumps(row) + "\n" for row in FAULTY) + '{"messages": [\n')
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in faulty(topics)) + '{"messages": [\n')
 
-    new_dataset(page, "Orders")
-    page.locator("#chooser").set_input_files(faulty)
+    new_dataset(page, "Chats")
+    page.locator("#chooser").set_input_files(file)
     page.get_by_role("link", name="See the report").click()
 
     expect(page.locator(".figures div").filter(has_text="Examples").locator("dd")).to_have_text("65")
     problems = page.locator(".problem")
     page.get_by_role("link", name="Invalid json").click()
     expect(problems).to_have_count(1)
-    expect(problems).to_contain_text("orders.jsonl · line 65")
+    expect(problems).to_contain_text("chats.jsonl · line 65")
     expect(problems.locator("pre")).to_have_text('{"messages": [')
     with page.expect_download() as download:
         page.get_by_role("link", name="Download CSV").click()
-    assert "invalid_json,error,orders.jsonl,65" in Path(download.value.path()).read_text("utf-8-sig")
+    assert "invalid_json,error,chats.jsonl,65" in Path(download.value.path()).read_text("utf-8-sig")
     expect(page.get_by_role("row", name="Email addresses")).to_contain_text("1")
 
-    expect(page.locator(".tokens mark").first).to_contain_text("Order")
+    expect(page.locator(".tokens mark").first).to_contain_text("Art")  # ificial Intelligence
     page.get_by_role("link", name="Clean and freeze").click()
+    expect(page.get_by_text("Not counted yet")).to_be_visible()
     page.get_by_label("Email addresses").check()
     page.get_by_role("button", name="Count effects").click()
     effects = page.locator(".effect")
@@ -176,6 +171,11 @@ def test_from_a_file_with_faults_to_a_model_that_has_learnt_it(
     redacted.get_by_text("Before and after").click()
     expect(redacted).to_contain_text("Write to [EMAIL]")
     expect(page.get_by_label("Email addresses")).to_be_checked()
+    other = page.get_by_text("no longer those that were counted")
+    page.get_by_label("IP addresses").check()
+    expect(other).to_be_visible()
+    page.get_by_label("IP addresses").uncheck()
+    expect(other).to_be_hidden()
 
     page.get_by_role("button", name="Freeze a version").click()
     expect(page.get_by_role("heading", name="Version 1")).to_be_visible()
@@ -185,7 +185,7 @@ def test_from_a_file_with_faults_to_a_model_that_has_learnt_it(
     train = Path(download.value.path()).read_text()
 
     with data_site.rows():
-        version = DatasetVersion.objects.get(dataset__name="Orders")
+        version = DatasetVersion.objects.get(dataset__name="Chats")
     folder = data_site.home / "datasets" / str(version.dataset_id) / "versions" / str(version.pk)
     manifest = read_manifest(folder)
     assert manifest.content_hash == version.content_hash
@@ -199,8 +199,55 @@ def test_from_a_file_with_faults_to_a_model_that_has_learnt_it(
     page.get_by_role("button", name="Freeze a version").click()
     expect(page.get_by_text("exactly what version 1 is already")).to_be_visible()
     with data_site.rows():
-        assert DatasetVersion.objects.filter(dataset__name="Orders").count() == 1
+        assert DatasetVersion.objects.filter(dataset__name="Chats").count() == 1
     learns_and_answers(page, data_site)
+
+
+@pytest.mark.timeout(600)
+def test_a_table_whose_columns_are_said_becomes_a_classifier_with_a_picture_of_its_mistakes(
+    page: Page, data_site: Site, topics: dict[str, list[Messages]], tmp_path: Path
+) -> None:
+    """What a line of the corpus is about."""
+    table = tmp_path / "lines.csv"
+    with table.open("w", newline="") as lines:
+        rows = csv.writer(lines)
+        rows.writerow(["about", "number", "line"])
+        for topic in ("food", "movies", "sports"):
+            rows.writerows([topic, n, each[0]["content"]] for n, each in enumerate(topics[topic]))
+
+    new_dataset(page, "Lines")
+    page.locator("#chooser").set_input_files(table)
+    page.get_by_role("link", name="Look and correct").click()
+    page.get_by_label("What a row is").select_option("labelled")
+    page.locator("[name='labelled.text']").select_option("line")
+    page.locator("[name='labelled.label']").select_option("about")
+    page.get_by_role("button", name="Save").click()
+    page.get_by_role("link", name="Check the data").click()
+    page.get_by_role("button", name="Check the data").click()
+    expect(page.get_by_role("row", name="sports")).to_contain_text("%")
+
+    page.get_by_role("link", name="Clean and freeze").click()
+    page.get_by_label("For the test, in %").fill("30")
+    page.get_by_role("button", name="Freeze a version").click()
+    expect(page.get_by_text("had not been counted")).to_be_visible()
+    page.get_by_text("What each step did").click()
+    expect(page.locator(".effect").filter(has_text="Leave out repetitions")).to_be_visible()
+
+    page.get_by_role("link", name="Fine-tune Version 1").click()
+    page.get_by_role("button", name="Next").click()
+    page.get_by_role("button", name="Next").click()
+    page.get_by_text("All settings").click()
+    page.get_by_label("Steps at most").fill("2")
+    page.get_by_label("Longest example").fill("16")
+    page.get_by_role("button", name="Start").click()
+    matrix = page.get_by_role("region", name="Confusion matrix").first
+    expect(matrix.locator("svg")).to_be_visible(timeout=400_000)
+    with data_site.rows():
+        found = Job.objects.get(version__dataset__name="Lines").evaluation
+    assert (found["split"], found["labels"]) == ("test", ["food", "movies", "sports"])
+    drawn = [int(text) for text in matrix.locator("g text").all_inner_texts()]
+    assert sum(drawn) == sum(map(sum, found["confusion"])) == found["examples"] > 10
+    expect(page.get_by_role("heading", name="ROC curve")).to_be_visible()
 
 
 def learns_and_answers(page: Page, site: Site) -> None:
@@ -209,10 +256,10 @@ def learns_and_answers(page: Page, site: Site) -> None:
     page.get_by_role("button", name="Next").click()
     expect(page.get_by_role("radio", name="An adapter")).to_be_checked()
     page.get_by_role("button", name="Next").click()
-    page.get_by_role("textbox", name="Name").fill("Orders")
+    page.get_by_role("textbox", name="Name").fill("Chats")
     page.get_by_text("All settings").click()
     page.get_by_label("Steps at most").fill("8")
-    page.get_by_label("Asked at each checkpoint").fill("Where is order 7?")
+    page.get_by_label("Asked at each checkpoint").fill("What is AI?")
     page.get_by_role("button", name="Start").click()
 
     curve = page.locator(".losses .serie-0 .line")
@@ -223,7 +270,7 @@ def learns_and_answers(page: Page, site: Site) -> None:
     page.get_by_role("link", name="Try it").wait_for(timeout=400_000)
     expect(page.locator(".losses .serie-1 .line")).to_be_visible()
     with site.rows():
-        job = Job.objects.get()
+        job = Job.objects.get(version__dataset__name="Chats")
         assert job.best_validation_loss < job.base_validation_loss
         before, after = (job.samples.get(step=step).answer for step in (0, job.best_step))
     assert before != after
@@ -231,11 +278,11 @@ def learns_and_answers(page: Page, site: Site) -> None:
 
     page.get_by_role("link", name="Try it").click()
     page.wait_for_url("**/?model=*", wait_until="load")
-    page.get_by_role("textbox", name="Your message").fill("Where is order 7?")
+    page.get_by_role("textbox", name="Your message").fill("What is AI?")
     page.keyboard.press("Enter")
     reply = page.locator("article.message-assistant[data-state=complete]")
-    expect(reply.locator(".model")).to_have_text("Orders")
-    expect(reply.locator(".reply")).to_contain_text("Order 7")
+    expect(reply.locator(".model")).to_have_text("Chats")
+    expect(reply.locator(".reply")).not_to_be_empty()
     with site.rows():
         answered = Generation.objects.get(chat_message__isnull=False)
         assert answered.model_id == job.model_id

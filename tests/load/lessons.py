@@ -61,12 +61,23 @@ def of_mixed_lengths(count: int, *, seed: int = 3) -> Iterator[Messages]:
 
 def chatterbot(cache: Path) -> Iterator[Messages]:
     """The English part of chatterbot-corpus: each line is said by the other one; what nobody answers is left out."""
+    for conversations in chatterbot_topics(cache).values():
+        yield from conversations
+
+
+def chatterbot_topics(cache: Path) -> dict[str, list[Messages]]:
+    """By what they are about: "ai", "food", "sports"."""
+    topics: dict[str, list[Messages]] = {}
     with zipfile.ZipFile(_corpus(cache)) as wheel:
         for name in sorted(filter(_ENGLISH.fullmatch, wheel.namelist())):
             content: Any = yaml.safe_load(wheel.read(name))
-            for said in content["conversations"]:
-                roles = ("user", "assistant") * (len(said) // 2)
-                yield [{"role": role, "content": str(line)} for role, line in zip(roles, said, strict=False)]
+            topics[Path(name).stem] = [_conversation(said) for said in content["conversations"]]
+    return topics
+
+
+def _conversation(said: list[object]) -> Messages:
+    roles = ("user", "assistant") * (len(said) // 2)
+    return [{"role": role, "content": str(line)} for role, line in zip(roles, said, strict=False)]
 
 
 def _corpus(cache: Path) -> Path:

@@ -21,6 +21,8 @@ class Dataset(models.Model):
     workspace = models.ForeignKey(Workspace, on_delete=models.CASCADE, related_name="datasets")
     name = models.CharField(max_length=120)
     is_for_file = models.BooleanField(default=False)  # made for a file a program sent; goes with its last one
+    # Of a version that was frozen, and may be deleted since: what learnt from it names it, so no other has its number.
+    highest_version = models.PositiveIntegerField(default=0, db_default=0)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+"
     )

@@ -415,6 +415,35 @@ def test_a_recipe_that_cannot_be_followed_is_refused_with_its_reason(
     assert not DatasetVersion.objects.exists()
 
 
+def test_a_version_shows_what_each_step_did_and_says_where_that_had_not_been_counted(
+    client: Client, dataset: Dataset, report: DataWork
+) -> None:
+    address, said = f"/data/{dataset.pk}/", "had not been counted"
+    effect = {"step": "deduplicate", "changed": 0, "dropped": 1234, "added": 0, "samples": [["secret", ""]]}
+    assert "Not counted yet" in client.get(f"{address}clean/").content.decode()
+
+    def frozen(**switches: str) -> str:
+        """The page of versions afterwards."""
+        assert client.post(f"{address}clean/", recipe_fields(freeze="1", **switches)).status_code == 302
+        assert said not in client.get(f"{address}versions/").content.decode()  # it may come to nothing
+        dataset.work.update(state="ready")
+        dataset.versions.filter(state="building").update(state="ready", manifest={"effects": [effect]})
+        page = client.get(f"{address}versions/").content.decode()
+        assert "secret" not in page
+        return page
+
+    page = frozen()
+    assert page.count("1,234 left out") == 1
+    assert f"Version 1 was frozen with switches whose effects {said}" in page
+    client.post(f"{address}clean/", recipe_fields(count="1"))
+    dataset.work.filter(kind="preview").update(state="ready", result=[effect], finished_at=timezone.now())
+    page = client.get(f"{address}clean/").content.decode()
+    assert "Not counted yet" not in page
+    assert 'id="uncounted" role="status" hidden' in page
+    assert said not in frozen()
+    assert f"Version 3 was frozen with switches whose effects {said}" in frozen(deduplicate="exact")
+
+
 def test_versions_are_numbered_and_say_what_they_were_made_from(
     client: Client, dataset: Dataset, report: DataWork, alice: User
 ) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import current_app
+from django.apps import apps
 from django.test import Client
 from django.utils import timezone
 
@@ -427,3 +429,86 @@ def test_a_file_no_one_could_look_at_is_not_waited_for(dataset: Dataset) -> None
     tasks.run(str(looking.pk))
     file.refresh_from_db()
     assert file.state == SourceFile.State.UNREADABLE
+
+
+@pytest.fixture
+def unseen(source: SourceFile) -> DataWork:
+    """The look at a second file, whose bytes are gone; the first one has been looked at."""
+    file = uploads.begin_upload(dataset=source.dataset, name="second.jsonl", size=1)
+    SourceFile.objects.filter(pk=file.pk).update(state=SourceFile.State.DETECTING)
+    storage.source_path(file).unlink()
+    return work.begin_work(dataset=source.dataset, kind="detect", parameters={}, file=file)
+
+
+def test_the_first_check_begins_although_the_look_at_the_last_file_failed(
+    unseen: DataWork, dataset: Dataset
+) -> None:
+    tasks.run(str(unseen.pk))
+    assert [(report.kind, report.state) for report in dataset.work.all()] == [
+        ("detect", State.FAILED),
+        ("report", State.QUEUED),
+    ]
+
+
+def test_the_first_check_begins_although_those_who_looked_at_the_last_file_died(
+    unseen: DataWork, dataset: Dataset
+) -> None:
+    for _ in range(work.MAX_CRASHES):
+        assert not dataset.work.filter(kind="report").exists()
+        claimed = work.claim_work(work_id=unseen.pk)
+        assert claimed is not None
+        silent(claimed)
+        tasks.reap()
+    assert dataset.work.get(kind="report").state == State.QUEUED
+
+
+@pytest.mark.parametrize("by_a_person", [True, False])
+def test_the_first_check_begins_once_the_file_that_was_waited_for_has_gone(
+    by_a_person: bool, dataset: Dataset, source: SourceFile, alice: User, logged_in: LogIn
+) -> None:
+    late, later = (uploads.begin_upload(dataset=dataset, name=name, size=9) for name in ("late", "later"))
+    for file in (late, later):
+        assert not dataset.work.exists()
+        if by_a_person:
+            assert logged_in(alice).post(f"/data/files/{file.pk}/remove/").status_code == 302
+        else:
+            SourceFile.objects.filter(pk=file.pk).update(received_at=timezone.now() - uploads.ABANDONED * 1.1)
+            tasks.reap()
+    assert dataset.work.get().kind == "report"
+
+
+def test_the_number_of_a_deleted_version_is_not_given_again(
+    report: DataWork, dataset: Dataset, alice: User, logged_in: LogIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = iter("abc")
+
+    def make(folder: Path, recipe: Recipe, out: Path, **_: object) -> Manifest:
+        out.mkdir(parents=True)
+        splits = {name: SplitInfo(1, next(contents) * 64 if name == "train" else "") for name in SPLITS}
+        return Manifest(1, "labelled", content_hash("labelled", splits), "", recipe, splits, [])
+
+    def freeze() -> DatasetVersion:
+        version = services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice)
+        tasks.run(str(version.work_id))
+        version.refresh_from_db()
+        assert version.state == DatasetVersion.State.READY
+        return version
+
+    monkeypatch.setattr("training.datasets.clean.freeze", make)
+    numbers = [freeze().number]
+    newest = freeze()
+    assert logged_in(alice).post(f"/data/versions/{newest.pk}/delete/").status_code == 302
+    # One that came to nothing has taught nobody anything.
+    cancelled = services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice)
+    assert cancelled.work is not None
+    work.cancel_work(work=cancelled.work)
+    numbers += [newest.number, cancelled.number, freeze().number]
+    assert numbers == [1, 2, 3, 3]
+
+
+def test_datasets_that_were_there_before_know_the_highest_number_of_their_versions(dataset: Dataset) -> None:
+    for number, state in ((1, "ready"), (2, "ready"), (3, "failed")):
+        DatasetVersion.objects.create(dataset=dataset, number=number, state=state, recipe={}, parent="")
+    import_module("training.migrations.0007_version_numbers_once").take_over(apps, None)
+    dataset.refresh_from_db()
+    assert dataset.highest_version == 2

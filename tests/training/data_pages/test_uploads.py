@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,40 @@ def test_a_connection_that_breaks_within_a_part_loses_only_that_part(
         uploads.receive_chunk(file=SourceFile.objects.get(), offset=4, length=6, body=io.BytesIO(b"45"))
     assert caught.value.code == "chunk_short"
     assert client.get(place).json()["received"] == 4
+
+
+def test_a_part_is_on_the_disk_before_the_row_says_that_it_arrived(
+    client: Client, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = begin(client, dataset).json()["content"]
+    path = storage.source_path(SourceFile.objects.get())
+    synced: list[tuple[bytes, int]] = []
+
+    def sync(_: int) -> None:
+        synced.append((path.read_bytes(), SourceFile.objects.get().received))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    put(client, place, 0, b"0123")
+    put(client, place, 4, b"456789")
+    assert synced == [(b"0123", 0), (b"0123456789", 4)]
+
+
+def test_what_the_machine_lost_when_its_power_failed_is_sent_again(client: Client, dataset: Dataset) -> None:
+    place = begin(client, dataset).json()["content"]
+    put(client, place, 0, b"01234567")
+    path = storage.source_path(SourceFile.objects.get())
+    os.truncate(path, 3)
+    # The page that was open all the while is told where to go on, and one that is opened afterwards begins there.
+    answer = put(client, place, 8, b"89")
+    assert (answer.status_code, answer.json()["error"]["received"]) == (409, 3)
+    assert put(client, place, 3, b"34").json()["received"] == 5
+    os.truncate(path, 4)
+    assert client.get(place).json()["received"] == 4
+    assert put(client, place, 4, b"4").json()["received"] == 5
+    path.unlink()
+    assert begin(client, dataset).json()["received"] == 0
+    assert put(client, place, 0, b"0123456789").json()["state"] == "detecting"
+    assert path.read_bytes() == b"0123456789"
 
 
 @pytest.mark.parametrize(

@@ -347,11 +347,48 @@ def test_of_two_labels_one_curve_says_it_all(client: Client, running: Job) -> No
     assert re.findall(r'<li class="legend-\d"><bdi>(\w+)', page) == ["spam"]
 
 
-def test_where_several_labels_are_right_mistakes_are_counted_by_label(client: Client, running: Job) -> None:
-    changed(running, evaluation=classified("multilabel"))
+def test_where_several_labels_are_right_each_has_its_mistakes_in_a_picture(
+    client: Client, running: Job
+) -> None:
+    found = classified("multilabel")
+    found["reasons"] = {"confusion": "A text may have several labels; each label has a matrix of its own."}
+    found["classes"][2]["confusion"] = [[1234, 0], [30, 10]]
+    changed(running, task="classification", evaluation=found)
     page = shown(client, running)
     assert "Confusion matrix" not in page
-    assert "Wrongly given" in page
+    assert "a matrix of its own" not in page
+    drawn = confusion(page)
+    assert drawn.count("<g class=") == 4 * 4
+    for said in ("Rightly given: 10", "Missed: 30", "Rightly not given: 1,234"):
+        assert f"<title>returns, {said}</title>" in drawn
+    # Of the forty that have it; and of those that have not.
+    assert re.findall(r'<g class="(\w+ shade-\d+)"', drawn)[8:12] == [
+        "right shade-3",
+        "wrong shade-8",
+        "wrong shade-0",
+        "right shade-10",
+    ]
+    assert re.findall(r"<bdi>(\w+)</bdi>: (\d+) missed, (\d+) wrongly given", drawn)[0] == (
+        "returns",
+        "30",
+        "0",
+    )
+    cells = [int(number.replace(",", "")) for number in re.findall(r"<td[^>]*>([\d,]+)</td>", drawn)]
+    assert cells[8:12] == [10, 30, 0, 1234]
+
+
+def test_of_very_many_labels_that_may_be_several_those_with_most_mistakes_are_drawn(
+    client: Client, running: Job
+) -> None:
+    found = classified("multilabel")
+    usual = found["classes"][0]
+    found["classes"] = [usual | {"label": f"label {n}", "confusion": [[100, n], [0, 1]]} for n in range(40)]
+    changed(running, task="classification", evaluation=found)
+    drawn = confusion(shown(client, running))
+    assert drawn.count("<g class=") == 30 * 4
+    assert "These are the 30 of 40 labels with the most mistakes." in drawn
+    assert "label 9<" not in drawn
+    assert drawn.index("label 10<") < drawn.index("label 39<")
 
 
 def test_what_is_not_defined_is_a_dash_and_a_sentence(client: Client, running: Job) -> None:

@@ -1,15 +1,17 @@
-// Keeps parts of a page current while a worker is busy with what they show: asks for them once a second,
-// or every `data-every` milliseconds. `data-refresh` names where from; the part is busy as long as the server marks something in it with `data-busy`.
+// Keeps parts of a page current while a worker is busy with what they show: asks for them soon, because most of it is
+// done soon, then ever seldomer down to once a second; or every `data-every` milliseconds. `data-refresh` names where from; the part is busy as long as the server marks something in it with `data-busy`.
 
 import { announce } from "./announce.js";
 import { put } from "./replace.js";
 
-const EVERY = 1_000;
+const FIRST = 150;
+const SELDOMEST = 1_000;
 const SAID = "flywheel.said";
 
 /** Asks for a part now, and goes on asking while it is busy. */
 export function refresh(element) {
   clearTimeout(element.refreshTimer);
+  element.refreshRest = FIRST;
   return ask(element);
 }
 
@@ -31,7 +33,9 @@ async function ask(element) {
 }
 
 function later(element) {
-  element.refreshTimer = setTimeout(() => ask(element), Number(element.dataset.every) || EVERY);
+  const rest = element.refreshRest ?? FIRST;
+  element.refreshRest = Math.min(1.5 * rest, SELDOMEST);
+  element.refreshTimer = setTimeout(() => ask(element), Number(element.dataset.every) || rest);
 }
 
 for (const element of document.querySelectorAll("[data-refresh]")) {
