@@ -91,7 +91,7 @@ class CompilerJob(msgspec.Struct, frozen=True):
 
     config: ModelConfig
     kind: str
-    folder: str  # for the compiled forms, each FORM.pt2
+    folder: str  # for the compiled forms, each a folder FORM
 
 
 class CompiledLayers:
@@ -156,7 +156,7 @@ class CompiledLayers:
             folder = self._compiled()
             # "model" is the name packages have inside; one caller at a time; on the CPU.
             self._forms = {
-                form: AOTIModelPackageLoader(str(folder / f"{form}.pt2"), "model", True, 1, -1)
+                form: AOTIModelPackageLoader(str(folder / form), "model", True, 1, -1)
                 for form in (*FORMS, ADAPTERS)
             }
         # Whatever the compiler, or the compiler's compiler, has to say: nobody's answer depends on it.
