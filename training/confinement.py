@@ -17,7 +17,7 @@ import os
 import runpy
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,17 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix")
 # Of /etc, where secrets may be, what finds libraries, hosts and the time.
 _ETC = (
     *("alternatives", "group", "gai.conf", "host.conf", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d"),
-    *("localtime", "mime.types", "nsswitch.conf", "nvidia", "passwd", "protocols", "resolv.conf", "services"),
+    *(
+        "localtime",
+        "mime.types",
+        "nccl.conf",
+        "nsswitch.conf",
+        "nvidia",
+        "passwd",
+        "protocols",
+        "resolv.conf",
+        "services",
+    ),
     *("ssl", "timezone"),
 )
 # Devices and what processes hand each other lie there. Of other processes the kernel shows nothing that is theirs.
@@ -59,7 +69,7 @@ def prefix(module: str, *, reads: Iterable[Path] = (), writes: Iterable[Path] = 
 
 @functools.cache
 def is_possible() -> bool:
-    return _version() >= _LEAST_VERSION
+    return sys.platform == "linux" and _version() >= _LEAST_VERSION
 
 
 @functools.cache
@@ -67,14 +77,14 @@ def _say() -> None:
     logger.warning("This kernel has no Landlock: what reads data and trains may open all files of its user.")
 
 
-def confine(reads: Iterable[Path], writes: Iterable[Path]) -> None:
+def confine(reads: Collection[Path], writes: Collection[Path]) -> None:
     """This process, from now on, and those it starts; before it has threads. Raises OSError."""
     handled = (_TRUNCATE << 1) - 1 if _version() >= _WITH_TRUNCATE else _TRUNCATE - 1
     ruleset = _call(_CREATE_RULESET, struct.pack("Q", handled), 8, 0)
-    for rights, paths in ((_READ, [*_python(), *reads]), (handled, [*map(Path, _DEVICES), *writes])):
-        for given in paths:
-            for path in _with_targets(given):
-                _allow(ruleset, path, rights)
+    for path in (*_python(), *reads, *_targets(reads)):
+        _allow(ruleset, path, _READ)
+    for path in (*map(Path, _DEVICES), *writes):
+        _allow(ruleset, path, handled)
     if ctypes.CDLL(None, use_errno=True).prctl(_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
     _call(_RESTRICT_SELF, ruleset, 0)
@@ -91,11 +101,11 @@ def _python() -> Iterator[Path]:
     yield from (package.parent for package in _ROOT.glob("*/__init__.py"))
 
 
-def _with_targets(path: Path) -> Iterator[Path]:
-    """It, and what links in it lead to: a model may be a folder of them."""
-    yield path
-    if path.is_dir() and not path.is_relative_to("/usr"):
-        yield from (each.resolve() for each in path.iterdir() if each.is_symlink())
+def _targets(folders: Iterable[Path]) -> Iterator[Path]:
+    """What links in them lead to: a model may be a folder of such."""
+    for folder in folders:
+        if folder.is_dir():
+            yield from (each.resolve() for each in folder.iterdir() if each.is_symlink())
 
 
 def _allow(ruleset: int, path: Path, rights: int) -> None:
@@ -134,7 +144,7 @@ def main(arguments: list[str]) -> None:
         name, _, path = arguments.pop(0).partition("=")
         given[name].append(Path(path))
     sys.argv = arguments
-    # Found while our folder can still be listed.
+    # Looked for while our folder can still be listed.
     import inference  # noqa: F401
 
     confine(given["--read"], given["--write"])

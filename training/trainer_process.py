@@ -47,7 +47,7 @@ def command(spec: Path, processes: int) -> list[str]:
     given = json.loads(spec.read_bytes())
     reads = [Path(given[name]) for name in ("base", "dataset") if given[name]]
     # torchrun's processes tell it by the second what went wrong; in the third, GPUs keep what was compiled for them.
-    writes = [Path(given["output"]), Path(tempfile.gettempdir()), Path("~/.nv").expanduser()]
+    writes = [Path(given["output"]), Path(tempfile.gettempdir()), Path(os.path.expanduser("~/.nv"))]
     trainer = [
         *tether(),
         *confinement.prefix("training.trainer", reads=[spec, *reads], writes=writes),

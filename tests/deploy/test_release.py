@@ -140,7 +140,7 @@ def test_a_process_goes_on_with_its_own_release_until_it_is_started_again(
         assert psutil.Process(new.pid).cmdline()[0] == str(second / ".venv" / "bin" / "python")
     # Back again: nothing is made a second time.
     made = (first / ".venv" / "complete").stat().st_mtime_ns
-    run(machine, "git", "checkout", "--quiet", first.name)
+    run(machine, "git", "checkout", "--quiet", first.name.removesuffix("-worker"))
     run(machine, "deploy/release", "worker")
     assert (machine / "current").resolve() == first
     assert (first / ".venv" / "complete").stat().st_mtime_ns == made
