@@ -35,18 +35,8 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix")
 # Of /etc, where secrets may be, what finds libraries, hosts and the time.
 _ETC = (
     *("alternatives", "group", "gai.conf", "host.conf", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d"),
-    *(
-        "localtime",
-        "mime.types",
-        "nccl.conf",
-        "nsswitch.conf",
-        "nvidia",
-        "passwd",
-        "protocols",
-        "resolv.conf",
-        "services",
-    ),
-    *("ssl", "timezone"),
+    *("localtime", "mime.types", "nccl.conf", "nsswitch.conf", "nvidia", "passwd", "protocols"),
+    *("resolv.conf", "services", "ssl", "timezone"),
 )
 # Devices and what processes hand each other lie there. Of other processes the kernel shows nothing that is theirs.
 _DEVICES = ("/dev", "/proc", "/sys")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -149,6 +151,10 @@ def test_without_a_compiler_answers_come_all_the_same(
     gemma: tuple[Path, PreTrainedModel], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, reference = gemma
+    left = tmp_path / "tmp_left"  # by a process that was killed yesterday
+    left.mkdir()
+    (left / "half.cpp").touch()
+    os.utime(left, (time.time() - 25 * 3600,) * 2)
     engine = compiling(model, tmp_path)
     request = ask("The quick brown fox", sampling=LONG)
     (before,) = run(engine, request)
