@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from types import MappingProxyType
 
 import psutil
 
+from training import confinement
 from training.trainer.orphans import SECONDS as ORPHANED_SECONDS
 from webapp.core.tether import tether
 
@@ -45,7 +47,15 @@ def command(spec: Path, processes: int) -> list[str]:
 
     One needs no torchrun, which takes seconds to start and 200 MB for as long as it watches.
     """
-    trainer = [*tether(), sys.executable, "-P", "-m", "training.trainer", str(spec)]
+    given = json.loads(spec.read_bytes())
+    reads = [Path(given[name]) for name in ("base", "dataset") if given[name]]
+    # torchrun's processes tell it by the second what went wrong; in the third, GPUs keep what was compiled for them.
+    writes = [Path(given["output"]), Path(tempfile.gettempdir()), Path(os.path.expanduser("~/.nv"))]
+    trainer = [
+        *tether(),
+        *confinement.prefix("training.trainer", reads=[spec, *reads], writes=writes),
+        str(spec),
+    ]
     if processes == 1:
         return trainer
     torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone"]

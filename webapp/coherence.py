@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from webapp.env import SettingsError
 
-# Beginnings that only this site uses: whatever starts so and is unknown is a slip of the hand.
-OURS = ("FLYWHEEL_", "INFERENCE_", "TRAINING_", "OIDC_", "METRICS_", "WEB_P", "SIGNUP", "EMAIL_", "OUTBOUND_")
+# First words of settings that programs of others begin theirs with too; of these settings it is more that is only ours.
+_SHARED = {"ALLOWED", "API", "AWS", "DATABASE", "LOG", "MODEL", "REDIS", "SECRET", "SITE", "WEB"}
+_LONGER = ("API_MAX_", "LOG_FORMAT", "LOG_LEVEL", "MODEL_CACHE_", "SIGNUP", "WEB_P")
 # Others have variables that are called nearly the same.
 _COMMON = {"PORT", "HOST", "DEBUG", "LOG_LEVEL", "LOG_FORMAT"}
 # Shorter ones are one slip from names of others: HOST from POST, DEBUG from DEBUG_.
@@ -31,14 +32,21 @@ class Unknown:
     meant: str
 
 
+def _beginnings(known: Collection[str]) -> tuple[str, ...]:
+    """What only this site's variables begin with: whatever does and is unknown is a slip of the hand."""
+    words = {name.split("_")[0] for name in known if "_" in name} - _SHARED
+    return (*(f"{word}_" for word in sorted(words)), *_LONGER)
+
+
 def unknown_variables(environ: Mapping[str, str], known: Collection[str]) -> Iterator[Unknown]:
     """Those that begin like ours, and those that differ by one slip from one of ours."""
     names = {*known, *(f"{name}_FILE" for name in known)}
     tests_own = {"FLYWHEEL_TEST_CACHE"}
+    ours = _beginnings(known)
     for name in sorted(environ.keys() - names - tests_own):
         if near := [one for one in names if _one_slip(name, one)]:
             yield Unknown(name, min(near))
-        elif name.startswith(OURS):
+        elif name.startswith(ours):
             shortened = sorted(one for one in names if one.startswith(name))
             yield Unknown(name, next(iter(shortened or difflib.get_close_matches(name, names, 1, 0.9)), ""))
 

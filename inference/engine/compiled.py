@@ -14,10 +14,12 @@ import hashlib
 import itertools
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -41,6 +43,7 @@ FORMS = {"one": (1, 1), "many": (2, 4096), "mixed": (2, 2**20)}
 ADAPTERS = "adapters"
 # Others answer people meanwhile.
 NICE = 19
+_ABANDONED = 24 * 3600  # seconds: what has been worked at for longer was left by a process that was killed
 PRODUCTS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 # Compiled code calls back by these operators. Products: packed weights, quantised ones and adapters are not for
@@ -91,7 +94,7 @@ class CompilerJob(msgspec.Struct, frozen=True):
 
     config: ModelConfig
     kind: str
-    folder: str  # for the compiled forms, each FORM.pt2
+    folder: str  # for the compiled forms, each a folder FORM
 
 
 class CompiledLayers:
@@ -156,7 +159,7 @@ class CompiledLayers:
             folder = self._compiled()
             # "model" is the name packages have inside; one caller at a time; on the CPU.
             self._forms = {
-                form: AOTIModelPackageLoader(str(folder / f"{form}.pt2"), "model", True, 1, -1)
+                form: AOTIModelPackageLoader(str(folder / form), "model", True, 1, -1)
                 for form in (*FORMS, ADAPTERS)
             }
         # Whatever the compiler, or the compiler's compiler, has to say: nobody's answer depends on it.
@@ -169,6 +172,10 @@ class CompiledLayers:
     def _compiled(self) -> Path:
         """The folder with the forms."""
         job = CompilerJob(self._model.config, self._model.kind, "")
+        for left in self._folder.glob("tmp*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(left, ignore_errors=True)
         done = self._folder / _key(job)
         if not done.exists():
             self._folder.mkdir(parents=True, exist_ok=True)

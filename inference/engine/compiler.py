@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -139,15 +140,15 @@ def compile_layer(job: CompilerJob) -> None:
         else:
             shapes.append(({0: Dim("cache")}, rows, {**rows, 1: blocks}, {**rows, 3: BLOCK_SIZE * blocks}))
         given = (x, cos, sin, torch.tensor(0), weights, *cached)
-        _compile(step, given, tuple(shapes), folder / f"{form}.pt2")
-    _compile_adapters(Linear.activation_dtype(job.kind), folder / f"{ADAPTERS}.pt2")
+        _compile(step, given, tuple(shapes), folder / form)
+    _compile_adapters(Linear.activation_dtype(job.kind), folder / ADAPTERS)
 
 
 class _GatheredProduct(nn.Module):
     forward = staticmethod(gathered_product)
 
 
-def _compile_adapters(dtype: torch.dtype, path: Path) -> None:
+def _compile_adapters(dtype: torch.dtype, folder: Path) -> None:
     """One form for all products, ranks and modules: the example is of sizes that no other is equal to."""
     rows, own, pieces, inputs = 11, 3, 9, 64
     outputs = [96 + 32 * n for n in range(MOST_MODULES)]
@@ -164,14 +165,19 @@ def _compile_adapters(dtype: torch.dtype, path: Path) -> None:
         _GatheredProduct(),
         given,
         (each, each, each, each | {3: auto}, [{0: auto, 2: auto}] * MOST_MODULES),
-        path,
+        folder,
     )
 
 
-def _compile(module: nn.Module, given: tuple[Any, ...], shapes: tuple[Any, ...], path: Path) -> None:
+def _compile(module: nn.Module, given: tuple[Any, ...], shapes: tuple[Any, ...], folder: Path) -> None:
+    package = folder.with_suffix(".pt2")
     with torch.no_grad():
         exported = torch.export.export(module, given, dynamic_shapes=shapes, strict=False)
-        torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(package))
+    # torch unpacks a package with every load, into a temporary folder: in a container, code there may not be run.
+    with zipfile.ZipFile(package) as packed:
+        packed.extractall(folder.parent)  # below the package's own name
+    package.unlink()
 
 
 def _example(job: CompilerJob, sequences: int) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:

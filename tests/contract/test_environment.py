@@ -9,8 +9,8 @@ from pathlib import Path
 from tests.services import ROOT
 from webapp.ops.variables import VARIABLES
 
-# What Python and torchrun tell processes; nobody sets them for us.
-THEIRS = {"PYTHONPATH", "LOCAL_RANK", "RANK", "WORLD_SIZE"}
+# What systems, Python and torchrun tell processes; nobody sets them for us.
+THEIRS = {"LD_LIBRARY_PATH", "PYTHONPATH", "LOCAL_RANK", "RANK", "WORLD_SIZE"}
 READERS = {"raw", "str", "choice", "bool", "int", "list", "url", "path"}
 # Names that are read in a loop over a tuple rather than one by one.
 NAME = re.compile(r"[A-Z][A-Z0-9_]{2,}")

@@ -105,6 +105,7 @@ class DeployedSite(LiveSite):
         here = {
             "HOST": "127.0.0.1",
             "PORT": str(self.web_ports.get(each, 8000)),
+            "FORWARDED_ALLOW_IPS": "127.0.0.1",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(DEPLOY.parent),
             "FLYWHEEL_PULSE": str(self.home / f"{each}.pulse"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from compose_spec import PyCompose
 from django.conf import LazySettings
+from uvicorn.middleware.proxy_headers import _TrustedHosts
 
 from tests.deploy.compose_file import DEPLOY, compose_file, read_env_file
 from tests.deploy.dockerfile import instructions_of, stages
@@ -25,7 +27,8 @@ ONE_SHOTS = {"migrate", "manage"}
 
 
 def seconds(duration: str) -> int:
-    return int(duration.removesuffix("s"))
+    minutes, _, rest = duration.rpartition("m")
+    return 60 * int(minutes or 0) + int(rest.removesuffix("s"))
 
 
 def role_of(service: dict[str, Any]) -> str | None:
@@ -89,6 +92,17 @@ def test_only_the_proxy_is_reached_from_outside_and_it_reaches_web_processes_alo
     assert SERVICES["proxy"]["networks"] == ["edge"]
 
 
+@pytest.mark.parametrize("given", [{}, {"EDGE_SUBNET": "172.20.5.0/24"}])
+def test_only_the_proxy_is_believed_when_it_says_for_whom_it_asks(given: dict[str, str]) -> None:
+    file = compose_file({**VARIABLES, **given})
+    (edge,) = (each["subnet"] for each in file["networks"]["edge"]["ipam"]["config"])
+    believed = _TrustedHosts(file["services"]["web-a"]["environment"]["FORWARDED_ALLOW_IPS"])
+    first, *_, last = ipaddress.ip_network(edge).hosts()
+    assert str(first) in believed
+    assert str(last) in believed
+    assert "172.18.0.5" not in believed  # a neighbour in `site`
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_a_process_of_ours_comes_from_its_image_with_secrets_as_files(name: str) -> None:
     service = OURS[name]
@@ -97,16 +111,34 @@ def test_a_process_of_ours_comes_from_its_image_with_secrets_as_files(name: str)
     assert {value.removeprefix("/run/secrets/") for value in secrets} == set(service["secrets"])
     assert not {"SECRET_KEY", "DATABASE_URL", "REDIS_URL"} & service["environment"].keys()
     assert "state:/var/lib/flywheel" in service["volumes"]
-    if name != "migrate":
+    if name not in ONE_SHOTS:
         assert service["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+
+
+def test_commands_run_where_nothing_else_does() -> None:
+    """`doctor`, where a service does not start, and on a host that has neither database nor broker."""
+    assert not SERVICES["manage"]["depends_on"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_is_set_in_the_settings_file_counts_as_it_stands(name: str) -> None:
+    service = OURS[name]
+    assert service["env_file"] == [{"path": ".env", "format": "raw"}]
+    own = {key.removesuffix("_FILE") for key in service["environment"]}
+    # These are what containers are, or are taken from the file.
+    fixed = {"DATABASE_URL", "REDIS_URL", "SECRET_KEY", "STOP_GRACE_SECONDS"}
+    assert own - fixed == ({"HOST", "FORWARDED_ALLOW_IPS"} if role_of(service) == "web" else set())
 
 
 @pytest.mark.parametrize("name", [name for name, service in OURS.items() if role_of(service)])
 def test_a_process_gets_longer_to_stop_than_it_may_take(name: str, settings: LazySettings) -> None:
     role = role_of(OURS[name])
     assert role is not None
-    settings.STOP_GRACE_SECONDS = int(OURS[name]["environment"]["STOP_GRACE_SECONDS"])
-    assert seconds(OURS[name]["stop_grace_period"]) > start.site()[role].stop_seconds
+    for given in ({}, {"STOP_GRACE_SECONDS": "300"}):
+        service = compose_file({**VARIABLES, **given})["services"][name]
+        settings.STOP_GRACE_SECONDS = int(service["environment"]["STOP_GRACE_SECONDS"])
+        assert int(given.get("STOP_GRACE_SECONDS", 25)) == settings.STOP_GRACE_SECONDS
+        assert seconds(service["stop_grace_period"]) > start.site()[role].stop_seconds
 
 
 def test_the_broker_keeps_what_it_is_given_and_shows_its_password_to_nobody() -> None:

@@ -13,7 +13,7 @@ from webapp.ops.variables import VARIABLES
 
 TEXT = (DEPLOY / "env.example").read_text()
 # Read by Docker Compose, and by nothing of ours.
-COMPOSE = {"COMPOSE_PROFILES", "REPLICAS", "IMAGE_TAG"}
+COMPOSE = {"COMPOSE_PROFILES", "REPLICAS", "IMAGE_TAG", "EDGE_SUBNET"}
 _SETTING = re.compile(r"#?([A-Z][A-Z0-9_]+)=(\S*)")
 
 
@@ -63,4 +63,8 @@ def test_what_is_switched_on_is_what_nobody_can_leave_as_it_is() -> None:
 
 def test_compose_asks_for_no_variable_that_is_not_explained() -> None:
     asked = set(re.findall(r"(?<!\$)\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
-    assert asked == {"SITE_URL", "REPLICAS", "IMAGE_TAG"}
+    assert asked == {"SITE_URL", "REPLICAS", "IMAGE_TAG", "EDGE_SUBNET", "STOP_GRACE_SECONDS"}
+
+
+def test_no_value_has_letters_that_compose_or_systemd_read_as_something_else() -> None:
+    assert not [value for _, value in settings() if re.search(r"""[$\\'"#]""", value)]

@@ -15,7 +15,7 @@ from tests.deploy.compose_file import DEPLOY
 from webapp.ops import start
 
 UNITS = sorted((DEPLOY / "systemd").iterdir())
-PYTHON = "/opt/flywheel/.venv/bin/python"
+PYTHON = "/opt/flywheel/current/.venv/bin/python"
 
 
 def read(unit: Path) -> configparser.ConfigParser:

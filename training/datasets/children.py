@@ -8,7 +8,7 @@ from __future__ import annotations
 import selectors
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,8 +33,8 @@ class Asked(NamedTuple):
 
 
 class _Child:
-    def __init__(self) -> None:
-        self.process = Process("training.datasets.child")
+    def __init__(self, reads: Collection[Path], writes: Collection[Path]) -> None:
+        self.process = Process("training.datasets.child", reads=reads, writes=writes)
         self.ready = False
         self.asked: Asked | None = None
 
@@ -51,7 +51,7 @@ def detect(path: Path, name: str) -> Detected:
 
 
 def _detect(path: Path, name: str, scratch: str) -> Detected:
-    child, deadline = _Child(), time.monotonic() + _DETECTION
+    child, deadline = _Child([path], [Path(scratch)]), time.monotonic() + _DETECTION
     try:
         child.process.ask(Detect(str(path), name, scratch))
         with selectors.DefaultSelector() as selector:
@@ -73,8 +73,13 @@ def read_parts(
     processes: int,
     on_progress: Callable[[int, int], None],
     on_result: Callable[[Asked, PartResult | str], None],
+    *,
+    reads: Collection[Path],
+    writes: Collection[Path],
 ) -> None:
-    """`on_result` gets each part's result, or a sentence why its file cannot be read; `on_progress` its number and
+    """Of files in `reads`, into folders in `writes`.
+
+    `on_result` gets each part's result, or a sentence why its file cannot be read; `on_progress` its number and
     bytes. Whatever either raises ends all processes. Raises DataError `disk_full`, OSError.
     """
     children: list[_Child] = []
@@ -85,7 +90,7 @@ def read_parts(
             return again.pop() if again else next(asks, None)
 
         def start(asked: Asked) -> None:
-            child = _Child()
+            child = _Child(reads, writes)
             children.append(child)
             selector.register(child.process.stdout, selectors.EVENT_READ, child)
             give(child, asked)

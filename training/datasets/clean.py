@@ -142,7 +142,16 @@ def _plan(
         for number, part in enumerate([*parts_of(folder / "records"), *given])
     ]
     total = sum(piece.part.size for piece in pieces)
-    prepared = run_all(prepare, pieces, stage="cleaning", total=total, processes=processes, progress=progress)
+    prepared = run_all(
+        prepare,
+        pieces,
+        stage="cleaning",
+        total=total,
+        processes=processes,
+        progress=progress,
+        reads=[place for place in (folder, validation, model) if place is not None],
+        writes=[scratch],
+    )
     kinds = {kind for some in prepared for kind in some.kinds}
     if len(kinds) > 1:
         raise DataError(

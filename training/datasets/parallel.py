@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import selectors
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, get_type_hints
 
 import msgspec
@@ -47,8 +48,11 @@ def run_all(
     total: int,
     processes: int,
     progress: Progress,
+    reads: Collection[Path] = (),
+    writes: Collection[Path] = (),
 ) -> list[Result]:
-    """The result of each piece, in order. With fewer than two processes or pieces, all of it happens here.
+    """The result of each piece, in order. With fewer than two processes or pieces, all of it happens here; otherwise
+    the work has no files but those in `reads`, and in `writes` those it makes.
 
     Raises what the work raises as DataError, and what `progress` raises, after which no child is left.
     """
@@ -69,7 +73,7 @@ def run_all(
     with selectors.DefaultSelector() as selector:
         try:
             for _ in range(min(processes, len(pieces))):
-                children.append(child := _Child(f"{work.__module__}:{work.__name__}"))  # type: ignore[attr-defined]
+                children.append(child := _Child(f"{work.__module__}:{work.__name__}", reads, writes))  # type: ignore[attr-defined]
                 selector.register(child.process.stdout, selectors.EVENT_READ, child)
                 child.give(next(waiting))
             while len(results) < len(pieces):
@@ -94,8 +98,8 @@ def run_all(
 
 
 class _Child:
-    def __init__(self, work: str) -> None:
-        self.process = Process(__name__, work)
+    def __init__(self, work: str, reads: Collection[Path], writes: Collection[Path]) -> None:
+        self.process = Process(__name__, work, reads=reads, writes=writes)
         self.index = -1  # of the piece it works on
 
     def give(self, piece: tuple[int, msgspec.Struct]) -> None:

@@ -1,7 +1,7 @@
 """A process of ours for work on what strangers wrote: lines of JSON go in and come out. Knows nothing of the work.
 
-It has none of the site's secrets, one thread, limited memory, and ends when whoever started it is gone, in the midst of
-whatever it does.
+It has none of the site's secrets and no files but those it is to work on, one thread, limited memory, and ends when
+whoever started it is gone, in the midst of whatever it does.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from queue import SimpleQueue
 
 import msgspec
 
+from training import confinement
 from training.datasets.limits import CHILD_MEMORY
 
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "TEMP")
@@ -33,11 +34,16 @@ _ONE_THREAD = {
 class Process:
     """`python -m MODULE ARGUMENTS`, which calls `serve`."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(
+        self, module: str, *arguments: str, reads: Collection[Path] = (), writes: Collection[Path] = ()
+    ) -> None:
+        """`reads`, `writes`: what it may, which is there; in the first of the latter lie its temporary files."""
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        if writes:
+            environment["TMPDIR"] = str(next(iter(writes)))
         paths = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, *arguments],
+            [*confinement.prefix(module, reads=reads, writes=writes), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

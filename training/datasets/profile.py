@@ -64,7 +64,14 @@ def profile(
             pieces = _pieces(folder / "records", Path(scratch), model, max_tokens, list(files))
             total = sum(piece.part.size for piece in pieces)
             measured = run_all(
-                measure, pieces, stage="profiling", total=total, processes=processes, progress=progress
+                measure,
+                pieces,
+                stage="profiling",
+                total=total,
+                processes=processes,
+                progress=progress,
+                reads=[folder, model] if model is not None else [folder],
+                writes=[Path(scratch)],
             )
             whole = _Whole(pieces, measured, evaluation_fingerprints(evaluation, progress))
             progress("comparing", 1, 1)

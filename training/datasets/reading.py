@@ -96,7 +96,10 @@ class _Reading:
                 elsewhere.append((number, part))
         if elsewhere:
             asks = (Asked(number, ReadPart(part, str(self._folder(number)))) for number, part in elsewhere)
-            children.read_parts(asks, self._processes, self._advance, self._finish)
+            sources = {source.path.parent for source in self._sources}
+            children.read_parts(
+                asks, self._processes, self._advance, self._finish, reads=sources, writes=[self._work]
+            )
         return self._gather(number + 1)
 
     def _folder(self, number: int) -> Path:

@@ -2,6 +2,9 @@
 
 It is replaced by the process itself, under the same process id: who sends SIGTERM is heard, and the exit status is the
 process's own. Settings are read, but no Django is set up: the process does that, once.
+
+Where it was started by a link to a release, as `current`, the process is of that release for good: what it imports
+later, and the processes it starts, are of the folder that the link led to.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from pathlib import Path
 
 from django.conf import settings
 
@@ -45,6 +49,12 @@ def raise_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (enough, most))
 
 
+def own_python() -> str:
+    """This interpreter, in the folder where it lies: beside it are its packages. It may be a link itself."""
+    python = Path(sys.executable)
+    return str(python.parent.resolve() / python.name)
+
+
 def main(arguments: list[str]) -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
     # What people write ends up in uploads and the database: nobody else on this machine reads those.
@@ -66,7 +76,7 @@ def main(arguments: list[str]) -> None:
     raise_open_files()
     os.nice(process.nice)
     os.chdir(settings.ROOT)
-    os.execv(process.command[0], process.command)  # noqa: S606
+    os.execv(own_python(), (own_python(), *process.command[1:]))  # noqa: S606
 
 
 if __name__ == "__main__":

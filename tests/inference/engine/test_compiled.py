@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -13,7 +15,7 @@ from django.conf import settings
 from transformers import PreTrainedModel
 
 from inference.engine import compiled
-from inference.engine.compiled import CompiledLayers
+from inference.engine.compiled import ADAPTERS, FORMS, CompiledLayers
 from inference.engine.config_folder import config_from_folder
 from inference.engine.engine import TorchEngine
 from inference.engine.loader import load_engine
@@ -66,6 +68,12 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/nowhere/c++")
 
 
+def mapped_code() -> set[Path]:
+    """Compiled layers this process has mapped, as it runs them."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {Path(line.split(maxsplit=5)[5]) for line in lines if ".wrapper.so" in line}
+
+
 def compiling(model: Path, kept: Path, dtype: str = "fp32") -> TorchEngine:
     # Guessed tokens would make it fewer steps than tokens.
     return load_engine(model, dtype=dtype, compiled=kept, speculation=False)
@@ -87,6 +95,18 @@ def test_what_one_process_compiled_another_runs_and_gives_the_tokens_of_transfor
     for request, answer in zip(requests, answers, strict=True):
         assert len(answer.token_ids) == 40
         assert_greedy(reference, engine.encode_prompt(request), answer.token_ids)
+    engine.close()
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_code_is_run_where_it_is_kept_and_not_from_a_temporary_folder(
+    kept: Path, gemma: tuple[Path, PreTrainedModel]
+) -> None:
+    """Which a container may have without the right to run anything there."""
+    engine = compiling(gemma[0], kept)
+    assert engine.compiled is not None
+    assert engine.compiled.wait()
+    assert {path.relative_to(kept).parts[1] for path in mapped_code()} == {*FORMS, ADAPTERS}
     engine.close()
 
 
@@ -131,6 +151,10 @@ def test_without_a_compiler_answers_come_all_the_same(
     gemma: tuple[Path, PreTrainedModel], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, reference = gemma
+    left = tmp_path / "tmp_left"  # by a process that was killed yesterday
+    left.mkdir()
+    (left / "half.cpp").touch()
+    os.utime(left, (time.time() - 25 * 3600,) * 2)
     engine = compiling(model, tmp_path)
     request = ask("The quick brown fox", sampling=LONG)
     (before,) = run(engine, request)

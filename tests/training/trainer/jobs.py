@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from tests.services import wait_until
+from training import trainer_process
 from training.trainer.command import main
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,10 +62,8 @@ class Bench:
         return Trained(self.folder / output, main([str(self.spec(output, **changes))]))
 
     def start(self, output: str = "out", processes: int = 1, **changes: Any) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "training.trainer", str(self.spec(output, **changes))]
-        if processes > 1:
-            launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-            command[1:2] = [*launch, "-m"]
+        """As a site does."""
+        command = trainer_process.command(self.spec(output, **changes), processes)
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

@@ -28,6 +28,13 @@ from webapp.ops.variables import VARIABLES
         ("SIGN_UP", "SIGNUP"),
         ("SINGUP", "SIGNUP"),
         ("FLYWHEEL_HOEM", "FLYWHEEL_HOME"),
+        ("RETENTION_CONVERSATIONS", "RETENTION_CONVERSATIONS_DAYS"),
+        ("RETENTION_CONVERSATION_DAY", "RETENTION_CONVERSATIONS_DAYS"),
+        ("LIMIT_REQUESTS_PER_MIN", "LIMIT_REQUESTS_PER_MINUTE"),
+        ("STORAGE_ULR", "STORAGE_URL"),
+        ("STOP_GRACE", "STOP_GRACE_SECONDS"),
+        ("API_MAX_UPLOAD", "API_MAX_UPLOAD_MB"),
+        ("WEB_PROCESS", "WEB_PROCESSES"),
     ],
 )
 def test_a_misspelt_variable_is_refused_with_the_one_that_was_meant(name: str, meant: str) -> None:
@@ -62,10 +69,36 @@ def test_a_misspelt_variable_is_refused_with_the_one_that_was_meant(name: str, m
             "HOSTNAME": "x",
             "LANG": "C",
         },
+        {"DATABASE_URL_2": "x", "REDIS_URL_2": "x", "SITE_ID": "x", "ALLOWED_ORIGINS": "x"},
+        {"API_KEY": "x", "API_URL": "x", "API_MAX_RETRIES": "3", "MODEL_CACHE": "x", "MODEL_CACHE_DIR": "x"},
+        {"AWS_ACCESS_KEY": "x", "AWS_SECRET_KEY": "x", "AWS_ENDPOINT_URL_S3": "x", "AWS_DEFAULT_REGION": "x"},
+        {"STORAGE_DRIVER": "overlay", "LOG_DIR": "x", "WEB_CONCURRENCY": "2", "SECRET_KEY_BASE": "x"},
     ],
 )
 def test_variables_of_others_are_left_alone(environ: dict[str, str]) -> None:
     coherence.refuse_misspelt(environ, VARIABLES)
+
+
+@pytest.mark.parametrize("setting", sorted(VARIABLES))
+def test_of_every_setting_a_word_too_many_is_noticed_unless_others_have_such_names(setting: str) -> None:
+    """A setting that is added later, too."""
+    first = setting.split("_")[0]
+    shared = {
+        "ALLOWED",
+        "API",
+        "AWS",
+        "DATABASE",
+        "DEBUG",
+        "HOST",
+        "LOG",
+        "MODEL",
+        "PORT",
+        "REDIS",
+        "SECRET",
+        "SITE",
+    }
+    found = [unknown.name for unknown in coherence.unknown_variables({f"{setting}_OR_SO": "x"}, VARIABLES)]
+    assert found or first in shared
 
 
 GOOD = Together(

@@ -22,8 +22,9 @@ from inference import serving
 from inference.models import ServedModel, Worker
 from tests.services import ROOT, Valkey, minimal_environment
 from tests.webapp.ops.other_processes import publish
+from training import confinement
 from webapp.core.public_addresses import Allowed
-from webapp.ops.doctor import configuration, machine
+from webapp.ops.doctor import configuration, machine, units
 from webapp.ops.doctor.finding import Level
 from webapp.ops.status import read_status
 
@@ -262,6 +263,48 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_pointed_out(
     settings.INFERENCE_DEVICE = "cuda"
     assert machine.gpu().level is Level.WARNING
     assert "loads no model" in machine.gpu().sentence
+
+
+def test_a_gpu_that_is_only_not_seen_from_a_container_is_no_finding(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As `manage` has none, whose image is that of CPUs, beside workers that have one."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(machine, "DRIVER", tmp_path / "version")
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86")
+    settings.INFERENCE_DEVICE = "cuda"
+    assert machine.gpu().level is Level.OK
+
+
+def test_a_kernel_that_cannot_keep_files_from_what_trains_is_pointed_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(confinement, "is_possible", lambda: True)
+    assert list(machine.landlock()) == []
+    monkeypatch.setattr(confinement, "is_possible", lambda: False)
+    assert [finding.level for finding in machine.landlock()] == [Level.WARNING]
+
+
+def test_units_that_kill_before_the_grace_is_over_are_pointed_out(
+    settings: LazySettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text(
+        "#!/bin/sh\n"
+        "printf 'Id=flywheel-web@8001.service\\nTimeoutStopUSec=40s\\n\\n'\n"
+        "printf 'Id=flywheel-inference@1.service\\nTimeoutStopUSec=2min 30s\\n\\n'\n"
+        "printf 'Id=flywheel-inference@2.service\\nTimeoutStopUSec=infinity\\n'\n"
+    )
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    settings.STOP_GRACE_SECONDS = 25
+    assert list(units.check()) == []
+    settings.STOP_GRACE_SECONDS = 120
+    (finding,) = units.check()
+    assert finding.level is Level.WARNING
+    assert "flywheel-web@8001.service needs 125 s to end, and systemd kills it after 40." in finding.sentence
+    monkeypatch.setenv("PATH", "")
+    assert list(units.check()) == []
 
 
 def status() -> str:

@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 from django.conf import settings
 from django.contrib.staticfiles import finders
 
+from training import confinement
 from webapp.core.full_disk import is_full
 from webapp.ops import room
 from webapp.ops.doctor.finding import Finding, first_line, ok, problem, refusal, warning
@@ -23,6 +25,8 @@ FULL_DISK, FULL_ENTRIES = 32e6, 100
 # Every process of the site together holds about 1 GB besides the model.
 OVERHEAD = 1.0 * GIGABYTE
 LEAST_FILES = 4096
+# The kernel's own word for it, which containers without GPUs see too.
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def check() -> Iterator[Finding]:
@@ -31,6 +35,7 @@ def check() -> Iterator[Finding]:
     yield from memory()
     yield from open_files()
     yield gpu()
+    yield from landlock()
     yield from static_files()
 
 
@@ -112,6 +117,8 @@ def open_files() -> Iterator[Finding]:
 def gpu() -> Finding:
     """Asked of the driver's own program: this command must work where torch is not installed."""
     if not shutil.which("nvidia-smi"):
+        if DRIVER.exists():
+            return ok("gpu", "This machine has an NVIDIA driver; its GPUs are not seen from here.")
         if settings.INFERENCE_DEVICE == "cuda":
             return warning(
                 "gpu",
@@ -130,6 +137,16 @@ def gpu() -> Finding:
             "gpu", f"nvidia-smi fails: {said[0]}", "Look at the GPU's driver; until then the CPU is used."
         )
     return ok("gpu", "GPU: " + "; ".join(done.stdout.strip().splitlines()))
+
+
+def landlock() -> Iterator[Finding]:
+    if not confinement.is_possible():
+        yield warning(
+            "security",
+            "This kernel has no Landlock: a file that takes over what reads it, or a training job, could read the "
+            "site's secrets.",
+            "Use Linux 5.19 or newer; where that is so, add landlock to the kernel's parameter lsm=.",
+        )
 
 
 def static_files() -> Iterator[Finding]:

@@ -8,10 +8,10 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.db import connection
 
-from webapp.ops.doctor import configuration, database, machine, models, services
+from webapp.ops.doctor import configuration, database, machine, models, services, units
 from webapp.ops.doctor.finding import Finding, Level, first_line, problem
 
-PARTS = (configuration, services, models, machine)
+PARTS = (configuration, services, models, machine, units)
 
 
 class Command(BaseCommand):

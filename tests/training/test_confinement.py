@@ -1,0 +1,162 @@
+"""What trains, and what works on data, opens the files it was given and no others: seen on real processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.training.jobs import prying
+from training import confinement, trainer_process
+from training.datasets import children
+from training.datasets.parallel import Done, run_all
+from training.datasets.progress import silent
+
+pytestmark = pytest.mark.skipif(not confinement.is_possible(), reason="this kernel has no Landlock")
+
+
+class Piece(msgspec.Struct):
+    read: list[str]
+    write: list[str]
+
+
+class Opened(msgspec.Struct):
+    read: list[bool]
+    written: list[bool]
+
+
+def pry(piece: Piece, done: Done) -> Opened:
+    return Opened(
+        [prying.opens(path) for path in piece.read], [prying.opens(path, "ab") for path in piece.write]
+    )
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """As a site's state folder, which another user may not read and this one may."""
+    for name in (
+        "secret_key",
+        "base.gguf",
+        "datasets/rows",
+        "jobs/1/spec.json",
+        "models/blobs/weights",
+        "tmp/of-another",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "models" / "linked").mkdir()
+    (tmp_path / "models" / "linked" / "weights").symlink_to("../blobs/weights")
+    return tmp_path
+
+
+def theirs(state: Path) -> list[str]:
+    """What holds secrets: a file, and the memory and the environment of whoever started them."""
+    process = f"/proc/{os.getpid()}"
+    # Whoever may trace everything, as root, sees any process's environment; nothing of a site is root.
+    environment = "environ" if os.geteuid() else "mem"
+    return [str(state / "secret_key"), f"{process}/mem", f"{process}/{environment}"]
+
+
+def test_work_on_data_opens_no_files_but_those_it_is_given(state: Path) -> None:
+    own = [
+        str(state / "datasets" / "rows"),
+        str(state / "models" / "linked" / "weights"),
+        "/etc/hosts",
+        "/dev/urandom",
+    ]
+    into = state / "jobs" / "1"
+    piece = Piece(
+        [*own, *theirs(state)], [str(into / "new"), str(state / "datasets" / "rows"), str(state / "new")]
+    )
+    found = run_all(
+        pry,
+        [piece, piece],
+        stage="prying",
+        total=1,
+        processes=2,
+        progress=silent,
+        reads=[state / "datasets", state / "models" / "linked"],
+        writes=[into],
+    )
+    assert found == [Opened([True] * 4 + [False] * 3, [True, False, False])] * 2
+    # Without it, all of that would be open.
+    assert pry(piece, lambda amount: None) == Opened([True] * 7, [True] * 3)
+
+
+def test_what_looks_into_a_strangers_file_sees_that_file_alone(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way it is started: what it then does with real files is tested where they are."""
+    started: list[list[str]] = []
+    popen = subprocess.Popen
+
+    def noting(command: list[str], **options: object) -> object:
+        started.append(command)
+        return popen(command, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "Popen", noting)
+    children.detect(state / "datasets" / "rows", "rows.xlsx")
+    ((*_, confined, read, write, module),) = started
+    assert (confined, read, module) == (
+        "training.confinement",
+        f"--read={state / 'datasets' / 'rows'}",
+        "training.datasets.child",
+    )
+    assert write.startswith(f"--write={tempfile.gettempdir()}/flywheel-")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_trainer_opens_no_files_but_its_own(
+    state: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where the state is: not in the folder for temporary files.
+    monkeypatch.setattr(tempfile, "tempdir", str(state / "tmp"))
+    monkeypatch.setenv("TMPDIR", str(state / "tmp"))
+    folder = state / "jobs" / "1"
+    places = {"base": str(state / "base.gguf"), "dataset": str(state / "datasets"), "output": str(folder)}
+    own = {
+        "read": [places["base"], str(state / "datasets" / "rows"), "/etc/hosts", "/proc/self/status"],
+        "write": [str(folder / "metrics.jsonl"), "/dev/shm/flywheel-prying", "/dev/null"],
+    }
+    others = [str(state / "new"), str(state / "datasets" / "new")]
+    prying_for = {"read": [*own["read"], *theirs(state)], "write": [*own["write"], *others]}
+    spec = folder / "spec.json"
+    spec.write_text(json.dumps({**places, "prying": prying_for}))
+    command = trainer_process.command(spec, processes)
+    assert command.count("training.trainer") == 1
+    command[command.index("training.trainer")] = prying.__name__
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=trainer_process.environment("job", 1),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    Path("/dev/shm/flywheel-prying").unlink()
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    expected = dict.fromkeys([*prying_for["read"], *prying_for["write"]], False)
+    assert said == [expected | dict.fromkeys([*own["read"], *own["write"]], True)] * processes, done.stderr
+
+
+def test_without_it_in_the_kernel_everything_runs_and_the_log_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(confinement, "_version", lambda: 1)
+    for cached in (confinement.is_possible, confinement._say):
+        cached.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            commands = [confinement.prefix("training.trainer", reads=[Path("/srv")]) for _ in range(2)]
+        assert commands == [[sys.executable, "-P", "-m", "training.trainer"]] * 2
+        assert caplog.text.count("has no Landlock") == 1
+    finally:
+        for cached in (confinement.is_possible, confinement._say):
+            cached.cache_clear()

@@ -1,0 +1,145 @@
+"""`python -m training.confinement [--read=PATH|--write=PATH]... MODULE [ARGUMENT...]`: a module without other files.
+
+What reads strangers' files, and what trains, is of the same user as the site: were it taken over, it could read its
+secrets, its database and the environment of its processes. So the kernel is asked to let it have what it was given and
+what Python and its libraries are made of, and nothing else, for as long as it lives: Landlock, for which nobody needs
+rights (Linux 5.19 and newer, unless it was left out). Elsewhere it runs as it is, and the log says so once.
+
+What it does not keep from it: the network, signals, and the names and sizes of files.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+import os
+import runpy
+import struct
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+# https://docs.kernel.org/userspace-api/landlock.html; the numbers are the same on all processors.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_VERSION, _PATH_BENEATH, _NO_NEW_PRIVS = 1, 1, 38
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 14
+_READ = _EXECUTE | _READ_FILE | _READ_DIR
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
+# Before that, no file could be moved to another folder.
+_LEAST_VERSION, _WITH_TRUNCATE = 2, 3
+_ROOT = Path(__file__).resolve().parents[1]
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix")
+# Of /etc, where secrets may be, what finds libraries, hosts and the time.
+_ETC = (
+    *("alternatives", "group", "gai.conf", "host.conf", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d"),
+    *("localtime", "mime.types", "nccl.conf", "nsswitch.conf", "nvidia", "passwd", "protocols"),
+    *("resolv.conf", "services", "ssl", "timezone"),
+)
+# Devices and what processes hand each other lie there. Of other processes the kernel shows nothing that is theirs.
+_DEVICES = ("/dev", "/proc", "/sys")
+
+
+def prefix(module: str, *, reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> list[str]:
+    """What stands for `python -m MODULE` in a command. Files and folders; they have to be there when it starts."""
+    python = [sys.executable, "-P", "-m"]
+    if not is_possible():
+        _say()
+        return [*python, module]
+    return [
+        *python,
+        __name__,
+        *(f"--read={path}" for path in reads),
+        *(f"--write={path}" for path in writes),
+        module,
+    ]
+
+
+@functools.cache
+def is_possible() -> bool:
+    return sys.platform == "linux" and _version() >= _LEAST_VERSION
+
+
+@functools.cache
+def _say() -> None:
+    logger.warning("This kernel has no Landlock: what reads data and trains may open all files of its user.")
+
+
+def confine(reads: Collection[Path], writes: Collection[Path]) -> None:
+    """This process, from now on, and those it starts; before it has threads. Raises OSError."""
+    handled = (_TRUNCATE << 1) - 1 if _version() >= _WITH_TRUNCATE else _TRUNCATE - 1
+    ruleset = _call(_CREATE_RULESET, struct.pack("Q", handled), 8, 0)
+    for path in (*_python(), *reads, *_targets(reads)):
+        _allow(ruleset, path, _READ)
+    for path in (*map(Path, _DEVICES), *writes):
+        _allow(ruleset, path, handled)
+    if ctypes.CDLL(None, use_errno=True).prctl(_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+    _call(_RESTRICT_SELF, ruleset, 0)
+    os.close(ruleset)
+
+
+def _python() -> Iterator[Path]:
+    """Where code is. Of our own folder only its packages: in it, the site's state may be."""
+    yield from map(Path, _SYSTEM)
+    yield from (Path("/etc") / name for name in _ETC)
+    libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    elsewhere = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *sys.path, *libraries]
+    yield from (Path(path) for path in dict.fromkeys(elsewhere) if path and Path(path).resolve() != _ROOT)
+    yield from (package.parent for package in _ROOT.glob("*/__init__.py"))
+
+
+def _targets(folders: Iterable[Path]) -> Iterator[Path]:
+    """What links in them lead to: a model may be a folder of such."""
+    for folder in folders:
+        if folder.is_dir():
+            yield from (each.resolve() for each in folder.iterdir() if each.is_symlink())
+
+
+def _allow(ruleset: int, path: Path, rights: int) -> None:
+    try:
+        opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return  # then it cannot be had anyway
+    try:
+        rights &= -1 if path.is_dir() else _OF_FILES
+        _call(_ADD_RULE, ruleset, _PATH_BENEATH, struct.pack("=Qi", rights, opened), 0)
+    finally:
+        os.close(opened)
+
+
+def _version() -> int:
+    try:
+        return _call(_CREATE_RULESET, None, 0, _VERSION)
+    except OSError:  # too old, switched off, or kept from us
+        return 0
+
+
+def _call(number: int, *arguments: int | bytes | None) -> int:
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.restype = ctypes.c_long
+    found: int = syscall(
+        ctypes.c_long(number), *(ctypes.c_long(each) if isinstance(each, int) else each for each in arguments)
+    )
+    if found < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    given: dict[str, list[Path]] = {"--read": [], "--write": []}
+    while arguments[0].startswith("--"):
+        name, _, path = arguments.pop(0).partition("=")
+        given[name].append(Path(path))
+    sys.argv = arguments
+    # Looked for while our folder can still be listed.
+    import inference  # noqa: F401
+
+    confine(given["--read"], given["--write"])
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
