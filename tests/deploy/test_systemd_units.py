@@ -39,7 +39,8 @@ def test_every_process_has_a_unit() -> None:
 @pytest.mark.parametrize("role", PROCESSES)
 def test_a_unit_has_few_rights_and_time_to_stop(role: str, settings: LazySettings) -> None:
     service = PROCESSES[role]["Service"]
-    given = dict(word.split("=", 1) for word in service["Environment"].split())
+    words = [*service["Environment"].split(), *service["ExecStart"].split()]
+    given = dict(word.split("=", 1) for word in words if "=" in word)
     settings.STOP_GRACE_SECONDS = int(given.get("STOP_GRACE_SECONDS", settings.STOP_GRACE_SECONDS))
     assert (service["User"], service["NoNewPrivileges"], service["ProtectSystem"]) == (
         "flywheel",
