@@ -91,6 +91,10 @@ def test_told_to_stop_since_its_worker_died_it_has_less_time_than_the_lease_of_i
     assert not alarms
     parents = iter([1])
     monkeypatch.setattr(orphans.os, "getppid", lambda: next(parents, 2))
+    assert bench.run("of a shell").status["state"] == "stopped"
+    assert not alarms
+    monkeypatch.setenv(orphans.MARK, "1")
+    parents = iter([1])
     assert bench.run("orphan").status["state"] == "stopped"
     assert alarms == [orphans.SECONDS]
 
