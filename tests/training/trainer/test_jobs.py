@@ -95,10 +95,10 @@ def test_a_gpu_that_fails_while_prompts_are_asked_costs_the_answers_and_not_the_
             patch.setattr(*where, broken)
             return sound(self, salt, *rest)
 
-    sound = Samples.answers
+    sound = Samples._answers
     asked = {"max_steps": 2, "checkpoint_every": 1, "prompts": ["fox"], "sample_tokens": 4}
     alone = bench.run("alone", **asked)
-    monkeypatch.setattr(Samples, "answers", answers)
+    monkeypatch.setattr(Samples, "_answers", answers)
     done = bench.run("beside", **asked)
     assert done.exit_status == 0
     (failed,) = done.lines("sample_failed")
