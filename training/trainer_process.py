@@ -22,12 +22,12 @@ from types import MappingProxyType
 import psutil
 
 from training import confinement
+from training.trainer.orphans import MARK
 from training.trainer.orphans import SECONDS as ORPHANED_SECONDS
 from webapp.core.tether import tether
 
 logger = logging.getLogger(__name__)
 
-MARK = "FLYWHEEL_JOB"
 # What is killed is gone within this, or not at all.
 ENDING_SECONDS = 5.0
 # Chat gets nine tenths of a core that both want, and more from what learns (trainer/giving_way.py).

@@ -7,15 +7,17 @@ import signal
 
 # Less than the lease of its job (`training.job_life.LEASE`): then it may go on elsewhere, in the same folder.
 SECONDS = 20
+# In the environment of what a worker starts, and of what that starts: the job it is of.
+MARK = "FLYWHEEL_JOB"
 
 
 class Parent:
-    """Whoever started this process. Under torchrun that is torchrun, which ends those it started in as many seconds."""
+    """Whoever started this process: a worker, or torchrun, which ends those it started in as many seconds."""
 
     def __init__(self) -> None:
         self._pid = os.getppid()
 
     def limit_if_gone(self) -> None:
         """For a handler of SIGTERM, which comes when the parent dies (`webapp.core.tether`). SIGALRM then ends this."""
-        if os.getppid() != self._pid:
+        if MARK in os.environ and os.getppid() != self._pid:
             signal.alarm(SECONDS)

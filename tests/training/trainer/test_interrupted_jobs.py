@@ -18,7 +18,7 @@ import torch
 from tests.training.trainer.conftest import freeze
 from tests.training.trainer.jobs import Bench, Trained, wait_for_step
 from training.datasets.examples import DocumentExample, Example
-from training.trainer import checkpoints, choices, orphans, tensor_files
+from training.trainer import checkpoints, choices, orphans, state, tensor_files
 from training.trainer import job as trainer_job
 from training.trainer.attention import PackedAttention
 from training.trainer.checkpoints import Checkpoints, is_whole, write_folder
@@ -26,7 +26,6 @@ from training.trainer.command import main
 from training.trainer.failures import EXIT_STATUS
 from training.trainer.learner import Learner
 from training.trainer.optimisation import Optimizer
-from training.trainer.spec import Spec
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -91,6 +90,10 @@ def test_told_to_stop_since_its_worker_died_it_has_less_time_than_the_lease_of_i
     assert not alarms
     parents = iter([1])
     monkeypatch.setattr(orphans.os, "getppid", lambda: next(parents, 2))
+    assert bench.run("of a shell").status["state"] == "stopped"
+    assert not alarms
+    monkeypatch.setenv(orphans.MARK, "1")
+    parents = iter([1])
     assert bench.run("orphan").status["state"] == "stopped"
     assert alarms == [orphans.SECONDS]
 
@@ -346,13 +349,11 @@ def test_a_job_whose_device_was_left_to_us_goes_on_where_the_same_one_is_named(b
 
 
 def test_a_job_that_was_begun_as_one_of_a_named_device_goes_on_where_it_is_not_named(bench: Bench) -> None:
-    identity = trainer_job.identity
-
-    def as_before(spec: Spec, dataset: str, model: str, device: str = "") -> str:
-        return identity(spec, dataset, model, spec.device)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_job, "identity", as_before)
+    identity = state.identity
+    with pytest.MonkeyPatch.context() as patch:  # as it was before
+        patch.setattr(
+            trainer_job, "identity", lambda spec, data, model, _: identity(spec, data, model, spec.device)
+        )
         bench.run(max_steps=2, device="cpu")
     for _ in range(2):
         assert bench.run(max_steps=2).exit_status == 0
