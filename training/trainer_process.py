@@ -45,10 +45,10 @@ _ROOT = Path(__file__).resolve().parents[1]
 def command(spec: Path, processes: int) -> list[str]:
     """A worker that dies takes its trainer with it, or torchrun, and that its trainers: each saves first, on SIGTERM.
 
-    One needs no torchrun, which takes seconds to start and 200 MB for as long as it watches.
+    The job's folder is there. One needs no torchrun, which takes seconds to start and 200 MB for as long as it watches.
     """
     given = json.loads(spec.read_bytes())
-    reads = [Path(given[name]) for name in ("base", "dataset") if given[name]]
+    reads = [Path(given[name]) for name in ("base", "dataset") if given.get(name)]
     # torchrun's processes tell it by the second what went wrong; in the third, GPUs keep what was compiled for them.
     writes = [Path(given["output"]), Path(tempfile.gettempdir()), Path(os.path.expanduser("~/.nv"))]
     trainer = [

@@ -23,7 +23,7 @@ from tests.migrated import migrated
 from tests.services import ROOT, Service, Valkey, minimal_environment, wait_until
 from webapp.ops.broker import free_port
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.one_database, pytest.mark.timeout(600)]
 CODE = (
     "webapp",
     "inference",

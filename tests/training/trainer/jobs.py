@@ -63,6 +63,7 @@ class Bench:
 
     def start(self, output: str = "out", processes: int = 1, **changes: Any) -> subprocess.Popen[str]:
         """As a site does."""
+        (self.folder / output).mkdir(exist_ok=True)
         command = trainer_process.command(self.spec(output, **changes), processes)
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
