@@ -33,7 +33,7 @@ def picture(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]], 
     `title`: what a cell is called, with %(row)s, %(column)s and %(times)s.
     """
     longest = max(len(_said(cell.times)) for _label, cells in rows for cell in cells)
-    wide = max(_NARROWEST, round(longest * _LETTER) + _PADDING)
+    wide = max(_NARROWEST, round(longest * _LETTER) + 2 * _PADDING)
     margin, head = (
         round(max(_width(_short(label)) for label in labels)) + 2 * _PADDING
         for labels in ([label for label, _cells in rows], columns)

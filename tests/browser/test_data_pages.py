@@ -211,26 +211,29 @@ def test_a_table_whose_columns_are_said_becomes_a_classifier_with_a_picture_of_i
     table = tmp_path / "lines.csv"
     with table.open("w", newline="") as lines:
         rows = csv.writer(lines)
-        rows.writerow(["about", "number", "line"])
+        rows.writerow(["about", "text", "line"])
         for topic in ("food", "movies", "sports"):
-            rows.writerows([topic, n, each[0]["content"]] for n, each in enumerate(topics[topic]))
+            rows.writerows(
+                [topic, f"{topic}.yml, {n}", each[0]["content"]] for n, each in enumerate(topics[topic])
+            )
 
     new_dataset(page, "Lines")
     page.locator("#chooser").set_input_files(table)
+    page.get_by_role("link", name="See the report").wait_for()
     page.get_by_role("link", name="Look and correct").click()
     page.get_by_label("What a row is").select_option("labelled")
     page.locator("[name='labelled.text']").select_option("line")
     page.locator("[name='labelled.label']").select_option("about")
     page.get_by_role("button", name="Save").click()
-    page.get_by_role("link", name="Check the data").click()
-    page.get_by_role("button", name="Check the data").click()
+    page.get_by_role("link", name="Check the data again").click()
+    page.get_by_role("button", name="Check again").click()
     expect(page.get_by_role("row", name="sports")).to_contain_text("%")
 
     page.get_by_role("link", name="Clean and freeze").click()
     page.get_by_label("For the test, in %").fill("30")
     page.get_by_role("button", name="Freeze a version").click()
     expect(page.get_by_text("had not been counted")).to_be_visible()
-    page.get_by_text("What each step did").click()
+    page.get_by_text("What each step did", exact=True).click()
     expect(page.locator(".effect").filter(has_text="Leave out repetitions")).to_be_visible()
 
     page.get_by_role("link", name="Fine-tune Version 1").click()
@@ -245,7 +248,7 @@ def test_a_table_whose_columns_are_said_becomes_a_classifier_with_a_picture_of_i
     with data_site.rows():
         found = Job.objects.get(version__dataset__name="Lines").evaluation
     assert (found["split"], found["labels"]) == ("test", ["food", "movies", "sports"])
-    drawn = [int(text) for text in matrix.locator("g text").all_inner_texts()]
+    drawn = [int(text) for text in matrix.locator("g text").all_text_contents()]
     assert sum(drawn) == sum(map(sum, found["confusion"])) == found["examples"] > 10
     expect(page.get_by_role("heading", name="ROC curve")).to_be_visible()
 
