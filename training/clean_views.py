@@ -55,6 +55,7 @@ def clean(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
         "work": work,
         "failed": services.last_failure(dataset, DataWork.Kind.PREVIEW),
         "counted": counted,
+        "is_as_counted": counted is not None and not (form.is_bound and form.has_changed()),
         "effects": msgspec.convert(counted.result, list[Effect]) if counted else [],
     }
     status = 400 if form.errors else 200

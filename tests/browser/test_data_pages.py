@@ -159,7 +159,7 @@ def test_from_a_file_with_faults_to_a_model_that_has_learnt_it(
     assert "invalid_json,error,chats.jsonl,65" in Path(download.value.path()).read_text("utf-8-sig")
     expect(page.get_by_role("row", name="Email addresses")).to_contain_text("1")
 
-    expect(page.locator(".tokens mark").first).to_contain_text("Art")  # ificial Intelligence
+    expect(page.locator(".tokens mark").first).to_contain_text("Art")  # of “Artificial”
     page.get_by_role("link", name="Clean and freeze").click()
     expect(page.get_by_text("Not counted yet")).to_be_visible()
     page.get_by_label("Email addresses").check()

@@ -439,7 +439,10 @@ def test_a_version_shows_what_each_step_did_and_says_where_that_had_not_been_cou
     dataset.work.filter(kind="preview").update(state="ready", result=[effect], finished_at=timezone.now())
     page = client.get(f"{address}clean/").content.decode()
     assert "Not counted yet" not in page
-    assert 'id="uncounted" role="status" hidden' in page
+    hint = 'id="uncounted" role="status" hidden'
+    assert hint in page
+    refused = client.post(f"{address}clean/", recipe_fields(freeze="1", validation="-1"))
+    assert (refused.status_code, hint in refused.content.decode()) == (400, False)
     assert said not in frozen()
     assert f"Version 3 was frozen with switches whose effects {said}" in frozen(deduplicate="exact")
 

@@ -1,5 +1,6 @@
 // Keeps parts of a page current while a worker is busy with what they show: asks for them soon, because most of it is
-// done soon, then ever seldomer down to once a second; or every `data-every` milliseconds. `data-refresh` names where from; the part is busy as long as the server marks something in it with `data-busy`.
+// done soon, then ever seldomer down to once a second; or every `data-every` milliseconds. `data-refresh` names where
+// from; the part is busy as long as the server marks something in it with `data-busy`.
 
 import { announce } from "./announce.js";
 import { put } from "./replace.js";
