@@ -14,6 +14,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
 from inference.models import Worker
+from inference.serving import has_its_first_model
 from training.models import Job
 from training.overview import Status as Word
 from webapp.accounts.requests import person
@@ -73,13 +74,16 @@ def _context() -> dict[str, Any]:
 def state_of(process: ProcessRow) -> Word:
     if process.worker is None:
         return Word(_("running"), "success")
+    state = Worker.State(process.worker.state)
+    if state == Worker.State.BROKEN and has_its_first_model(process.worker):
+        state = Worker.State.LOADING
     words = {
         Worker.State.LOADING: Word(_("loading its model"), "busy"),
         Worker.State.READY: Word(_("ready"), "success"),
         Worker.State.BROKEN: Word(_("cannot load its model"), "danger"),
         Worker.State.STOPPING: Word(_("stopping"), "busy"),
     }
-    return words[Worker.State(process.worker.state)]
+    return words[state]
 
 
 def doing_of(process: ProcessRow) -> str:

@@ -284,6 +284,22 @@ def test_a_restored_site_has_every_row_and_every_file(kept_site: Site, other_sit
         kept_site.beat.start()
 
 
+def test_a_backup_says_that_models_in_the_shared_storage_are_not_in_it(
+    kept_site: Site, to: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Left where it is" not in kept_site.manage("backup", "--to", str(to))
+    monkeypatch.setitem(kept_site.environment, "STORAGE_URL", f"file://{tmp_path}")
+    with kept_site.rows():
+        adapter = ServedModel.objects.exclude(base=None).get()
+        ServedModel.objects.filter(pk=adapter.pk).update(manifest="0" * 64)
+    try:
+        said = kept_site.manage("backup", "--to", str(to))
+        assert "Left where it is: the storage that all hosts share (models: 1)\n" in said
+    finally:
+        with kept_site.rows():
+            ServedModel.objects.filter(pk=adapter.pk).update(manifest="")
+
+
 def test_what_is_deleted_while_a_backup_runs_is_in_it_all_the_same(kept_site: Site, to: Path) -> None:
     file = upload(kept_site)
     making = begin_backup(kept_site, to)

@@ -18,6 +18,7 @@ from django.test import Client
 from django.utils import timezone
 
 from inference.models import Generation, ServedModel, Worker
+from inference.serving import NO_MODEL
 from tests.services import Valkey
 from tests.webapp.ops.other_processes import publish
 from training.models import Job
@@ -106,6 +107,25 @@ def test_a_worker_without_its_model_is_a_problem_with_its_reason(operator: Clien
     worker(state="broken", error="model.gguf: is <truncated>.")
     text = shown(operator)
     assert "cannot load its model: model.gguf: is &lt;truncated&gt;." in text
+
+
+def test_a_worker_that_has_not_seen_the_first_model_yet_is_said_to_load_it(operator: Client) -> None:
+    """As when status is asked right after `models pull` on a new site."""
+    worker(state="broken", error=NO_MODEL)
+    assert "cannot load its model" in shown(operator)
+    ServedModel.objects.create(
+        name="small",
+        path="small",
+        digest="d",
+        architecture="a",
+        context_length=1,
+        parameters=1,
+        size_bytes=1,
+        is_default=True,
+    )
+    text = shown(operator)
+    assert "loading its model" in text
+    assert "cannot load its model" not in text
 
 
 def test_a_model_that_no_worker_was_told_to_serve_is_said(operator: Client) -> None:

@@ -33,7 +33,7 @@ from webapp.ops.backup.manifest import (
     read_manifest,
     write_manifest,
 )
-from webapp.ops.backup.named_files import BASE_MODELS, FOLDERS, named_files
+from webapp.ops.backup.named_files import BASE_MODELS, FOLDERS, models_in_shared_storage, named_files
 from webapp.ops.backup.pace import Pace, copy_file, create, digest_file, sync
 from webapp.ops.backup.verifying import verify
 from webapp.ops.doctor import database
@@ -167,6 +167,8 @@ def _copy(
                 found |= files
                 if named.is_needed and not files:
                     missing.append(str(named.path))
+            if shared := models_in_shared_storage():
+                elsewhere.append(f"the storage that all hosts share (models: {shared})")
             total = snapshot.database_size() + sum(
                 path.stat().st_size for path in found.values() if path.exists()
             )

@@ -56,3 +56,9 @@ def _models(base_models: bool) -> Iterator[Named]:
         # What is in the shared storage is kept with that: its files never change, and rows name them by digest.
         if not model.is_stored and (model.workspace_id is not None or base_models):
             yield Named(_relative(model.location))
+
+
+def models_in_shared_storage() -> int:
+    """How many are not among the named files because they lie there."""
+    models = ServedModel.objects.filter(removed_at=None).only("manifest")
+    return sum(model.is_stored for model in models)
