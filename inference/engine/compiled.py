@@ -43,7 +43,9 @@ FORMS = {"one": (1, 1), "many": (2, 4096), "mixed": (2, 2**20)}
 ADAPTERS = "adapters"
 # Others answer people meanwhile.
 NICE = 19
-_ABANDONED = 24 * 3600  # seconds: what has been worked at for longer was left by a process that was killed
+# Seconds: what has been worked at for longer was left by a process that was killed, and what no engine began with for
+# longer is of another release, model or processor. It can be made again.
+_ABANDONED, _UNUSED = 24 * 3600, 30 * 24 * 3600
 PRODUCTS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 # Compiled code calls back by these operators. Products: packed weights, quantised ones and adapters are not for
@@ -172,11 +174,14 @@ class CompiledLayers:
     def _compiled(self) -> Path:
         """The folder with the forms."""
         job = CompilerJob(self._model.config, self._model.kind, "")
-        for left in self._folder.glob("tmp*"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - left.stat().st_mtime > _ABANDONED:
-                    shutil.rmtree(left, ignore_errors=True)
         done = self._folder / _key(job)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(done)
+        for left in self._folder.glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                age = time.time() - left.stat().st_mtime
+                if age > (_ABANDONED if left.name.startswith("tmp") else _UNUSED):
+                    shutil.rmtree(left, ignore_errors=True)
         if not done.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self._folder) as scratch:
