@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from typing import Any
 
 import structlog
@@ -105,6 +106,8 @@ def configure_structlog() -> None:
     """Sends structlog's events, and Python's warnings, into the standard library's handlers, where the format above is
     applied."""
     logging.captureWarnings(True)
+    # WhiteNoise opens static files as such an iterator: each web process would warn of the first one it serves.
+    warnings.filterwarnings("ignore", "StreamingHttpResponse must consume synchronous iterators")
     # What no line of ours says need not be found out for each (docs.python.org/3/howto/logging.html#optimization).
     for unsaid in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
         setattr(logging, unsaid, None)

@@ -303,6 +303,10 @@ def test_units_that_kill_before_the_grace_is_over_are_pointed_out(
     (finding,) = units.check()
     assert finding.level is Level.WARNING
     assert "flywheel-web@8001.service needs 125 s to end, and systemd kills it after 40." in finding.sentence
+    assert (
+        "TimeoutStopSec=130 or more in /etc/systemd/system/flywheel-web@.service.d/grace.conf"
+        in finding.advice
+    )
     monkeypatch.setenv("PATH", "")
     assert list(units.check()) == []
 

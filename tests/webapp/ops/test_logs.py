@@ -34,9 +34,22 @@ except ValueError: logging.getLogger("theirs").exception("failed")
 """
 
 
-def logged(tmp_path: Path, **environment: str) -> str:
+STATIC_FILE = """
+import django; django.setup()
+import asyncio
+from django.test import RequestFactory
+from whitenoise.middleware import WhiteNoiseMiddleware
+async def serve():
+    whitenoise = WhiteNoiseMiddleware(None)
+    response = whitenoise(RequestFactory().get(next(iter(whitenoise.files))))
+    async for part in response: print(len(part))
+asyncio.run(serve())
+"""
+
+
+def logged(tmp_path: Path, program: str = PROGRAM, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         cwd=ROOT,
         env={
             **minimal_environment(),
@@ -58,6 +71,11 @@ def test_json_logs_are_one_object_a_line(tmp_path: Path) -> None:
     assert names == ["job_started", "it", "unknown", "agent", "failed"]
     assert events[0]["job"] == "j1"
     assert "ValueError: boom" in events[4]["exception"]
+
+
+def test_a_static_file_is_served_without_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "static").mkdir()
+    assert not logged(tmp_path, STATIC_FILE)
 
 
 def test_what_pythons_warnings_and_the_web_server_say_is_json_too(broker: Valkey, tmp_path: Path) -> None:

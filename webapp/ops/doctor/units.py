@@ -21,11 +21,13 @@ def check() -> Iterator[Finding]:
     for unit, waits in _waiting_times():
         needed = start.site()[unit.removeprefix("flywheel-").partition("@")[0]].stop_seconds
         if waits <= needed:
+            # For all units (flywheel-.service.d), it would also shorten the time a training job is saved in.
+            template = re.sub(r"@.*\.", "@.", unit)
             yield warning(
                 "units",
                 f"With STOP_GRACE_SECONDS={settings.STOP_GRACE_SECONDS}, {unit} needs {needed} s to end, and systemd "
                 f"kills it after {waits}.",
-                f"Set TimeoutStopSec={needed + 5} or more in /etc/systemd/system/flywheel-.service.d/grace.conf, and "
+                f"Set TimeoutStopSec={needed + 5} or more in /etc/systemd/system/{template}.d/grace.conf, and "
                 "run systemctl daemon-reload; or lower STOP_GRACE_SECONDS.",
             )
 
