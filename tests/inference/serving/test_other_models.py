@@ -293,7 +293,7 @@ def test_a_stop_that_comes_while_it_is_prepared_for_its_new_engine_is_no_less_on
     generation, later = ask(whole(), LONG), []
     prepare, submit, submitted = TorchEngine.prepare, TorchEngine.submit, []
 
-    def stopped_meanwhile(engine: TorchEngine, request: Request) -> None:
+    def stopped_meanwhile(engine: TorchEngine, request: Request) -> Any:
         if request.id != str(generation.id):
             later.append(request.id)
         elif heard:
@@ -301,11 +301,11 @@ def test_a_stop_that_comes_while_it_is_prepared_for_its_new_engine_is_no_less_on
             assert ended(generation).state == "cancelled"  # at once, by whoever heard
         else:
             Generation.objects.update(cancel_requested=True)  # all there is while the broker is away
-        prepare(engine, request)
+        return prepare(engine, request)
 
-    def noting(engine: TorchEngine, request: Request) -> Admission:
+    def noting(engine: TorchEngine, request: Request, prepared: Any) -> Admission:
         submitted.append(request.id)
-        return submit(engine, request)
+        return submit(engine, request, prepared)
 
     monkeypatch.setattr(TorchEngine, "prepare", stopped_meanwhile)
     monkeypatch.setattr(TorchEngine, "submit", noting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ from training.trainer import orphans
 from training.trainer_process import NICE, TrainerProcess, marked
 
 
-def test_a_trainer_whose_worker_died_is_gone_before_another_host_can_have_its_job() -> None:
+def test_a_trainer_whose_worker_died_is_gone_before_another_host_can_have_its_job(tmp_path: Path) -> None:
     assert job_life.LEASE.total_seconds() > orphans.SECONDS + trainer_process.ENDING_SECONDS
-    launched = trainer_process.command(Path("spec.json"), 2)
+    (tmp_path / "spec.json").write_text(json.dumps({"output": str(tmp_path)}))
+    launched = trainer_process.command(tmp_path / "spec.json", 2)
     assert launched[launched.index("--shutdown-timeout") + 1] == str(orphans.SECONDS)
 
 

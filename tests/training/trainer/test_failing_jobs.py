@@ -93,7 +93,9 @@ def test_on_a_disk_without_any_room_the_exit_status_says_so(bench: Bench) -> Non
         process = subprocess.Popen(
             [sys.executable, "-m", "training.trainer", str(bench.spec())],
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            # Python would keep the beginning of the code that it compiles, and read that ever after.
+            env=os.environ
+            | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=full,
             stderr=full,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
