@@ -59,6 +59,7 @@ def backup_of(site: Site, variant: str) -> Iterator[Row]:
         site.start()
         site.create_owner()
         fill(site, ROWS_MB, FILES_MB)
+        os.sync()  # old files are on the disk: commits would wait for them, and not for the backup
         seconds, worst = asyncio.run(under_chat(site, to))
         (folder,) = to.glob("flywheel-*")
         size = read_manifest(folder).size
