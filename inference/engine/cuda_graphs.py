@@ -55,25 +55,26 @@ class DecodeGraphs:
         rows, width = _bucket(len(spans)), _bucket(max(*needed, _LEAST_WIDTH))
         if rows * width > _MOST_PADDING * sum(needed) + rows * _LEAST_WIDTH:
             return None
-        if self.recorded.get((rows, width), True) is None:
-            return None
         inputs = np.zeros((rows, 2 + width), dtype=np.int64)
         for row, (token, span, blocks) in enumerate(zip(ids, spans, needed, strict=True)):
             inputs[row, :2] = token, span.start
             inputs[row, 2 : 2 + blocks] = span.block_table[:blocks]
         self._of(rows, width).copy_(to_device(torch.from_numpy(inputs), self._cache.device))
         if (rows, width) not in self.recorded:
-            try:
-                self.recorded[rows, width] = self._record(lambda: self._pass(rows, width))
-            except RuntimeError as error:
-                # What it computed so far is what the step computes anyway.
-                logger.warning("Steps of %d rows are not recorded, and slower for it: %s", rows, error)
-                self.recorded[rows, width] = None
+            self.recorded[rows, width] = self._recording(rows, width)
         replay = self.recorded[rows, width]
         if replay is None:
             return None
         replay()
         return self._hidden[: len(spans)]
+
+    def _recording(self, rows: int, width: int) -> Callable[[], None] | None:
+        try:
+            return self._record(lambda: self._pass(rows, width))
+        except RuntimeError as error:
+            # What it computed so far is what the step computes anyway.
+            logger.warning("Steps of %d rows are not recorded, and slower for it: %s", rows, error)
+            return None
 
     def _of(self, rows: int, width: int) -> torch.Tensor:
         """For each row its token, the token's position, and its blocks."""

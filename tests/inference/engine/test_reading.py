@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from inference.engine.engine import TorchEngine
-from inference.engine.interface import Pooling, Request, StepOutput
+from inference.engine.interface import InvalidRequest, Pooling, Request, StepOutput
 from inference.engine.loader import load_engine
 from inference.parameters import SamplingParams
 from tests.inference.engine.running import ask, run
@@ -139,6 +139,12 @@ def test_what_was_pushed_out_of_memory_half_read_is_read_once(
         assert output.embedding is not None, output
         expected = vector(reference, ids, kind)
         torch.testing.assert_close(torch.tensor(output.embedding), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_text_that_is_to_be_a_vector_goes_on_from_no_answer(engine: TorchEngine) -> None:
+    with pytest.raises(InvalidRequest):
+        engine.submit(Request(id="pool", prompt=LONG, pooling=Pooling(), prior_token_ids=[5]))
+    assert not engine.has_work
 
 
 def test_what_was_read_is_found_by_those_who_come_after(engine: TorchEngine) -> None:
