@@ -340,9 +340,8 @@ def _failure(status: dict[str, Any], ended: Ended) -> TrainingFailure | None:
                 return TrainingFailure(said["error"], said["message"])
             except (ValueError, KeyError):
                 continue
-    # On a full disk it can say it in neither. torchrun has one status for all that happens to those it started.
-    if settings.TRAINING_PROCESSES == 1:
-        for code, exit_status in EXIT_STATUS.items():
-            if exit_status == ended.exit_status and code != "stopped":
-                return TrainingFailure(code, DISK if code == "disk" else UNSAID)
+    # On a full disk it can say it in neither.
+    for code, exit_status in EXIT_STATUS.items():
+        if exit_status == ended.exit_status and code != "stopped":
+            return TrainingFailure(code, DISK if code == "disk" else UNSAID)
     return None

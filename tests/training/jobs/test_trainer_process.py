@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from training import job_life, trainer_process
+from training import job_life, launcher, trainer_process
 from training.trainer import orphans
 from training.trainer_process import NICE, TrainerProcess, marked
 
 
-def test_a_trainer_whose_worker_died_is_gone_before_another_host_can_have_its_job(tmp_path: Path) -> None:
+def test_a_trainer_whose_worker_died_is_gone_before_another_host_can_have_its_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert job_life.LEASE.total_seconds() > orphans.SECONDS + trainer_process.ENDING_SECONDS
-    (tmp_path / "spec.json").write_text(json.dumps({"output": str(tmp_path)}))
-    launched = trainer_process.command(tmp_path / "spec.json", 2)
+    launched: list[str] = []
+    monkeypatch.setattr("torch.distributed.run.main", launched.extend)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.chdir(tmp_path)
+    launcher.main(["1", "trainer.py", "spec.json"])
     assert launched[launched.index("--shutdown-timeout") + 1] == str(orphans.SECONDS)
 
 
