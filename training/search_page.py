@@ -139,9 +139,9 @@ def _chart(results: dict[Job, float], done: list[Job], wanted: int) -> SafeStrin
 def _how_compared(task: str, space: Space) -> Iterator[str]:
     """Sentences, where it is not plainly by the loss of each."""
     if length := judged_length(task, space):
-        yield _(
-            "All trials are judged by the same text: up to %(length)s tokens of each validation example."
-        ) % {"length": _said(length)}
+        yield _("All trials are judged by the same validation text, up to %(length)s tokens at a time.") % {
+            "length": _said(length)
+        }
     if by_time(space):
         yield _(
             "What is searched for changes how steps are computed and not what is learnt: the fastest trial is the best."

@@ -166,7 +166,7 @@ def test_whatever_changes_what_is_learnt_or_what_it_takes_is_searched_for(
         value = knob_values(job.spec, begun.parameters["space"])[name]
         assert limits[0] <= value <= limits[1] if limits else value is not None, name
     page = shown(client, begun)
-    assert ("up to 2,048 tokens of each validation example" in page) == ("max_length" in asked)
+    assert ("up to 2,048 tokens at a time" in page) == ("max_length" in asked)
     assert "Of trials that learn the same, the fastest is the best" in page
     assert "Memory</th>" in page
 
