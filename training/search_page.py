@@ -125,7 +125,7 @@ def _of_trials(search: Search, jobs: list[Job]) -> dict[str, Any]:
         "best": best,
         "best_values": list(zip(labels, said[best.id], strict=True)) if best else [],
         "next_step": job_words.next_step(best) if best is not None else "",
-        "charted": _("Time spent") if by_time(space) else _("Validation loss"),
+        "charted": _("Time spent, in seconds") if by_time(space) else _("Validation loss"),
         "chart": _chart(results, done, wanted(search)) if results else "",
         "importance": [(label_of(name), round(100 * share)) for name, share in importance.items()],
     }

@@ -186,7 +186,7 @@ def test_where_trials_differ_only_in_how_steps_are_computed_their_time_is_shown_
     assert rows[:3] == [("4.81 s", "2.3 GB"), ("0:12:20", "2.3 GB"), ("9.00 s", "2.3 GB")]
     assert rows[5][0] == "—"
     assert re.search(r'id="trial-5".*?the best', page)
-    assert '<h2 id="losses">Time spent</h2>' in page
+    assert '<h2 id="losses">Time spent, in seconds</h2>' in page
     drawn = page[page.index('class="chart trials') :].split("</svg>")[0]
     assert drawn.count("<circle") == 3  # how long one took that was stopped early says nothing
 
