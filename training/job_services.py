@@ -25,6 +25,7 @@ from training.job_request import JobRequest
 from training.job_tasks import send_prepare
 from training.knobs import check_knobs, tasks_for
 from training.models import Checkpoint, DatasetVersion, Job, Search
+from training.trainer.spec import USUAL_SIZE, context_of
 from training.work import cancel_work
 from webapp.accounts.audit import record_audit
 from webapp.accounts.models import User, Workspace
@@ -297,13 +298,12 @@ def check_base(base: ServedModel | None, task: str) -> None:
 
 
 def check_length(base: ServedModel | None, spec: dict[str, Any]) -> None:
-    """Raises UserError `bad_knobs` where examples are to be longer than the model can read."""
+    """`base`: None of a new model. Raises UserError `bad_knobs` where examples are to be longer than it can read."""
     longest = spec.get("max_length", "auto")
-    if base is not None and longest != "auto" and longest > base.context_length:
+    limit = base.context_length if base is not None else context_of(spec.get("size", USUAL_SIZE))
+    if longest != "auto" and longest > limit:
         raise UserError(
-            "bad_knobs",
-            _("max_length may be at most %(limit)s, what the model can read.")
-            % {"limit": base.context_length},
+            "bad_knobs", _("max_length may be at most %(limit)s, what the model can read.") % {"limit": limit}
         )
 
 

@@ -148,6 +148,13 @@ def spoken_time(seconds: float) -> str:
     return " ".join(said(count) for count, said in parts[first : first + 2] if count)
 
 
+def exact_time(seconds: float) -> str:
+    """As times are compared: "0:12:20", below a minute "4.81 s"."""
+    if seconds < 60:
+        return _("%(seconds)s s") % {"seconds": number_format(round(seconds, 2), 2)}
+    return str(timedelta(seconds=round(seconds)))
+
+
 def _days(n: int) -> str:
     return ngettext("%(n)s day", "%(n)s days", n) % {"n": n}
 

@@ -170,8 +170,9 @@ class _Lines:
 
     def _rewind(self, step: int) -> None:
         """What came after `step` is computed again."""
-        for key in [key for key in self._measured if key[1] > step]:
-            del self._measured[key]
+        undone = [self._measured.pop(key) for key in [*self._measured] if key[1] > step]
+        undone += Measurement.objects.filter(job=self._job, step__gt=step)
+        self._now["seconds"] -= sum(each.values.get("seconds", 0) for each in undone)
         for rows in (Measurement, Sample, Checkpoint):
             rows.objects.filter(job=self._job, step__gt=step).delete()
         self._now["step"] = step

@@ -35,6 +35,7 @@ from training.models import Job, ResultFile
 from training.patience import HOURS, RELEASE, Patience
 from training.publishing import Publication, kept_checkpoints, prepare
 from training.results import write_results
+from training.search_space import judged_length
 from training.trainer.failures import EXIT_STATUS, TrainingFailure
 from training.trainer_limits import Passed, TrainerLimits
 from training.trainer_process import NotEnded, TrainerProcess, end_left
@@ -250,6 +251,9 @@ class Supervision:
             "device": settings.TRAINING_DEVICE,
             "threads": threads(),
         }
+        if job.search is not None:
+            judged = judged_length(job.task, job.search.parameters.get("space", {}))
+            spec |= {"validation_length": judged or "auto"}
         path = self._folder / "spec.json"
         path.write_bytes(msgspec.json.encode(spec))
         return path
