@@ -21,7 +21,7 @@ from training.incoming import RESERVED_BYTES, Incoming, remove_forgotten
 from training.models import Dataset, DataWork, SourceFile
 from training.sizes import spoken_size
 from training.work import begin_work, lock_dataset
-from webapp.core import clock
+from webapp.core import clock, durable
 from webapp.core.body_limit import MAX_BODY_BYTES
 from webapp.core.errors import NotFound, UserError
 
@@ -88,8 +88,8 @@ def begin_upload(*, dataset: Dataset, name: str, size: int, modified: int = 0) -
 
 def _make_place(file: SourceFile) -> None:
     path = storage.source_path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    with durable.named(path):
+        path.touch()
 
 
 def _empty(name: str) -> UserError:
