@@ -22,6 +22,7 @@ import psutil
 
 from training import confinement
 from training.trainer.orphans import MARK
+from webapp.core.plain_files import open_plain
 from webapp.core.tether import tether
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class TrainerProcess:
     ) -> None:
         """`heading`: the first line of its log, as JSON. Raises OSError."""
         self._job, self._log = job, folder / "trainer.log"
-        with self._log.open("ab") as log:
+        with open_plain(folder, self._log, "ab") as log:
             if log.tell() > _LOG_BYTES:
                 log.truncate(0)
             if heading:
@@ -145,7 +146,7 @@ class TrainerProcess:
 
     def last_words(self) -> str:
         """The end of what this attempt wrote into its log."""
-        with self._log.open("rb") as log:
+        with open_plain(self._log.parent, self._log) as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(self._log_from, size - 2**16))
             return log.read().decode(errors="replace")
