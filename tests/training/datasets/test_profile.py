@@ -131,6 +131,16 @@ def test_labels_languages_and_outliers_are_counted(tmp_path: Path) -> None:
     assert report.outliers == 1
 
 
+def test_of_a_column_that_is_different_in_every_row_not_all_is_listed_as_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiling, "MOST_LABELS", 5)
+    examples = [labelled(f"ticket {n}", str(n)) for n in range(12)] + [labelled("ticket 7 again", "7")]
+    report = profile(write_records(tmp_path / "work", examples), model=None, max_tokens=0)
+    assert report.labels[0] == Count("7", 2)
+    assert (len(report.labels), report.more_labels) == (5, 7)
+
+
 def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "parts_of", lambda folder: shards.parts_of(folder, part_bytes=2000))
     records = [*TWENTY, TWENTY[3], chat("mail eve@example.com", "no")]
