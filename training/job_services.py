@@ -259,8 +259,8 @@ def _locked(job: Job) -> Job:
 def _let_go(job: Job) -> None:
     """Of the freezing that nobody else waits for.
 
-    The job's row is locked, and the dataset only now: whoever begins a freezing locks them the other way round, and none
-    is begun for a job that has one under way.
+    The job's row is locked, and the dataset only now: whoever begins a freezing locks them the other way round, and
+    none is begun for a job that has one under way.
     """
     if (
         job.freezing is not None
