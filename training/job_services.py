@@ -258,9 +258,14 @@ def _locked(job: Job) -> Job:
 
 
 def _let_go(job: Job) -> None:
-    """Of the freezing that nobody else waits for."""
+    """Of the freezing that nobody else waits for.
+
+    The job's row is locked, and the dataset only now: whoever begins a freezing locks them the other way round, and
+    none is begun for a job that has one under way.
+    """
     if (
         job.freezing is not None
+        and job.freezing.is_unfinished
         and not Job.objects.filter(freezing=job.freezing, state=State.VALIDATING_FILES).exists()
     ):
         cancel_work(work=job.freezing)

@@ -16,9 +16,9 @@ from training import job_files, job_life, search_tasks, uploads, warming, work
 def run(work_id: str) -> None:
     """Delivered once or more; all but the first delivery find the row claimed and do nothing."""
     # Only here: what reads and counts is not installed where nothing but pages are served.
-    from training.data_worker import run_work
+    from training.data_worker import run_in_turn
 
-    run_work(work_id)
+    run_in_turn(work_id)
 
 
 @worker_ready.connect

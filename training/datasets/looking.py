@@ -11,7 +11,7 @@ from pathlib import Path
 
 from training.datasets.codes import shown
 from training.datasets.layouts import NAMES, Seen, first_rows, looks_like_header, see
-from training.datasets.limits import MAX_LINE
+from training.datasets.limits import MAX_COLUMNS, MAX_LINE
 from training.datasets.problems import DataError
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
@@ -22,6 +22,7 @@ from training.datasets.sources import Detected, Layout, Reading, Shape
 _LOOKED_AT = 50  # rows
 _SHOWN = 8
 _CELL = 300  # characters
+_LONGEST_NAME = 300  # characters of a column's name
 _MEMBERS = 20  # files of an archive that are looked into
 _MEMBER_SIZE = 64 * 2**20  # bytes of each that are unpacked for it
 # Read from their beginning on: to look at some rows, there need be no end.
@@ -59,7 +60,7 @@ def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path 
         return Detected(None, f"{seen.reason} {message}".strip(), [], [])
     if not rows:
         return Detected(None, f"{seen.reason} {flaw or 'There is no row in it.'}".strip(), [], [])
-    columns = list(dict.fromkeys(str(name) for row in rows for name in row))
+    columns = [*dict.fromkeys(str(name) for row in rows for name in row)][:MAX_COLUMNS]
     if seen.layout in _DOCUMENTS:
         reason = _reason(seen, "documents", True)
         return Detected(reading, reason, [], [_shown(row) for row in rows[:_SHOWN]])
@@ -102,7 +103,7 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], str]:
             if isinstance(row, Row):
                 value = {"text": row.value} if isinstance(row.value, str) else row.value
                 if isinstance(value, dict):
-                    rows.append(value)
+                    rows.append(_named(value))
                 else:
                     flaw = flaw or "What is in it are no examples, which have named fields."
             else:
@@ -112,6 +113,12 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], str]:
             raise
         flaw = error.message
     return rows, flaw
+
+
+def _named(fields: Mapping[str, object]) -> dict[str, object]:
+    """Those that a person could choose among: what was found is a row of the database, and a page."""
+    named = ((name, cell) for name, cell in fields.items() if len(str(name)) <= _LONGEST_NAME)
+    return dict(itertools.islice(named, MAX_COLUMNS))
 
 
 def _shown(row: Mapping[str, object]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 import msgspec
 
 from training import confinement
-from training.datasets.limits import CHILD_MEMORY
+from training.datasets.limits import CHILD_MEMORY, MAX_ANSWER
 
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "TEMP")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -63,9 +63,9 @@ class Process:
             pass  # it has died, which the end of its answers tells
 
     def answers(self) -> list[bytes] | None:
-        """The lines it has said by now, waiting for something; None when it has died."""
+        """The lines it has said by now, waiting for something; None when it has died, or talks without end."""
         data = os.read(self.stdout.fileno(), 2**16)
-        if not data:
+        if not data or len(self._rest) > MAX_ANSWER:
             return None
         self.heard = time.monotonic()
         *lines, self._rest = (self._rest + data).split(b"\n")

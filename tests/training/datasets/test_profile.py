@@ -14,8 +14,9 @@ from training.datasets.examples import ChatExample, Message, Record
 from training.datasets.problems import DataError, Problem
 from training.datasets.profile import profile
 from training.datasets.progress import Cancelled
-from training.datasets.reading import ReadSummary
+from training.datasets.reading import ReadSummary, read_sources
 from training.datasets.report import Count, Report
+from training.datasets.sources import Reading, Source
 
 TWENTY = [chat(sentence(n, 10), sentence(-n - 1)) for n in range(20)]
 
@@ -37,6 +38,16 @@ def test_repetitions_are_counted_and_each_says_what_it_repeats(tmp_path: Path) -
     found = [(p.code, p.file, p.line, p.reason) for p in problems_in(folder)]
     assert ("exact_duplicate", "Fragen.jsonl", 21, "It is the same as Fragen.jsonl, line 6.") in found
     assert ("near_duplicate", "Fragen.jsonl", 23, "It is nearly the same as Fragen.jsonl, line 4.") in found
+
+
+def test_a_last_row_whose_text_is_empty_is_counted_as_any_other(tmp_path: Path) -> None:
+    """As of a table, which may be sent so: cleaning then drops it, or fills it."""
+    source = tmp_path / "tickets.csv"
+    source.write_text("text,label\nHello there,greeting\nGood bye,farewell\n,greeting\n,greeting\n")
+    reading = Reading("csv", "labelled", columns={"text": "text", "label": "label"})
+    read = read_sources([Source(source, source.name, reading)], tmp_path / "work")
+    report = profile(tmp_path / "work", model=None, max_tokens=0, read=read)
+    assert (report.usable, report.exact_duplicates, counted(report.labels)["greeting"]) == (4, 1, 3)
 
 
 def test_a_shared_system_message_makes_no_near_duplicates(tmp_path: Path) -> None:
@@ -118,6 +129,16 @@ def test_labels_languages_and_outliers_are_counted(tmp_path: Path) -> None:
     assert report.languages_of == 41
     assert [p.line for p in problems_in(folder) if p.code == "outlier"] == [41]
     assert report.outliers == 1
+
+
+def test_of_a_column_that_is_different_in_every_row_not_all_is_listed_as_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiling, "MOST_LABELS", 5)
+    examples = [labelled(f"ticket {n}", str(n)) for n in range(12)] + [labelled("ticket 7 again", "7")]
+    report = profile(write_records(tmp_path / "work", examples), model=None, max_tokens=0)
+    assert report.labels[0] == Count("7", 2)
+    assert (len(report.labels), report.more_labels) == (5, 7)
 
 
 def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
