@@ -1,4 +1,4 @@
-"""`python -m training.confinement [--read=PATH|--write=PATH|--network=no]... MODULE [ARGUMENT...]`: kept to itself.
+"""`python -m training.confinement [--read=PATH|--write=PATH|--network=MODE]... MODULE [ARGUMENT...]`: alone.
 
 What reads strangers' files, and what trains, is of the same user as the site: were it taken over, it could read its
 secrets, its database and the environment of its processes. So the kernel is asked to let it have what it was given and
@@ -22,6 +22,7 @@ import struct
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Literal, cast
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,9 @@ _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 _BIND_TCP, _CONNECT_TCP = 1 << 0, 1 << 1
 _ABSTRACT_SOCKETS, _SIGNALS = 1 << 0, 1 << 1
+# What of it is left to somebody: all, all but connecting to anything, or none.
+Network = Literal["all", "passive", "none"]
+_TCP: dict[str, int] = {"all": 0, "passive": _CONNECT_TCP, "none": _BIND_TCP | _CONNECT_TCP}
 # Before the first, no file could be moved to another folder.
 _LEAST_VERSION, _WITH_TRUNCATE, _WITH_NETWORK, _WITH_SCOPES = 2, 3, 4, 6
 _ROOT = Path(__file__).resolve().parents[1]
@@ -48,12 +52,9 @@ _DEVICES = ("/dev", "/proc", "/sys")
 
 
 def prefix(
-    module: str, *, reads: Iterable[Path] = (), writes: Iterable[Path] = (), network: bool = True
+    module: str, *, reads: Iterable[Path] = (), writes: Iterable[Path] = (), network: Network = "all"
 ) -> list[str]:
-    """What stands for `python -m MODULE` in a command. Files and folders; they have to be there when it starts.
-
-    `network`: whether it may connect to anything, or be connected to.
-    """
+    """What stands for `python -m MODULE` in a command. Files and folders; they have to be there when it starts."""
     python = [sys.executable, "-P", "-m"]
     if not is_possible():
         _say()
@@ -63,7 +64,7 @@ def prefix(
         __name__,
         *(f"--read={path}" for path in reads),
         *(f"--write={path}" for path in writes),
-        *(() if network else ("--network=no",)),
+        f"--network={network}",
         module,
     ]
 
@@ -78,15 +79,15 @@ def _say() -> None:
     logger.warning("This kernel has no Landlock: what reads data and trains may open all files of its user.")
 
 
-def confine(reads: Collection[Path], writes: Collection[Path], *, network: bool = True) -> None:
+def confine(reads: Collection[Path], writes: Collection[Path], *, network: Network = "all") -> None:
     """This process, from now on, and those it starts; before it has threads. Raises OSError."""
     version = _version()
     handled = (_TRUNCATE << 1) - 1 if version >= _WITH_TRUNCATE else _TRUNCATE - 1
     asked = struct.pack("Q", handled)
     if version >= _WITH_NETWORK:
-        asked += struct.pack("Q", 0 if network else _BIND_TCP | _CONNECT_TCP)
+        asked += struct.pack("Q", _TCP[network])
     if version >= _WITH_SCOPES:
-        asked += struct.pack("Q", _SIGNALS if network else _SIGNALS | _ABSTRACT_SOCKETS)
+        asked += struct.pack("Q", _SIGNALS if network == "all" else _SIGNALS | _ABSTRACT_SOCKETS)
     ruleset = _call(_CREATE_RULESET, asked, len(asked), 0)
     for path in (*_python(), *reads, *_targets(reads)):
         _allow(ruleset, path, _READ)
@@ -146,15 +147,17 @@ def _call(number: int, *arguments: int | bytes | None) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    given: dict[str, list[Path]] = {"--read": [], "--write": [], "--network": []}
+    given: dict[str, list[str]] = {"--read": [], "--write": [], "--network": []}
     while arguments[0].startswith("--"):
         name, _, value = arguments.pop(0).partition("=")
-        given[name].append(Path(value))
+        given[name].append(value)
     sys.argv = arguments
     # Looked for while our folder can still be listed.
     import inference  # noqa: F401
 
-    confine(given["--read"], given["--write"], network=not given["--network"])
+    (network,) = given["--network"]
+    reads, writes = ([Path(path) for path in given[name]] for name in ("--read", "--write"))
+    confine(reads, writes, network=cast(Network, network))
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 

@@ -48,7 +48,9 @@ def command(spec: Path, processes: int) -> list[str]:
     reads = [Path(given[name]) for name in ("base", "dataset") if given.get(name)]
     # They meet in the second; in the third, GPUs keep what was compiled for them.
     writes = [Path(given["output"]), Path(tempfile.gettempdir()), Path(os.path.expanduser("~/.nv"))]
-    launcher = confinement.prefix("training.launcher", reads=[spec, *reads], writes=writes)
+    # Several talk with one another. torchrun asks the system for a port that is free, also where nobody will use it.
+    network: confinement.Network = "all" if processes > 1 else "passive"
+    launcher = confinement.prefix("training.launcher", reads=[spec, *reads], writes=writes, network=network)
     return [*tether(), *launcher, str(processes), str(TRAINER), str(spec)]
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +114,21 @@ def test_work_on_data_opens_no_files_but_those_it_is_given(state: Path) -> None:
     assert pry(piece, lambda amount: None) == Opened([True] * 7, [True] * 3)
 
 
-def test_work_on_data_reaches_neither_the_broker_nor_other_processes(tmp_path: Path) -> None:
-    """The site's broker asks nobody on its machine who they are."""
+@pytest.fixture
+def tcp() -> Iterator[socket.socket]:
+    """As a broker that asks nobody on its machine who they are."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def test_work_on_data_reaches_neither_the_broker_nor_other_processes(
+    tmp_path: Path, tcp: socket.socket
+) -> None:
     version = confinement._version()
     if version < confinement._WITH_NETWORK:
         pytest.skip("this kernel's Landlock knows no network")
     name = f"flywheel-{uuid.uuid4()}"
-    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as abstract:
+    with socket.socket(socket.AF_UNIX) as abstract:
         abstract.bind("\0" + name)
         abstract.listen()
         asked = Reach(tcp.getsockname()[1], name, os.getpid())
@@ -148,15 +157,15 @@ def test_what_looks_into_a_strangers_file_sees_that_file_alone(
     assert (confined, read, network, module) == (
         "training.confinement",
         f"--read={state / 'datasets' / 'rows'}",
-        "--network=no",
+        "--network=none",
         "training.datasets.child",
     )
     assert write.startswith(f"--write={tempfile.gettempdir()}/flywheel-")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_trainer_opens_no_files_but_its_own(
-    state: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+def test_a_trainer_opens_no_files_but_its_own_and_one_that_is_alone_connects_to_nothing(
+    state: Path, processes: int, monkeypatch: pytest.MonkeyPatch, tcp: socket.socket
 ) -> None:
     # As where the state is: not in the folder for temporary files.
     monkeypatch.setattr(tempfile, "tempdir", str(state / "tmp"))
@@ -173,7 +182,9 @@ def test_a_trainer_opens_no_files_but_its_own(
         "read": [*own["read"], *theirs(state)],
         "write": [*own["write"], *others],
         "signal": process,
+        "connect": [tcp.getsockname()[1]],
     }
+    connects = processes > 1 or confinement._version() < confinement._WITH_NETWORK
     spec = folder / "spec.json"
     spec.write_text(json.dumps({**places, "prying": prying_for}))
     command = trainer_process.command(spec, processes)
@@ -189,6 +200,7 @@ def test_a_trainer_opens_no_files_but_its_own(
     Path("/dev/shm/flywheel-prying").unlink()
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     expected = dict.fromkeys([*prying_for["read"], *prying_for["write"], *map(str, process)], False)
+    expected |= {str(port): connects for port in prying_for["connect"]}
     assert said == [expected | dict.fromkeys([*own["read"], *own["write"]], True)] * processes, done.stderr
 
 

@@ -43,7 +43,7 @@ class Process:
             environment["TMPDIR"] = str(next(iter(writes)))
         paths = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [*confinement.prefix(module, reads=reads, writes=writes, network=False), *arguments],
+            [*confinement.prefix(module, reads=reads, writes=writes, network="none"), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -39,4 +39,5 @@ if __name__ == "__main__":
     read = {path: opens(path) for path in asked["read"]}
     written = {path: opens(path, "ab") for path in asked["write"]}
     signalled = {str(process): signals(process) for process in asked.get("signal", ())}
-    print(json.dumps(read | written | signalled))
+    reached = {str(port): connects(socket.AF_INET, ("127.0.0.1", port)) for port in asked["connect"]}
+    print(json.dumps(read | written | signalled | reached))
