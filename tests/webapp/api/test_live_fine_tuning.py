@@ -44,7 +44,7 @@ def client(learning_site: Site) -> openai.OpenAI:
     return openai_client(learning_site, key_of(learning_site))
 
 
-@pytest.mark.one_database  # of what the script does in test_fine_tuning.py and below
+@pytest.mark.one_database  # of what the script does in fine_tuning and below
 def test_a_script_written_for_openai_runs_as_it_is(learning_site: Site, tmp_path: Path) -> None:
     examples = tmp_path / "orders.jsonl"
     examples.write_bytes(jsonl(chat(n) for n in range(20)))
