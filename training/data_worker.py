@@ -30,6 +30,7 @@ from training.datasets.progress import Cancelled
 from training.datasets.recipe import Recipe
 from training.datasets.sources import Reading, Source
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
+from webapp.core import durable
 
 logger = logging.getLogger(__name__)
 Kind, State = DataWork.Kind, DataWork.State
@@ -227,9 +228,9 @@ def _keep_version(version: DatasetVersion, manifest: Manifest, made: Path) -> di
         storage.remove_folder(made)
         return {"version": same.number, "is_new": False}
     place = storage.version_folder(version)
-    place.parent.mkdir(parents=True, exist_ok=True)
     storage.remove_folder(place)
-    made.rename(place)
+    with durable.named(place):
+        made.rename(place)
     splits = {name: split.examples for name, split in manifest.splits.items()}
     DatasetVersion.objects.filter(id=version.id).update(
         state=DatasetVersion.State.READY,

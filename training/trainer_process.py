@@ -1,7 +1,7 @@
 """A trainer as processes of its own: started without our secrets, told to stop, ended whole. Knows no database.
 
-`torchrun` starts several of them, each in a session of its own, so no process group holds them all. What belongs to a
-job is known by a mark in its environment, which whatever it starts inherits: also what a killed worker left.
+`torchrun` launches them (launcher.py). What belongs to a job is known by a mark in its environment, which whatever it
+starts inherits: also what a killed worker left.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ import psutil
 
 from training import confinement
 from training.trainer.orphans import MARK
-from training.trainer.orphans import SECONDS as ORPHANED_SECONDS
+from webapp.core.plain_files import open_plain
 from webapp.core.tether import tether
 
 logger = logging.getLogger(__name__)
@@ -40,27 +39,17 @@ _LOG_BYTES = 10 * 2**20
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 _KEPT_BEGIN = ("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "HIP_", "ROCR_")
 _ROOT = Path(__file__).resolve().parents[1]
+TRAINER = _ROOT / "training" / "trainer" / "__main__.py"
 
 
 def command(spec: Path, processes: int) -> list[str]:
-    """A worker that dies takes its trainer with it, or torchrun, and that its trainers: each saves first, on SIGTERM.
-
-    The job's folder is there. One needs no torchrun, which takes seconds to start and 200 MB for as long as it watches.
-    """
+    """A worker that dies takes torchrun with it, and that its trainers: each saves first. The job's folder is there."""
     given = json.loads(spec.read_bytes())
     reads = [Path(given[name]) for name in ("base", "dataset") if given.get(name)]
-    # torchrun's processes tell it by the second what went wrong; in the third, GPUs keep what was compiled for them.
+    # They meet in the second; in the third, GPUs keep what was compiled for them.
     writes = [Path(given["output"]), Path(tempfile.gettempdir()), Path(os.path.expanduser("~/.nv"))]
-    trainer = [
-        *tether(),
-        *confinement.prefix("training.trainer", reads=[spec, *reads], writes=writes),
-        str(spec),
-    ]
-    if processes == 1:
-        return trainer
-    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone"]
-    options = ["--nproc-per-node", str(processes), "--shutdown-timeout", str(ORPHANED_SECONDS), "--no-python"]
-    return [*tether(), *torchrun, *options, *trainer]
+    launcher = confinement.prefix("training.launcher", reads=[spec, *reads], writes=writes)
+    return [*tether(), *launcher, str(processes), str(TRAINER), str(spec)]
 
 
 def environment(job: str, threads: int) -> dict[str, str]:
@@ -88,8 +77,8 @@ class TrainerProcess:
         heading: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         """`heading`: the first line of its log, as JSON. Raises OSError."""
-        self._job, self._log, self._processes = job, folder / "trainer.log", processes
-        with self._log.open("ab") as log:
+        self._job, self._log = job, folder / "trainer.log"
+        with open_plain(folder, self._log, "ab") as log:
             if log.tell() > _LOG_BYTES:
                 log.truncate(0)
             if heading:
@@ -122,29 +111,27 @@ class TrainerProcess:
             return False
         return True
 
-    def memory(self) -> int:
-        """Bytes that it and all it started hold for themselves; of files that are read, the kernel can forget what it
-        keeps."""
-        held = 0
+    def _trainers(self, *, and_theirs: bool = False) -> list[psutil.Process]:
+        """What torchrun has forked and, `and_theirs`, what that started; itself as long as there is none."""
         with contextlib.suppress(psutil.Error):
-            own = psutil.Process(self._process.pid)
-            for process in [own, *own.children(recursive=True)]:
-                with contextlib.suppress(psutil.Error):
-                    used = process.memory_info()
-                    held += used.rss - getattr(used, "shared", 0)
+            launcher = psutil.Process(self._process.pid)
+            return launcher.children(recursive=and_theirs) or [launcher]
+        return []
+
+    def memory(self) -> int:
+        """Bytes that they hold for themselves; of files that are read, the kernel can forget what it keeps."""
+        held = 0
+        for process in self._trainers(and_theirs=True):
+            with contextlib.suppress(psutil.Error):
+                used = process.memory_info()
+                held += used.rss - getattr(used, "shared", 0)
         return held
 
     def stop(self) -> None:
-        """Asks it to save and end: torchrun would pass that on, and kill those that take longer than it likes."""
-        told: list[psutil.Process] = []
-        with contextlib.suppress(psutil.Error):
-            told = psutil.Process(self._process.pid).children() if self._processes > 1 else []
-        for process in told:
+        """Asks them to save and end: torchrun would pass that on, and kill those that take longer than it likes."""
+        for process in self._trainers():
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGTERM)
-        if not told:  # also where it has started none yet
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
 
     @property
     def exit_status(self) -> int | None:
@@ -159,7 +146,7 @@ class TrainerProcess:
 
     def last_words(self) -> str:
         """The end of what this attempt wrote into its log."""
-        with self._log.open("rb") as log:
+        with open_plain(self._log.parent, self._log) as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(self._log_from, size - 2**16))
             return log.read().decode(errors="replace")

@@ -18,6 +18,7 @@ from training.datasets.clean import freeze
 from training.datasets.reading import read_sources
 from training.datasets.recipe import Recipe, Split
 from training.datasets.sources import Reading, Source
+from training.trainer_process import TRAINER
 
 _TEXT = 1_000_000  # bytes
 _LIMIT = 300.0  # seconds
@@ -51,7 +52,7 @@ def _learn(folder: Path) -> tuple[float, float, float]:
         )
     )
     began = time.time()
-    subprocess.run([sys.executable, "-m", "training.trainer", str(spec)], check=True)
+    subprocess.run([sys.executable, "-m", "training.launcher", "1", str(TRAINER), str(spec)], check=True)
     lines = [json.loads(line) for line in (folder / "job" / "metrics.jsonl").read_text().splitlines()]
     (entropy,) = (line["unigram_entropy"] for line in lines if line["type"] == "data")
     validations = [line for line in lines if line["type"] == "validation"]

@@ -26,6 +26,7 @@ from training.datasets.examples import ChatExample
 from training.datasets.frozen import read_split
 from training.datasets.recipe import Split
 from training.trainer.spec import MODULES
+from training.trainer_process import TRAINER
 
 _CONVERSATIONS = 150
 _RANK, _ALPHA, _BATCH, _RATE = 16, 32, 8, 5e-4
@@ -49,7 +50,7 @@ def _train(folder: Path, dataset: Path, **spec: Any) -> tuple[Trained, list[dict
     file = folder / "spec.json"
     values = {"base": str(demo_model()), "dataset": str(dataset), "output": str(output)} | spec
     file.write_text(json.dumps(values))
-    process = subprocess.Popen([sys.executable, "-m", "training.trainer", str(file)])
+    process = subprocess.Popen([sys.executable, "-m", "training.launcher", "1", str(TRAINER), str(file)])
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -1,7 +1,7 @@
 """A process of ours for work on what strangers wrote: lines of JSON go in and come out. Knows nothing of the work.
 
-It has none of the site's secrets and no files but those it is to work on, one thread, limited memory, and ends when
-whoever started it is gone, in the midst of whatever it does.
+It has none of the site's secrets and no files but those it is to work on, no network, one thread, limited memory, and
+ends when whoever started it is gone, in the midst of whatever it does.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Process:
             environment["TMPDIR"] = str(next(iter(writes)))
         paths = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [*confinement.prefix(module, reads=reads, writes=writes), *arguments],
+            [*confinement.prefix(module, reads=reads, writes=writes, network=False), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -1,14 +1,14 @@
 """`python -m training.trainer SPEC.json`: one training job, no services. See spec.py for what is in the file.
 
-Several processes: `torchrun --standalone --nproc-per-node N -m training.trainer SPEC.json`. A failure is one line of
-JSON on stderr and an exit status of its own (failures.py), and stands in status.json. On SIGTERM it saves and stops.
+`training.launcher` starts it for a site, one or several that share each step out. A failure is one line of JSON on
+stderr and an exit status of its own (failures.py), and stands in status.json. On SIGTERM it saves and stops.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
+import os
 from pathlib import Path
 
 import torch
@@ -66,6 +66,7 @@ def _failed(failure: TrainingFailure, job: Job | None) -> int:
     if job is not None:
         with contextlib.suppress(OSError):
             job.record.failed(failure.code, failure.message)
+    said = json.dumps({"error": failure.code, "message": failure.message})
     with contextlib.suppress(OSError):
-        sys.stderr.write(json.dumps({"error": failure.code, "message": failure.message}) + "\n")
+        os.write(2, f"{said}\n".encode())  # what Python keeps to write would fail it once more, when it ends
     return EXIT_STATUS[failure.code]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# What `python -m training.trainer` exits with. torchrun hides it behind its own: status.json says the same.
+# What `python -m training.trainer` exits with, and `training.launcher` after it.
 EXIT_STATUS = {"spec": 2, "stopped": 3, "data": 4, "nan": 5, "disk": 6, "oom": 7, "checkpoint": 8, "model": 9}
 
 

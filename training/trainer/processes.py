@@ -11,10 +11,12 @@ from training.trainer.failures import TrainingFailure
 
 # Of the memory of its GPU that is free when a job begins: an engine that answers beside it needs some for its steps.
 _GPU_SHARE = 0.9
+# In the environment of several: a file of theirs alone, in which each writes where it is found (`training.launcher`).
+_MEETING = "FLYWHEEL_MEETING"
 
 
 class Processes:
-    """Started by torchrun, which says in the environment who is who; alone without it."""
+    """torchrun says in the environment who is who; without it there is one."""
 
     def __init__(self, device: torch.device) -> None:
         """Raises TrainingFailure `spec` where there are fewer GPUs than processes."""
@@ -24,7 +26,9 @@ class Processes:
         if self.world > 1:
             if device.type == "cuda":
                 _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            store = dist.FileStore(os.environ[_MEETING], self.world)
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world)
         if device.type == "cuda":
             free, whole = torch.cuda.mem_get_info()
             torch.cuda.set_per_process_memory_fraction(_GPU_SHARE * free / whole)

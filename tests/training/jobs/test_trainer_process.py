@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from training import job_life, trainer_process
+from tests.services import wait_until
+from training import job_life, launcher, trainer_process
 from training.trainer import orphans
 from training.trainer_process import NICE, TrainerProcess, marked
 
 
-def test_a_trainer_whose_worker_died_is_gone_before_another_host_can_have_its_job(tmp_path: Path) -> None:
+def test_a_trainer_whose_worker_died_is_gone_before_another_host_can_have_its_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert job_life.LEASE.total_seconds() > orphans.SECONDS + trainer_process.ENDING_SECONDS
-    (tmp_path / "spec.json").write_text(json.dumps({"output": str(tmp_path)}))
-    launched = trainer_process.command(tmp_path / "spec.json", 2)
+    launched: list[str] = []
+    monkeypatch.setattr("torch.distributed.run.main", launched.extend)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.chdir(tmp_path)
+    launcher.main(["1", "trainer.py", "spec.json"])
     assert launched[launched.index("--shutdown-timeout") + 1] == str(orphans.SECONDS)
 
 
@@ -36,7 +41,7 @@ def test_a_trainer_gives_way_to_chat_and_is_the_first_to_end_where_memory_runs_o
     job = str(tmp_path)
     trainer = TrainerProcess(tmp_path, job, tmp_path / "spec.json", processes=1, threads=1)
     try:
-        (process,) = marked(job)
+        (process,) = wait_until(lambda: marked(job), "its environment")
         # These tests may run at a lower priority than a trainer has, and it gets none that is higher than theirs: that
         # it was asked for is all that can be seen then.
         nice = max(NICE, os.getpriority(os.PRIO_PROCESS, 0))

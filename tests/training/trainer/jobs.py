@@ -1,18 +1,13 @@
-"""Jobs on a tiny model, for tests: begun in this process or as a program, and what they wrote."""
+"""Jobs on a tiny model, for tests: begun in this process, and what they wrote."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from tests.services import wait_until
-from training import trainer_process
 from training.trainer.command import main
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 class Trained:
@@ -60,15 +55,6 @@ class Bench:
 
     def run(self, output: str = "out", **changes: Any) -> Trained:
         return Trained(self.folder / output, main([str(self.spec(output, **changes))]))
-
-    def start(self, output: str = "out", processes: int = 1, **changes: Any) -> subprocess.Popen[str]:
-        """As a site does."""
-        (self.folder / output).mkdir(exist_ok=True)
-        command = trainer_process.command(self.spec(output, **changes), processes)
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
 
 
 def wait_for_step(output: Path, step: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import tempfile
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -16,19 +17,17 @@ _forks.set_forkserver_preload([__name__])
 
 def start(spec: Path, processes: int = 1) -> list[BaseProcess]:
     """As torchrun starts them, each with one thread."""
-    from webapp.ops.broker import free_port  # not for the process they all come from
-
-    port = free_port() if processes > 1 else 0
+    meeting = tempfile.mktemp(dir=spec.parent)
     started: list[BaseProcess] = []
     for rank in range(processes):
-        process = _forks.Process(target=_trainer, args=(spec, rank, processes, port))
+        process = _forks.Process(target=_trainer, args=(spec, rank, processes, meeting))
         process.start()
         started.append(process)
     return started
 
 
-def _trainer(spec: Path, rank: int, processes: int, port: int) -> None:
+def _trainer(spec: Path, rank: int, processes: int, meeting: str) -> None:
     if processes > 1:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes}
+        os.environ |= {"FLYWHEEL_MEETING": meeting} | {name: str(value) for name, value in place.items()}
     sys.exit(main([str(spec)]))

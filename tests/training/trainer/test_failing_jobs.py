@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
 import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +13,8 @@ import torch
 
 from tests.inference.engine.running import needs_gpu
 from tests.training.trainer.conftest import conversation, freeze
-from tests.training.trainer.jobs import ROOT, Bench
+from tests.training.trainer.jobs import Bench
+from training import trainer_process
 from training.datasets.examples import ChatExample, Message
 from training.trainer import checkpoints, objective
 from training.trainer.command import main
@@ -89,17 +88,14 @@ def test_on_a_disk_without_any_room_the_exit_status_says_so(bench: Bench) -> Non
     """Neither status.json nor the log has room for it."""
     log = bench.folder / "trainer.log"
     log.write_bytes(b"x" * 200)
+    spec = bench.spec()
+    (bench.folder / "out").mkdir()
+    command = trainer_process.command(spec, 1)
+    command[command.index(str(trainer_process.TRAINER))] = str(Path(__file__).with_name("cramped.py"))
+    # Python would keep the beginning of the code that it compiles, and read that ever after.
+    environment = trainer_process.environment("a job", threads=1) | {"PYTHONDONTWRITEBYTECODE": "1"}
     with log.open("ab") as full:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "training.trainer", str(bench.spec())],
-            cwd=ROOT,
-            # Python would keep the beginning of the code that it compiles, and read that ever after.
-            env=os.environ
-            | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-            stdout=full,
-            stderr=full,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
-        )
+        process = subprocess.Popen(command, cwd=bench.folder, env=environment, stdout=full, stderr=full)
         assert process.wait(timeout=120) == EXIT_STATUS["disk"]
     assert log.stat().st_size == 200
 
@@ -125,7 +121,7 @@ def test_memory_that_runs_out_is_said_to_be_that(bench: Bench, monkeypatch: pyte
 
 @pytest.mark.parametrize("knob", sorted(RANGES))
 def test_an_absurd_knob_is_refused_with_its_range(
-    knob: str, bench: Bench, capsys: pytest.CaptureFixture[str]
+    knob: str, bench: Bench, capfd: pytest.CaptureFixture[str]
 ) -> None:
     value = RANGES[knob][1] + 1
     name = knob.removeprefix("lora.")
@@ -133,29 +129,30 @@ def test_an_absurd_knob_is_refused_with_its_range(
     changes = {name: int(value) if whole else value}
     done = bench.run(**({"lora": changes} if knob != name else changes))
     assert done.exit_status == EXIT_STATUS["spec"]
-    message = json.loads(capsys.readouterr().err)["message"]
+    message = json.loads(capfd.readouterr().err)["message"]
     assert knob in message
     assert f"{RANGES[knob][1]:g}" in message or "int" in message
 
 
 def test_a_misspelt_knob_or_a_missing_file_is_refused(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
+    bench: Bench, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert bench.run(learning_rat=1).exit_status == 2
-    assert "learning_rat" in capsys.readouterr().err
+    assert "learning_rat" in capfd.readouterr().err
     assert bench.run(lora={"targets": ["lm_head"]}).exit_status == 2
-    assert "lm_head" in capsys.readouterr().err
+    assert "lm_head" in capfd.readouterr().err
     assert main(["nowhere.json"]) == main([]) == 2
     assert bench.run(base="/nowhere").exit_status == EXIT_STATUS["model"]
-    assert bench.run("long", max_length=4096).status["error"] == "spec"
+    for knob in ("max_length", "validation_length"):
+        assert bench.run("long", **{knob: 4096}).status["error"] == "spec"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_said_in_a_sentence(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
+    bench: Bench, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert bench.run(device="cuda").exit_status == EXIT_STATUS["spec"]
-    assert "no GPU" in json.loads(capsys.readouterr().err)["message"]
+    assert "no GPU" in json.loads(capfd.readouterr().err)["message"]
 
 
 def test_status_is_one_struct_of_json(bench: Bench) -> None:

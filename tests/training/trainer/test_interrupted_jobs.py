@@ -15,6 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.training.trainer import started
 from tests.training.trainer.conftest import freeze
 from tests.training.trainer.jobs import Bench, Trained, wait_for_step
 from training.datasets.examples import DocumentExample, Example
@@ -26,6 +27,7 @@ from training.trainer.command import main
 from training.trainer.failures import EXIT_STATUS
 from training.trainer.learner import Learner
 from training.trainer.optimisation import Optimizer
+from training.trainer.spec import Spec
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -33,10 +35,10 @@ def test_a_job_that_is_killed_and_goes_on_computes_the_same_losses(method: str, 
     options: dict[str, Any] = {"method": method, "max_steps": 40, "checkpoint_every": 10}
     options["lora"] = {"dropout": 0.2}
     whole = bench.run("whole", **options)
-    process = bench.start("cut", **options)
+    (process,) = started.start(bench.spec("cut", **options))
     wait_for_step(bench.folder / "cut", 12)
     process.kill()
-    process.communicate()
+    process.join()
     cut = bench.run("cut", **options)
     (resumed,) = cut.lines("resumed")
     assert resumed["step"] in (10, 20, 30)
@@ -62,10 +64,11 @@ def test_memory_that_is_free_meanwhile_does_not_change_how_it_goes_on(bench: Ben
 
 def test_told_to_stop_it_saves_what_it_learnt_and_says_so(bench: Bench) -> None:
     whole = bench.run("whole", max_steps=50, checkpoint_every=40)
-    process = bench.start("cut", max_steps=50, checkpoint_every=40)
+    (process,) = started.start(bench.spec("cut", max_steps=50, checkpoint_every=40))
     wait_for_step(bench.folder / "cut", 3)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=15) == EXIT_STATUS["stopped"] == 3
+    process.terminate()
+    process.join(15)
+    assert process.exitcode == EXIT_STATUS["stopped"] == 3
     cut = Trained(bench.folder / "cut", 3)
     assert cut.status["state"] == "stopped"
     (saved,) = cut.lines("checkpoint")
@@ -281,13 +284,13 @@ def test_a_file_of_tensors_is_what_safetensors_reads(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_another_job_are_not_gone_on_from(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
+    bench: Bench, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bench.run(max_steps=2)
     again = bench.run(max_steps=2, seed=1)
     assert again.exit_status == EXIT_STATUS["checkpoint"]
     assert "another" in again.status["message"]
-    assert json.loads(capsys.readouterr().err.splitlines()[-1])["error"] == "checkpoint"
+    assert json.loads(capfd.readouterr().err.splitlines()[-1])["error"] == "checkpoint"
 
 
 @pytest.fixture
@@ -338,6 +341,15 @@ def _write_state_of_before(kept: Path) -> None:
         {name: state[name] for name in state.keys() - {"device", "max_length"}}
     ).encode()
     write_folder(last, files)
+
+
+def test_what_a_spec_has_gained_since_makes_no_other_job_of_it() -> None:
+    """Or what was begun by the version before could not go on."""
+    before = "85c0e0ad775d48e6edf84ddde1a1276d25c71d6d2f7064e4c64403c3821fff97"
+    spec = Spec(base="base", dataset="data", output="out")
+    assert state.identity(spec, "data", "model") == before
+    judged = Spec(base="base", dataset="data", output="out", validation_length=64)
+    assert state.identity(judged, "data", "model") != before
 
 
 def test_a_job_whose_device_was_left_to_us_goes_on_where_the_same_one_is_named(bench: Bench) -> None:

@@ -15,9 +15,9 @@ from tests.training.trainer.jobs import Bench, Trained, wait_for_step
 
 def test_two_processes_compute_what_one_does(bench: Bench) -> None:
     one = bench.run("one", microbatch_tokens=64)
-    process = bench.start("two", processes=2, microbatch_tokens=64)
-    _, errors = process.communicate(timeout=150)
-    assert process.returncode == 0, errors
+    for process in started.start(bench.spec("two", microbatch_tokens=64), 2):
+        process.join()
+        assert process.exitcode == 0
     two = Trained(bench.folder / "two", 0)
     assert two.losses.keys() == one.losses.keys()
     for step, loss in one.losses.items():

@@ -17,9 +17,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from inference.installation import inspect_adapter, inspect_model
 from tests.inference.tiny_models import save_gguf
+from tests.services import ROOT
 from tests.training.trainer import started
 from tests.training.trainer.conftest import freeze
-from tests.training.trainer.jobs import ROOT, Bench, Trained
+from tests.training.trainer.jobs import Bench, Trained
 from training.datasets.examples import Example, LabelledExample
 from training.trainer import scoring
 from training.trainer.classifier import load
@@ -198,6 +199,7 @@ def test_a_classifier_that_goes_on_from_a_checkpoint_is_the_same(method: str, be
     [
         ({"folds": 2, "fold": 1}, "folds is only for"),
         ({"class_weights": "balanced"}, "class_weights is only for"),
+        ({"task": "classification", "validation_length": 64}, "validation_length is only for"),
         ({"task": "classification", "folds": 1}, "may be 0 or from 2 to 20"),
         ({"task": "classification", "folds": 3}, "fold is 0 and may be from 1 to 3"),
         ({"task": "classification", "folds": 3, "fold": 4}, "from 1 to 3"),
@@ -208,10 +210,10 @@ def test_a_classifier_that_goes_on_from_a_checkpoint_is_the_same(method: str, be
     ],
 )
 def test_knobs_of_another_task_are_refused(
-    changes: dict[str, Any], named: str, bench: Bench, capsys: pytest.CaptureFixture[str]
+    changes: dict[str, Any], named: str, bench: Bench, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert bench.run(**changes).exit_status == EXIT_STATUS["spec"]
-    assert named in json.loads(capsys.readouterr().err)["message"]
+    assert named in json.loads(capfd.readouterr().err)["message"]
 
 
 # --- Judged ------------------------------------------------------------------------------------------------------

@@ -156,11 +156,11 @@ def test_texts_that_are_too_little_for_a_vocabulary_are_refused_in_a_sentence(tm
     ],
 )
 def test_a_new_model_that_cannot_be_is_refused_with_what_it_may_be(
-    documents: Bench, capsys: pytest.CaptureFixture[str], wrong: dict[str, Any], said: str
+    documents: Bench, capfd: pytest.CaptureFixture[str], wrong: dict[str, Any], said: str
 ) -> None:
     changes = _QUICK | wrong if wrong.get("task") is None else {"base": "", **wrong}
     assert documents.run(**changes).exit_status == EXIT_STATUS["spec"]
-    assert said in json.loads(capsys.readouterr().err)["message"]
+    assert said in json.loads(capfd.readouterr().err)["message"]
 
 
 def test_a_text_longer_than_is_read_still_counts_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:

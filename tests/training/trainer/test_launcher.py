@@ -1,0 +1,54 @@
+"""torchrun launches every job, one process or many: nobody from outside can join in, and it ends as they did."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.trainer import launched
+from training import trainer_process
+from training.trainer.failures import EXIT_STATUS
+
+
+def launch(folder: Path, processes: int, **asked: Any) -> tuple[int, str, list[dict[str, Any]]]:
+    """Its exit status, its log, and what each process found."""
+    spec = folder / "spec.json"
+    spec.write_text(json.dumps({"output": str(folder), "status": 0, "failing": -1} | asked))
+    command = trainer_process.command(spec, processes)
+    command[command.index(str(trainer_process.TRAINER))] = str(launched.__file__)
+    environment = trainer_process.environment("a job", threads=1)
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    said = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
+    return done.returncode, done.stderr, said
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_torchrun_forks_a_jobs_processes_which_meet_where_nobody_else_can(
+    processes: int, tmp_path: Path
+) -> None:
+    status, log, said = launch(tmp_path, processes)
+    assert (status, log) == (0, "")
+    assert [(each["rank"], each["world"]) for each in said] == [(n, processes) for n in range(processes)]
+    assert {each["sum"] for each in said} == {sum(range(1, processes + 1))}
+    (run,) = {each["torchrun"] for each in said}
+    assert run
+    for each in said:
+        assert each["forked"]
+        assert {*each["ports"]} <= {"127.0.0.1"}
+        assert not Path(each["folder"]).exists()
+
+
+def test_a_job_ends_as_the_first_of_its_processes_that_failed_and_with_it_the_others(tmp_path: Path) -> None:
+    status, log, _ = launch(tmp_path, 2, failing=1, status=EXIT_STATUS["disk"])
+    assert status == EXIT_STATUS["disk"]
+    assert "Error" not in log  # who ends with a status has said why
+
+
+def test_a_process_that_is_killed_is_no_failure_of_the_trainers_and_named_in_the_log(tmp_path: Path) -> None:
+    status, log, _ = launch(tmp_path, 1, failing=0, status=-9)
+    assert status not in EXIT_STATUS.values()
+    assert "Process 0 of the job ended with exit status -9." in log

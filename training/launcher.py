@@ -1,0 +1,72 @@
+"""`python -m training.launcher N SCRIPT SPEC.json`: `torchrun --standalone` for one job, of one process or of many.
+
+torchrun is asked for what it can do and does not by itself:
+
+- Its processes are forked from it once torch is there, so all of them share what was imported: watching over one costs
+  7 MB and a fifth of a second, and not a second Python with a second torch.
+- They meet in a file that only this user reads, and talk within this machine. Its own port is open to the whole
+  network, and what comes in there is unpickled.
+- It ends as the first of them that failed did, and not with a status of its own: on a full disk that is all a trainer
+  can say (trainer/failures.py).
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import tempfile
+
+from training.trainer.failures import EXIT_STATUS
+from training.trainer.orphans import SECONDS as ORPHANED_SECONDS
+
+
+def main(arguments: list[str]) -> int:
+    processes, script, spec = arguments
+    # Nothing of what all of them share is copied by what looks for garbage in it.
+    gc.disable()
+    from torch.distributed.elastic.multiprocessing import api
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    import training.trainer.command  # noqa: F401
+
+    gc.freeze()
+    gc.enable()
+    api.logger.addFilter(_is_news)
+    spec = os.path.abspath(spec)
+    with tempfile.TemporaryDirectory(prefix="flywheel-", dir=_memory()) as own:
+        os.chdir(own)  # --standalone calls where they meet "localhost:0", which of a file is a path
+        os.environ["FLYWHEEL_MEETING"] = os.path.join(own, "meeting")
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+        if sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        meeting = ["--standalone", "--rdzv-conf", "store_type=file", "--local-addr", "127.0.0.1"]
+        life = ["--nproc-per-node", processes, "--shutdown-timeout", str(ORPHANED_SECONDS), "--log-dir", own]
+        try:
+            torchrun([*meeting, *life, "--start-method", "fork", "--run-path", script, spec])
+        except ChildFailedError as failed:
+            rank, failure = failed.get_first_failure()
+            if failure.exitcode in EXIT_STATUS.values():
+                return failure.exitcode
+            sys.stderr.write(f"Process {rank} of the job ended with exit status {failure.exitcode}.\n")
+            return 1
+    return 0
+
+
+def _memory() -> str | None:
+    """A folder of it, where there is one: on a full disk a job has to begin, to say that it is full."""
+    folder = "/dev/shm"  # noqa: S108
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Who ends with a status has said why; of errors it is torchrun that writes down where they were."""
+    from torch.multiprocessing.spawn import ProcessExitedException
+
+    return not (record.exc_info and isinstance(record.exc_info[1], ProcessExitedException))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
