@@ -262,7 +262,8 @@ def learns_and_answers(page: Page, site: Site) -> None:
     page.get_by_role("textbox", name="Name").fill("Chats")
     page.get_by_text("All settings").click()
     page.get_by_label("Steps at most").fill("4")
-    page.get_by_label("Length of sample answers").fill("16")  # asked after each step: most of what it computes
+    # Asked after each step, they are most of what it computes.
+    page.get_by_label("Length of sample answers").fill("16")
     page.get_by_label("Asked at each checkpoint").fill("What is AI?")
     page.get_by_role("button", name="Start").click()
 
