@@ -27,6 +27,7 @@ _MEMBER_SIZE = 64 * 2**20  # bytes of each that are unpacked for it
 # Read from their beginning on: to look at some rows, there need be no end.
 _FROM_THE_START: tuple[Layout, ...] = ("jsonl", "json", "csv", "text", "markdown")
 _DOCUMENTS: tuple[Layout, ...] = ("text", "markdown", "html", "pdf", "docx")
+_GUESS = "This is a guess by what the fields hold: check which field is which."
 _SHAPES: dict[Shape, str] = {
     "chat": "conversations (OpenAI's messages)",
     "prompt_completion": "prompts with completions",
@@ -61,25 +62,28 @@ def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path 
         return Detected(None, f"{seen.reason} {flaw or 'There is no row in it.'}".strip(), [], [])
     columns = list(dict.fromkeys(str(name) for row in rows for name in row))
     if seen.layout in _DOCUMENTS:
-        reason = _reason(seen, "documents", True)
-        return Detected(reading, reason, [], [_shown(row) for row in rows[:_SHOWN]])
+        reason = _reason(seen, "documents")
+        return Detected(reading, reason, [], [_shown(row) for row in rows[:_SHOWN]], notices=_notices(seen))
     shown_rows = [_shown(row) for row in rows[:_SHOWN]]
     guessed = guess_shape(rows)
     if guessed is None:
         reason = f"{seen.reason} No field in it holds text.".strip()
         return Detected(None, reason, columns, shown_rows, header)
     reading.shape, reading.columns, sure = guessed
-    return Detected(reading, _reason(seen, _SHAPES[reading.shape], sure), columns, shown_rows, header)
+    reason = _reason(seen, _SHAPES[reading.shape])
+    return Detected(reading, reason, columns, shown_rows, header, _notices(seen, sure))
 
 
-def _reason(seen: Seen, what: str, sure: bool) -> str:
+def _notices(seen: Seen, sure: bool = True) -> list[str]:
+    return [*filter(None, (seen.reason, "" if sure else _GUESS))]
+
+
+def _reason(seen: Seen, what: str) -> str:
     layout = NAMES[seen.layout or "text"]
     encoding = (
         f" in {seen.encoding}" if seen.layout in ("csv", "json", "jsonl", "text", "markdown", "html") else ""
     )
-    said = f"{layout[0].upper()}{layout[1:]}{encoding} with {what}."
-    guess = "" if sure else "This is a guess by what the fields hold: check which field is which."
-    return " ".join(filter(None, (seen.reason, said, guess)))
+    return f"{layout[0].upper()}{layout[1:]}{encoding} with {what}."
 
 
 def _has_header(path: Path, seen: Seen) -> bool:
@@ -141,7 +145,8 @@ def _archive(path: Path, name: str, seen: Seen, member_path: Path) -> Detected:
         found = look_into(member_path, member.name, inside)
         if found.reading is None:
             continue
-        found.reason = f"{seen.reason} A ZIP archive; {shown(member.name, 80)}: {found.reason}".strip()
+        found.reason = f"A ZIP archive; {shown(member.name, 80)}: {found.reason}"
+        found.notices = _notices(seen) + [f"{shown(member.name, 80)}: {notice}" for notice in found.notices]
         found.reading = Reading("zip", found.reading.shape, columns=found.reading.columns)
         if found.reading.shape != "document":
             return found

@@ -52,6 +52,7 @@ class Detected(msgspec.Struct):
     columns: list[str]  # of a table
     rows: list[dict[str, str]]  # the first, as they would be shown
     header: bool = True  # of a table: whether these columns are called as its first row says
+    notices: list[str] = []  # sentences a person should know before it is read so
 
 
 def kind_of(shape: Shape) -> Kind:

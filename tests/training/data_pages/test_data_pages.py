@@ -174,6 +174,23 @@ def read_as_saved(file: SourceFile, folder: Path) -> Read:
     return read(folder, sources.Source(storage.source_path(file), file.name, reading))
 
 
+def test_what_a_person_should_know_of_how_a_file_is_read_is_said_where_they_see_it(
+    client: Client, dataset: Dataset, seen: Callable[[str, bytes], SourceFile]
+) -> None:
+    lying = seen("asked.csv", b'{"prompt": "Hello?", "completion": "Hi."}\n' * 3)
+    guessed = seen(
+        "asked.jsonl", b'{"Kundenfrage": "Wo ist meine Bestellung?", "Bereich": "Lieferung"}\n' * 9
+    )
+    honest = seen("fair.jsonl", b'{"prompt": "Hello?", "completion": "Hi."}\n')
+    lie = "The name ends in .csv, but the file is JSON Lines."
+    guess = "This is a guess by what the fields hold: check which field is which."
+    table = client.get(f"/data/{dataset.pk}/").content.decode()
+    assert (table.count(lie), table.count(guess)) == (1, 1)
+    for file, said in ((lying, [lie]), (guessed, [guess]), (honest, [])):
+        page = client.get(f"/data/files/{file.pk}/").content.decode()
+        assert re.findall(r'<p class="notice" role="status">([^<]+)</p>', page) == said
+
+
 @pytest.mark.parametrize(
     ("name", "content", "is_named"),
     [("tickets.csv", CSV, False), ("tickets.xlsx", xlsx(TICKETS), True)],

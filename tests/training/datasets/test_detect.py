@@ -56,7 +56,7 @@ def test_every_layout_is_known_by_its_content(
     assert (honest.reading.layout, honest.reading.shape) == (layout, shape)
     assert nameless.reading.layout == ("text" if layout == "markdown" else layout)
     assert honest.rows
-    assert "name ends in" not in honest.reason
+    assert honest.notices == []
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,8 @@ def test_a_name_that_lies_is_read_by_content_and_said(
 
     assert detected.reading is not None
     assert detected.reading.layout == layout
-    assert f"name ends in .{name.rpartition('.')[2]}, but the file is" in detected.reason
+    (notice,) = detected.notices
+    assert f"name ends in .{name.rpartition('.')[2]}, but the file is" in notice
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_fields_of_other_names_are_guessed_by_what_they_hold_and_the_guess_is_sa
     assert detected.reading is not None
     assert detected.reading.columns == {"text": "Kundenfrage", "label": "Bereich"}
     assert detected.columns == ["Kundenfrage", "Bereich"]
-    assert "guess" in detected.reason
+    assert "guess" in detected.notices[0]
 
 
 @pytest.mark.parametrize(
