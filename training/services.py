@@ -136,7 +136,7 @@ def start_report(*, dataset: Dataset, model: str = "", max_tokens: int = 0, eval
         "model": model,
         "max_tokens": max_tokens,
         "evaluation": evaluation,
-        "sources": sources_hash(dataset),
+        **files_checked(readable_files(dataset), unreadable_files(dataset)),
     }
     return _begin(dataset, Kind.REPORT, parameters)
 
@@ -220,17 +220,21 @@ def delete_version(*, version: DatasetVersion, user: User, request: HttpRequest 
 # --- What is known of a dataset --------------------------------------------------------------------------------
 
 
-def sources_hash(dataset: Dataset) -> str:
-    """What a report and a version are made from."""
-    return hash_of(readable_files(dataset))
-
-
 def readable_files(dataset: Dataset) -> list[SourceFile]:
     return list(dataset.files.filter(state=SourceFile.State.READY))
 
 
+def unreadable_files(dataset: Dataset) -> list[SourceFile]:
+    return list(dataset.files.filter(state=SourceFile.State.UNREADABLE))
+
+
+def files_checked(readable: list[SourceFile], unreadable: list[SourceFile]) -> dict[str, object]:
+    """What of a report's parameters says which files it is of. It names those that cannot be read, too."""
+    return {"sources": hash_of(readable), "unreadable": sorted(str(file.pk) for file in unreadable)}
+
+
 def hash_of(files: Iterable[SourceFile]) -> str:
-    """SHA-256 over files, each with how it is read."""
+    """SHA-256 over files, each with how it is read: what a report and a version are made from."""
     whole = hashlib.sha256()
     for file in files:
         reading = msgspec.json.encode(file.reading, order="deterministic").decode()
@@ -286,7 +290,9 @@ def report_defaults(made: DataWork | None) -> dict[str, object]:
 
 def is_current(report: DataWork) -> bool:
     """Whether the files are still those that were checked, read in the same way."""
-    return bool(report.parameters["sources"] == sources_hash(report.dataset))
+    checked = {"unreadable": []} | report.parameters
+    now = files_checked(readable_files(report.dataset), unreadable_files(report.dataset))
+    return all(checked[name] == value for name, value in now.items())
 
 
 def require_report(dataset: Dataset) -> DataWork:

@@ -31,6 +31,7 @@ CODES: dict[str, Code] = {
         "warning", "Leave it out of the archive, or convert it to a format named here."
     ),
     "nested_archive": Code("warning", "Unpack it and upload what is in it."),
+    "unreadable_file": Code("error", "Save it in a format that is read here, or correct how it is read."),
     "mixed_kinds": Code("error", "Make a dataset of its own for this file, or correct how it is to be read."),
     # Of a row, before it is known what it means.
     "line_too_long": Code("error", "Shorten it, or split it into several."),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from training.datasets import children
 from training.datasets.layouts import see
-from training.datasets.looking import look_into
+from training.datasets.looking import look_into, refused
 from training.datasets.problems import DataError
 from training.datasets.readers import FRAGILE
 from training.datasets.sources import Detected
@@ -22,5 +22,5 @@ def detect(path: Path, name: str) -> Detected:
         try:
             return children.detect(path, name)
         except DataError as error:
-            return Detected(None, f"{seen.reason} {error.message}".strip(), [], [])
+            return refused(seen, error.code, error.message)
     return look_into(path, name, seen)

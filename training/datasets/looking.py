@@ -47,7 +47,7 @@ def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path 
     """
     seen = seen or see(path, name)
     if seen.layout is None:
-        return Detected(None, seen.reason, [], [])
+        return refused(seen, seen.code)
     try:
         if seen.layout == "zip":
             assert scratch is not None
@@ -56,10 +56,11 @@ def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path 
         reading = Reading(seen.layout, "document", seen.encoding, seen.delimiter, header=header)
         rows, flaw = _first(path, reading)
     except (DataError, MemoryError) as error:
-        message = error.message if isinstance(error, DataError) else "Reading it needs too much memory."
-        return Detected(None, f"{seen.reason} {message}".strip(), [], [])
+        if isinstance(error, DataError):
+            return refused(seen, error.code, error.message)
+        return refused(seen, "file_too_complex", "Reading it needs too much memory.")
     if not rows:
-        return Detected(None, f"{seen.reason} {flaw or 'There is no row in it.'}".strip(), [], [])
+        return refused(seen, *(flaw or ("empty_file", "There is no row in it.")))
     columns = list(dict.fromkeys(str(name) for row in rows for name in row))
     if seen.layout in _DOCUMENTS:
         reason = _reason(seen, "documents")
@@ -67,11 +68,16 @@ def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path 
     shown_rows = [_shown(row) for row in rows[:_SHOWN]]
     guessed = guess_shape(rows)
     if guessed is None:
-        reason = f"{seen.reason} No field in it holds text.".strip()
-        return Detected(None, reason, columns, shown_rows, header)
+        nothing = refused(seen, "unreadable_file", "No field in it holds text.")
+        nothing.columns, nothing.rows, nothing.header = columns, shown_rows, header
+        return nothing
     reading.shape, reading.columns, sure = guessed
     reason = _reason(seen, _SHAPES[reading.shape])
     return Detected(reading, reason, columns, shown_rows, header, _notices(seen, sure))
+
+
+def refused(seen: Seen, code: str, why: str = "") -> Detected:
+    return Detected(None, f"{seen.reason} {why}".strip(), [], [], code=code)
 
 
 def _notices(seen: Seen, sure: bool = True) -> list[str]:
@@ -94,27 +100,28 @@ def _has_header(path: Path, seen: Seen) -> bool:
     return not rows or looks_like_header(rows)
 
 
-def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], str]:
-    """The first rows that have fields; where there are none, what is wrong with the first."""
+def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple[str, str] | None]:
+    """The first rows that have fields; where there are none, the code and the sentence of what is wrong with the first."""
     rows: list[dict[str, object]] = []
-    flaw = ""
+    flaw: tuple[str, str] | None = None
     try:
         for row in itertools.islice(read_rows(path, reading), _LOOKED_AT):
             if isinstance(row, Skipped):  # its end may be gigabytes away
-                flaw = flaw or f"A row is longer than {MAX_LINE // 2**20} MB: shorten it, or split it."
+                long = f"A row is longer than {MAX_LINE // 2**20} MB: shorten it, or split it."
+                flaw = flaw or ("line_too_long", long)
                 break
             if isinstance(row, Row):
                 value = {"text": row.value} if isinstance(row.value, str) else row.value
                 if isinstance(value, dict):
                     rows.append(value)
                 else:
-                    flaw = flaw or "What is in it are no examples, which have named fields."
+                    flaw = flaw or ("data_type", "What is in it are no examples, which have named fields.")
             else:
-                flaw = flaw or row.reason
+                flaw = flaw or (row.code, row.reason)
     except DataError as error:
         if not rows:
             raise
-        flaw = error.message
+        flaw = error.code, error.message
     return rows, flaw
 
 
@@ -128,16 +135,17 @@ def _shown(row: Mapping[str, object]) -> dict[str, str]:
 def _archive(path: Path, name: str, seen: Seen, member_path: Path) -> Detected:
     """As the first of its files whose fields have names, else as documents."""
     documents: Detected | None = None
-    why = "Nothing in the archive can be read."
+    code, why = "unreadable_file", "Nothing in the archive can be read."
     for member in itertools.islice(unpack_each(path, name, member_path, most=_MEMBER_SIZE), _MEMBERS):
         if member.refused is not None:
-            why = member.refused.message
+            code, why = member.refused.code, member.refused.message
             continue
         inside = see(member_path, member.name)
         if not member.is_whole and inside.layout not in _FROM_THE_START:
-            why = (
+            code, why = (
+                "file_too_long",
                 f"{shown(member.name, 80)} is too large to be looked into within an archive, which is done up to"
-                f" {_MEMBER_SIZE // 2**20} MB: upload it unpacked."
+                f" {_MEMBER_SIZE // 2**20} MB: upload it unpacked.",
             )
             continue
         if inside.layout in (None, "zip"):
@@ -151,4 +159,4 @@ def _archive(path: Path, name: str, seen: Seen, member_path: Path) -> Detected:
         if found.reading.shape != "document":
             return found
         documents = documents or found
-    return documents or Detected(None, f"{seen.reason} {why}".strip(), [], [])
+    return documents or refused(seen, code, why)

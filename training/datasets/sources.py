@@ -45,7 +45,8 @@ class Source(msgspec.Struct):
 
 
 class Detected(msgspec.Struct):
-    """What a file seems to be. `reading` is None where it seems to be nothing we can read; `reason` says why."""
+    """What a file seems to be. `reading` is None where it seems to be nothing we can read; `reason` says why, and `code`
+    (of codes.py) what a program can match."""
 
     reading: Reading | None
     reason: str
@@ -53,6 +54,7 @@ class Detected(msgspec.Struct):
     rows: list[dict[str, str]]  # the first, as they would be shown
     header: bool = True  # of a table: whether these columns are called as its first row says
     notices: list[str] = []  # sentences a person should know before it is read so
+    code: str = ""
 
 
 def kind_of(shape: Shape) -> Kind:

@@ -17,7 +17,7 @@ from django.test import Client
 from django.utils import timezone
 
 from inference.models import ServedModel
-from tests.training.datasets.files import Read, archive, read, xlsx
+from tests.training.datasets.files import Read, archive, pdf, read, xlsx
 from tests.training.datasets.records import chat
 from tests.training.job_pages.rows import make_base, make_job
 from training import charts, forms, services, storage, tasks, work
@@ -148,7 +148,7 @@ def seen(dataset: Dataset) -> Callable[[str, bytes], SourceFile]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         tasks.run(str(work.begin_work(dataset=dataset, kind="detect", file=file, parameters={}).pk))
-        dataset.work.filter(kind="report").delete()  # the first check, which begins by itself
+        dataset.work.filter(kind="report", state="queued").delete()  # the first check, which begins by itself
         file.refresh_from_db()
         return file
 
@@ -332,6 +332,31 @@ def test_a_report_says_what_learning_it_will_take_where_jobs_like_it_have_ended(
     assert said in client.get(address).content.decode()
 
 
+def test_a_file_that_cannot_be_read_is_a_problem_of_the_report_and_one_that_comes_later_makes_it_old(
+    client: Client, dataset: Dataset, seen: Callable[[str, bytes], SourceFile]
+) -> None:
+    address = f"/data/{dataset.pk}/report/"
+
+    def check() -> str:
+        tasks.run(str(services.start_report(dataset=dataset).pk))
+        return client.get(address).content.decode()
+
+    seen("good.jsonl", b'{"prompt": "Hello?", "completion": "Hi."}\n')
+    assert "No problems found" in check()
+    seen("locked.pdf", pdf(["Hello there"], password="secret"))
+    assert "The files have changed since this check" in client.get(address).content.decode()
+    page = check()
+    assert "The files have changed since this check" not in page
+    assert "No problems found" not in page
+    assert "Encrypted file" in page
+    assert "locked.pdf</bdi>" in page
+    assert "The PDF is locked with a password." in page
+    assert "Save it without a password and upload that." in page
+    assert b"".join(client.get(f"{address}problems.csv")).count(b"encrypted_file,error,locked.pdf") == 1
+    seen("empty.txt", b"")
+    assert "Empty file" in check()
+
+
 def test_all_problems_can_be_downloaded_and_a_spreadsheet_runs_none_of_them(
     client: Client, report: DataWork
 ) -> None:
@@ -469,7 +494,7 @@ def test_versions_are_numbered_and_say_what_they_were_made_from(
 ) -> None:
     for number in (1, 2):
         version = services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice)
-        assert (version.number, version.parent) == (number, services.sources_hash(dataset))
+        assert (version.number, version.parent) == (number, report.parameters["sources"])
         DatasetVersion.objects.filter(pk=version.pk).update(state="ready", content_hash=str(number) * 64)
         dataset.work.update(state="ready")
     page = client.get(f"/data/{dataset.pk}/versions/").content.decode()
