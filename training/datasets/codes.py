@@ -11,7 +11,7 @@ from training.datasets.problems import MAX_EXCERPT, Problem
 
 
 class Code(NamedTuple):
-    severity: Literal["error", "warning"]
+    severity: Literal["error", "warning", "notice"]
     remedy: str
 
 
@@ -31,6 +31,10 @@ CODES: dict[str, Code] = {
         "warning", "Leave it out of the archive, or convert it to a format named here."
     ),
     "nested_archive": Code("warning", "Unpack it and upload what is in it."),
+    "other_sheets": Code(
+        "notice",
+        "Nothing, if they do not belong here; else choose a sheet, or upload the workbook once more.",
+    ),
     "mixed_kinds": Code("error", "Make a dataset of its own for this file, or correct how it is to be read."),
     # Of a row, before it is known what it means.
     "line_too_long": Code("error", "Shorten it, or split it into several."),

@@ -15,7 +15,7 @@ from training.datasets.limits import MAX_LINE
 from training.datasets.problems import DataError
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
-from training.datasets.readers.rows import Row, Skipped
+from training.datasets.readers.rows import Row, Sheets, Skipped
 from training.datasets.shapes import guess_shape
 from training.datasets.sources import Detected, Layout, Reading, Shape
 
@@ -53,12 +53,13 @@ def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path 
             return _archive(path, name, seen, scratch / "member")
         header = _has_header(path, seen)
         reading = Reading(seen.layout, "document", seen.encoding, seen.delimiter, header=header)
-        rows, flaw = _first(path, reading)
+        rows, flaw, sheets = _first(path, reading)
     except (DataError, MemoryError) as error:
         message = error.message if isinstance(error, DataError) else "Reading it needs too much memory."
         return Detected(None, f"{seen.reason} {message}".strip(), [], [])
     if not rows:
-        return Detected(None, f"{seen.reason} {flaw or 'There is no row in it.'}".strip(), [], [])
+        reason = f"{seen.reason} {flaw or 'There is no row in it.'}".strip()
+        return Detected(None, reason, [], [], sheets=sheets)
     columns = list(dict.fromkeys(str(name) for row in rows for name in row))
     if seen.layout in _DOCUMENTS:
         reason = _reason(seen, "documents", True)
@@ -67,9 +68,11 @@ def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path 
     guessed = guess_shape(rows)
     if guessed is None:
         reason = f"{seen.reason} No field in it holds text.".strip()
-        return Detected(None, reason, columns, shown_rows, header)
+        return Detected(None, reason, columns, shown_rows, header, sheets=sheets)
     reading.shape, reading.columns, sure = guessed
-    return Detected(reading, _reason(seen, _SHAPES[reading.shape], sure), columns, shown_rows, header)
+    return Detected(
+        reading, _reason(seen, _SHAPES[reading.shape], sure), columns, shown_rows, header, sheets=sheets
+    )
 
 
 def _reason(seen: Seen, what: str, sure: bool) -> str:
@@ -90,16 +93,18 @@ def _has_header(path: Path, seen: Seen) -> bool:
     return not rows or looks_like_header(rows)
 
 
-def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], str]:
-    """The first rows that have fields; where there are none, what is wrong with the first."""
+def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], str, list[str]]:
+    """The first rows that have fields; where there are none, what is wrong with the first. A workbook's sheets."""
     rows: list[dict[str, object]] = []
-    flaw = ""
+    flaw, sheets = "", list[str]()
     try:
         for row in itertools.islice(read_rows(path, reading), _LOOKED_AT):
-            if isinstance(row, Skipped):  # its end may be gigabytes away
+            if isinstance(row, Sheets):
+                sheets = row.names
+            elif isinstance(row, Skipped):  # its end may be gigabytes away
                 flaw = flaw or f"A row is longer than {MAX_LINE // 2**20} MB: shorten it, or split it."
                 break
-            if isinstance(row, Row):
+            elif isinstance(row, Row):
                 value = {"text": row.value} if isinstance(row.value, str) else row.value
                 if isinstance(value, dict):
                     rows.append(value)
@@ -111,7 +116,7 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], str]:
         if not rows:
             raise
         flaw = error.message
-    return rows, flaw
+    return rows, flaw, sheets
 
 
 def _shown(row: Mapping[str, object]) -> dict[str, str]:
