@@ -11,7 +11,7 @@ from training.datasets.problems import MAX_EXCERPT, Problem
 
 
 class Code(NamedTuple):
-    severity: Literal["error", "warning"]
+    severity: Literal["error", "warning", "notice"]
     remedy: str
 
 
@@ -32,6 +32,10 @@ CODES: dict[str, Code] = {
     ),
     "nested_archive": Code("warning", "Unpack it and upload what is in it."),
     "unreadable_file": Code("error", "Save it in a format that is read here, or correct how it is read."),
+    "other_sheets": Code(
+        "notice",
+        "Nothing, if they do not belong here; else choose a sheet, or upload the workbook once more.",
+    ),
     "mixed_kinds": Code("error", "Make a dataset of its own for this file, or correct how it is to be read."),
     # Of a row, before it is known what it means.
     "line_too_long": Code("error", "Shorten it, or split it into several."),

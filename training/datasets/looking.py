@@ -15,7 +15,7 @@ from training.datasets.limits import MAX_LINE
 from training.datasets.problems import DataError
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
-from training.datasets.readers.rows import Row, Skipped
+from training.datasets.readers.rows import Row, Sheets, Skipped
 from training.datasets.shapes import guess_shape
 from training.datasets.sources import Detected, Layout, Reading, Shape
 
@@ -54,34 +54,44 @@ def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path 
             return _archive(path, name, seen, scratch / "member")
         header = _has_header(path, seen)
         reading = Reading(seen.layout, "document", seen.encoding, seen.delimiter, header=header)
-        rows, flaw = _first(path, reading)
-    except (DataError, MemoryError) as error:
-        if isinstance(error, DataError):
-            return refused(seen, error.code, error.message)
+        rows, flaw, sheets = _first(path, reading)
+    except DataError as error:
+        return refused(seen, error.code, error.message)
+    except MemoryError:
         return refused(seen, "file_too_complex", "Reading it needs too much memory.")
     if not rows:
-        return refused(seen, *(flaw or ("empty_file", "There is no row in it.")))
-    columns = list(dict.fromkeys(str(name) for row in rows for name in row))
+        found = refused(seen, *(flaw or ("empty_file", "There is no row in it.")))
+        found.sheets = sheets
+        return found
+    found = Detected(reading, "", [], [_shown(row) for row in rows[:_SHOWN]], header, sheets, _notices(seen))
+    if len(sheets) > 1:
+        found.notices.append(other_sheets(*sheets))
     if seen.layout in _DOCUMENTS:
-        reason = _reason(seen, "documents")
-        return Detected(reading, reason, [], [_shown(row) for row in rows[:_SHOWN]], notices=_notices(seen))
-    shown_rows = [_shown(row) for row in rows[:_SHOWN]]
+        found.reason = _reason(seen, "documents")
+        return found
+    found.columns = list(dict.fromkeys(str(name) for row in rows for name in row))
     guessed = guess_shape(rows)
     if guessed is None:
         nothing = refused(seen, "unreadable_file", "No field in it holds text.")
-        nothing.columns, nothing.rows, nothing.header = columns, shown_rows, header
-        return nothing
+        found.reading, found.reason, found.code = None, nothing.reason, nothing.code
+        return found
     reading.shape, reading.columns, sure = guessed
-    reason = _reason(seen, _SHAPES[reading.shape])
-    return Detected(reading, reason, columns, shown_rows, header, _notices(seen, sure))
+    found.reason = _reason(seen, _SHAPES[reading.shape])
+    if not sure:
+        found.notices.append(_GUESS)
+    return found
 
 
 def refused(seen: Seen, code: str, why: str = "") -> Detected:
     return Detected(None, f"{seen.reason} {why}".strip(), [], [], code=code)
 
 
-def _notices(seen: Seen, sure: bool = True) -> list[str]:
-    return [*filter(None, (seen.reason, "" if sure else _GUESS))]
+def other_sheets(chosen: str, *others: str) -> str:
+    return f"Only the sheet {shown(chosen, 40)} is read, and not {shown(', '.join(others), 200)}."
+
+
+def _notices(seen: Seen) -> list[str]:
+    return [seen.reason] if seen.reason else []
 
 
 def _reason(seen: Seen, what: str) -> str:
@@ -100,17 +110,21 @@ def _has_header(path: Path, seen: Seen) -> bool:
     return not rows or looks_like_header(rows)
 
 
-def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple[str, str] | None]:
-    """The first rows that have fields; where there are none, the code and the sentence of what is wrong with the first."""
+def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple[str, str] | None, list[str]]:
+    """The first rows that have fields; where there are none, what is wrong with the first: a code and a sentence. And a
+    workbook's sheets."""
     rows: list[dict[str, object]] = []
     flaw: tuple[str, str] | None = None
+    sheets: list[str] = []
     try:
         for row in itertools.islice(read_rows(path, reading), _LOOKED_AT):
-            if isinstance(row, Skipped):  # its end may be gigabytes away
+            if isinstance(row, Sheets):
+                sheets = row.names
+            elif isinstance(row, Skipped):  # its end may be gigabytes away
                 long = f"A row is longer than {MAX_LINE // 2**20} MB: shorten it, or split it."
                 flaw = flaw or ("line_too_long", long)
                 break
-            if isinstance(row, Row):
+            elif isinstance(row, Row):
                 value = {"text": row.value} if isinstance(row.value, str) else row.value
                 if isinstance(value, dict):
                     rows.append(value)
@@ -122,7 +136,7 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple
         if not rows:
             raise
         flaw = error.code, error.message
-    return rows, flaw
+    return rows, flaw, sheets
 
 
 def _shown(row: Mapping[str, object]) -> dict[str, str]:

@@ -18,11 +18,11 @@ from training.datasets.convert import Converter
 from training.datasets.examples import Kind, Record
 from training.datasets.layouts import see
 from training.datasets.limits import FREE_UNPACKED, MAX_RATIO, PROBLEMS_KEPT
-from training.datasets.looking import look_into
+from training.datasets.looking import look_into, other_sheets
 from training.datasets.problems import DataError, Problem
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
-from training.datasets.readers.rows import Row, Skipped
+from training.datasets.readers.rows import Row, Sheets, Skipped
 from training.datasets.sources import Reading, kind_of
 
 _BEAT = 0.2  # seconds between two words of how far it is
@@ -66,6 +66,11 @@ class _Writer:
         before, problems_before = self.read, self.counts.total()
         try:
             for row in read_rows(path, reading, part.start, part.end, part.first):
+                if isinstance(row, Sheets):
+                    if len(row.names) > 1:
+                        self.of_file("other_sheets", name, other_sheets(*row.names))
+                        problems_before += 1  # it says nothing of what is in this one
+                    continue
                 self._beat(row.done)
                 if isinstance(row, Skipped):
                     continue

@@ -48,8 +48,9 @@ def read_sources(
 ) -> ReadSummary:
     """Writes `records/00000.jsonl`, ... and `problems.jsonl` in the folder, in place of earlier ones.
 
-    `unreadable`: what is wrong with files beside them that cannot be read at all; it is said first. `progress` hears of the bytes of the sources. Raises DataError `no_files`, `unknown_encoding` and `disk_full`,
-    OSError, and what `progress` raises.
+    `unreadable`: what is wrong with files beside them that cannot be read at all, which is said first. `progress` hears
+    of the bytes of the sources. Raises DataError `no_files`, `unknown_encoding` and `disk_full`, OSError, and what
+    `progress` raises.
     """
     if not sources:
         raise DataError("no_files", "There is no file to read: upload one first.")

@@ -31,7 +31,7 @@ class Reading(msgspec.Struct, omit_defaults=True):
     shape: Shape
     encoding: str = "utf-8"
     delimiter: str = ","  # of a CSV
-    sheet: str = ""  # of an XLSX; the first where empty
+    sheet: str = ""  # of an XLSX; where empty, the first that has anything
     header: bool = True  # of a table: whether its first row names the columns; else "column 1", ...
     # What each field is called in this file: {"text": "Kundenfrage", "label": "Thema"}; "" is "not there". Fields that
     # are not named here go by their usual names (shapes.FIELDS).
@@ -45,16 +45,17 @@ class Source(msgspec.Struct):
 
 
 class Detected(msgspec.Struct):
-    """What a file seems to be. `reading` is None where it seems to be nothing we can read; `reason` says why, and `code`
-    (of codes.py) what a program can match."""
+    """What a file seems to be. `reading` is None where it seems to be nothing we can read: `reason` says why to people,
+    `code` to programs."""
 
     reading: Reading | None
     reason: str
     columns: list[str]  # of a table
     rows: list[dict[str, str]]  # the first, as they would be shown
     header: bool = True  # of a table: whether these columns are called as its first row says
+    sheets: list[str] = []  # of a workbook: those with anything in them, first the one that was read
     notices: list[str] = []  # sentences a person should know before it is read so
-    code: str = ""
+    code: str = ""  # of codes.py
 
 
 def kind_of(shape: Shape) -> Kind:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.datasets.files import Read, archive, jsonl, parquet, read, source, xlsx
+from tests.training.datasets.files import Read, archive, jsonl, parquet, read, source, workbook, write, xlsx
+from training.datasets.detect import detect
 from training.datasets.examples import LabelledExample, TranslationExample
 from training.datasets.sources import Reading, Shape
 
@@ -87,6 +88,27 @@ def test_the_sheet_that_is_asked_for_is_read_and_another_name_is_an_error(tmp_pa
     assert done.examples == EXPECTED
     assert wrong.codes == ["missing_column"]
     assert "Other" in wrong.problems[0].reason
+
+
+def test_the_first_sheet_that_has_anything_is_read_and_the_others_are_named(tmp_path: Path) -> None:
+    more = [["text", "label"], *[[f"text {n}", "good"] for n in range(100)]]
+    content = workbook({"Cover": [], "Lists": more, "Data": TABLE, "FAQ": more, "End": []}, hidden=["Lists"])
+
+    detected = detect(write(tmp_path, content), "a.xlsx")
+    done = read(tmp_path, source(tmp_path, content, "a.xlsx"))
+
+    assert detected.sheets == ["Data", "FAQ", "Lists"]
+    assert done.examples == EXPECTED
+    assert [(p.code, p.severity, p.line) for p in done.problems] == [("other_sheets", "notice", 0)]
+    assert done.problems[0].reason == "Only the sheet Data is read, and not FAQ, Lists."
+
+
+def test_a_sheet_with_nothing_in_it_is_said_to_be_empty_whatever_the_others_have(tmp_path: Path) -> None:
+    content = workbook({"Data": TABLE, "Notes": []})
+
+    done = read(tmp_path, source(tmp_path, content, "a.xlsx", Reading("xlsx", "labelled", sheet="Notes")))
+
+    assert done.codes == ["other_sheets", "empty_file"]
 
 
 @pytest.mark.parametrize(

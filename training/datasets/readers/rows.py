@@ -29,4 +29,10 @@ class Skipped(NamedTuple):
     done: int
 
 
-Rows = Iterator[Row | Flaw | Skipped]
+class Sheets(NamedTuple):
+    """Before a workbook's rows: its sheets that have anything in them, first the one whose rows follow."""
+
+    names: list[str]
+
+
+Rows = Iterator[Row | Flaw | Skipped | Sheets]
