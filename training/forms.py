@@ -94,7 +94,10 @@ class ReadingForm(forms.Form):
     encoding = forms.ChoiceField(label=_("Encoding"), choices=[(name, name) for name in ENCODINGS])
     delimiter = forms.ChoiceField(label=_("Columns are separated by"), choices=[*DELIMITERS.items()])
     sheet = forms.CharField(
-        label=_("Sheet"), max_length=100, required=False, help_text=_("Empty: the first one.")
+        label=_("Sheet"),
+        max_length=100,
+        required=False,
+        help_text=_("Empty: the first one with something in it."),
     )
     header = forms.BooleanField(label=_("The first row names the columns"), required=False)
 
@@ -104,6 +107,10 @@ class ReadingForm(forms.Form):
         encodings = dict.fromkeys((*ENCODINGS, reading.encoding))
         super().__init__(data, initial=msgspec.structs.asdict(reading))
         self.fields["encoding"].choices = [(name, name) for name in encodings]  # type: ignore[attr-defined]
+        if sheets := (file.detected or {}).get("sheets"):
+            # The first of them is the one that is read where none is asked for.
+            names = [("" if name == sheets[0] and not reading.sheet else name, name) for name in sheets]
+            self.fields["sheet"] = forms.ChoiceField(label=_("Sheet"), choices=names, required=False)
         for name, layouts in LAYOUTS_WITH.items():
             self.fields[name].widget.attrs["data-layouts"] = " ".join(layouts)
         self._file = file

@@ -11,13 +11,14 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from training import services, storage
+from training import services, storage, tasks, work
 from training.datasets.problems import Problem
 from training.datasets.report import Count, Histogram, PreviewToken, Report
 from training.models import Dataset, DataWork, SourceFile
 from webapp.accounts.models import Membership, Role, User, Workspace
 
 LogIn = Callable[[User], Client]
+Seen = Callable[[str, bytes], SourceFile]
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,26 @@ def source(dataset: Dataset) -> SourceFile:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return file
+
+
+@pytest.fixture
+def seen(dataset: Dataset) -> Seen:
+    """Puts a file there that has arrived and was looked at by the worker that does so."""
+
+    def seen(name: str, content: bytes) -> SourceFile:
+        file = SourceFile.objects.create(
+            dataset=dataset, name=name, size=len(content), received=len(content),
+            state=SourceFile.State.DETECTING, received_at=timezone.now(),
+        )  # fmt: skip
+        path = storage.source_path(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        tasks.run(str(work.begin_work(dataset=dataset, kind="detect", file=file, parameters={}).pk))
+        dataset.work.filter(kind="report", state="queued").delete()  # the first check, which begins by itself
+        file.refresh_from_db()
+        return file
+
+    return seen
 
 
 @pytest.fixture
