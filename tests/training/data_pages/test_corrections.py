@@ -72,7 +72,9 @@ def look_again(client: Client, file: SourceFile, **corrected: str) -> str:
     assert "data-busy" in client.get(f"/data/work/{looking.pk}/").content.decode()
     tasks.run(str(looking.pk))
     assert "data-busy" not in client.get(f"/data/work/{looking.pk}/").content.decode()
-    file.dataset.work.filter(kind="report", state="queued").delete()  # the first check, which begins by itself
+    file.dataset.work.filter(
+        kind="report", state="queued"
+    ).delete()  # the first check, which begins by itself
     file.refresh_from_db()
     return client.get(address).content.decode()
 
