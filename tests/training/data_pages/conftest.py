@@ -101,7 +101,7 @@ def report(dataset: Dataset, source: SourceFile) -> DataWork:
         severities={"invalid_json": "error", "empty_text": "warning"},
         exact_duplicates=7, near_duplicates=3, overlap=0, personal_data=[Count("email", 12)],
         languages=[Count("en", 900), Count("de", 200)], labels=[Count("greeting", 700), Count("farewell", 400)],
-        outliers=2, tokens=Histogram([0, 10, 20, 40], [500, 500, 100], 1100, 11, 10, 22, 39), trained_tokens=6000,
+        outliers=2, tokens=Histogram([0, 10, 20, 40], [500, 500, 100], 1100, 11, 10, 22, 39), trained_tokens=0,
         too_long=0, lost_tokens=0,
         previews=[[PreviewToken("user: hi", False), PreviewToken("hello", True)]],
         target_model="demo", max_tokens=2048, languages_of=1100,

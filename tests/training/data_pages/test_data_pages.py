@@ -175,10 +175,30 @@ def test_a_report_shows_what_is_in_the_data_and_says_what_it_cannot_see(
     assert "Email addresses 12 1 %" in sections["personal"]
     assert "Names, postal addresses and what a sentence gives away are not seen here" in sections["personal"]
     assert "10 in the middle, 11 on average, 95 % have at most 22, the longest 39." in sections["lengths"]
-    assert "50 % of all tokens are learnt; the others are context." in sections["lengths"]
+    assert "Learnt is what stands beside the text; its own tokens are all context." in sections["lengths"]
+    assert " % of all tokens" not in sections["lengths"]
     assert "0 – 10 500 10 – 20 500 20 – 40 100" in sections["lengths"]
     (chart,) = re.findall(r'<figure class="chart stack".*?<svg.*?</svg>', page, re.S)
     assert chart.count('class="rect') == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("chat", "50 % of all tokens are learnt; the others are context."),
+        ("preference", "Counted is each prompt with its better answer, which is 50 % of all tokens."),
+    ],
+)
+def test_a_report_says_how_many_of_the_tokens_are_learnt(
+    kind: str, said: str, client: Client, report: DataWork
+) -> None:
+    found = msgspec.structs.replace(
+        msgspec.convert(report.result, Report), kind=kind, trained_tokens=6000, labels=[]
+    )
+    DataWork.objects.filter(pk=report.pk).update(result=msgspec.to_builtins(found))
+    page = client.get(f"/data/{report.dataset_id}/report/").content.decode()
+    assert said in page
+    assert ("There is no training yet for data of this kind." in page) == (kind == "preference")
 
 
 def test_a_report_says_what_learning_it_will_take_where_jobs_like_it_have_ended(
