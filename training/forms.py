@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from inference.access import models_for
 from training.datasets import shapes
+from training.datasets.code_pages import CODE_PAGES
 from training.datasets.recipe import Augment, Recipe, Split
 from training.datasets.sources import Layout, Reading, Shape
 from training.first_rows import columns_of
@@ -57,10 +58,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "document": {"text": _("Text"), "title": _("Title")},
 }
 FIELDS = {shape: fields | _GROUP for shape, fields in FIELDS.items()}
-ENCODINGS = (
-    *("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "latin-1"),
-    *("gb18030", "big5", "shift_jis", "euc-kr", "cp1251", "koi8-r"),
-)
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", *CODE_PAGES, "latin-1")
 DELIMITERS = {",": _("comma"), ";": _("semicolon"), "\t": _("tab"), "|": _("bar")}
 # What of a reading only some layouts have; of an archive, each file is looked at by itself.
 LAYOUTS_WITH: dict[str, tuple[Layout, ...]] = {

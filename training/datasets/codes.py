@@ -36,6 +36,9 @@ CODES: dict[str, Code] = {
         "notice",
         "Nothing, if they do not belong here; else choose a sheet, or upload the workbook once more.",
     ),
+    "legacy_encoding": Code(
+        "notice", "Look whether its letters are right; else choose the encoding that it really has."
+    ),
     "mixed_kinds": Code("error", "Make a dataset of its own for this file, or correct how it is to be read."),
     # Of a row, before it is known what it means.
     "line_too_long": Code("error", "Shorten it, or split it into several."),

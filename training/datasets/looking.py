@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from training.datasets.codes import shown
+from training.datasets.encodings import as_in, is_unicode
 from training.datasets.layouts import NAMES, Seen, first_rows, looks_like_header, see
 from training.datasets.limits import MAX_LINE
 from training.datasets.problems import DataError
@@ -17,7 +18,7 @@ from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
 from training.datasets.readers.rows import Row, Sheets, Skipped
 from training.datasets.shapes import guess_shape, usual_columns
-from training.datasets.sources import Detected, Layout, Reading, Shape
+from training.datasets.sources import TEXTUAL, Detected, Layout, Reading, Shape
 
 _LOOKED_AT = 50  # rows
 _SHOWN = 8
@@ -81,6 +82,8 @@ def look_into(
     found = Detected(
         reading, "", [], [_shown(row) for row in rows[:_SHOWN]], reading.header, sheets, _notices(seen)
     )
+    if asked is None and seen.layout in TEXTUAL and not is_unicode(seen.encoding):
+        found.notices.append(f"{legacy_encoding(seen.encoding)} {as_in(path, seen.encoding)}")
     if len(sheets) > 1 and not reading.sheet:
         found.notices.append(other_sheets(*sheets))
     if seen.layout in _DOCUMENTS:
@@ -109,6 +112,10 @@ def refused(seen: Seen, code: str, why: str = "") -> Detected:
     return Detected(None, f"{seen.reason} {why}".strip(), [], [], code=code)
 
 
+def legacy_encoding(encoding: str) -> str:
+    return f"It is not in Unicode, and is read as {encoding}."
+
+
 def other_sheets(chosen: str, *others: str) -> str:
     return f"Only the sheet {shown(chosen, 40)} is read, and not {shown(', '.join(others), 200)}."
 
@@ -119,9 +126,7 @@ def _notices(seen: Seen) -> list[str]:
 
 def _reason(seen: Seen, what: str) -> str:
     layout = NAMES[seen.layout or "text"]
-    encoding = (
-        f" in {seen.encoding}" if seen.layout in ("csv", "json", "jsonl", "text", "markdown", "html") else ""
-    )
+    encoding = f" in {seen.encoding}" if seen.layout in TEXTUAL else ""
     return f"{layout[0].upper()}{layout[1:]}{encoding} with {what}."
 
 

@@ -11,6 +11,8 @@ from training.datasets.examples import Kind
 
 # How the bytes are laid out.
 Layout = Literal["jsonl", "json", "csv", "xlsx", "parquet", "text", "markdown", "html", "pdf", "docx", "zip"]
+# Those whose bytes are characters of some encoding.
+TEXTUAL: tuple[Layout, ...] = ("jsonl", "json", "csv", "text", "markdown", "html")
 # What a row means.
 Shape = Literal[
     "chat",  # OpenAI's: {"messages": [...]}

@@ -173,20 +173,6 @@ def test_unicode_is_known_with_and_without_its_mark(tmp_path: Path, encoding: st
 
 
 @pytest.mark.parametrize(
-    ("encoding", "text"),
-    [
-        ("cp1252", "Die Lieferung für Herrn Müller kam früh, aber das Gerät läuft nicht – schade."),
-        ("cp1251", "Посылка пришла вовремя, но устройство не работает, и это очень жаль."),
-        ("shift_jis", "荷物は予定通りに届きましたが、残念ながら装置は動きません。どうすればいいですか。"),
-    ],
-)
-def test_a_legacy_code_page_is_guessed(tmp_path: Path, encoding: str, text: str) -> None:
-    detected = found(tmp_path, "\n\n".join([text] * 5).encode(encoding), "a.txt")
-
-    assert detected.rows[0]["text"].startswith(text)
-
-
-@pytest.mark.parametrize(
     ("content", "word"),
     [
         (b"", "empty"),
