@@ -41,13 +41,27 @@ SHAPES: dict[str, Any] = {
 }
 # What may be called otherwise in a file, by shape; where an example belongs is said the same in all of them.
 _SYSTEM = {"system": _("Instructions to the model")}
+_GOOD = {"label": _("Whether the answer is a good one (true, false)")}
 _GROUP = {"group": _("Kept together in a split (a person, a conversation)")}
 FIELDS: dict[str, dict[str, Any]] = {
-    "chat": {"messages": _("Messages")},
-    "prompt_completion": {"prompt": _("Prompt"), "completion": _("Completion"), **_SYSTEM},
-    "sharegpt": {"conversations": _("Conversation"), **_SYSTEM},
-    "alpaca": {"instruction": _("Instruction"), "input": _("Input"), "output": _("Output"), **_SYSTEM},
+    "chat": {"messages": _("Messages"), **_SYSTEM, **_GOOD},
+    "prompt_completion": {
+        "prompt": _("Prompt"),
+        "context": _("What the prompt is about"),
+        "completion": _("Completion"),
+        **_SYSTEM,
+        **_GOOD,
+    },
+    "sharegpt": {"conversations": _("Conversation"), **_SYSTEM, **_GOOD},
+    "alpaca": {
+        "instruction": _("Instruction"),
+        "input": _("Input"),
+        "output": _("Output"),
+        **_SYSTEM,
+        **_GOOD,
+    },
     "preference": {
+        "instruction": _("Instruction"),
         "input": _("Prompt"),
         "preferred_output": _("Better answer"),
         "non_preferred_output": _("Worse answer"),

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from training import access, services, uploads
 from training import work as life
-from training.first_rows import first_rows
+from training.first_rows import first_rows, unused_columns
 from training.forms import NameForm, ReadingForm
 from training.models import Dataset, DataWork, SourceFile
 from training.overview import list_rows
@@ -134,6 +134,7 @@ def file(request: HttpRequest, file_id: UUID) -> HttpResponse:
         "looking": looking,
         "form": form,
         "columns": columns,
+        "unused": unused_columns(found),
         "rows": [[row.get(column, "") for column in columns] for row in rows],
     }
     status = 400 if form.errors else 200

@@ -100,6 +100,24 @@ def test_a_page_goes_on_asking_although_a_file_was_looked_at_while_it_was_made(
     assert "data-busy" in page
 
 
+def test_columns_of_which_nothing_is_learnt_are_named_until_somebody_says_what_they_are(
+    client: Client, source: SourceFile
+) -> None:
+    source.detected = {"reason": "", "columns": ["id", "text", "label", "<b>mood"], "rows": []}
+    source.save()
+    page = client.get(f"/data/files/{source.pk}/").content.decode()
+    assert "These fields are not used:" in page
+    assert "<bdi>id, &lt;b&gt;mood</bdi>" in page
+    services.correct_reading(
+        file=source,
+        reading=sources.Reading(
+            "jsonl", "labelled", columns={"text": "text", "label": "<b>mood", "group": "id"}
+        ),
+    )
+    page = client.get(f"/data/files/{source.pk}/").content.decode()
+    assert "<bdi>label</bdi>" in page
+
+
 def test_how_a_file_is_read_is_shown_with_its_first_rows_and_can_be_corrected(
     client: Client, source: SourceFile, report: DataWork
 ) -> None:

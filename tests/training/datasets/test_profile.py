@@ -132,6 +132,23 @@ def test_labels_languages_and_outliers_are_counted(tmp_path: Path) -> None:
     assert report.outliers == 1
 
 
+def test_a_label_of_few_examples_is_told_where_it_is_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiling, "parts_of", lambda folder: shards.parts_of(folder, part_bytes=1000))
+    labels = [["a"], ["b"]] * 20 + [["typo"], [], [""], ["a", "typo"], ["once"]]
+    folder = write_records(
+        tmp_path / "work", [labelled(sentence(n, 12), *some) for n, some in enumerate(labels)]
+    )
+    report = profile(folder, model=None, max_tokens=0, files=["tickets.csv"])
+    assert counted(report.problems)["rare_label"] == 2
+    assert report.severities["rare_label"] == "warning"
+    found = [(p.file, p.line, p.reason) for p in problems_in(folder) if p.code == "rare_label"]
+    assert [(file, line) for file, line, _ in found] == [("tickets.csv", 41), ("tickets.csv", 45)]
+    assert "2 examples have the label “typo”" in found[0][2]
+    assert "Only one example has the label “once”" in found[1][2]
+
+
 def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "parts_of", lambda folder: shards.parts_of(folder, part_bytes=2000))
     records = [*TWENTY, TWENTY[3], chat("mail eve@example.com", "no")]
