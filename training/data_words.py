@@ -61,27 +61,34 @@ TEMPLATES = (
     "The {0} is not a text.",
     "The {0} says nothing.",
     "The {0} speaks twice in a row.",
-    "There are {0} such problems in all.",
+    "({0}) There are {1} such problems in all.",
     "There is no encoding {0}: choose another.",
-    "{0}, line {1}",
 )
 _HOLE = re.compile(r"\{\d\}")
+_LINE = re.compile(r"(.+), line (\d+)")
 
 
 def said(text: str) -> str:
-    """Sentences of training/datasets, one after another or one behind a name and a colon, in the reader's language."""
+    """Sentences of training/datasets, one after another, a place and a colon maybe before each, in the reader's language."""
     if not text or (get_language() or "en").startswith("en"):
         return text
     if (exactly := _(text)) != text:
         return exactly
     for end in re.finditer(r"(?<=[.?!]) ", text):
-        if (first := _known(text[: end.start()])) is not None:
+        if (first := _sentence(text[: end.start()])) is not None:
             return first + said(text[end.end() :])
-    if (whole := _known(text)) is not None:
-        return whole
-    name, colon, rest = text.partition(": ")
-    translated = said(rest)
-    return f"{_known(name) or name}：{translated}" if colon and translated != rest else text
+    return _sentence(text) or text
+
+
+def _sentence(text: str) -> str | None:
+    if (known := _known(text)) is not None:
+        return known
+    place, _colon, rest = text.partition(": ")
+    if (known := _known(rest)) is None:
+        return None
+    if (line := _LINE.fullmatch(place)) is not None:
+        place = _("%(file)s, line %(line)s") % {"file": line[1], "line": line[2]}
+    return f"{place}：{known}"
 
 
 def code_name(code: str) -> str:

@@ -16,6 +16,7 @@ from tests.training.data_pages.conftest import LogIn, Seen
 from tests.training.datasets.files import archive, pdf
 from training import data_words, datasets, services, storage, tasks
 from training.datasets import codes, findings
+from training.job_words import in_reader_language
 from training.models import Dataset
 from training.problem_list import read_problems
 from webapp.accounts.models import User
@@ -64,6 +65,14 @@ def test_every_code_and_every_part_of_a_sentence_is_known_in_chinese() -> None:
         )
         assert said == "all.zip：文件名以 .csv 结尾，但内容实为：PDF 文件。PDF 中没有文字。"
         assert data_words.said("Nobody knows: this.") == "Nobody knows: this."
+        said = in_reader_language(
+            "The job failed due to an invalid training file. a.jsonl, line 65: The example has no list of messages. "
+            "Use 1 to learn a message and 0 not to. (wrong_weight) There are 3 such problems in all."
+        )
+        assert said == (
+            "任务失败：训练文件无效。a.jsonl，第 65 行：样本没有消息列表。要学习的消息用 1，不学习的用 0。"
+            "（wrong_weight）这样的问题共有 3 个。"
+        )
     assert data_words.said("It is the same as a.csv, line 3.") == "It is the same as a.csv, line 3."
 
 
