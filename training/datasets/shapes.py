@@ -32,7 +32,7 @@ FIELDS: dict[Shape, dict[str, Field]] = {
     },
     "preference": {
         "instruction": Field(("instruction",), required=False),
-        "input": Field(("input", "prompt", "question"), required=False),
+        "input": Field(("input", "prompt", "question", "conversations", "messages"), required=False),
         "preferred_output": Field(("preferred_output", "chosen", "preferred", "accepted")),
         "non_preferred_output": Field(("non_preferred_output", "rejected", "non_preferred")),
         "system": _SYSTEM,
@@ -113,11 +113,13 @@ def guess_shape(rows: Sequence[Mapping[str, object]]) -> tuple[Shape, dict[str, 
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not names:
         return None
+    if pairs := usual_columns("preference", names):  # with conversations before them or not
+        return "preference", pairs, True
     if shape := _conversations(rows, names):
         return (*shape, True)
     if pair := _languages(rows):
         return "translation", pair, True
-    for candidate in ("preference", "alpaca", "prompt_completion", "translation", "labelled", "document"):
+    for candidate in ("alpaca", "prompt_completion", "translation", "labelled", "document"):
         columns = usual_columns(candidate, names)
         if columns is not None:
             if candidate == "labelled":
