@@ -123,7 +123,7 @@ def guess_shape(rows: Sequence[Mapping[str, object]]) -> tuple[Shape, dict[str, 
         columns = usual_columns(candidate, names)
         if columns is not None:
             if candidate == "labelled":
-                _numbers(rows, columns)
+                return candidate, columns, _numbers(rows, columns)
             if candidate == "document":
                 return _document_or_labelled(rows, names, columns)
             return candidate, columns | _good(candidate, rows, names), True
@@ -186,8 +186,9 @@ def _languages(rows: Sequence[Mapping[str, object]]) -> dict[str, str] | None:
     return None
 
 
-def _numbers(rows: Sequence[Mapping[str, object]], columns: dict[str, str]) -> None:
-    """A "label" of broken numbers is a value to predict; a "target" or "rating" of words is a label."""
+def _numbers(rows: Sequence[Mapping[str, object]], columns: dict[str, str]) -> bool:
+    """A "label" of broken numbers is a value to predict; a "target" or "rating" of words is a label. Of both, what most
+    are: the others will be told as bad values. Returns whether there is no doubt."""
     if "label" in columns and any(name in columns for name in ("labels", "value")):
         columns.pop("value", None)
     for field, other in (("label", "value"), ("value", "label")):
@@ -197,12 +198,13 @@ def _numbers(rows: Sequence[Mapping[str, object]], columns: dict[str, str]) -> N
             str(row.get(columns[field])).strip() for row in rows if row.get(columns[field]) not in (None, "")
         ]
         numbers = [v for v in values if re.fullmatch(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?", v)]
-        broken = [v for v in numbers if re.search(r"[.,]\d*[1-9]", v)]
-        if (field == "label" and len(numbers) == len(values) and broken) or (
-            field == "value" and values and len(numbers) < len(values)
-        ):
+        broken = any(re.search(r"[.,]\d*[1-9]", v) for v in numbers)
+        most = len(numbers) * 2 > len(values)
+        if (field == "label" and most and broken) or (field == "value" and values and not most):
             columns[other] = columns.pop(field)
-            return
+        if "value" in columns:
+            return len(numbers) == len(values)
+    return True
 
 
 def _document_or_labelled(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.datasets.files import Read, archive, jsonl, parquet, read, source, xlsx
+from tests.training.datasets.files import Read, archive, jsonl, parquet, read, source, write, xlsx
+from training.datasets.detect import detect
 from training.datasets.examples import LabelledExample, TranslationExample
 from training.datasets.sources import Reading, Shape
 
@@ -131,6 +132,22 @@ def test_values_are_numbers_however_they_are_written(tmp_path: Path, value: obje
     done = read_rows(tmp_path, "labelled", {"text": "x", "value": value})
 
     assert done.examples == [LabelledExample("x", value=number)]
+
+
+@pytest.mark.parametrize("name", ["score", "label"])
+def test_a_few_words_among_numbers_make_no_labels_of_them(tmp_path: Path, name: str) -> None:
+    numbers = [str(n / 8) for n in range(1, 40)]
+    rows = [{"text": f"Review {n}", name: number} for n, number in enumerate([*numbers, "n/a"])]
+    words = [{"text": f"Review {n}", name: word} for n, word in enumerate(["good", "bad", "so so", "3"])]
+
+    done = read(tmp_path, source(tmp_path, jsonl(rows), "a.jsonl"))
+    labels = read(tmp_path, source(tmp_path, jsonl(words), "b.jsonl"))
+
+    assert [example.value for example in done.examples] == [float(number) for number in numbers]  # type: ignore[attr-defined]
+    assert [(problem.code, problem.line) for problem in done.problems] == [("bad_value", 40)]
+    assert "guess" in detect(write(tmp_path, jsonl(rows)), "a.jsonl").reason
+    assert "guess" not in detect(write(tmp_path, jsonl(rows[:-1])), "a.jsonl").reason
+    assert labels.examples[0] == LabelledExample("Review 0", ["good"])
 
 
 @pytest.mark.parametrize(
