@@ -45,6 +45,9 @@ CODES: dict[str, Code] = {
     "invalid_encoding": Code("error", "Save the file as UTF-8, or choose the encoding it really has."),
     "invalid_json": Code("error", "Write each example as one valid JSON object."),
     "invalid_row": Code("error", "Close every quotation mark, and double those inside a quoted field."),
+    "no_value": Code(
+        "error", "Open the workbook where it was made, correct the cell, and save it with all its values."
+    ),
     "data_type": Code("error", "Write it in the form that the documentation of the format shows."),
     "missing_column": Code("error", "Add the column, or say which column holds it."),
     # Of a conversation.

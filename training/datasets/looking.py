@@ -16,7 +16,7 @@ from training.datasets.limits import MAX_LINE
 from training.datasets.problems import DataError
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
-from training.datasets.readers.rows import Row, Sheets, Skipped
+from training.datasets.readers.rows import NoValue, Row, Sheets, Skipped
 from training.datasets.shapes import guess_shape
 from training.datasets.sources import TEXTUAL, Detected, Layout, Reading, Shape
 
@@ -73,7 +73,7 @@ def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path 
         found.reason = _reason(seen, "documents")
         return found
     found.columns = list(dict.fromkeys(str(name) for row in rows for name in row))
-    guessed = guess_shape(rows)
+    guessed = guess_shape([_with_values(row) for row in rows])
     if guessed is None:
         nothing = refused(seen, "unreadable_file", "No field in it holds text.")
         found.reading, found.reason, found.code = None, nothing.reason, nothing.code
@@ -142,6 +142,10 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple
             raise
         flaw = error.code, error.message
     return rows, flaw, sheets
+
+
+def _with_values(row: dict[str, object]) -> dict[str, object]:
+    return {name: None if isinstance(cell, NoValue) else cell for name, cell in row.items()}
 
 
 def _shown(row: Mapping[str, object]) -> dict[str, str]:
