@@ -126,8 +126,9 @@ def _detect(work: DataWork, progress: Keeper) -> bool:
     file = work.file
     assert file is not None
     path = storage.source_path(file)
-    sha256 = storage.sha256_of(path)
-    detected = detect(path, file.name)
+    sha256 = file.sha256 or storage.sha256_of(path)
+    asked, before = work.parameters.get("reading"), work.parameters.get("before", ())
+    detected = detect(path, file.name, asked and msgspec.convert(asked, Reading), before)
     readable = detected.reading is not None
     with transaction.atomic():
         if not life.lock_work(work=work):
@@ -135,7 +136,7 @@ def _detect(work: DataWork, progress: Keeper) -> bool:
         SourceFile.objects.filter(id=file.id).update(
             sha256=sha256,
             detected=msgspec.to_builtins(detected),
-            reading=msgspec.to_builtins(detected.reading) if readable else None,
+            reading=msgspec.to_builtins(detected.reading) if readable else asked,
             state=SourceFile.State.READY if readable else SourceFile.State.UNREADABLE,
         )
         # In one go with the first check that this begins: whoever looks at the page sees that something is going on

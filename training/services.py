@@ -20,6 +20,7 @@ from inference.models import ServedModel
 from training import work
 from training.datasets.recipe import Recipe
 from training.datasets.sources import Reading
+from training.first_rows import columns_of
 from training.job_services import require_unused
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
 from webapp.accounts.audit import record_audit
@@ -108,14 +109,37 @@ def delete_file(*, file: SourceFile, user: User, request: HttpRequest | None = N
 
 @transaction.atomic
 def correct_reading(*, file: SourceFile, reading: Reading) -> SourceFile:
-    """How the file is to be read, as a person says. Raises UserError `dataset_busy`, `not_yet`."""
+    """How the file is to be read, as a person says. Where other characters or columns come of that, it is looked at
+    again.
+
+    Raises UserError `dataset_busy`, `not_yet`.
+    """
     _require_idle(file.dataset)
     if file.state not in (SourceFile.State.READY, SourceFile.State.UNREADABLE):
         raise UserError("not_yet", _("This file has not been looked at yet. Wait a moment."), status=409)
-    file.reading, file.is_corrected, file.state = msgspec.to_builtins(reading), True, SourceFile.State.READY
+    seen = msgspec.convert(file.reading, Reading) if file.state == SourceFile.State.READY else None
+    wanted = msgspec.to_builtins(reading)
+    if seen is not None and _shows_the_same(seen, reading):
+        file.state = SourceFile.State.READY
+    else:
+        file.state = SourceFile.State.DETECTING
+        is_same_table = seen is not None and (
+            (seen.layout, seen.delimiter, seen.sheet) == (reading.layout, reading.delimiter, reading.sheet)
+        )
+        before = columns_of(file, header=reading.header) if is_same_table else []
+        parameters = {"reading": wanted, "before": before}
+        work.begin_work(dataset=file.dataset, kind=Kind.DETECT, parameters=parameters, file=file)
+    file.reading, file.is_corrected = wanted, True
     file.save(update_fields=["reading", "is_corrected", "state"])
     file.dataset.save(update_fields=["updated_at"])
     return file
+
+
+def _shows_the_same(seen: Reading, asked: Reading) -> bool:
+    """Whether what was found in the file is what is found in it by the other, too. Of a header, first_rows.py knows."""
+    return all(
+        getattr(seen, name) == getattr(asked, name) for name in ("layout", "encoding", "delimiter", "sheet")
+    )
 
 
 @transaction.atomic

@@ -1,6 +1,6 @@
 """What reading can find wrong: how bad it is, and what to do about it. Knows nothing of how it is found.
 
-OpenAI's codes where they have one. An error leaves its example out; a warning keeps it.
+OpenAI's codes where they have one. An error leaves its example out; a warning and a notice keep it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ CODES: dict[str, Code] = {
         "notice", "Look whether its letters are right; else choose the encoding that it really has."
     ),
     "mixed_kinds": Code("error", "Make a dataset of its own for this file, or correct how it is to be read."),
+    "unused_fields": Code(
+        "notice",
+        "Nothing, if they need not be learnt; else say on the file's page what they are, or write what they hold into "
+        "a field that is used.",
+    ),
     # Of a row, before it is known what it means.
     "line_too_long": Code("error", "Shorten it, or split it into several."),
     "invalid_encoding": Code("error", "Save the file as UTF-8, or choose the encoding it really has."),
@@ -62,6 +67,7 @@ CODES: dict[str, Code] = {
     "image_content": Code("error", "Leave out pictures, sounds and files, or describe them in words."),
     "wrong_weight": Code("error", "Use 1 to learn a message and 0 not to."),
     "weight_ignored": Code("warning", "Nothing: only an assistant's messages are learnt and have a weight."),
+    "rejected_answer": Code("error", "Leave it out, or say true if its answer is to be learnt after all."),
     "nothing_to_learn": Code("error", "Give at least one assistant message the weight 1."),
     "system_not_first": Code("warning", "Put what the system says at the start, as one message."),
     "consecutive_role": Code("warning", "Join messages that one side says in a row."),

@@ -41,6 +41,11 @@ _SAID: dict[str, tuple[Severity, str, str]] = {
         "It is in the evaluation data too, so a model trained on it would be tested on what it has seen.",
         "Leave out what overlaps before freezing.",
     ),
+    "rare_label": (
+        "warning",
+        "",
+        "Add examples of it, give it the name of a label that says nearly the same, or leave it out.",
+    ),
     "outlier": (
         "notice",
         "Its length, or the share of digits and punctuation in it, is unlike that of the others.",

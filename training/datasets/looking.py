@@ -17,7 +17,7 @@ from training.datasets.problems import DataError
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
 from training.datasets.readers.rows import NoValue, Row, Sheets, Skipped
-from training.datasets.shapes import guess_shape
+from training.datasets.shapes import guess_shape, usual_columns
 from training.datasets.sources import TEXTUAL, Detected, Layout, Reading, Shape
 
 _LOOKED_AT = 50  # rows
@@ -41,20 +41,35 @@ _SHAPES: dict[Shape, str] = {
 }
 
 
-def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path | None = None) -> Detected:
-    """What it seems to be. Of a fragile layout (readers.FRAGILE), only for a process that may be lost.
+def look_into(
+    path: Path,
+    name: str,
+    seen: Seen | None = None,
+    *,
+    asked: Reading | None = None,
+    scratch: Path | None = None,
+) -> Detected:
+    """What it seems to be; or what is in it, read as `asked`. Of a fragile layout (readers.FRAGILE), only for a process
+    that may be lost.
 
     `scratch`: a folder for what an archive holds. This process may be killed: whoever asks it makes and removes that.
     """
-    seen = seen or see(path, name)
+    seen = seen_as(asked) if asked is not None else seen or see(path, name)
     if seen.layout is None:
         return refused(seen, seen.code)
     try:
         if seen.layout == "zip":
             assert scratch is not None
-            return _archive(path, name, seen, scratch / "member")
-        header = _has_header(path, seen)
-        reading = Reading(seen.layout, "document", seen.encoding, seen.delimiter, header=header)
+            found = _archive(path, name, seen, scratch / "member")
+            if asked is not None and found.reading is not None and found.reading.shape != asked.shape:
+                found.reading.shape = asked.shape
+                found.reading.columns = usual_columns(asked.shape, found.columns) or {}
+            return found
+        reading = Reading(seen.layout, "document", seen.encoding, seen.delimiter)
+        if asked is None:
+            reading.header = _has_header(path, seen)
+        else:
+            reading.shape, reading.sheet, reading.header = asked.shape, asked.sheet, asked.header
         rows, flaw, sheets = _first(path, reading)
     except DataError as error:
         return refused(seen, error.code, error.message)
@@ -64,16 +79,20 @@ def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path 
         found = refused(seen, *(flaw or ("empty_file", "There is no row in it.")))
         found.sheets = sheets
         return found
-    found = Detected(reading, "", [], [_shown(row) for row in rows[:_SHOWN]], header, sheets, _notices(seen))
-    if seen.layout in TEXTUAL and not is_unicode(seen.encoding):
+    found = Detected(
+        reading, "", [], [_shown(row) for row in rows[:_SHOWN]], reading.header, sheets, _notices(seen)
+    )
+    if asked is None and seen.layout in TEXTUAL and not is_unicode(seen.encoding):
         found.notices.append(f"{legacy_encoding(seen.encoding)} {as_in(path, seen.encoding)}")
-    if len(sheets) > 1:
+    if len(sheets) > 1 and not reading.sheet:
         found.notices.append(other_sheets(*sheets))
     if seen.layout in _DOCUMENTS:
         found.reason = _reason(seen, "documents")
         return found
     found.columns = list(dict.fromkeys(str(name) for row in rows for name in row))
     guessed = guess_shape([_with_values(row) for row in rows])
+    if asked is not None and (guessed is None or guessed[0] != asked.shape):
+        guessed = asked.shape, usual_columns(asked.shape, found.columns) or {}, True
     if guessed is None:
         nothing = refused(seen, "unreadable_file", "No field in it holds text.")
         found.reading, found.reason, found.code = None, nothing.reason, nothing.code
@@ -83,6 +102,10 @@ def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path 
     if not sure:
         found.notices.append(_GUESS)
     return found
+
+
+def seen_as(asked: Reading) -> Seen:
+    return Seen(asked.layout, asked.encoding, asked.delimiter, "")
 
 
 def refused(seen: Seen, code: str, why: str = "") -> Detected:

@@ -46,6 +46,9 @@ class PartResult(msgspec.Struct):
     read: int  # rows found
     usable: int  # of them, examples
     problems: dict[str, int]
+    unused: dict[
+        str, list[str]
+    ] = {}  # of each file, or of each in the archive, fields of which nothing was used
 
 
 class _Writer:
@@ -58,6 +61,7 @@ class _Writer:
         self._said, self._done = time.monotonic(), part.start
         self.read = self.usable = 0
         self.counts: Counter[str] = Counter()
+        self.unused: dict[str, list[str]] = {}
 
     def rows(self, path: Path, name: str, reading: Reading) -> None:
         """All of a file's. What stops the reading is a problem of the file; what was read is kept."""
@@ -95,6 +99,8 @@ class _Writer:
             self.of_file("file_too_complex", name, "Reading it needs too much memory.")
         except DataError as error:
             self.of_file(error.code, name, error.message)
+        if converter.unused:
+            self.unused[name] = converter.unused
         nothing = self.read == before and self.counts.total() == problems_before
         if nothing and part.end is None:  # of a range, the others may have what it has not
             self.of_file("empty_file", name, "There is nothing to read in it.")
@@ -146,7 +152,7 @@ def read_part(part: Part, folder: Path, report: Callable[[int], None]) -> PartRe
             _read_archive(part, folder / "member", writer)
         else:
             writer.rows(Path(part.path), part.name, part.reading)
-    return PartResult(writer.read, writer.usable, dict(writer.counts))
+    return PartResult(writer.read, writer.usable, dict(writer.counts), writer.unused)
 
 
 def _read_archive(part: Part, member_path: Path, writer: _Writer) -> None:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from training.datasets.arrays import load, load_apart, load_fingerprints
 from training.datasets.aside import disk_full, write_aside
+from training.datasets.codes import shown
 from training.datasets.duplicates import find_duplicates, find_overlap
 from training.datasets.evaluation import evaluation_fingerprints
 from training.datasets.findings import CODES, name_of, problem_with, severity_of
@@ -32,11 +33,13 @@ from training.datasets.progress import Progress, silent
 from training.datasets.reading import ReadSummary
 from training.datasets.report import Count, PreviewToken, Report
 from training.datasets.shards import Index, parts_of
+from training.datasets.texts import as_read
 from training.datasets.token_preview import token_preview
 from training.encoding import Encoded
 
 MOST_PROBLEMS = 1000  # listed of each code; counts are exact
 _PREVIEWS = 10
+_RARE = 5  # examples of a label: with fewer there are none, often, to judge by
 # One in so many examples is asked for its language that about so much is looked at.
 _LANGUAGE_BYTES = 20 * 2**20
 
@@ -118,7 +121,9 @@ class _Whole:
         self._rows = len(prints)
         del prints
         self._outliers = find_outliers(load(self._arrays, "features"))
-        self._index = Index([piece.part for piece in pieces], load_apart(self._arrays, "offsets"))
+        offsets = load_apart(self._arrays, "offsets")
+        self._index = Index([piece.part for piece in pieces], offsets)
+        self._rare = self._rare_labels([len(some) for some in offsets])
 
     def report(self, model: Path | None, max_tokens: int) -> Report:
         """Raises DataError `mixed_kinds`."""
@@ -129,9 +134,8 @@ class _Whole:
                 f"A dataset holds examples of one kind, and this one has {' and '.join(sorted(kinds))}.",
             )
         tokens, trained = (load(self._arrays, name) for name in ("tokens", "trained"))
-        problems = self._counted("problems") + Counter(
-            {code: int(mask.sum()) for code, mask in self._masks()}
-        )
+        found = {code: int(mask.sum()) for code, mask in self._masks()} | {"rare_label": len(self._rare)}
+        problems = self._counted("problems") + Counter(found)
         return Report(
             kind=next(iter(kinds), ""),
             files=self._files,
@@ -177,6 +181,25 @@ class _Whole:
                     reason = f"It is {alike} {name_of(other, self._files)}, line {other.line}."
                 yield problem_with(self._index.record(row), self._files, code, reason=reason)
 
+        for label, count, row in self._rare[:MOST_PROBLEMS]:
+            few = "one example has" if count == 1 else f"{count} examples have"
+            reason = f"Only {few} the label “{shown(label, 80)}”: too few to learn it and to judge what was learnt."
+            yield problem_with(
+                self._index.record(row), self._files, "rare_label", reason=reason, path="label"
+            )
+
+    def _rare_labels(self, rows: list[int]) -> list[tuple[str, int, int]]:
+        """Each with how many examples have it, and the first of them; in their order. `rows`: of each part."""
+        first: dict[str, int] = {}
+        for begin, some in zip(np.cumsum([0, *rows]).tolist(), self._measured, strict=False):
+            for label, row in some.labels_first.items():
+                first.setdefault(label, begin + row)
+        counts = self._counted("labels")
+        rare = [
+            (label, counts[label], row) for label, row in first.items() if label and counts[label] < _RARE
+        ]
+        return sorted(rare, key=lambda found: (found[2], found[0]))
+
     def _masks(self) -> list[tuple[str, npt.NDArray[np.bool_]]]:
         return [
             ("exact_duplicate", self._duplicates.exact),
@@ -195,7 +218,9 @@ class _Whole:
         """Of examples from all over the dataset."""
         opened, encoder = open_encoder(str(model))
         step = max(1, self._rows // _PREVIEWS)
-        examples = [self._index.record(row).example for row in range(0, self._rows, step)[:_PREVIEWS]]
+        examples = [
+            as_read(self._index.record(row).example) for row in range(0, self._rows, step)[:_PREVIEWS]
+        ]
         encodings = encoder.encode_all(examples)
         return [token_preview(e, opened.tokenizer, max_tokens) for e in encodings if isinstance(e, Encoded)]
 

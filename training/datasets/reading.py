@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -173,6 +174,7 @@ class _Reading:
         """The parts' shards under their last names, and their problems in one file."""
         self._name_the_empty(parts)
         counts = Counter(problem.code for problem in self._unreadable)
+        unused: dict[tuple[int, str], dict[str, None]] = {}
         written = counts.copy()
         shards = 0
         with (self._work / "problems.jsonl").open("wb") as problems:
@@ -188,6 +190,13 @@ class _Reading:
                 if self._results[number].usable:
                     (folder / "records").rename(self._work / "records" / f"{shards:05d}.jsonl")
                     shards += 1
+                for name, fields in self._results[number].unused.items():
+                    unused.setdefault((self._parts[number].file, name), {}).update(dict.fromkeys(fields))
+            counts.update({"unused_fields": len(unused)} if unused else {})
+            for (_, name), names in islice(unused.items(), PROBLEMS_KEPT):
+                reason = "What these fields hold is not learnt."
+                found = problem("unused_fields", name, 0, "", ", ".join(names), reason)
+                problems.write(msgspec.json.encode(found) + b"\n")
         return ReadSummary(
             self._kind,
             sum(result.read for result in self._results.values()),

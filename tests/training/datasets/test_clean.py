@@ -155,6 +155,43 @@ def test_what_nearly_repeats_a_member_of_a_group_goes_where_the_group_goes(tmp_p
     assert all(len({*placed[n : n + 3]}) == 1 for n in range(0, len(placed), 3))
 
 
+def test_every_label_is_learnt_from_wherever_chance_would_put_its_few_examples(tmp_path: Path) -> None:
+    common = [labelled(sentence(n, 8), "ab"[n % 2]) for n in range(30)]
+    rare = [labelled(sentence(f"rare {n}", 8), f"rare {n}") for n in range(5)]
+    several: list[Example] = [labelled("none of them"), labelled("two of them", "a", "x")]
+    chosen = set()
+    for salt in ("one", "two", "three"):
+        folder = write_records(tmp_path / salt, [*common, *rare, *several])
+        recipe = Recipe(split=Split(0.3, 0.3, salt))
+        manifest = freeze(folder, recipe, tmp_path / f"{salt}.version", parent="")
+        contents = frozen(tmp_path / f"{salt}.version")
+        learnt = {label for e in contents["train"] for label in e.labels or [""]}  # type: ignore[union-attr]
+        assert learnt == {"", *manifest.labels} == {"", "a", "b", "x", *(f"rare {n}" for n in range(5))}
+        assert min(len(some) for some in contents.values()) > 3
+        again = write_records(tmp_path / f"{salt}.again", [*several, *rare[::-1], *common[::-1]])
+        freeze(again, recipe, tmp_path / f"{salt}.other", parent="")
+        for split, examples in frozen(tmp_path / f"{salt}.other").items():
+            assert {e.text for e in examples} == {e.text for e in contents[split]}  # type: ignore[union-attr]
+        chosen.add(manifest.content_hash)
+    assert len(chosen) == 3
+
+
+def test_a_few_large_groups_get_about_the_shares_that_were_asked_for(tmp_path: Path) -> None:
+    sizes = [75, 40, 30, 25, 20, 10, 8, 5, 3]
+    records = [
+        Record(chat(sentence((p, n), 10), "yes"), 0, n + 1, "", f"person {p}")
+        for p, size in enumerate(sizes)
+        for n in range(size)
+    ]
+    for salt in ("one", "two", "three"):
+        folder = write_records(tmp_path / salt, records)
+        manifest = freeze(folder, Recipe(split=Split(salt=salt)), tmp_path / f"{salt}.version", parent="")
+        counts = {name: split.examples for name, split in manifest.splits.items()}
+        assert sum(counts.values()) == 216
+        assert 18 <= counts["test"] <= 25
+        assert 18 <= counts["validation"] <= 25
+
+
 def test_another_salt_puts_other_examples_to_the_test(tmp_path: Path) -> None:
     folder = write_records(tmp_path / "work", SIXTY)
     tests = []

@@ -141,6 +141,25 @@ def test_fields_of_other_names_are_guessed_by_what_they_hold_and_the_guess_is_sa
     assert "guess" in detected.notices[0]
 
 
+def test_a_column_of_few_values_beside_texts_is_guessed_to_be_their_label_and_the_guess_is_said(
+    tmp_path: Path,
+) -> None:
+    rows = [[f"Sentence {n} of a letter.", ("joy", "anger")[n % 2], "en"] for n in range(12)]
+    table = [["text", "emotion", "lang"], *rows]
+
+    mixed = found(tmp_path, xlsx(table), "a.xlsx")
+    sorted_by_it = found(tmp_path, xlsx([table[0], *rows[::2]]), "a.xlsx")
+    corpus = found(tmp_path, xlsx([[row[0], row[2]] for row in table]), "a.xlsx")
+
+    assert mixed.reading is not None
+    assert (mixed.reading.shape, mixed.reading.columns) == ("labelled", {"text": "text", "label": "emotion"})
+    assert "guess" in mixed.reason
+    assert sorted_by_it.reading is not None
+    assert sorted_by_it.reading.shape == "document"
+    assert "guess" in sorted_by_it.reason
+    assert "guess" not in corpus.reason
+
+
 @pytest.mark.parametrize(
     ("delimiter", "name"), [(",", "a.csv"), (";", "a.csv"), ("\t", "a.tsv"), ("|", "a.txt")]
 )

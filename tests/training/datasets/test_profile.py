@@ -10,7 +10,7 @@ import pytest
 from tests.training.datasets.records import chat, labelled, model_folder, sentence, write_records
 from training.datasets import profile as profiling
 from training.datasets import shards
-from training.datasets.examples import ChatExample, Message, Record
+from training.datasets.examples import ChatExample, Message, PreferenceExample, Record
 from training.datasets.problems import DataError, Problem
 from training.datasets.profile import profile
 from training.datasets.progress import Cancelled
@@ -102,6 +102,18 @@ def test_tokens_are_counted_as_they_are_trained_and_what_is_too_long_says_what_i
     assert problem.excerpt == "this is too late " + "y" * 53 + "<|im_end|>"
 
 
+def test_of_a_pair_of_answers_the_prompt_with_the_better_one_is_counted(tmp_path: Path) -> None:
+    asked = [Message("user", "Hi"), Message("assistant", "Ho"), Message("user", "?")]
+    pair = PreferenceExample(asked, "This one", "x" * 500)
+    folder = write_records(tmp_path / "work", [pair])
+    report = profile(folder, model=model_folder(tmp_path / "tiny"), max_tokens=50)
+    assert report.tokens is not None
+    (preview,) = report.previews
+    assert "".join(token.text for token in preview if token.trained) == "This one<|im_end|>"
+    assert (report.tokens.largest, report.trained_tokens, report.too_long) == (len(preview), 9, 1)
+    assert report.lost_tokens == len(preview) - 50 == 4
+
+
 def test_a_preview_shows_a_character_of_several_tokens_once(tmp_path: Path) -> None:
     folder = write_records(tmp_path / "work", [chat("Grüße", "Привет")])
     report = profile(folder, model=model_folder(tmp_path / "tiny"), max_tokens=0)
@@ -118,6 +130,23 @@ def test_labels_languages_and_outliers_are_counted(tmp_path: Path) -> None:
     assert report.languages_of == 41
     assert [p.line for p in problems_in(folder) if p.code == "outlier"] == [41]
     assert report.outliers == 1
+
+
+def test_a_label_of_few_examples_is_told_where_it_is_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiling, "parts_of", lambda folder: shards.parts_of(folder, part_bytes=1000))
+    labels = [["a"], ["b"]] * 20 + [["typo"], [], [""], ["a", "typo"], ["once"]]
+    folder = write_records(
+        tmp_path / "work", [labelled(sentence(n, 12), *some) for n, some in enumerate(labels)]
+    )
+    report = profile(folder, model=None, max_tokens=0, files=["tickets.csv"])
+    assert counted(report.problems)["rare_label"] == 2
+    assert report.severities["rare_label"] == "warning"
+    found = [(p.file, p.line, p.reason) for p in problems_in(folder) if p.code == "rare_label"]
+    assert [(file, line) for file, line, _ in found] == [("tickets.csv", 41), ("tickets.csv", 45)]
+    assert "2 examples have the label “typo”" in found[0][2]
+    assert "Only one example has the label “once”" in found[1][2]
 
 
 def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,20 +7,24 @@ from collections.abc import Mapping
 from training.datasets.convert.found import Found
 from training.datasets.convert.messages import OPENAI, SHAREGPT, Dialect, check_conversation, read_messages
 from training.datasets.examples import ChatExample, Message, PreferenceExample
+from training.datasets.shapes import is_good
 
 Fields = Mapping[str, object]  # what a row has, by our names for it
 
 
 def chat(fields: Fields, found: Found) -> ChatExample:
-    return _listed(fields.get("messages"), "messages", found, OPENAI, [])
+    return _listed(fields, "messages", found, OPENAI)
 
 
 def sharegpt(fields: Fields, found: Found) -> ChatExample:
-    return _listed(fields.get("conversations"), "conversations", found, SHAREGPT, _system(fields, found))
+    return _listed(fields, "conversations", found, SHAREGPT)
 
 
-def _listed(value: object, path: str, found: Found, dialect: Dialect, before: list[Message]) -> ChatExample:
-    messages = read_messages(value, path, found, dialect)
+def _listed(fields: Fields, path: str, found: Found, dialect: Dialect) -> ChatExample:
+    value = fields.get(path)
+    before, messages = _system(fields, found), read_messages(value, path, found, dialect)
+    if before and before == messages[:1]:
+        before = []  # said in both places
     # Of a conversation with holes, the order says nothing; whether anybody answers still does.
     if (
         found.broken
@@ -31,28 +35,25 @@ def _listed(value: object, path: str, found: Found, dialect: Dialect, before: li
         found.say(
             "example_missing_assistant_message", path, "", "Nobody answers, so there is nothing to learn."
         )
-    return _chat(before + messages, path, found)
+    return _chat(fields, before, messages, path, found)
 
 
 def prompt_completion(fields: Fields, found: Found) -> ChatExample:
     prompt, completion = fields.get("prompt"), fields.get("completion")
     if _blank(prompt) and _blank(completion):
         found.say("empty_example", "", prompt, "Prompt and completion are empty.")
-    asked = _said("user", prompt, "prompt", found)
-    return _chat(
-        _system(fields, found) + asked + _said("assistant", completion, "completion", found), "", found
-    )
+    asked = _asked(fields, "prompt", "context", found)
+    answer = _said("assistant", completion, "completion", found)
+    return _chat(fields, _system(fields, found), asked + answer, "", found)
 
 
 def alpaca(fields: Fields, found: Found) -> ChatExample:
-    instruction, given, output = fields.get("instruction"), fields.get("input"), fields.get("output")
+    instruction, output = fields.get("instruction"), fields.get("output")
     if _blank(instruction) and _blank(output):
         found.say("empty_example", "", instruction, "Instruction and output are empty.")
-    asked = _said("user", instruction, "instruction", found)
-    if asked and not _blank(given):
-        more = _said("user", given, "input", found)
-        asked = [Message("user", f"{asked[0].content}\n\n{more[0].content}")] if more else asked
-    return _chat(_system(fields, found) + asked + _said("assistant", output, "output", found), "", found)
+    asked = _asked(fields, "instruction", "input", found)
+    answer = _said("assistant", output, "output", found)
+    return _chat(fields, _system(fields, found), asked + answer, "", found)
 
 
 def preference(fields: Fields, found: Found) -> PreferenceExample:
@@ -61,6 +62,8 @@ def preference(fields: Fields, found: Found) -> PreferenceExample:
         if given.get("tools"):
             found.say("tools_ignored", "input.tools", given["tools"], "Tools cannot be offered here.")
         messages = read_messages(given.get("messages"), "input.messages", found)
+    elif not _blank(fields.get("instruction")):  # Alpaca's, as LLaMA-Factory keeps pairs
+        messages = _asked(fields, "instruction", "input", found)
     elif given is None:
         messages = []
     else:
@@ -75,10 +78,31 @@ def preference(fields: Fields, found: Found) -> PreferenceExample:
     return PreferenceExample(messages, preferred, rejected)
 
 
-def _chat(messages: list[Message], path: str, found: Found) -> ChatExample:
+def _chat(
+    fields: Fields, before: list[Message], messages: list[Message], path: str, found: Found
+) -> ChatExample:
+    """`before`: what comes before that which the path names."""
+    said = fields.get("label")
+    if not _blank(said) and (good := is_good(said)) is not True:
+        if good is None:
+            found.say("data_type", "label", said, "Whether an answer is a good one is said by true or false.")
+        else:
+            found.say("rejected_answer", "label", said, "It says that its answer is a bad one.")
     if not found.broken:
-        check_conversation(messages, path, found)
-    return ChatExample(messages)
+        check_conversation(before + messages, path, found, before=len(before))
+    return ChatExample(before + messages)
+
+
+def _asked(fields: Fields, field: str, more: str, found: Found) -> list[Message]:
+    """A prompt, and below it what it is about, where that stands in a field of its own."""
+    asked, given = _said("user", fields.get(field), field, found), fields.get(more)
+    if not asked or _blank(given):
+        return asked
+    about = _said("user", given, more, found)
+    if not about:
+        return asked
+    last = asked[-1]
+    return [*asked[:-1], Message(last.role, f"{last.content}\n\n{about[0].content}", last.weight)]
 
 
 def _said(role: str, value: object, field: str, found: Found) -> list[Message]:

@@ -170,13 +170,13 @@ def _joined(parts: list[object], path: str, found: Found) -> str | None:
     return "".join(texts) if len(texts) == len(parts) else None
 
 
-def check_conversation(messages: list[Message], path: str, found: Found) -> None:
-    """What is wrong with readable messages as a whole."""
+def check_conversation(messages: list[Message], path: str, found: Found, *, before: int = 0) -> None:
+    """What is wrong with readable messages as a whole. `before`: how many come before those of the path."""
     last, answers, learnt = "", 0, 0
-    for index, message in enumerate(messages):
+    for index, message in enumerate(messages, -before):
         role = message.role
         if role == "system":
-            if index:
+            if index > -before:
                 found.say(
                     "system_not_first",
                     f"{path}[{index}].role",
@@ -198,4 +198,4 @@ def check_conversation(messages: list[Message], path: str, found: Found) -> None
         found.say("nothing_to_learn", path, "", "Every answer has the weight 0.")
     elif last != "assistant":
         reason = "The conversation does not end with the assistant."
-        found.say("last_message_not_assistant", f"{path}[{len(messages) - 1}].role", last, reason)
+        found.say("last_message_not_assistant", f"{path}[{len(messages) - 1 - before}].role", last, reason)
