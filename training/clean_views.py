@@ -21,6 +21,7 @@ from training import work as life
 from training.datasets.frozen import SPLITS
 from training.datasets.recipe import Effect, Recipe
 from training.forms import RecipeForm
+from training.knobs import tasks_for
 from training.models import DatasetVersion, DataWork
 from training.views import page
 from webapp.accounts.requests import person, posted
@@ -72,6 +73,7 @@ def versions(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
     for version in found:
         pretty = msgspec.json.format(msgspec.json.encode(version.recipe), indent=2)
         version.recipe_text = pretty.decode()  # type: ignore[attr-defined]
+        version.tasks = tasks_for(version) if version.train else []  # type: ignore[attr-defined]
         version.effects = (version.manifest or {}).get("effects", [])  # type: ignore[attr-defined]
     context = {
         "versions": found,

@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from inference.access import models_for
 from training.datasets import shapes
+from training.datasets.code_pages import CODE_PAGES
 from training.datasets.recipe import Augment, Recipe, Split
 from training.datasets.sources import Layout, Reading, Shape
 from training.first_rows import columns_of
@@ -71,10 +72,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "document": {"text": _("Text"), "title": _("Title")},
 }
 FIELDS = {shape: fields | _GROUP for shape, fields in FIELDS.items()}
-ENCODINGS = (
-    *("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "latin-1"),
-    *("gb18030", "big5", "shift_jis", "euc-kr", "cp1251", "koi8-r"),
-)
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", *CODE_PAGES, "latin-1")
 DELIMITERS = {",": _("comma"), ";": _("semicolon"), "\t": _("tab"), "|": _("bar")}
 # What of a reading only some layouts have; of an archive, each file is looked at by itself.
 LAYOUTS_WITH: dict[str, tuple[Layout, ...]] = {
@@ -108,7 +106,10 @@ class ReadingForm(forms.Form):
     encoding = forms.ChoiceField(label=_("Encoding"), choices=[(name, name) for name in ENCODINGS])
     delimiter = forms.ChoiceField(label=_("Columns are separated by"), choices=[*DELIMITERS.items()])
     sheet = forms.CharField(
-        label=_("Sheet"), max_length=100, required=False, help_text=_("Empty: the first one.")
+        label=_("Sheet"),
+        max_length=100,
+        required=False,
+        help_text=_("Empty: the first one with something in it."),
     )
     header = forms.BooleanField(label=_("The first row names the columns"), required=False)
 
@@ -118,6 +119,10 @@ class ReadingForm(forms.Form):
         encodings = dict.fromkeys((*ENCODINGS, reading.encoding))
         super().__init__(data, initial=msgspec.structs.asdict(reading))
         self.fields["encoding"].choices = [(name, name) for name in encodings]  # type: ignore[attr-defined]
+        if sheets := (file.detected or {}).get("sheets"):
+            # The first of them is the one that is read where none is asked for.
+            names = [("" if name == sheets[0] and not reading.sheet else name, name) for name in sheets]
+            self.fields["sheet"] = forms.ChoiceField(label=_("Sheet"), choices=names, required=False)
         for name, layouts in LAYOUTS_WITH.items():
             self.fields[name].widget.attrs["data-layouts"] = " ".join(layouts)
         self._file = file

@@ -117,16 +117,21 @@ def delete(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "POST"])
 def file(request: HttpRequest, file_id: UUID) -> HttpResponse:
+    looking = life.looking_at(file_id)  # first, as in file_table
     found = access.get_file(person(request), file_id)
     form = ReadingForm(posted(request), file=found)
     if request.method == "POST" and form.is_valid():
         services.correct_reading(file=found, reading=form.reading())
+        if found.state == SourceFile.State.DETECTING:
+            messages.success(request, _("Saved. The file is being looked at again, read as you said."))
+            return redirect("dataset_file", found.pk)
         messages.success(request, _("Saved. Check the data again to see what changes."))
         return redirect("dataset", found.dataset_id)
     columns, rows = first_rows(found)
     columns = columns or list(dict.fromkeys(name for row in rows for name in row))
     context = {
         "file": found,
+        "looking": looking,
         "form": form,
         "columns": columns,
         "unused": unused_columns(found),

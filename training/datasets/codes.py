@@ -31,6 +31,14 @@ CODES: dict[str, Code] = {
         "warning", "Leave it out of the archive, or convert it to a format named here."
     ),
     "nested_archive": Code("warning", "Unpack it and upload what is in it."),
+    "unreadable_file": Code("error", "Save it in a format that is read here, or correct how it is read."),
+    "other_sheets": Code(
+        "notice",
+        "Nothing, if they do not belong here; else choose a sheet, or upload the workbook once more.",
+    ),
+    "legacy_encoding": Code(
+        "notice", "Look whether its letters are right; else choose the encoding that it really has."
+    ),
     "mixed_kinds": Code("error", "Make a dataset of its own for this file, or correct how it is to be read."),
     "unused_fields": Code(
         "notice",
@@ -42,6 +50,9 @@ CODES: dict[str, Code] = {
     "invalid_encoding": Code("error", "Save the file as UTF-8, or choose the encoding it really has."),
     "invalid_json": Code("error", "Write each example as one valid JSON object."),
     "invalid_row": Code("error", "Close every quotation mark, and double those inside a quoted field."),
+    "no_value": Code(
+        "error", "Open the workbook where it was made, correct the cell, and save it with all its values."
+    ),
     "data_type": Code("error", "Write it in the form that the documentation of the format shows."),
     "missing_column": Code("error", "Add the column, or say which column holds it."),
     # Of a conversation.

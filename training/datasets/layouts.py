@@ -73,6 +73,7 @@ class Seen(NamedTuple):
     encoding: str
     delimiter: str
     reason: str  # a sentence where it is nothing we can read, or the name says something else; else ""
+    code: str = ""  # of codes.py, where it is nothing we can read
 
 
 def see(path: Path, name: str) -> Seen:
@@ -81,21 +82,22 @@ def see(path: Path, name: str) -> Seen:
         whole = len(sample) < SAMPLE
     claimed = _EXTENSIONS.get(name.rpartition(".")[2].lower()) if "." in name else None
     if not sample:
-        return Seen(None, "", "", "The file is empty.")
+        return Seen(None, "", "", "The file is empty.", "empty_file")
     layout, why = _by_magic(path, sample)
     if why:
-        return Seen(None, "", "", f"The file is {why}.")
+        return Seen(None, "", "", f"The file is {why}.", "unreadable_file")
     if layout is not None:
         return Seen(layout, "utf-8", ",", _lie(claimed, layout, name))
     encoding = guess(sample)
     if encoding is None:
         said = f", although its name ends in .{name.rpartition('.')[2]}" if claimed else ""
-        return Seen(None, "", "", f"The file is neither text nor a format that is read here{said}.")
+        reason = f"The file is neither text nor a format that is read here{said}."
+        return Seen(None, "", "", reason, "unreadable_file")
     text = sample.decode(encoding, "replace").lstrip("\ufeff")
     if not whole:
         text = text[: text.rfind("\n") + 1] or text
     if not text.strip():
-        return Seen(None, "", "", "The file has nothing but blanks in it.")
+        return Seen(None, "", "", "The file has nothing but blanks in it.", "empty_file")
     layout, delimiter = _by_text(text, claimed, name)
     return Seen(layout, encoding, delimiter, _lie(claimed, layout, name))
 

@@ -27,7 +27,7 @@ from training.datasets.parallel import Done
 from training.datasets.personal import find_personal
 from training.datasets.problems import MAX_EXCERPT, DataError, Problem
 from training.datasets.shards import Part, records_of
-from training.datasets.texts import has_something_to_learn, kind_of_example, names_of_texts, texts_of
+from training.datasets.texts import as_read, has_something_to_learn, kind_of_example, names_of_texts, texts_of
 from training.datasets.token_preview import lost_text
 from training.encoding import Encoded, Encoder
 
@@ -93,7 +93,11 @@ class _Measuring:
         self._features.append(features_of(examples))
         self._offsets += [offset for offset, _ in batch]
         self._labelled += [text_and_answer(example) for example in examples]
-        encodings = self._opened[1].encode_all(examples) if self._opened else [None] * len(batch)
+        encodings = (
+            self._opened[1].encode_all([as_read(example) for example in examples])
+            if self._opened
+            else [None] * len(batch)
+        )
         for (_, record), exact, encoded in zip(batch, prints.exact.tolist(), encodings, strict=True):
             detect_language = exact % self._piece.language_of_one_in == 0
             problems = [*self._look_at(record, detect_language), *self._token_problems(record, encoded)]

@@ -15,15 +15,16 @@ import msgspec
 
 from training.datasets.codes import problem
 from training.datasets.convert import Converter
+from training.datasets.encodings import as_in, is_unicode
 from training.datasets.examples import Kind, Record
 from training.datasets.layouts import see
 from training.datasets.limits import FREE_UNPACKED, MAX_RATIO, PROBLEMS_KEPT
-from training.datasets.looking import look_into
+from training.datasets.looking import legacy_encoding, look_into, other_sheets
 from training.datasets.problems import DataError, Problem
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
-from training.datasets.readers.rows import Row, Skipped
-from training.datasets.sources import Reading, kind_of
+from training.datasets.readers.rows import Row, Sheets, Skipped
+from training.datasets.sources import TEXTUAL, Reading, kind_of
 
 _BEAT = 0.2  # seconds between two words of how far it is
 _ROW_COST = 16  # bytes that a row counts at least, so that rows of nothing end, too
@@ -66,10 +67,18 @@ class _Writer:
         """All of a file's. What stops the reading is a problem of the file; what was read is kept."""
         part = self._part
         inside = name if name != part.name else ""
+        if not part.start and reading.layout in TEXTUAL and not is_unicode(reading.encoding):
+            reason = legacy_encoding(reading.encoding)
+            self.of_file("legacy_encoding", name, reason, as_in(path, reading.encoding))
         converter = Converter(reading, name)
         before, problems_before = self.read, self.counts.total()
         try:
             for row in read_rows(path, reading, part.start, part.end, part.first):
+                if isinstance(row, Sheets):
+                    if len(row.names) > 1:
+                        self.of_file("other_sheets", name, other_sheets(*row.names))
+                        problems_before += 1  # it says nothing of what is in this one
+                    continue
                 self._beat(row.done)
                 if isinstance(row, Skipped):
                     continue
@@ -96,8 +105,8 @@ class _Writer:
         if nothing and part.end is None:  # of a range, the others may have what it has not
             self.of_file("empty_file", name, "There is nothing to read in it.")
 
-    def of_file(self, code: str, name: str, reason: str) -> None:
-        self.problem(problem(code, name, 0, "", "", reason))
+    def of_file(self, code: str, name: str, reason: str, excerpt: str = "") -> None:
+        self.problem(problem(code, name, 0, "", excerpt, reason))
 
     def problem(self, found: Problem) -> None:
         self.counts[found.code] += 1

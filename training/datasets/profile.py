@@ -35,6 +35,7 @@ from training.datasets.progress import Progress, silent
 from training.datasets.reading import ReadSummary
 from training.datasets.report import Count, PreviewToken, Report
 from training.datasets.shards import Index, parts_of
+from training.datasets.texts import as_read
 from training.datasets.token_preview import token_preview
 from training.encoding import Encoded
 
@@ -229,7 +230,9 @@ class _Whole:
         """Of examples from all over the dataset."""
         opened, encoder = open_encoder(str(model))
         step = max(1, self._rows // _PREVIEWS)
-        examples = [self._index.record(row).example for row in range(0, self._rows, step)[:_PREVIEWS]]
+        examples = [
+            as_read(self._index.record(row).example) for row in range(0, self._rows, step)[:_PREVIEWS]
+        ]
         encodings = encoder.encode_all(examples)
         return [token_preview(e, opened.tokenizer, max_tokens) for e in encodings if isinstance(e, Encoded)]
 

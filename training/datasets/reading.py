@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -40,12 +40,18 @@ class ReadSummary(msgspec.Struct):
 
 
 def read_sources(
-    sources: list[Source], folder: Path, *, progress: Progress = silent, processes: int = 2
+    sources: list[Source],
+    folder: Path,
+    *,
+    unreadable: Sequence[Problem] = (),
+    progress: Progress = silent,
+    processes: int = 2,
 ) -> ReadSummary:
     """Writes `records/00000.jsonl`, ... and `problems.jsonl` in the folder, in place of earlier ones.
 
-    `progress` hears of the bytes of the sources. Raises DataError `no_files`, `unknown_encoding` and `disk_full`,
-    OSError, and what `progress` raises.
+    `unreadable`: what is wrong with files beside them that cannot be read at all, which is said first. `progress` hears
+    of the bytes of the sources. Raises DataError `no_files`, `unknown_encoding` and `disk_full`, OSError, and what
+    `progress` raises.
     """
     if not sources:
         raise DataError("no_files", "There is no file to read: upload one first.")
@@ -58,7 +64,7 @@ def read_sources(
     try:
         shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
         (work / "records").mkdir(parents=True)
-        summary = _Reading(sources, work, progress, processes).run()
+        summary = _Reading(sources, unreadable, work, progress, processes).run()
         shutil.rmtree(folder / "records", ignore_errors=True)
         (work / "records").rename(folder / "records")
         (work / "problems.jsonl").replace(folder / "problems.jsonl")
@@ -70,8 +76,15 @@ def read_sources(
 
 
 class _Reading:
-    def __init__(self, sources: list[Source], work: Path, progress: Progress, processes: int) -> None:
-        self._sources, self._work, self._processes = sources, work, processes
+    def __init__(
+        self,
+        sources: list[Source],
+        unreadable: Sequence[Problem],
+        work: Path,
+        progress: Progress,
+        processes: int,
+    ) -> None:
+        self._sources, self._unreadable, self._work, self._processes = sources, unreadable, work, processes
         self._kind: Kind = kind_of(sources[0].reading.shape)
         self._progress = progress
         self._total = sum(source.path.stat().st_size for source in sources)
@@ -160,11 +173,12 @@ class _Reading:
     def _gather(self, parts: int) -> ReadSummary:
         """The parts' shards under their last names, and their problems in one file."""
         self._name_the_empty(parts)
-        counts: Counter[str] = Counter()
+        counts = Counter(problem.code for problem in self._unreadable)
         unused: dict[tuple[int, str], dict[str, None]] = {}
-        written: Counter[str] = Counter()
+        written = counts.copy()
         shards = 0
         with (self._work / "problems.jsonl").open("wb") as problems:
+            problems.writelines(msgspec.json.encode(problem) + b"\n" for problem in self._unreadable)
             for number in range(parts):
                 counts.update(self._results[number].problems)
                 folder = self._work / f"{number:05d}"

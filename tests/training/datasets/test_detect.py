@@ -56,7 +56,7 @@ def test_every_layout_is_known_by_its_content(
     assert (honest.reading.layout, honest.reading.shape) == (layout, shape)
     assert nameless.reading.layout == ("text" if layout == "markdown" else layout)
     assert honest.rows
-    assert "name ends in" not in honest.reason
+    assert honest.notices == []
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,8 @@ def test_a_name_that_lies_is_read_by_content_and_said(
 
     assert detected.reading is not None
     assert detected.reading.layout == layout
-    assert f"name ends in .{name.rpartition('.')[2]}, but the file is" in detected.reason
+    (notice,) = detected.notices
+    assert f"name ends in .{name.rpartition('.')[2]}, but the file is" in notice
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_fields_of_other_names_are_guessed_by_what_they_hold_and_the_guess_is_sa
     assert detected.reading is not None
     assert detected.reading.columns == {"text": "Kundenfrage", "label": "Bereich"}
     assert detected.columns == ["Kundenfrage", "Bereich"]
-    assert "guess" in detected.reason
+    assert "guess" in detected.notices[0]
 
 
 def test_a_column_of_few_values_beside_texts_is_guessed_to_be_their_label_and_the_guess_is_said(
@@ -152,11 +153,11 @@ def test_a_column_of_few_values_beside_texts_is_guessed_to_be_their_label_and_th
 
     assert mixed.reading is not None
     assert (mixed.reading.shape, mixed.reading.columns) == ("labelled", {"text": "text", "label": "emotion"})
-    assert "guess" in mixed.reason
+    assert "guess" in "".join(mixed.notices)
     assert sorted_by_it.reading is not None
     assert sorted_by_it.reading.shape == "document"
-    assert "guess" in sorted_by_it.reason
-    assert "guess" not in corpus.reason
+    assert "guess" in "".join(sorted_by_it.notices)
+    assert corpus.notices == []
 
 
 @pytest.mark.parametrize(
@@ -188,20 +189,6 @@ def test_unicode_is_known_with_and_without_its_mark(tmp_path: Path, encoding: st
 
     assert detected.reading is not None
     assert detected.rows == [{"text": "Grüße aus Köln", "label": "höflich"}]
-
-
-@pytest.mark.parametrize(
-    ("encoding", "text"),
-    [
-        ("cp1252", "Die Lieferung für Herrn Müller kam früh, aber das Gerät läuft nicht – schade."),
-        ("cp1251", "Посылка пришла вовремя, но устройство не работает, и это очень жаль."),
-        ("shift_jis", "荷物は予定通りに届きましたが、残念ながら装置は動きません。どうすればいいですか。"),
-    ],
-)
-def test_a_legacy_code_page_is_guessed(tmp_path: Path, encoding: str, text: str) -> None:
-    detected = found(tmp_path, "\n\n".join([text] * 5).encode(encoding), "a.txt")
-
-    assert detected.rows[0]["text"].startswith(text)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from tests.training.datasets.records import chat, labelled, model_folder, sentence, write_records
 from training.datasets import profile as profiling
 from training.datasets import shards
-from training.datasets.examples import ChatExample, LabelledExample, Message, Record
+from training.datasets.examples import ChatExample, LabelledExample, Message, PreferenceExample, Record
 from training.datasets.problems import DataError, Problem
 from training.datasets.profile import profile
 from training.datasets.progress import Cancelled
@@ -110,6 +110,18 @@ def test_tokens_are_counted_as_they_are_trained_and_what_is_too_long_says_what_i
     assert problem.line == 2
     assert f"{report.lost_tokens} of those" in problem.reason
     assert problem.excerpt == "this is too late " + "y" * 53 + "<|im_end|>"
+
+
+def test_of_a_pair_of_answers_the_prompt_with_the_better_one_is_counted(tmp_path: Path) -> None:
+    asked = [Message("user", "Hi"), Message("assistant", "Ho"), Message("user", "?")]
+    pair = PreferenceExample(asked, "This one", "x" * 500)
+    folder = write_records(tmp_path / "work", [pair])
+    report = profile(folder, model=model_folder(tmp_path / "tiny"), max_tokens=50)
+    assert report.tokens is not None
+    (preview,) = report.previews
+    assert "".join(token.text for token in preview if token.trained) == "This one<|im_end|>"
+    assert (report.tokens.largest, report.trained_tokens, report.too_long) == (len(preview), 9, 1)
+    assert report.lost_tokens == len(preview) - 50 == 4
 
 
 def test_a_preview_shows_a_character_of_several_tokens_once(tmp_path: Path) -> None:

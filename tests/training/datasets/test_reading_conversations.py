@@ -388,7 +388,7 @@ def test_conversations_are_read_in_the_encoding_they_have(tmp_path: Path, encodi
     assert done.examples[2] == said(
         ("user", "Wie läuft das Gerät?"), ("assistant", "Schön. Für Sie natürlich auch.")
     )
-    assert done.problems == []
+    assert done.codes == (["legacy_encoding"] if encoding == "cp1252" else [])
 
 
 @pytest.mark.parametrize("indent", [None, 2])
