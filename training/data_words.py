@@ -69,7 +69,7 @@ _LINE = re.compile(r"(.+), line (\d+)")
 
 
 def said(text: str) -> str:
-    """Sentences of training/datasets, one after another, a place and a colon maybe before each, in the reader's language."""
+    """Sentences of training/datasets, one after another, maybe with a place and a colon before, in the reader's language."""
     if not text or (get_language() or "en").startswith("en"):
         return text
     if (exactly := _(text)) != text:

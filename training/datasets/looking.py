@@ -16,7 +16,7 @@ from training.datasets.limits import MAX_LINE
 from training.datasets.problems import DataError
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
-from training.datasets.readers.rows import Row, Sheets, Skipped
+from training.datasets.readers.rows import NoValue, Row, Sheets, Skipped
 from training.datasets.shapes import guess_shape, usual_columns
 from training.datasets.sources import TEXTUAL, Detected, Layout, Reading, Shape
 
@@ -90,7 +90,7 @@ def look_into(
         found.reason = _reason(seen, "documents")
         return found
     found.columns = list(dict.fromkeys(str(name) for row in rows for name in row))
-    guessed = guess_shape(rows)
+    guessed = guess_shape([_with_values(row) for row in rows])
     if asked is not None and (guessed is None or guessed[0] != asked.shape):
         guessed = asked.shape, usual_columns(asked.shape, found.columns) or {}, True
     if guessed is None:
@@ -165,6 +165,10 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple
             raise
         flaw = error.code, error.message
     return rows, flaw, sheets
+
+
+def _with_values(row: dict[str, object]) -> dict[str, object]:
+    return {name: None if isinstance(cell, NoValue) else cell for name, cell in row.items()}
 
 
 def _shown(row: Mapping[str, object]) -> dict[str, str]:

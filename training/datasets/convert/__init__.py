@@ -11,6 +11,7 @@ from training.datasets.convert import conversations, texts
 from training.datasets.convert.found import Found
 from training.datasets.examples import Example
 from training.datasets.problems import Problem
+from training.datasets.readers.rows import NoValue
 from training.datasets.shapes import FIELDS, GROUP_NAMES, LABEL_FIELDS
 from training.datasets.sources import Reading, Shape
 
@@ -24,6 +25,7 @@ _CONVERT: dict[Shape, Callable[[Mapping[str, object], Found], Example]] = {
     "translation": texts.translation,
     "document": texts.document,
 }
+_NOT_SAVED = "The file has the formula, and not what it comes to."
 _LISTS = ("messages", "conversations")  # a row without them has an OpenAI code of its own
 _KNOWN = frozenset((*GROUP_NAMES, "tools", "functions"))  # used, or told in another way
 _MOST_UNUSED = 1000
@@ -67,6 +69,13 @@ class Converter:
                     break
         if not self._seen.issuperset(value):
             self._note_unused(value, used)
+        for field, cell in fields.items():
+            if isinstance(cell, NoValue):
+                found.say(
+                    "no_value", field, cell, _NOT_SAVED if cell.startswith("=") else f"The cell says {cell}."
+                )
+        if found.broken:
+            return None, "", found.problems
         missing = [field for field in self._required if field not in fields]
         for field in missing:
             found.say("missing_column", field, value, f"The example has no {field!r}.")
