@@ -44,6 +44,7 @@ TEMPLATES = (
     "Only the sheet {0} is read, and not {1}.",
     "Read as {0}, it does not fit the others, which are {1}.",
     "The archive has {0} files; at most {1} are read.",
+    "The cell says {0}.",
     "The dataset in {0} cannot be read: {1}.",
     "The dataset in {0} is not what its manifest says.",
     "The evaluation data in {0} cannot be read: {1}.",
@@ -56,6 +57,7 @@ TEMPLATES = (
     "The messages are not valid JSON: {0}.",
     "The model's vocabulary cannot be read: {0}",
     "The name ends in .{0}, but the file is {1}.",
+    "The same text is {0} in {1}, and {2} here.",
     "The workbook has no sheet {0}.",
     "The {0} is empty.",
     "The {0} is not a text.",
@@ -69,7 +71,7 @@ _LINE = re.compile(r"(.+), line (\d+)")
 
 
 def said(text: str) -> str:
-    """Sentences of training/datasets, one after another, maybe with a place and a colon before, in the reader's language."""
+    """Sentences of training/datasets in the reader's language: one or more, each perhaps behind a place and a colon."""
     if not text or (get_language() or "en").startswith("en"):
         return text
     if (exactly := _(text)) != text:
@@ -86,9 +88,12 @@ def _sentence(text: str) -> str | None:
     place, _colon, rest = text.partition(": ")
     if (known := _known(rest)) is None:
         return None
-    if (line := _LINE.fullmatch(place)) is not None:
-        place = _("%(file)s, line %(line)s") % {"file": line[1], "line": line[2]}
-    return f"{place}：{known}"
+    return f"{_place(place)}：{known}"
+
+
+def _place(text: str) -> str:
+    line = _LINE.fullmatch(text)
+    return text if line is None else _("%(file)s, line %(line)s") % {"file": line[1], "line": line[2]}
 
 
 def code_name(code: str) -> str:
@@ -103,7 +108,7 @@ def _known(text: str) -> str | None:
         return str(SHAPES[text])
     for template, pattern in _patterns():
         if (found := pattern.fullmatch(text)) is not None:
-            return _(template).format(*(_known(filling) or filling for filling in found.groups()))
+            return _(template).format(*(_known(filling) or _place(filling) for filling in found.groups()))
     return None
 
 
