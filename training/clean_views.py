@@ -73,7 +73,8 @@ def clean(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
 def versions(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
     dataset = access.get_dataset(person(request), dataset_id)
     work = life.unfinished(dataset)
-    found = list(dataset.versions.select_related("created_by"))
+    # Why one could not be made, the page says once; there is nothing of it to list.
+    found = list(dataset.versions.exclude(state=DatasetVersion.State.FAILED).select_related("created_by"))
     for version in found:
         pretty = msgspec.json.format(msgspec.json.encode(version.recipe), indent=2)
         version.recipe_text = pretty.decode()  # type: ignore[attr-defined]
