@@ -99,7 +99,7 @@ def look_into(
         return found
     reading.shape, reading.columns, sure = guessed
     found.reason = _reason(seen, _SHAPES[reading.shape])
-    if not sure:
+    if not sure and (asked is None or not asked.columns):
         found.notices.append(_GUESS)
     return found
 
