@@ -1,7 +1,7 @@
 """What is done to data before it is frozen: a switch for each step. Knows nothing of how the steps work.
 
-A version's hash is taken of the examples that come of it: the same recipe on the same data is the same version, and so is
-another recipe that makes the same examples of it.
+A version's hash is taken of the examples that come of it: the same recipe on the same data is the same version, and so
+is another recipe that makes the same examples of it.
 """
 
 from __future__ import annotations
