@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from training.datasets.dialect import SEPARATOR, encloses_fields, without_separator_line
 from training.datasets.encodings import SAMPLE, guess
 from training.datasets.shapes import FIELDS
 from training.datasets.sources import Layout
@@ -169,6 +170,8 @@ def _json_layout(text: str, claimed: Layout | None) -> Layout:
 
 def table_delimiter(text: str, claimed: bool, tabs: bool) -> str:
     """What parts the fields of a table; "" where the text seems to be none."""
+    if said := SEPARATOR.match(text):
+        return said.group(1)
     best, best_score = "", 0.0
     for delimiter in ("\t",) if tabs else _DELIMITERS:
         rows = first_rows(text, delimiter)
@@ -199,7 +202,9 @@ def table_delimiter(text: str, claimed: bool, tabs: bool) -> str:
 
 def first_rows(text: str, delimiter: str, count: int = 50) -> list[list[str]]:
     rows: list[list[str]] = []
-    reader = csv.reader(io.StringIO(text[: 2**20], newline=""), delimiter=delimiter)
+    text = without_separator_line(text[: 2**20])
+    quoting = csv.QUOTE_MINIMAL if encloses_fields(text, delimiter) else csv.QUOTE_NONE
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
     try:
         for row in reader:
             if any(row):
