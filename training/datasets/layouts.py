@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -84,7 +85,7 @@ def see(path: Path, name: str) -> Seen:
     claimed = _EXTENSIONS.get(name.rpartition(".")[2].lower()) if "." in name else None
     if not sample:
         return Seen(None, "", "", "The file is empty.", "empty_file")
-    layout, why = _by_magic(path, sample)
+    layout, why = _by_magic(path, sample, claimed)
     if why:
         return Seen(None, "", "", f"The file is {why}.", "unreadable_file")
     if layout is not None:
@@ -109,7 +110,7 @@ def _lie(claimed: Layout | None, layout: Layout, name: str) -> str:
     return f"The name ends in .{name.rpartition('.')[2]}, but the file is {NAMES[layout]}."
 
 
-def _by_magic(path: Path, sample: bytes) -> tuple[Layout | None, str]:
+def _by_magic(path: Path, sample: bytes, claimed: Layout | None) -> tuple[Layout | None, str]:
     for magic, what in _FOREIGN.items():
         if sample.startswith(magic) and not (
             len(magic) == 2 and sample[:64].isascii() and sample[:64].isalnum()
@@ -117,10 +118,12 @@ def _by_magic(path: Path, sample: bytes) -> tuple[Layout | None, str]:
             return None, what
     if sample.startswith(b"PAR1"):
         return "parquet", ""
-    if b"%PDF-" in sample[:1024] and not sample.lstrip().startswith((b"{", b"[")):
-        return "pdf", ""
     if sample.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
         return _by_members(path)
+    # A printer's commands may stand before it; elsewhere it is what a text tells of.
+    is_pdf = sample.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"%PDF-")
+    if is_pdf or (claimed == "pdf" and b"%PDF-" in sample[:1024]):
+        return "pdf", ""
     return None, ""
 
 
