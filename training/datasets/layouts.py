@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from training.datasets.dialect import SEPARATOR, encloses_fields, without_separator_line
+from training.datasets.dialect import SEPARATOR, are_enclosed, cells, without_separator_line
 from training.datasets.encodings import SAMPLE, guess
 from training.datasets.shapes import FIELDS
 from training.datasets.sources import Layout
@@ -82,7 +82,7 @@ def see(path: Path, name: str) -> Seen:
     with path.open("rb") as file:
         sample = file.read(SAMPLE)
         whole = len(sample) < SAMPLE
-    claimed = _EXTENSIONS.get(name.rpartition(".")[2].lower()) if "." in name else None
+    claimed = layout_of_name(name)
     if not sample:
         return Seen(None, "", "", "The file is empty.", "empty_file")
     layout, why = _by_magic(path, sample, claimed)
@@ -102,6 +102,10 @@ def see(path: Path, name: str) -> Seen:
         return Seen(None, "", "", "The file has nothing but blanks in it.", "empty_file")
     layout, delimiter = _by_text(text, claimed, name)
     return Seen(layout, encoding, delimiter, _lie(claimed, layout, name))
+
+
+def layout_of_name(name: str) -> Layout | None:
+    return _EXTENSIONS.get(name.rpartition(".")[2].lower()) if "." in name else None
 
 
 def _lie(claimed: Layout | None, layout: Layout, name: str) -> str:
@@ -206,8 +210,7 @@ def table_delimiter(text: str, claimed: bool, tabs: bool) -> str:
 def first_rows(text: str, delimiter: str, count: int = 50) -> list[list[str]]:
     rows: list[list[str]] = []
     text = without_separator_line(text[: 2**20])
-    quoting = csv.QUOTE_MINIMAL if encloses_fields(text, delimiter) else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
+    reader = cells(io.StringIO(text, newline=""), delimiter, enclosed=are_enclosed(text, delimiter))
     try:
         for row in reader:
             if any(row):

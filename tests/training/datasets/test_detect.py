@@ -259,6 +259,21 @@ def test_of_a_large_file_in_an_archive_only_the_beginning_is_unpacked_to_look_in
     assert detected.reading.shape == shape
 
 
+@pytest.mark.parametrize("other", ["picture.png", "note.txt", "part.unknown"])
+def test_examples_in_an_archive_are_found_whatever_lies_before_them(tmp_path: Path, other: str) -> None:
+    content = b"\x89PNG\r\n\x1a\n" if other.endswith("png") else b"Just a note.\n" * 10
+    before = {f"a/{number} {other}": content for number in range(25)}
+    packed = archive(
+        {**before, "info.json": b'{"about": "our shop", "by": "us"}', "train.jsonl": jsonl(CHAT * 9)}
+    )
+
+    detected = found(tmp_path, packed, "all.zip")
+
+    assert detected.reading is not None
+    assert detected.reading.shape == "chat"
+    assert "train.jsonl" in detected.reason
+
+
 def test_a_file_too_large_to_be_looked_into_is_named_and_keeps_nobody_from_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

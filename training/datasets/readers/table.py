@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from training.datasets.dialect import SAMPLE, SEPARATOR, encloses_fields
+from training.datasets import dialect
 from training.datasets.encodings import MARK, open_text, position
 from training.datasets.limits import MAX_COLUMNS, MAX_LINE
 from training.datasets.readers.rows import Flaw, Row, Rows, Skipped
@@ -67,10 +67,10 @@ class _Feed:
 
 def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
     with open_text(path, encoding, newline="") as text:
-        quoting = csv.QUOTE_MINIMAL if encloses_fields(text.read(SAMPLE), delimiter) else csv.QUOTE_NONE
+        enclosed = dialect.are_enclosed(text.read(dialect.SAMPLE), delimiter)
         text.seek(0)
         feed = _Feed(text)
-        rows = csv.reader(feed, delimiter=delimiter, quoting=quoting, strict=True)
+        rows = dialect.cells(feed, delimiter, enclosed=enclosed, strict=True)
         names: list[str] = []
         done = 0
         while True:
@@ -84,7 +84,7 @@ def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
                 for _ in feed.skip_rest():
                     yield Skipped(position(text))
                 # A half-read row would go on in the next.
-                rows = csv.reader(feed, delimiter=delimiter, quoting=quoting, strict=True)
+                rows = dialect.cells(feed, delimiter, enclosed=enclosed, strict=True)
                 reason = f"It is longer than {MAX_LINE // 2**20} MB; a quotation mark may not be closed."
                 yield Flaw(line, "line_too_long", feed.beginning, reason, position(text))
                 continue
@@ -92,7 +92,7 @@ def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
                 feed.only_first()
                 yield Flaw(line, "invalid_row", feed.beginning, f"It is no row of a table: {error}.")
                 continue
-            if not any(cells) or (line == 1 and SEPARATOR.fullmatch(feed.beginning)):
+            if not any(cells) or (line == 1 and dialect.SEPARATOR.fullmatch(feed.beginning)):
                 continue
             if not names:
                 names = column_names(cells, header)
