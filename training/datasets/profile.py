@@ -181,8 +181,10 @@ class _Whole:
                 if code in ("exact_duplicate", "near_duplicate"):
                     first = self._duplicates.same if code == "exact_duplicate" else self._duplicates.cluster
                     other = self._index.record(int(first[row]))
-                    alike = "the same as" if code == "exact_duplicate" else "nearly the same as"
-                    reason = f"It is {alike} {name_of(other, self._files)}, line {other.line}."
+                    name = name_of(other, self._files)
+                    same = f"It is the same as {name}, line {other.line}."
+                    alike = f"It is nearly the same as {name}, line {other.line}."
+                    reason = same if code == "exact_duplicate" else alike
                 yield problem_with(self._index.record(row), self._files, code, reason=reason)
 
         for row, other in islice(
@@ -194,8 +196,7 @@ class _Whole:
             reason = f"The same text is {others} in {place}, and {labels} here."
             yield problem_with(record, self._files, "conflicting_labels", reason=reason, path="label")
         for label, count, row in self._rare[:MOST_PROBLEMS]:
-            few = "one example has" if count == 1 else f"{count} examples have"
-            reason = f"Only {few} the label “{shown(label, 80)}”: too few to learn it and to judge what was learnt."
+            reason = f"Examples with the label “{shown(label, 80)}”: {count}. That is too few to learn it and to judge."
             yield problem_with(
                 self._index.record(row), self._files, "rare_label", reason=reason, path="label"
             )

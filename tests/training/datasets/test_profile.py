@@ -175,8 +175,8 @@ def test_a_label_of_few_examples_is_told_where_it_is_first(
     assert report.severities["rare_label"] == "warning"
     found = [(p.file, p.line, p.reason) for p in problems_in(folder) if p.code == "rare_label"]
     assert [(file, line) for file, line, _ in found] == [("tickets.csv", 41), ("tickets.csv", 45)]
-    assert "2 examples have the label “typo”" in found[0][2]
-    assert "Only one example has the label “once”" in found[1][2]
+    assert "Examples with the label “typo”: 2." in found[0][2]
+    assert "Examples with the label “once”: 1." in found[1][2]
 
 
 def test_the_same_text_under_different_labels_is_told_with_both(
