@@ -80,7 +80,7 @@ def problem_with(
         severity=severity,
         file=name_of(record, files),
         line=record.line,
-        path=".".join(filter(None, [record.path, path])),
+        path=path,
         excerpt=excerpt or excerpt_of(record.example, MAX_EXCERPT),
         reason=reason or usual_reason,
         remedy=remedy,
@@ -88,5 +88,7 @@ def problem_with(
 
 
 def name_of(record: Record, files: list[str]) -> str:
-    """As the person named it."""
+    """As the person named it; of an archive, the file in it."""
+    if record.path:
+        return record.path
     return files[record.file] if record.file < len(files) else f"file {record.file + 1}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from training.datasets.codes import shown
 from training.datasets.encodings import as_in, is_unicode
-from training.datasets.layouts import NAMES, Seen, first_rows, looks_like_header, see
+from training.datasets.layouts import NAMES, Seen, first_rows, layout_of_name, looks_like_header, see
 from training.datasets.limits import MAX_LINE
 from training.datasets.problems import DataError
 from training.datasets.readers import read_rows
@@ -178,11 +178,18 @@ def _shown(row: Mapping[str, object]) -> dict[str, str]:
     }
 
 
+def _promise(name: str, size: int) -> tuple[int, int]:
+    """Examples are rather in the largest table or JSON file than in a note or a picture beside it."""
+    claimed = layout_of_name(name)
+    return 2 if claimed is None else int(claimed in _DOCUMENTS), -size
+
+
 def _archive(path: Path, name: str, seen: Seen, member_path: Path) -> Detected:
-    """As the first of its files whose fields have names, else as documents."""
+    """As the first of its files, by what they promise, whose fields have names; else as documents."""
     documents: Detected | None = None
     code, why = "unreadable_file", "Nothing in the archive can be read."
-    for member in itertools.islice(unpack_each(path, name, member_path, most=_MEMBER_SIZE), _MEMBERS):
+    members = unpack_each(path, name, member_path, most=_MEMBER_SIZE, order=_promise)
+    for member in itertools.islice(members, _MEMBERS):
         if member.refused is not None:
             code, why = member.refused.code, member.refused.message
             continue

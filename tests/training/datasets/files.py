@@ -84,9 +84,9 @@ def word(paragraphs: Sequence[str], title: str = "") -> bytes:
     return file.getvalue()
 
 
-def archive(members: dict[str, bytes]) -> bytes:
+def archive(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+    with zipfile.ZipFile(file, "w", method) as packed:
         for name, content in members.items():
             packed.writestr(name, content)
     return file.getvalue()

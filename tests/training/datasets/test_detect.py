@@ -6,6 +6,7 @@ import random
 import selectors
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,26 @@ def test_a_name_that_lies_is_read_by_content_and_said(
     assert detected.reading.layout == layout
     (notice,) = detected.notices
     assert f"name ends in .{name.rpartition('.')[2]}, but the file is" in notice
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "layout"),
+    [
+        (archive({"a.pdf": pdf(["Hello there"])}, zipfile.ZIP_STORED), "a.zip", "zip"),
+        ("How to recognise files.\n\n%PDF-1.7 begins a PDF.\n", "a.txt", "text"),
+        ("question,answer\nHow does a PDF begin?,With %PDF-1.4\n", "a.csv", "csv"),
+        (b"\n" + pdf(["Hello there"]), "a.txt", "pdf"),
+        (b"\x1b%-12345X@PJL JOB\r\n" + pdf(["Hello there"]), "a.pdf", "pdf"),
+    ],
+    ids=["zip", "text", "csv", "blank", "printer"],
+)
+def test_what_holds_a_pdf_or_tells_of_one_is_none(
+    tmp_path: Path, content: bytes | str, name: str, layout: str
+) -> None:
+    detected = found(tmp_path, content, name)
+
+    assert detected.reading is not None
+    assert detected.reading.layout == layout
 
 
 @pytest.mark.parametrize(
@@ -236,6 +257,21 @@ def test_of_a_large_file_in_an_archive_only_the_beginning_is_unpacked_to_look_in
     assert (tmp_path / "member").stat().st_size == 10_000
     assert detected.reading is not None
     assert detected.reading.shape == shape
+
+
+@pytest.mark.parametrize("other", ["picture.png", "note.txt", "part.unknown"])
+def test_examples_in_an_archive_are_found_whatever_lies_before_them(tmp_path: Path, other: str) -> None:
+    content = b"\x89PNG\r\n\x1a\n" if other.endswith("png") else b"Just a note.\n" * 10
+    before = {f"a/{number} {other}": content for number in range(25)}
+    packed = archive(
+        {**before, "info.json": b'{"about": "our shop", "by": "us"}', "train.jsonl": jsonl(CHAT * 9)}
+    )
+
+    detected = found(tmp_path, packed, "all.zip")
+
+    assert detected.reading is not None
+    assert detected.reading.shape == "chat"
+    assert "train.jsonl" in detected.reason
 
 
 def test_a_file_too_large_to_be_looked_into_is_named_and_keeps_nobody_from_the_others(

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.training.datasets.files import archive, source
 from tests.training.datasets.records import chat, labelled, model_folder, sentence, write_records
 from training.datasets import profile as profiling
 from training.datasets import shards
@@ -14,7 +15,7 @@ from training.datasets.examples import ChatExample, LabelledExample, Message, Pr
 from training.datasets.problems import DataError, Problem
 from training.datasets.profile import profile
 from training.datasets.progress import Cancelled
-from training.datasets.reading import ReadSummary
+from training.datasets.reading import ReadSummary, read_sources
 from training.datasets.report import Count, Report
 
 TWENTY = [chat(sentence(n, 10), sentence(-n - 1)) for n in range(20)]
@@ -47,6 +48,25 @@ def test_a_row_without_a_text_at_the_end_of_a_file_is_looked_at_like_others(
     report = profile(write_records(tmp_path / "work", examples), model=None, max_tokens=0)
     assert (report.read, report.near_duplicates) == (number, 0)
     assert counted(report.problems)["nothing_to_learn"] == 1
+
+
+def test_of_an_archive_the_file_within_it_is_named(tmp_path: Path) -> None:
+    asked = chat(sentence(30, 10), sentence(-31) + " eve@example.com")
+    one, two = (
+        b"".join(msgspec.json.encode({"messages": example.messages}) + b"\n" for example in some)
+        for some in (TWENTY[:3], [TWENTY[1], asked])
+    )
+    packed = source(tmp_path, archive({"a/one.jsonl": one, "b/two.jsonl": two}), "dup.zip")
+    read_sources([packed], tmp_path / "work")
+
+    profile(tmp_path / "work", model=None, max_tokens=0, files=["dup.zip"])
+
+    assert [(p.code, p.file, p.line, p.path) for p in problems_in(tmp_path / "work")] == [
+        ("personal_email", "dup.zip/b/two.jsonl", 2, "messages[1].content"),
+        ("exact_duplicate", "dup.zip/b/two.jsonl", 1, ""),
+    ]
+    (repeated,) = (p for p in problems_in(tmp_path / "work") if p.code == "exact_duplicate")
+    assert repeated.reason == "It is the same as dup.zip/a/one.jsonl, line 2."
 
 
 def test_a_shared_system_message_makes_no_near_duplicates(tmp_path: Path) -> None:

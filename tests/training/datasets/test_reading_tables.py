@@ -249,18 +249,61 @@ def test_rows_that_do_not_fit_the_table_lose_only_themselves(tmp_path: Path) -> 
     done = read_csv(tmp_path, content)
 
     assert [(problem.code, problem.line) for problem in done.problems] == [
-        ("invalid_row", 3),
+        ("too_many_fields", 3),
         ("invalid_encoding", 4),
         ("missing_column", 6),
     ]
     assert [record.line for record in done.records] == [2, 5]
 
 
+def test_quotation_marks_that_belong_to_the_texts_stay_there(tmp_path: Path) -> None:
+    pairs = [
+        ('"I am tired," she said.', '"Ich bin müde", sagte sie.'),
+        ('"Stop!', '"Halt!'),
+        ("Good night.", "Gute Nacht."),
+        ('The "best" one.', 'Der "beste".'),
+        ('Where?"', 'Wo?"'),
+    ]
+    content = "source\ttarget\n" + "".join(f"{source}\t{target}\n" for source, target in pairs)
+
+    detected = detect(write(tmp_path, content), "a.tsv")
+    done = read(tmp_path, source(tmp_path, content, "a.tsv"))
+
+    assert detected.rows[0] == {"source": pairs[0][0], "target": pairs[0][1]}
+    assert done.examples == [TranslationExample(*pair) for pair in pairs]
+    assert done.problems == []
+
+
+def test_a_mark_that_encloses_nothing_loses_its_own_line_and_no_other(tmp_path: Path) -> None:
+    good = '"Quoted, with\nanother line",good\n'
+    content = (
+        f'text,label\n{good}"open,good\n{good}fine,bad\n"shut" late,bad\n{good}"to the end,bad\nlast,good\n'
+    )
+
+    done = read_csv(tmp_path, content)
+
+    assert [(problem.code, problem.line) for problem in done.problems] == [
+        ("invalid_row", 4), ("invalid_row", 8), ("invalid_row", 11),
+    ]  # fmt: skip
+    assert [record.line for record in done.records] == [2, 5, 7, 9, 12]
+
+
+@pytest.mark.parametrize("line", ["sep=|", "SEP=|", '"sep=|"'])
+def test_excels_line_that_names_the_separator_is_no_row_of_the_table(tmp_path: Path, line: str) -> None:
+    content = f"\ufeff{line}\r\ntext|label\r\nSo, is it; or not?|good\r\n"
+
+    done = read(tmp_path, source(tmp_path, content, "a.csv"))
+
+    assert done.examples == [LabelledExample("So, is it; or not?", ["good"])]
+    assert done.records[0].line == 3
+    assert done.problems == []
+
+
 def test_a_quotation_mark_that_is_never_closed_neither_fills_memory_nor_ends_the_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.datasets.readers.table.MAX_LINE", 10_000)
-    content = 'text,label\n"open,good\n' + "fine,good\n" * 3000
+    content = 'text,label\n"open,good\n' + "fine,good\n" * 3000 + '"fine",good\n'
 
     done = read_csv(tmp_path, content)
 
@@ -279,7 +322,7 @@ def test_two_cells_at_the_far_ends_of_a_sheet_do_not_make_it_a_billion_large(tmp
     done = read(tmp_path, source(tmp_path, archive(members), "a.xlsx", Reading("xlsx", "labelled")))
 
     assert done.examples == [LabelledExample("x", ["y"])]
-    assert done.codes == ["invalid_row"]
+    assert done.codes == ["too_many_fields"]
 
 
 def test_macros_and_formulas_of_a_workbook_are_not_run_and_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
@@ -322,7 +365,7 @@ def test_a_formula_without_its_value_and_an_error_are_told_and_not_learnt(tmp_pa
     assert detected.reading is not None
     assert detected.reading.columns == {"text": "text", "label": "label"}
     assert done.examples == [LabelledExample("one", ["good"]), LabelledExample("", ["x"])]
-    assert [(p.code, p.line, p.path, p.excerpt) for p in done.problems] == [
+    assert [(p.code, p.line, p.path, p.excerpt) for p in done.problems if p.line] == [
         ("no_value", 3, "text", "=A2"),
         ("no_value", 4, "label", "#REF!"),
         ("empty_field", 5, "text", "null"),
@@ -369,7 +412,7 @@ def test_a_column_of_texts_is_not_cut_off_as_a_title_where_a_note_stands_beside_
     done = read(tmp_path, source(tmp_path, xlsx(rows), "a.xlsx"))
 
     assert [record.line for record in done.records] == [2, 3, 4, 6]
-    assert done.codes == ["invalid_row"]
+    assert done.codes == ["too_many_fields"]
 
 
 def test_a_damaged_workbook_or_parquet_file_is_a_problem_of_the_file(tmp_path: Path) -> None:
