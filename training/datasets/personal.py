@@ -173,7 +173,8 @@ def is_ssn(text: str) -> bool:
 
 
 def _ssns(text: str) -> Spans:
-    yield from (match.span() for match in _SSN.finditer(text) if is_ssn(match.group()))
+    if text.count("-") > 1:
+        yield from (match.span() for match in _SSN.finditer(text) if is_ssn(match.group()))
 
 
 def _phones(text: str) -> Spans:
