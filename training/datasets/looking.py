@@ -94,7 +94,7 @@ def look_into(
     if asked is not None and (guessed is None or guessed[0] != asked.shape):
         guessed = asked.shape, usual_columns(asked.shape, found.columns) or {}, True
     if guessed is None:
-        nothing = refused(seen, "unreadable_file", "No field in it holds text.")
+        nothing = refused(seen, "unreadable_file", _no_text(rows))
         found.reading, found.reason, found.code = None, nothing.reason, nothing.code
         return found
     reading.shape, reading.columns, sure = guessed
@@ -106,6 +106,18 @@ def look_into(
 
 def seen_as(asked: Reading) -> Seen:
     return Seen(asked.layout, asked.encoding, asked.delimiter, "")
+
+
+def _no_text(rows: list[dict[str, object]]) -> str:
+    """What to do about a file that has its examples one level further in."""
+    for name, value in rows[0].items() if len(rows) == 1 else ():
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            return f"Its examples are in the list {shown(name, 40)!r}: make a file of that list alone."
+        if isinstance(value, dict) and value:
+            return (
+                f"Its examples are called {shown(name, 40)!r} and so on: write them as a list, without names."
+            )
+    return "No field in it holds text."
 
 
 def refused(seen: Seen, code: str, why: str = "") -> Detected:
