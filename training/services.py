@@ -212,6 +212,8 @@ def start_freeze(
         parameters["validation"] = str(validation.id)
     made = uuid.uuid4()
     parameters["made"] = str(made)  # what is asked for the version, should it turn out to be an earlier one
+    # Of those whose making failed there is nothing but the reason, which programs ask for until the next is begun.
+    dataset.versions.filter(state=DatasetVersion.State.FAILED).delete()
     doing = _begin(dataset, Kind.FREEZE, parameters)
     version = DatasetVersion.objects.create(
         id=made,

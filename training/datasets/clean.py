@@ -230,6 +230,9 @@ class _Whole:
             augment = self.kept & (split == TRAIN) & (self.flags & AUGMENTABLE > 0)
             added = recipe.augment.copies * int(augment.sum())
             self.effects.append(Effect("augment", 0, 0, added, self._augmented(augment, recipe.augment)))
+        sizes = np.bincount(split[self.kept], minlength=len(SPLITS)).tolist()
+        sizes[TRAIN] += sum(effect.added for effect in self.effects)
+        self.effects.append(Effect("split", 0, 0, splits=dict(zip(SPLITS, sizes, strict=True))))
         return _Plan(kind, self._lines, self.kept, split, together, augment, self.effects)
 
     def _labels_of(self, rows: npt.NDArray[np.int64]) -> Labels:

@@ -42,6 +42,12 @@ _SAID: dict[str, tuple[Severity, str, str]] = {
         "It is in the evaluation data too, so a model trained on it would be tested on what it has seen.",
         "Leave out what overlaps before freezing.",
     ),
+    "conflicting_labels": (
+        "warning",
+        "",
+        "Decide which label is right, and correct the other; or give the text both, if it may have several. Leaving "
+        "out near-duplicates keeps whichever comes first.",
+    ),
     "rare_label": (
         "warning",
         "",

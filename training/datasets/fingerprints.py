@@ -100,11 +100,11 @@ def _piece_hashes(texts: list[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray
 
     A text shorter than that is one piece.
     """
-    padding = "\0" * (_PIECE - 1)
+    padding = "\0" * _PIECE  # a piece, also where there is no text at all
     joined = "".join(text + padding for text in texts).encode("utf-32-le", "surrogatepass")
     characters = np.frombuffer(joined, "<u4").astype(np.uint64)
     lengths = np.array([len(text) for text in texts])
-    begins = np.cumsum(lengths + _PIECE - 1) - (lengths + _PIECE - 1)
+    begins = np.cumsum(lengths + _PIECE) - (lengths + _PIECE)
     counts = np.maximum(lengths - (_PIECE - 1), 1)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     windows = len(characters) - (_PIECE - 1)

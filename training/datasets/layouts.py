@@ -92,9 +92,9 @@ def see(path: Path, name: str) -> Seen:
         return Seen(layout, "utf-8", ",", _lie(claimed, layout, name))
     encoding = guess(sample)
     if encoding is None:
-        said = f", although its name ends in .{name.rpartition('.')[2]}" if claimed else ""
-        reason = f"The file is neither text nor a format that is read here{said}."
-        return Seen(None, "", "", reason, "unreadable_file")
+        neither = "The file is neither text nor a format that is read here."
+        lie = f"Its name ends in .{name.rpartition('.')[2]}, and it is not that. {neither}"
+        return Seen(None, "", "", lie if claimed else neither, "unreadable_file")
     text = sample.decode(encoding, "replace").lstrip("\ufeff")
     if not whole:
         text = text[: text.rfind("\n") + 1] or text

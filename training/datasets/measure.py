@@ -17,6 +17,7 @@ import numpy as np
 from inference.formats.errors import ModelFileError
 from inference.text.open_model import TextModel, open_text_model
 from inference.text.template_host import TemplateError
+from training.datasets.conflicts import text_and_answer
 from training.datasets.examples import LabelledExample, Record
 from training.datasets.findings import problem_with
 from training.datasets.fingerprints import Fingerprints, fingerprints_of
@@ -78,6 +79,7 @@ class _Measuring:
         self._seen = 0
         self._offsets: list[int] = []
         self._values: list[float] = []
+        self._labelled: list[tuple[int, int]] = []
         self._tokens: list[int] = []
         self._trained: list[int] = []
         self._features = [np.empty((0, 2), np.float32)]
@@ -90,6 +92,7 @@ class _Measuring:
         self._prints.append(prints)
         self._features.append(features_of(examples))
         self._offsets += [offset for offset, _ in batch]
+        self._labelled += [text_and_answer(example) for example in examples]
         encodings = (
             self._opened[1].encode_all([as_read(example) for example in examples])
             if self._opened
@@ -110,6 +113,7 @@ class _Measuring:
             file,
             offsets=np.array(self._offsets, np.uint64),
             values=np.array(self._values),
+            labelled=np.array(self._labelled, np.uint64).reshape(-1, 2),
             tokens=np.array(self._tokens, np.uint32),
             trained=np.array(self._trained, np.uint32),
             features=np.concatenate(self._features),

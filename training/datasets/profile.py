@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import msgspec
@@ -20,8 +20,10 @@ import numpy.typing as npt
 from training.datasets.arrays import load, load_apart, load_fingerprints
 from training.datasets.aside import disk_full, write_aside
 from training.datasets.codes import shown
+from training.datasets.conflicts import find_conflicts
 from training.datasets.duplicates import find_duplicates, find_overlap
 from training.datasets.evaluation import evaluation_fingerprints
+from training.datasets.examples import Example, LabelledExample
 from training.datasets.findings import CODES, name_of, problem_with, severity_of
 from training.datasets.fingerprints import Fingerprints
 from training.datasets.histogram import histogram_of
@@ -123,6 +125,7 @@ class _Whole:
         self._outliers = find_outliers(load(self._arrays, "features"))
         offsets = load_apart(self._arrays, "offsets")
         self._index = Index([piece.part for piece in pieces], offsets)
+        self._conflicts = find_conflicts(*load(self._arrays, "labelled").T)
         self._rare = self._rare_labels([len(some) for some in offsets])
 
     def report(self, model: Path | None, max_tokens: int) -> Report:
@@ -134,7 +137,8 @@ class _Whole:
                 f"A dataset holds examples of one kind, and this one has {' and '.join(sorted(kinds))}.",
             )
         tokens, trained = (load(self._arrays, name) for name in ("tokens", "trained"))
-        found = {code: int(mask.sum()) for code, mask in self._masks()} | {"rare_label": len(self._rare)}
+        found = {code: int(mask.sum()) for code, mask in self._masks()}
+        found |= {"rare_label": len(self._rare), "conflicting_labels": len(self._conflicts[0])}
         problems = self._counted("problems") + Counter(found)
         return Report(
             kind=next(iter(kinds), ""),
@@ -177,13 +181,22 @@ class _Whole:
                 if code in ("exact_duplicate", "near_duplicate"):
                     first = self._duplicates.same if code == "exact_duplicate" else self._duplicates.cluster
                     other = self._index.record(int(first[row]))
-                    alike = "the same as" if code == "exact_duplicate" else "nearly the same as"
-                    reason = f"It is {alike} {name_of(other, self._files)}, line {other.line}."
+                    name = name_of(other, self._files)
+                    same = f"It is the same as {name}, line {other.line}."
+                    alike = f"It is nearly the same as {name}, line {other.line}."
+                    reason = same if code == "exact_duplicate" else alike
                 yield problem_with(self._index.record(row), self._files, code, reason=reason)
 
+        for row, other in islice(
+            zip(*(rows.tolist() for rows in self._conflicts), strict=True), MOST_PROBLEMS
+        ):
+            record, earlier = self._index.record(row), self._index.record(other)
+            place = f"{name_of(earlier, self._files)}, line {earlier.line}"
+            labels, others = _labels_of(record.example), _labels_of(earlier.example)
+            reason = f"The same text is {others} in {place}, and {labels} here."
+            yield problem_with(record, self._files, "conflicting_labels", reason=reason, path="label")
         for label, count, row in self._rare[:MOST_PROBLEMS]:
-            few = "one example has" if count == 1 else f"{count} examples have"
-            reason = f"Only {few} the label “{shown(label, 80)}”: too few to learn it and to judge what was learnt."
+            reason = f"Examples with the label “{shown(label, 80)}”: {count}. That is too few to learn it and to judge."
             yield problem_with(
                 self._index.record(row), self._files, "rare_label", reason=reason, path="label"
             )
@@ -223,6 +236,11 @@ class _Whole:
         ]
         encodings = encoder.encode_all(examples)
         return [token_preview(e, opened.tokenizer, max_tokens) for e in encodings if isinstance(e, Encoded)]
+
+
+def _labels_of(example: Example) -> str:
+    labels = [label for label in example.labels if label] if isinstance(example, LabelledExample) else []
+    return ", ".join(f"“{shown(label, 80)}”" for label in labels[:5]) or "without a label"
 
 
 def _add_reading(report: Report, read: ReadSummary) -> None:

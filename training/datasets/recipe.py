@@ -56,3 +56,4 @@ class Effect(msgspec.Struct):
     dropped: int  # examples it leaves out
     added: int = 0
     samples: list[tuple[str, str]] = []  # before and after, a few
+    splits: dict[str, int] = {}  # of the last step: examples in each

@@ -32,7 +32,7 @@ FIELDS: dict[Shape, dict[str, Field]] = {
     },
     "preference": {
         "instruction": Field(("instruction",), required=False),
-        "input": Field(("input", "prompt", "question"), required=False),
+        "input": Field(("input", "prompt", "question", "conversations", "messages"), required=False),
         "preferred_output": Field(("preferred_output", "chosen", "preferred", "accepted")),
         "non_preferred_output": Field(("non_preferred_output", "rejected", "non_preferred")),
         "system": _SYSTEM,
@@ -119,15 +119,17 @@ def guess_shape(rows: Sequence[Mapping[str, object]]) -> tuple[Shape, dict[str, 
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not names:
         return None
+    if pairs := usual_columns("preference", names):  # with conversations before them or not
+        return "preference", pairs, True
     if shape := _conversations(rows, names):
         return (*shape, True)
     if pair := _languages(rows):
         return "translation", pair, True
-    for candidate in ("preference", "alpaca", "prompt_completion", "translation", "labelled", "document"):
+    for candidate in ("alpaca", "prompt_completion", "translation", "labelled", "document"):
         columns = usual_columns(candidate, names)
         if columns is not None:
             if candidate == "labelled":
-                _numbers(rows, columns)
+                return candidate, columns, _numbers(rows, columns)
             if candidate == "document":
                 return _document_or_labelled(rows, names, columns)
             return candidate, columns | _good(candidate, rows, names), True
@@ -195,8 +197,9 @@ def _languages(rows: Sequence[Mapping[str, object]]) -> dict[str, str] | None:
     return dict(zip(("source", "target"), called, strict=True)) if len(called) == 2 else None
 
 
-def _numbers(rows: Sequence[Mapping[str, object]], columns: dict[str, str]) -> None:
-    """A "label" of broken numbers is a value to predict; a "target" or "rating" of words is a label."""
+def _numbers(rows: Sequence[Mapping[str, object]], columns: dict[str, str]) -> bool:
+    """A "label" of broken numbers is a value to predict; a "target" or "rating" of words is a label. Of both, what most
+    are: the others will be told as bad values. Returns whether there is no doubt."""
     if "label" in columns and any(name in columns for name in ("labels", "value")):
         columns.pop("value", None)
     for field, other in (("label", "value"), ("value", "label")):
@@ -206,12 +209,13 @@ def _numbers(rows: Sequence[Mapping[str, object]], columns: dict[str, str]) -> N
             str(row.get(columns[field])).strip() for row in rows if row.get(columns[field]) not in (None, "")
         ]
         numbers = [v for v in values if re.fullmatch(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?", v)]
-        broken = [v for v in numbers if re.search(r"[.,]\d*[1-9]", v)]
-        if (field == "label" and len(numbers) == len(values) and broken) or (
-            field == "value" and values and len(numbers) < len(values)
-        ):
+        broken = any(re.search(r"[.,]\d*[1-9]", v) for v in numbers)
+        most = len(numbers) * 2 > len(values)
+        if (field == "label" and most and broken) or (field == "value" and values and not most):
             columns[other] = columns.pop(field)
-            return
+        if "value" in columns:
+            return len(numbers) == len(values)
+    return True
 
 
 def _document_or_labelled(

@@ -133,7 +133,7 @@ def as_cleaning(dataset: Dataset) -> schemas.Cleaning | None:
 
 
 def _effects(found: Any) -> list[schemas.Effect]:
-    usual = {"added": 0, "samples": []}
+    usual = {"added": 0, "samples": [], "splits": {}}
     return [schemas.Effect.model_validate(usual | effect) for effect in found or []]
 
 

@@ -187,6 +187,7 @@ class Effect(Schema):
     dropped: int
     added: int
     samples: list[tuple[str, str]]  # before and after
+    splits: dict[str, int]  # of the last step: examples in each; else empty
 
 
 class Cleaning(Schema):

@@ -395,6 +395,37 @@ def test_a_version_shows_what_each_step_did_and_says_where_that_had_not_been_cou
     assert f"Version 3 was frozen with switches whose effects {said}" in frozen(deduplicate="exact")
 
 
+def test_splits_with_nothing_in_them_are_told_before_freezing_and_where_a_fine_tune_begins(
+    client: Client, dataset: Dataset, seen: Seen
+) -> None:
+    said = (
+        "No example is held back for validation",
+        "No example is held back for the test",
+        "Examples of one conversation or person",
+    )
+    lines = [{"prompt": f"Question {n}?", "completion": f"Answer {n}.", "group": "one"} for n in range(20)]
+    seen("one.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    tasks.run(str(services.start_report(dataset=dataset).pk))
+
+    def told(address: str, **switches: str) -> list[bool]:
+        """After the switches are counted, or frozen."""
+        if switches:
+            assert client.post(f"/data/{dataset.pk}/clean/", recipe_fields(**switches)).status_code == 302
+            tasks.run(str(dataset.work.get(state="queued").pk))
+        page = client.get(address).content.decode()
+        return [sentence in page for sentence in said]
+
+    clean, versions = f"/data/{dataset.pk}/clean/", f"/data/{dataset.pk}/versions/"
+    assert told(clean, count="1") == [True, True, True]
+    assert "20 for training, 0 for validation, 0 for the test" in client.get(clean).content.decode()
+    assert told(clean, count="1", test="0") == [True, False, True]
+    assert told(versions, freeze="1") == told("/fine-tunes/new/") == [True, True, True]
+    dataset.versions.update(validation=3, test=0)
+    assert told(versions) == told("/fine-tunes/new/") == [False, True, True]
+    dataset.versions.update(test=3)
+    assert told(versions) == told("/fine-tunes/new/") == [False, False, False]
+
+
 def test_versions_are_numbered_and_say_what_they_were_made_from(
     client: Client, dataset: Dataset, report: DataWork, alice: User
 ) -> None:

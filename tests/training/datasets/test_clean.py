@@ -71,11 +71,13 @@ def test_each_step_does_what_its_preview_counted(tmp_path: Path) -> None:
         "deduplicate": (0, 2, 0),
         "drop_outliers": (0, 4, 0),
         "drop_overlap": (0, 0, 0),
+        "split": (0, 0, 0),
     }
     assert [file.name for file in folder.iterdir()] == ["records"]
     assert not (tmp_path / "scratch").exists()
     manifest = freeze(folder, EVERYTHING, tmp_path / "version", parent="abc")
     assert manifest.effects == expected
+    assert expected[-1].splits == {name: split.examples for name, split in manifest.splits.items()}
     assert sum(split.examples for split in manifest.splits.values()) == len(MESSY) - 7
     samples = {effect.step: effect.samples for effect in expected}
     assert samples["repair_unicode"] == [("schÃ¶n", "schön")]
@@ -323,8 +325,8 @@ def test_only_training_texts_are_augmented_and_always_the_same(tmp_path: Path) -
     assert preview(folder, recipe, tmp_path / "scratch") == manifest.effects
     contents = frozen(tmp_path / "version")
     added = [e for e in contents["train"] if e not in examples and e != labelled("one", "a")]
-    assert len(added) == manifest.effects[-1].added == 2 * sum(e in examples for e in contents["train"])
-    assert manifest.splits["train"].examples == len(contents["train"])
+    assert len(added) == manifest.effects[-2].added == 2 * sum(e in examples for e in contents["train"])
+    assert manifest.splits["train"].examples == manifest.effects[-1].splits["train"] == len(contents["train"])
     assert manifest.labels == ["a", "b"]
     assert all(isinstance(e, LabelledExample) and e.labels in (["a"], ["b"]) for e in added)
     assert all(e in examples or e == labelled("one", "a") for e in contents["test"] + contents["validation"])

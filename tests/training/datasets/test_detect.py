@@ -186,11 +186,11 @@ def test_a_column_of_few_values_beside_texts_is_guessed_to_be_their_label_and_th
 
     assert mixed.reading is not None
     assert (mixed.reading.shape, mixed.reading.columns) == ("labelled", {"text": "text", "label": "emotion"})
-    assert "guess" in mixed.reason
+    assert "guess" in "".join(mixed.notices)
     assert sorted_by_it.reading is not None
     assert sorted_by_it.reading.shape == "document"
-    assert "guess" in sorted_by_it.reason
-    assert "guess" not in corpus.reason
+    assert "guess" in "".join(sorted_by_it.notices)
+    assert corpus.notices == []
 
 
 @pytest.mark.parametrize(

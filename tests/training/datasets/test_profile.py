@@ -11,7 +11,7 @@ from tests.training.datasets.files import archive, source
 from tests.training.datasets.records import chat, labelled, model_folder, sentence, write_records
 from training.datasets import profile as profiling
 from training.datasets import shards
-from training.datasets.examples import ChatExample, Message, PreferenceExample, Record
+from training.datasets.examples import ChatExample, LabelledExample, Message, PreferenceExample, Record
 from training.datasets.problems import DataError, Problem
 from training.datasets.profile import profile
 from training.datasets.progress import Cancelled
@@ -57,6 +57,16 @@ def test_of_an_archive_the_file_within_it_is_named(tmp_path: Path) -> None:
     ]
     (repeated,) = (p for p in problems_in(tmp_path / "work") if p.code == "exact_duplicate")
     assert repeated.reason == "It is the same as dup.zip/a/one.jsonl, line 2."
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_row_without_a_text_at_the_end_of_a_file_is_looked_at_like_others(
+    tmp_path: Path, number: int
+) -> None:
+    examples = [*[labelled(sentence(n), "a") for n in range(number - 1)], labelled("", "a")]
+    report = profile(write_records(tmp_path / "work", examples), model=None, max_tokens=0)
+    assert (report.read, report.near_duplicates) == (number, 0)
+    assert counted(report.problems)["nothing_to_learn"] == 1
 
 
 def test_a_shared_system_message_makes_no_near_duplicates(tmp_path: Path) -> None:
@@ -165,8 +175,35 @@ def test_a_label_of_few_examples_is_told_where_it_is_first(
     assert report.severities["rare_label"] == "warning"
     found = [(p.file, p.line, p.reason) for p in problems_in(folder) if p.code == "rare_label"]
     assert [(file, line) for file, line, _ in found] == [("tickets.csv", 41), ("tickets.csv", 45)]
-    assert "2 examples have the label “typo”" in found[0][2]
-    assert "Only one example has the label “once”" in found[1][2]
+    assert "Examples with the label “typo”: 2." in found[0][2]
+    assert "Examples with the label “once”: 1." in found[1][2]
+
+
+def test_the_same_text_under_different_labels_is_told_with_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiling, "parts_of", lambda folder: shards.parts_of(folder, part_bytes=200))
+    agreeing = [labelled(sentence(n, 12), "a" if n % 2 else "b") for n in range(12)]
+    examples = [
+        labelled("It is  fine", "good"),
+        *agreeing,
+        agreeing[3],
+        labelled("it is fine", "good"),
+        labelled("It is fine", "bad"),
+        labelled("It is fine", ""),
+        LabelledExample("It is fine", value=1.0),
+        labelled("It is fine"),
+        labelled("", "good"),
+        labelled("", "bad"),
+    ]
+    folder = write_records(tmp_path / "work", examples)
+    report = profile(folder, model=None, max_tokens=0, files=["tickets.csv"])
+    assert counted(report.problems)["conflicting_labels"] == 2
+    found = [(p.line, p.severity, p.reason) for p in problems_in(folder) if p.code == "conflicting_labels"]
+    assert found == [
+        (16, "warning", "The same text is “good” in tickets.csv, line 1, and “bad” here."),
+        (19, "warning", "The same text is “good” in tickets.csv, line 1, and without a label here."),
+    ]
 
 
 def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

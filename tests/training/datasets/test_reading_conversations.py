@@ -187,14 +187,46 @@ def test_weights_are_kept(tmp_path: Path) -> None:
         {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"},
         {"prompt": [USER], "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "Go"}]},
         {"instruction": "Hi", "input": "", "chosen": "Hello", "rejected": "Go"},
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: Go"},
+        {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": "Hello", "rejected": "Go"},
+        {
+            "conversations": [{"from": "human", "value": "Hi"}],
+            "chosen": {"from": "gpt", "value": "Hello"},
+            "rejected": {"from": "gpt", "value": "Go"},
+        },
+        {
+            "prompt": "Hi",
+            "chosen": [USER, ANSWER],
+            "rejected": [USER, {"role": "assistant", "content": "Go"}],
+            "messages": [USER, ANSWER],
+        },
         {"chosen": [USER, ANSWER], "rejected": [USER, {"role": "assistant", "content": "Go"}]},
     ],
 )
 def test_every_form_of_a_preference_becomes_the_same_example(tmp_path: Path, row: dict[str, object]) -> None:
-    done = read_rows(tmp_path, "preference", row)
+    done = read(tmp_path, source(tmp_path, jsonl([row]), "a.jsonl"))
 
     assert done.examples == [PreferenceExample([Message("user", "Hi")], "Hello", "Go")]
+    assert [problem.excerpt for problem in done.problems] == (["messages"] if "messages" in row else [])
+
+
+def test_what_came_before_both_answers_is_kept_whole(tmp_path: Path) -> None:
+    before = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Who\nare you?"
+    hh = {"chosen": f"{before}\n\nAssistant: I am\n\nthe model.", "rejected": f"{before}\n\nAssistant: Go"}
+    turns = [USER, ANSWER, {"role": "user", "content": "Who\nare you?"}]
+    trl = {"prompt": "Who\nare you?", "system": "S"} | {
+        field: [*turns, {"role": "assistant", "content": text}]
+        for field, text in (("chosen", "I am\n\nthe model."), ("rejected", "Go"))
+    }
+
+    done = read(tmp_path, source(tmp_path, jsonl([hh, trl]), "a.jsonl"))
+
+    asked = [Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Who\nare you?")]
     assert done.problems == []
+    assert done.examples == [
+        PreferenceExample(some, "I am\n\nthe model.", "Go")
+        for some in (asked, [Message("system", "S"), *asked])
+    ]
 
 
 def test_a_pair_of_answers_to_an_instruction_keeps_the_instruction(tmp_path: Path) -> None:
@@ -209,6 +241,7 @@ def test_a_pair_of_answers_to_an_instruction_keeps_the_instruction(tmp_path: Pat
 
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
 GPT = {"from": "gpt", "value": "x"}
+HH = "\n\nHuman: Hi\n\nAssistant: Hello"
 SYSTEM = {"role": "system", "content": "S"}
 CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 
@@ -266,7 +299,19 @@ CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "
         ("prompt_completion", {"prompt": "a", "completion": {}}, "data_type", "completion"),
         ("alpaca", {"instruction": "a", "output": None}, "missing_content", "output"),
         ("preference", {"prompt": "a", "chosen": "b", "rejected": "b"}, "same_answers", "preferred_output"),
-        ("preference", {"chosen": "b", "rejected": "c"}, "missing_messages_list", "input"),
+        ("preference", {"chosen": "b", "rejected": "c"}, "missing_prompt", "input"),
+        (
+            "preference",
+            {"chosen": [USER, ANSWER], "rejected": [{**USER, "content": "Who?"}, {**ANSWER, "content": "I"}]},
+            "prompts_differ", "non_preferred_output",
+        ),
+        (
+            "preference",
+            {"prompt": "Who?", "chosen": [USER, ANSWER], "rejected": "c"},
+            "prompts_differ", "preferred_output",
+        ),
+        ("preference", {"chosen": HH, "rejected": HH[:-5]}, "missing_content", "non_preferred_output"),
+        ("preference", {"chosen": HH.replace("Hi", ""), "rejected": "Go"}, "missing_content", "preferred_output"),
         (
             "preference",
             {"prompt": "a", "chosen": [USER], "rejected": "c"},

@@ -158,6 +158,22 @@ def test_values_are_numbers_however_they_are_written(tmp_path: Path, value: obje
     assert done.examples == [LabelledExample("x", value=number)]
 
 
+@pytest.mark.parametrize("name", ["score", "label"])
+def test_a_few_words_among_numbers_make_no_labels_of_them(tmp_path: Path, name: str) -> None:
+    numbers = [str(n / 8) for n in range(1, 40)]
+    rows = [{"text": f"Review {n}", name: number} for n, number in enumerate([*numbers, "n/a"])]
+    words = [{"text": f"Review {n}", name: word} for n, word in enumerate(["good", "bad", "so so", "3"])]
+
+    done = read(tmp_path, source(tmp_path, jsonl(rows), "a.jsonl"))
+    labels = read(tmp_path, source(tmp_path, jsonl(words), "b.jsonl"))
+
+    assert [example.value for example in done.examples] == [float(number) for number in numbers]  # type: ignore[attr-defined]
+    assert [(problem.code, problem.line) for problem in done.problems] == [("bad_value", 40)]
+    assert "guess" in "".join(detect(write(tmp_path, jsonl(rows)), "a.jsonl").notices)
+    assert detect(write(tmp_path, jsonl(rows[:-1])), "a.jsonl").notices == []
+    assert labels.examples[0] == LabelledExample("Review 0", ["good"])
+
+
 @pytest.mark.parametrize(
     ("value", "ways"),
     [
@@ -353,6 +369,7 @@ def test_a_formula_without_its_value_and_an_error_are_told_and_not_learnt(tmp_pa
         ("no_value", 3, "text", "=A2"),
         ("no_value", 4, "label", "#REF!"),
         ("empty_field", 5, "text", "null"),
+        ("unused_fields", 0, "", "note"),
     ]
 
 
