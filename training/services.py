@@ -78,6 +78,7 @@ def delete_dataset(*, dataset: Dataset, user: User | None, request: HttpRequest 
 
     Raises UserError `version_in_use`, `file_in_use`.
     """
+    work.lock_dataset(dataset.pk)
     files = dataset.files.values_list("id", flat=True)
     require_unused(dataset.versions.all(), dataset.workspace, files)
     _record("dataset_deleted", dataset, user, request)
@@ -339,7 +340,7 @@ def _begin(dataset: Dataset, kind: str, parameters: dict[str, object]) -> DataWo
 
 def _require_idle(dataset: Dataset) -> None:
     """Raises UserError `dataset_busy`. Inside a transaction: what begins waits until this one has ended."""
-    lock_until_commit(f"training.files.{dataset.pk}")
+    work.lock_dataset(dataset.pk)
     if work.unfinished(dataset) is not None:
         raise work.busy()
 

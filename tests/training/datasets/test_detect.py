@@ -329,3 +329,16 @@ def test_whoever_looks_into_an_archive_for_too_long_is_ended_and_leaves_nothing_
 
     assert "too large or too broken" in detect(path, "a.zip").reason
     assert list(unpacked.iterdir()) == []
+
+
+def test_of_any_number_of_fields_with_names_of_any_length_those_are_kept_that_can_be_chosen(
+    tmp_path: Path,
+) -> None:
+    """What was found becomes a row of the database, and is shown on a page."""
+    many = {"text": "I like it", "label": "good", "k" * 100_000: "x", **{f"c{n}": "x" for n in range(3000)}}
+    some = {"text": "I hate it", "label": "bad", **{f"d{n}": "x" for n in range(3000)}}
+    detected = found(tmp_path, jsonl([many, some]), "a.jsonl")
+    assert detected.reading is not None
+    assert detected.reading.columns == {"text": "text", "label": "label"}
+    assert detected.columns[:3] == ["text", "label", "c0"]
+    assert len(detected.columns) == 1000
