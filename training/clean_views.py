@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -21,7 +22,9 @@ from training import work as life
 from training.datasets.frozen import SPLITS
 from training.datasets.recipe import Effect, Recipe
 from training.forms import RecipeForm
+from training.knobs import tasks_for
 from training.models import DatasetVersion, DataWork
+from training.overview import doubts_of, split_doubts
 from training.views import page
 from webapp.accounts.requests import person, posted
 from webapp.core.errors import NotFound
@@ -48,7 +51,7 @@ def clean(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
             return redirect("dataset_versions", dataset.pk)
         services.start_preview(dataset=dataset, recipe=form.recipe())
         return redirect("dataset_clean", dataset.pk)
-    context = {
+    context: dict[str, Any] = {
         "form": form,
         "report": report,
         "is_current": report is not None and services.is_current(report),
@@ -58,6 +61,8 @@ def clean(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
         "is_as_counted": counted is not None and not (form.is_bound and form.has_changed()),
         "effects": msgspec.convert(counted.result, list[Effect]) if counted else [],
     }
+    sizes = next((effect.splits for effect in context["effects"] if effect.splits), None)
+    context["doubts"] = split_doubts(sizes, recipe.split) if sizes else []
     status = 400 if form.errors else 200
     return render(request, "training/clean.html", page(dataset, "clean") | context, status=status)
 
@@ -68,10 +73,14 @@ def clean(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
 def versions(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
     dataset = access.get_dataset(person(request), dataset_id)
     work = life.unfinished(dataset)
-    found = list(dataset.versions.select_related("created_by"))
+    # Why one could not be made, the page says once; there is nothing of it to list.
+    found = list(dataset.versions.exclude(state=DatasetVersion.State.FAILED).select_related("created_by"))
     for version in found:
         pretty = msgspec.json.format(msgspec.json.encode(version.recipe), indent=2)
         version.recipe_text = pretty.decode()  # type: ignore[attr-defined]
+        version.tasks = tasks_for(version) if version.train else []  # type: ignore[attr-defined]
+        is_ready = version.state == DatasetVersion.State.READY
+        version.doubts = doubts_of(version) if is_ready else []  # type: ignore[attr-defined]
         version.effects = (version.manifest or {}).get("effects", [])  # type: ignore[attr-defined]
     context = {
         "versions": found,

@@ -24,8 +24,9 @@ from inference.local_models import NotHere
 from inference.models import ServedModel
 from training import services, storage
 from training import work as life
+from training.datasets.codes import problem
 from training.datasets.frozen import Manifest
-from training.datasets.problems import DataError
+from training.datasets.problems import DataError, Problem
 from training.datasets.progress import Cancelled
 from training.datasets.recipe import Recipe
 from training.datasets.sources import Reading, Source
@@ -48,6 +49,7 @@ INTERNAL = gettext_noop(
     "Something went wrong on the server. Nothing was changed; its log says more. Try again."
 )
 MODEL_GONE = gettext_noop("The model whose tokens were to be counted is no longer installed. Choose another.")
+NOT_LOOKED_AT = gettext_noop("This file could not be looked at.")
 REPORT_GONE = gettext_noop("What the check left behind is no longer there. Check the data again.")
 
 
@@ -145,8 +147,9 @@ def _detect(work: DataWork, progress: Keeper) -> bool:
     file = work.file
     assert file is not None
     path = storage.source_path(file)
-    sha256 = storage.sha256_of(path)
-    detected = detect(path, file.name)
+    sha256 = file.sha256 or storage.sha256_of(path)
+    asked, before = work.parameters.get("reading"), work.parameters.get("before", ())
+    detected = detect(path, file.name, asked and msgspec.convert(asked, Reading), before)
     readable = detected.reading is not None
     with transaction.atomic():
         if not life.lock_work(work=work):
@@ -154,7 +157,7 @@ def _detect(work: DataWork, progress: Keeper) -> bool:
         SourceFile.objects.filter(id=file.id).update(
             sha256=sha256,
             detected=msgspec.to_builtins(detected),
-            reading=msgspec.to_builtins(detected.reading) if readable else None,
+            reading=msgspec.to_builtins(detected.reading) if readable else asked,
             state=SourceFile.State.READY if readable else SourceFile.State.UNREADABLE,
         )
         # In one go with the first check that this begins: whoever looks at the page sees that something is going on
@@ -171,8 +174,15 @@ def _report(work: DataWork, progress: Keeper) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     # Others may have arrived since it was asked for: what it says it is of is what is read here.
     files = services.readable_files(work.dataset)
-    sources, wanted = _sources(files), work.parameters | {"sources": services.hash_of(files)}
-    read = read_sources(sources, folder, progress=progress, processes=processes())
+    unreadable = services.unreadable_files(work.dataset)
+    sources, wanted = _sources(files), work.parameters | services.files_checked(files, unreadable)
+    read = read_sources(
+        sources,
+        folder,
+        unreadable=[_refusal(file) for file in unreadable],
+        progress=progress,
+        processes=processes(),
+    )
     report = profile(
         folder,
         model=_model(wanted["model"], progress.held),
@@ -275,6 +285,13 @@ def _sources(files: list[SourceFile]) -> list[Source]:
     return [
         Source(storage.source_path(file), file.name, msgspec.convert(file.reading, Reading)) for file in files
     ]
+
+
+def _refusal(file: SourceFile) -> Problem:
+    """What is wrong with a file that cannot be read."""
+    detected = file.detected or {}
+    code, reason = detected.get("code") or "unreadable_file", detected.get("reason") or NOT_LOOKED_AT
+    return problem(code, file.name, 0, "", "", reason)
 
 
 def _report_of(work: DataWork, name: str = "report") -> DataWork:

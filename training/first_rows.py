@@ -4,7 +4,11 @@ first row of a table names its columns. Knows nothing of requests, and opens no 
 
 from __future__ import annotations
 
+import msgspec
+
+from training.datasets.convert import unused_of
 from training.datasets.readers.table import column_names
+from training.datasets.sources import Reading
 from training.models import SourceFile
 
 _TABLES = ("csv", "xlsx")
@@ -13,6 +17,14 @@ _TABLES = ("csv", "xlsx")
 def columns_of(file: SourceFile, *, header: bool) -> list[str]:
     """Empty where nothing in it has a name."""
     return _table(file, header)[0]
+
+
+def unused_columns(file: SourceFile) -> list[str]:
+    """Of which nothing is used as the file is read now."""
+    if not file.reading:
+        return []
+    reading = msgspec.convert(file.reading, Reading)
+    return unused_of(reading, columns_of(file, header=reading.header))
 
 
 def first_rows(file: SourceFile) -> tuple[list[str], list[dict[str, str]]]:

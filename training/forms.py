@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from inference.access import models_for
 from training.datasets import shapes
+from training.datasets.code_pages import CODE_PAGES
 from training.datasets.recipe import Augment, Recipe, Split
 from training.datasets.sources import Layout, Reading, Shape
 from training.first_rows import columns_of
@@ -40,13 +41,27 @@ SHAPES: dict[str, Any] = {
 }
 # What may be called otherwise in a file, by shape; where an example belongs is said the same in all of them.
 _SYSTEM = {"system": _("Instructions to the model")}
+_GOOD = {"label": _("Whether the answer is a good one (true, false)")}
 _GROUP = {"group": _("Kept together in a split (a person, a conversation)")}
 FIELDS: dict[str, dict[str, Any]] = {
-    "chat": {"messages": _("Messages")},
-    "prompt_completion": {"prompt": _("Prompt"), "completion": _("Completion"), **_SYSTEM},
-    "sharegpt": {"conversations": _("Conversation"), **_SYSTEM},
-    "alpaca": {"instruction": _("Instruction"), "input": _("Input"), "output": _("Output"), **_SYSTEM},
+    "chat": {"messages": _("Messages"), **_SYSTEM, **_GOOD},
+    "prompt_completion": {
+        "prompt": _("Prompt"),
+        "context": _("What the prompt is about"),
+        "completion": _("Completion"),
+        **_SYSTEM,
+        **_GOOD,
+    },
+    "sharegpt": {"conversations": _("Conversation"), **_SYSTEM, **_GOOD},
+    "alpaca": {
+        "instruction": _("Instruction"),
+        "input": _("Input"),
+        "output": _("Output"),
+        **_SYSTEM,
+        **_GOOD,
+    },
     "preference": {
+        "instruction": _("Instruction"),
         "input": _("Prompt"),
         "preferred_output": _("Better answer"),
         "non_preferred_output": _("Worse answer"),
@@ -57,10 +72,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "document": {"text": _("Text"), "title": _("Title")},
 }
 FIELDS = {shape: fields | _GROUP for shape, fields in FIELDS.items()}
-ENCODINGS = (
-    *("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "latin-1"),
-    *("gb18030", "big5", "shift_jis", "euc-kr", "cp1251", "koi8-r"),
-)
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", *CODE_PAGES, "latin-1")
 DELIMITERS = {",": _("comma"), ";": _("semicolon"), "\t": _("tab"), "|": _("bar")}
 # What of a reading only some layouts have; of an archive, each file is looked at by itself.
 LAYOUTS_WITH: dict[str, tuple[Layout, ...]] = {
@@ -75,6 +87,7 @@ PERSONAL_DATA: dict[str, Any] = {
     "phone": _("Telephone numbers"),
     "card": _("Card numbers"),
     "iban": _("Bank accounts (IBAN)"),
+    "ssn": _("Social security numbers (US)"),
     "ip": _("IP addresses"),
     "key": _("Keys and tokens"),
 }
@@ -94,7 +107,10 @@ class ReadingForm(forms.Form):
     encoding = forms.ChoiceField(label=_("Encoding"), choices=[(name, name) for name in ENCODINGS])
     delimiter = forms.ChoiceField(label=_("Columns are separated by"), choices=[*DELIMITERS.items()])
     sheet = forms.CharField(
-        label=_("Sheet"), max_length=100, required=False, help_text=_("Empty: the first one.")
+        label=_("Sheet"),
+        max_length=100,
+        required=False,
+        help_text=_("Empty: the first one with something in it."),
     )
     header = forms.BooleanField(label=_("The first row names the columns"), required=False)
 
@@ -104,6 +120,10 @@ class ReadingForm(forms.Form):
         encodings = dict.fromkeys((*ENCODINGS, reading.encoding))
         super().__init__(data, initial=msgspec.structs.asdict(reading))
         self.fields["encoding"].choices = [(name, name) for name in encodings]  # type: ignore[attr-defined]
+        if sheets := (file.detected or {}).get("sheets"):
+            # The first of them is the one that is read where none is asked for.
+            names = [("" if name == sheets[0] and not reading.sheet else name, name) for name in sheets]
+            self.fields["sheet"] = forms.ChoiceField(label=_("Sheet"), choices=names, required=False)
         for name, layouts in LAYOUTS_WITH.items():
             self.fields[name].widget.attrs["data-layouts"] = " ".join(layouts)
         self._file = file

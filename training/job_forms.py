@@ -17,6 +17,7 @@ from training.datasets.frozen import read_split
 from training.datasets.problems import DataError
 from training.knobs import tasks_for
 from training.models import DatasetVersion, Job
+from training.overview import doubts_of
 from webapp.accounts.models import Workspace
 
 MOST_VERSIONS = 200
@@ -42,6 +43,7 @@ class Offer(NamedTuple):
 
     version: DatasetVersion
     choices: list[tuple[str, Any]]  # "VERSION:TASK" and the task's name
+    doubts: list[str]  # sentences about its splits
 
 
 def offers(workspace: Workspace) -> list[Offer]:
@@ -50,10 +52,12 @@ def offers(workspace: Workspace) -> list[Offer]:
         dataset__workspace=workspace, state=DatasetVersion.State.READY, train__gt=0
     ).select_related("dataset")
     found = []
-    for version in versions.defer("recipe").order_by("-created_at", "-number")[:MOST_VERSIONS]:
+    for version in versions.order_by("-created_at", "-number")[:MOST_VERSIONS]:
         tasks = tasks_for(version)
-        found.append(Offer(version, [(f"{version.pk}:{task}", task.label) for task in tasks]))
-    return [offer for offer in found if offer.choices]
+        choices = [(f"{version.pk}:{task}", task.label) for task in tasks]
+        if choices:
+            found.append(Offer(version, choices, doubts_of(version)))
+    return found
 
 
 class DataForm(forms.Form):
@@ -76,10 +80,10 @@ class DataForm(forms.Form):
         field.choices = [choice for offer in offers for choice in offer.choices]
 
     @property
-    def cards(self) -> list[tuple[DatasetVersion, list[forms.boundfield.BoundWidget]]]:
+    def cards(self) -> list[tuple[Offer, list[forms.boundfield.BoundWidget]]]:
         """Each version with its buttons."""
         buttons = iter(self["source"])
-        return [(offer.version, [next(buttons) for _choice in offer.choices]) for offer in self.offers]
+        return [(offer, [next(buttons) for _choice in offer.choices]) for offer in self.offers]
 
 
 class MethodForm(forms.Form):

@@ -15,7 +15,7 @@ from django.utils.formats import date_format, number_format
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from training import job_life, job_services, knob_fields
+from training import data_words, job_life, job_services, knob_fields
 from training.estimate import Estimate
 from training.job_forms import METHODS, PROMPTLESS
 from training.knob_fields import KNOBS, label_of
@@ -142,9 +142,9 @@ def in_reader_language(sentence: str) -> str:
     places = iter(range(len(numbers)))
     known = _NUMBER.sub(lambda _found: f"{{{next(places)}}}", sentence)
     translated = _(known)
-    return (
-        _(sentence) if translated == known else _PLACE.sub(lambda found: numbers[int(found[1])], translated)
-    )
+    if translated == known:
+        return data_words.said(sentence)
+    return _PLACE.sub(lambda found: numbers[int(found[1])], translated)
 
 
 def in_labels(sentence: str) -> str:

@@ -91,7 +91,10 @@ def data(request: HttpRequest) -> HttpResponse:
             draft = {name: value for name, value in draft.items() if name not in _THIRD}
         request.session[_KEPT] = draft | {"source": source}
         return redirect("job_new_method")
-    return _page(request, "data", {"form": form})
+    has_versions = DatasetVersion.objects.filter(
+        dataset__workspace=workspace, state=DatasetVersion.State.READY
+    ).exists()
+    return _page(request, "data", {"form": form, "has_versions": has_versions})
 
 
 def _again(request: HttpRequest, user: User, workspace: Workspace) -> HttpResponse:

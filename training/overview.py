@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
 from django.utils.translation import gettext as _
 
 from training import access
+from training.datasets.recipe import Recipe, Split
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
 from webapp.accounts.models import User, Workspace
 
@@ -64,6 +67,35 @@ def work_status(work: DataWork) -> Status:
         return Status(work.get_kind_display(), "busy")
     tones = {DataWork.State.READY: "success", DataWork.State.FAILED: "danger"}
     return Status(work.get_state_display(), tones.get(DataWork.State(work.state), ""))
+
+
+def split_doubts(sizes: Mapping[str, int], split: Split) -> list[str]:
+    """What is amiss with splits of these sizes, of which `split` was asked for."""
+    doubts = []
+    if not sizes["validation"]:
+        doubts.append(
+            _(
+                "No example is held back for validation, so nobody will see whether a model learns or only memorises. "
+                "Add examples, or raise the share for validation."
+            )
+        )
+    if split.test and not sizes["test"]:
+        doubts.append(
+            _("No example is held back for the test. Add examples, or raise the share for the test.")
+        )
+    if doubts and sizes["train"] > 1:
+        doubts.append(
+            _(
+                "Examples of one conversation or person, and those that nearly repeat each other, stay together."
+            )
+        )
+    return doubts
+
+
+def doubts_of(version: DatasetVersion) -> list[str]:
+    """About the splits of one that is ready."""
+    sizes = {"train": version.train, "validation": version.validation, "test": version.test}
+    return split_doubts(sizes, msgspec.convert(version.recipe, Recipe).split)
 
 
 def stage_name(stage: str) -> str:

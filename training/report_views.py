@@ -95,6 +95,7 @@ def _found(request: HttpRequest, made: DataWork) -> dict[str, Any]:
         "languages": [(c.name, c.count) for c in report.languages],
         "labels": [(c.name, c.count) for c in report.labels],
         "expected": _expected(report),
+        "has_training": bool(tasks_of(report.kind, has_labels=bool(report.labels))),
     }
 
 

@@ -20,6 +20,7 @@ from inference.models import ServedModel
 from training import work
 from training.datasets.recipe import Recipe
 from training.datasets.sources import Reading
+from training.first_rows import columns_of
 from training.job_services import require_unused
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
 from webapp.accounts.audit import record_audit
@@ -109,14 +110,39 @@ def delete_file(*, file: SourceFile, user: User, request: HttpRequest | None = N
 
 @transaction.atomic
 def correct_reading(*, file: SourceFile, reading: Reading) -> SourceFile:
-    """How the file is to be read, as a person says. Raises UserError `dataset_busy`, `not_yet`."""
+    """How the file is to be read, as a person says. Where other characters or columns come of that, it is looked at
+    again.
+
+    Raises UserError `dataset_busy`, `not_yet`.
+    """
     _require_idle(file.dataset)
+    file.refresh_from_db(fields=["state", "reading", "detected"])  # somebody else may have said so, too
     if file.state not in (SourceFile.State.READY, SourceFile.State.UNREADABLE):
         raise UserError("not_yet", _("This file has not been looked at yet. Wait a moment."), status=409)
-    file.reading, file.is_corrected, file.state = msgspec.to_builtins(reading), True, SourceFile.State.READY
-    file.save(update_fields=["reading", "is_corrected", "state"])
+    seen = msgspec.convert(file.reading, Reading) if file.state == SourceFile.State.READY else None
+    wanted = msgspec.to_builtins(reading)
+    if seen is not None and _shows_the_same(seen, reading):
+        # Who said how it is read has seen what there is to know of that.
+        file.detected = (file.detected or {}) | {"notices": []}
+    else:
+        file.state = SourceFile.State.DETECTING
+        is_same_table = seen is not None and (
+            (seen.layout, seen.delimiter, seen.sheet) == (reading.layout, reading.delimiter, reading.sheet)
+        )
+        before = columns_of(file, header=reading.header) if is_same_table else []
+        parameters = {"reading": wanted, "before": before}
+        work.begin_work(dataset=file.dataset, kind=Kind.DETECT, parameters=parameters, file=file)
+    file.reading, file.is_corrected = wanted, True
+    file.save(update_fields=["reading", "is_corrected", "state", "detected"])
     file.dataset.save(update_fields=["updated_at"])
     return file
+
+
+def _shows_the_same(seen: Reading, asked: Reading) -> bool:
+    """Whether what was found in the file is what is found in it by the other, too. Of a header, first_rows.py knows."""
+    return all(
+        getattr(seen, name) == getattr(asked, name) for name in ("layout", "encoding", "delimiter", "sheet")
+    )
 
 
 @transaction.atomic
@@ -137,7 +163,7 @@ def start_report(*, dataset: Dataset, model: str = "", max_tokens: int = 0, eval
         "model": model,
         "max_tokens": max_tokens,
         "evaluation": evaluation,
-        "sources": sources_hash(dataset),
+        **files_checked(readable_files(dataset), unreadable_files(dataset)),
     }
     return _begin(dataset, Kind.REPORT, parameters)
 
@@ -189,6 +215,8 @@ def start_freeze(
         parameters["validation"] = str(validation.id)
     made = uuid.uuid4()
     parameters["made"] = str(made)  # what is asked for the version, should it turn out to be an earlier one
+    # Of those whose making failed there is nothing but the reason, which programs ask for until the next is begun.
+    dataset.versions.filter(state=DatasetVersion.State.FAILED).delete()
     doing = _begin(dataset, Kind.FREEZE, parameters)
     version = DatasetVersion.objects.create(
         id=made,
@@ -221,17 +249,21 @@ def delete_version(*, version: DatasetVersion, user: User, request: HttpRequest 
 # --- What is known of a dataset --------------------------------------------------------------------------------
 
 
-def sources_hash(dataset: Dataset) -> str:
-    """What a report and a version are made from."""
-    return hash_of(readable_files(dataset))
-
-
 def readable_files(dataset: Dataset) -> list[SourceFile]:
     return list(dataset.files.filter(state=SourceFile.State.READY))
 
 
+def unreadable_files(dataset: Dataset) -> list[SourceFile]:
+    return list(dataset.files.filter(state=SourceFile.State.UNREADABLE))
+
+
+def files_checked(readable: list[SourceFile], unreadable: list[SourceFile]) -> dict[str, object]:
+    """What of a report's parameters says which files it is of. It names those that cannot be read, too."""
+    return {"sources": hash_of(readable), "unreadable": sorted(str(file.pk) for file in unreadable)}
+
+
 def hash_of(files: Iterable[SourceFile]) -> str:
-    """SHA-256 over files, each with how it is read."""
+    """SHA-256 over files, each with how it is read: what a report and a version are made from."""
     whole = hashlib.sha256()
     for file in files:
         reading = msgspec.json.encode(file.reading, order="deterministic").decode()
@@ -287,7 +319,9 @@ def report_defaults(made: DataWork | None) -> dict[str, object]:
 
 def is_current(report: DataWork) -> bool:
     """Whether the files are still those that were checked, read in the same way."""
-    return bool(report.parameters["sources"] == sources_hash(report.dataset))
+    checked = {"unreadable": []} | report.parameters
+    now = files_checked(readable_files(report.dataset), unreadable_files(report.dataset))
+    return all(checked[name] == value for name, value in now.items())
 
 
 def require_report(dataset: Dataset) -> DataWork:

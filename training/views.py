@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from training import access, services, uploads
 from training import work as life
-from training.first_rows import first_rows
+from training.first_rows import first_rows, unused_columns
 from training.forms import NameForm, ReadingForm
 from training.models import Dataset, DataWork, SourceFile
 from training.overview import list_rows
@@ -117,18 +117,24 @@ def delete(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
 @login_required
 @require_http_methods(["GET", "POST"])
 def file(request: HttpRequest, file_id: UUID) -> HttpResponse:
+    looking = life.looking_at(file_id)  # first, as in file_table
     found = access.get_file(person(request), file_id)
     form = ReadingForm(posted(request), file=found)
     if request.method == "POST" and form.is_valid():
         services.correct_reading(file=found, reading=form.reading())
+        if found.state == SourceFile.State.DETECTING:
+            messages.success(request, _("Saved. The file is being looked at again, read as you said."))
+            return redirect("dataset_file", found.pk)
         messages.success(request, _("Saved. Check the data again to see what changes."))
         return redirect("dataset", found.dataset_id)
     columns, rows = first_rows(found)
     columns = columns or list(dict.fromkeys(name for row in rows for name in row))
     context = {
         "file": found,
+        "looking": looking,
         "form": form,
         "columns": columns,
+        "unused": unused_columns(found),
         "rows": [[row.get(column, "") for column in columns] for row in rows],
     }
     status = 400 if form.errors else 200

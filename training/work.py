@@ -78,6 +78,10 @@ def unfinished(dataset: Dataset) -> DataWork | None:
     return going.exclude(kind=Kind.DETECT).first()
 
 
+def looking_at(file_id: UUID) -> DataWork | None:
+    return DataWork.objects.filter(file=file_id, kind=Kind.DETECT, state__in=DataWork.UNFINISHED).first()
+
+
 def busy() -> UserError:
     return UserError(
         "dataset_busy",
@@ -160,7 +164,7 @@ def _leave_nothing_half_made(work: DataWork) -> None:
         building.update(state=DatasetVersion.State.FAILED)
     if work.file_id is not None:
         SourceFile.objects.filter(id=work.file_id, state=SourceFile.State.DETECTING).update(
-            state=SourceFile.State.UNREADABLE
+            state=SourceFile.State.UNREADABLE, detected=None
         )
     # Also of attempts whose worker was killed, which nobody else comes to remove.
     transaction.on_commit(partial(storage.remove_attempts, work))

@@ -14,7 +14,7 @@ from training.datasets.looking import look_into
 from training.datasets.part import Part, PartResult, read_part
 from training.datasets.problems import DataError
 from training.datasets.process import Say, serve
-from training.datasets.sources import Detected
+from training.datasets.sources import Detected, Reading
 
 
 class ReadPart(msgspec.Struct, tag="part"):
@@ -26,6 +26,7 @@ class Detect(msgspec.Struct, tag="detect"):
     path: str
     name: str
     scratch: str  # where to unpack what is in an archive
+    asked: Reading | None = None  # how it is to be read
 
 
 class Answer(msgspec.Struct, omit_defaults=True):
@@ -46,7 +47,8 @@ def _answer(line: bytes, say: Say) -> None:
     try:
         ask = msgspec.json.decode(line, type=Ask)
         if isinstance(ask, Detect):
-            say(Answer(detected=look_into(Path(ask.path), ask.name, scratch=Path(ask.scratch))))
+            looked = look_into(Path(ask.path), ask.name, asked=ask.asked, scratch=Path(ask.scratch))
+            say(Answer(detected=looked))
         else:
             result = read_part(ask.part, Path(ask.folder), lambda done: say(Answer(done=done)))
             say(Answer(result=result))

@@ -19,7 +19,7 @@ from training.datasets.limits import STALL
 from training.datasets.part import PartResult
 from training.datasets.problems import DataError
 from training.datasets.process import Process
-from training.datasets.sources import Detected
+from training.datasets.sources import Detected, Reading
 
 _DETECTION = 60.0  # seconds
 _TRIES = 2
@@ -44,16 +44,16 @@ class _Child:
         return None if lines is None else [_answer.decode(line) for line in lines]
 
 
-def detect(path: Path, name: str) -> Detected:
-    """Raises DataError `file_too_complex`."""
+def detect(path: Path, name: str, asked: Reading | None = None) -> Detected:
+    """`asked`: how it is to be read. Raises DataError `file_too_complex`."""
     with tempfile.TemporaryDirectory(prefix="flywheel-") as scratch:
-        return _detect(path, name, scratch)
+        return _detect(path, Detect(str(path), name, scratch, asked))
 
 
-def _detect(path: Path, name: str, scratch: str) -> Detected:
-    child, deadline = _Child([path], [Path(scratch)]), time.monotonic() + _DETECTION
+def _detect(path: Path, ask: Detect) -> Detected:
+    child, deadline = _Child([path], [Path(ask.scratch)]), time.monotonic() + _DETECTION
     try:
-        child.process.ask(Detect(str(path), name, scratch))
+        child.process.ask(ask)
         with selectors.DefaultSelector() as selector:
             selector.register(child.process.stdout, selectors.EVENT_READ)
             while selector.select(max(0.0, deadline - time.monotonic())):

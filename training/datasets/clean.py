@@ -45,7 +45,7 @@ from training.datasets.problems import DataError
 from training.datasets.progress import Progress, silent
 from training.datasets.recipe import Augment, Effect, Recipe
 from training.datasets.shards import Index, parts_of
-from training.datasets.split import TRAIN, VALIDATION, keys_of_groups, split_rows
+from training.datasets.split import TRAIN, VALIDATION, Labels, keys_of_groups, split_rows
 
 _SAY_EVERY = 2**20  # bytes written
 _decoder: msgspec.json.Decoder[Example] = msgspec.json.Decoder(Example)
@@ -185,6 +185,13 @@ class _Whole:
         self.effects = _summed([some.effects for some in prepared])
         begins = np.cumsum([0, *(len(some) for some in offsets)]).tolist()
         self.given: Mask = np.arange(len(self.flags)) >= begins[len(pieces) - given]
+        labels = load_apart(files, "labels")
+        self._labels = Labels(
+            np.concatenate(
+                [some[:, 0].astype(np.int64) + b for b, some in zip(begins, labels, strict=False)]
+            ),
+            np.concatenate([some[:, 1] for some in labels]),
+        )
         self._cuts = [
             (begin + row, before, after)
             for begin, some in zip(begins, prepared, strict=False)
@@ -217,13 +224,23 @@ class _Whole:
         split = np.full(len(self.kept), VALIDATION, np.uint8)
         together = np.zeros(len(self.kept), np.uint64)
         together[rows] = keys_of_groups(self._prints.exact[rows], first[inverse], self._groups[rows])
-        split[rows] = split_rows(together[rows], recipe.split)
+        split[rows] = split_rows(together[rows], recipe.split, self._labels_of(rows))
         augment = np.zeros(len(self.kept), bool)
         if recipe.augment is not None:
             augment = self.kept & (split == TRAIN) & (self.flags & AUGMENTABLE > 0)
             added = recipe.augment.copies * int(augment.sum())
             self.effects.append(Effect("augment", 0, 0, added, self._augmented(augment, recipe.augment)))
+        sizes = np.bincount(split[self.kept], minlength=len(SPLITS)).tolist()
+        sizes[TRAIN] += sum(effect.added for effect in self.effects)
+        self.effects.append(Effect("split", 0, 0, splits=dict(zip(SPLITS, sizes, strict=True))))
         return _Plan(kind, self._lines, self.kept, split, together, augment, self.effects)
+
+    def _labels_of(self, rows: npt.NDArray[np.int64]) -> Labels:
+        """By their place among these rows."""
+        is_there = np.zeros(len(self.kept), bool)
+        is_there[rows] = True
+        some = is_there[self._labels.rows]
+        return Labels((np.cumsum(is_there) - 1)[self._labels.rows[some]], self._labels.hashes[some])
 
     def _drop(self, step: str, rows: Mask) -> Effect:
         dropped = self.kept & rows

@@ -1,6 +1,6 @@
 """What reading can find wrong: how bad it is, and what to do about it. Knows nothing of how it is found.
 
-OpenAI's codes where they have one. An error leaves its example out; a warning keeps it.
+OpenAI's codes where they have one. An error leaves its example out; a warning and a notice keep it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from training.datasets.problems import MAX_EXCERPT, Problem
 
 
 class Code(NamedTuple):
-    severity: Literal["error", "warning"]
+    severity: Literal["error", "warning", "notice"]
     remedy: str
 
 
@@ -31,13 +31,32 @@ CODES: dict[str, Code] = {
         "warning", "Leave it out of the archive, or convert it to a format named here."
     ),
     "nested_archive": Code("warning", "Unpack it and upload what is in it."),
+    "unreadable_file": Code("error", "Save it in a format that is read here, or correct how it is read."),
+    "other_sheets": Code(
+        "notice",
+        "Nothing, if they do not belong here; else choose a sheet, or upload the workbook once more.",
+    ),
+    "legacy_encoding": Code(
+        "notice", "Look whether its letters are right; else choose the encoding that it really has."
+    ),
     "mixed_kinds": Code("error", "Make a dataset of its own for this file, or correct how it is to be read."),
+    "unused_fields": Code(
+        "notice",
+        "Nothing, if they need not be learnt; else say on the file's page what they are, or write what they hold into "
+        "a field that is used.",
+    ),
     # Of a row, before it is known what it means.
     "line_too_long": Code("error", "Shorten it, or split it into several."),
     "invalid_encoding": Code("error", "Save the file as UTF-8, or choose the encoding it really has."),
     "invalid_json": Code("error", "Write each example as one valid JSON object."),
     "invalid_row": Code("error", "Close every quotation mark, and double those inside a quoted field."),
-    "data_type": Code("error", "Write it in the form that the documentation of the format shows."),
+    "no_value": Code(
+        "error", "Open the workbook where it was made, correct the cell, and save it with all its values."
+    ),
+    "too_many_fields": Code(
+        "error", "Put fields that hold the separator in quotation marks, or give the table a column more."
+    ),
+    "data_type": Code("error", "Write it as the guide “Formats of data” shows."),
     "missing_column": Code("error", "Add the column, or say which column holds it."),
     # Of a conversation.
     "missing_messages_list": Code("error", 'Give the example a list of messages: {"messages": [...]}.'),
@@ -51,10 +70,15 @@ CODES: dict[str, Code] = {
     "image_content": Code("error", "Leave out pictures, sounds and files, or describe them in words."),
     "wrong_weight": Code("error", "Use 1 to learn a message and 0 not to."),
     "weight_ignored": Code("warning", "Nothing: only an assistant's messages are learnt and have a weight."),
+    "rejected_answer": Code("error", "Leave it out, or say true if its answer is to be learnt after all."),
     "nothing_to_learn": Code("error", "Give at least one assistant message the weight 1."),
     "system_not_first": Code("warning", "Put what the system says at the start, as one message."),
     "consecutive_role": Code("warning", "Join messages that one side says in a row."),
     "last_message_not_assistant": Code("warning", "End with the answer: what comes after it is not learnt."),
+    "missing_prompt": Code("error", "Add what both answers reply to: a prompt, or the messages before them."),
+    "prompts_differ": Code(
+        "warning", "Compare answers to the same prompt: correct it, or leave the pair out."
+    ),
     "same_answers": Code("error", "Give a preferred answer that differs from the rejected one."),
     # Of a table's or document's example.
     "empty_example": Code("error", "Leave it out, or fill it in."),

@@ -10,8 +10,11 @@ import io
 import re
 from pathlib import Path
 
+from training.datasets.code_pages import code_page_of
+
 SAMPLE = 4 * 2**20  # bytes that are looked at
 _GUESS = 64 * 2**10  # bytes that a code page is guessed from
+_AROUND = 40  # characters
 MARK = "\udcff"  # a lone surrogate: no encoding gives it, so it can only come from here
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _BOMS = (  # UTF-32's begins as UTF-16's does
@@ -32,7 +35,10 @@ codecs.register_error("flywheel-mark", _mark)
 
 
 def guess(sample: bytes) -> str | None:
-    """The encoding of a file that begins so; None where it is not text."""
+    """The encoding of a file that begins so: all of it, or SAMPLE bytes, which may end within a character.
+
+    None where it is not text.
+    """
     for bom, encoding in _BOMS:
         if sample.startswith(bom):
             return encoding
@@ -41,21 +47,32 @@ def guess(sample: bytes) -> str | None:
     if len(_CONTROL.findall(sample[:_GUESS])) * 100 > len(sample[:_GUESS]):
         return None
     strange = [line for line in sample.splitlines(keepends=True) if not line.isascii()]
-    broken = [line for line in strange[:-1] if not _is_utf8(line)]  # the sample's end may cut a character
-    if strange and not broken and not _is_utf8(strange[-1]) and not _cut_utf8(strange[-1]):
-        broken = strange[-1:]
+    broken = [line for line in strange if not _is_utf8(line)]
+    if broken and len(sample) >= SAMPLE and sample.endswith(broken[-1]) and _is_cut_utf8(broken[-1]):
+        broken.pop()
     # A few broken lines among many good ones are a mixed file, and said line by line.
     if len(broken) * 2 <= len(strange) - len(broken) or not broken:
         return "utf-8"
-    from charset_normalizer import from_bytes  # takes a while, and few files need it
-
-    best = from_bytes(b"".join(broken)[:_GUESS]).best()
-    return codecs.lookup(best.encoding).name if best is not None else "cp1252"
+    plain = [line for line in sample.splitlines(keepends=True) if line.isascii()]
+    return code_page_of(b"".join([*broken, *plain])[:_GUESS])
 
 
 def is_bytewise(encoding: str) -> bool:
     """Whether a line break is always the one byte \\n, so that a file may be read from any line on."""
     return not codecs.lookup(encoding).name.startswith(("utf-16", "utf-32", "utf-7"))
+
+
+def is_unicode(encoding: str) -> bool:
+    return codecs.lookup(encoding).name.startswith("utf")
+
+
+def as_in(path: Path, encoding: str) -> str:
+    """What shows whether it is a file's encoding: the first line that has more than ASCII, around that; else ""."""
+    with path.open("rb") as file:
+        strange = (line for line in file.read(SAMPLE).splitlines() if not line.isascii())
+        text = next(strange, b"").decode(encoding, "replace")
+    at = next((at for at, character in enumerate(text) if not character.isascii()), 0)
+    return text[max(0, at - _AROUND) : at + _AROUND]
 
 
 def known(encoding: str) -> bool:
@@ -93,7 +110,7 @@ def _is_utf8(line: bytes) -> bool:
     return True
 
 
-def _cut_utf8(line: bytes) -> bool:
+def _is_cut_utf8(line: bytes) -> bool:
     try:
         line.decode()
     except UnicodeDecodeError as error:

@@ -61,7 +61,7 @@ class Record(msgspec.Struct, omit_defaults=True):
     example: Example
     file: int  # which of the sources
     line: int  # of the file, from 1: its row in a table, its number in Parquet, its page in a PDF
-    path: str = ""  # within the line or the archive: "messages[2].content", "archive.zip/notes.txt"
+    path: str = ""  # in an archive, with its name: "archive.zip/notes.txt"
     group: str = (
         ""  # what must not be torn apart by a split (a conversation, a person), where the file says it
     )

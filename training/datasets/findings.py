@@ -13,6 +13,7 @@ _PERSONAL = {
     "email": "an email address",
     "iban": "a bank account number",
     "card": "a payment card number",
+    "ssn": "a US social security number",
     "ip": "the address of a machine",
     "phone": "a telephone number",
 }
@@ -40,6 +41,17 @@ _SAID: dict[str, tuple[Severity, str, str]] = {
         "warning",
         "It is in the evaluation data too, so a model trained on it would be tested on what it has seen.",
         "Leave out what overlaps before freezing.",
+    ),
+    "conflicting_labels": (
+        "warning",
+        "",
+        "Decide which label is right, and correct the other; or give the text both, if it may have several. Leaving "
+        "out near-duplicates keeps whichever comes first.",
+    ),
+    "rare_label": (
+        "warning",
+        "",
+        "Add examples of it, give it the name of a label that says nearly the same, or leave it out.",
     ),
     "outlier": (
         "notice",
@@ -69,7 +81,7 @@ def problem_with(
         severity=severity,
         file=name_of(record, files),
         line=record.line,
-        path=".".join(filter(None, [record.path, path])),
+        path=path,
         excerpt=excerpt or excerpt_of(record.example, MAX_EXCERPT),
         reason=reason or usual_reason,
         remedy=remedy,
@@ -77,5 +89,7 @@ def problem_with(
 
 
 def name_of(record: Record, files: list[str]) -> str:
-    """As the person named it."""
+    """As the person named it; of an archive, the file in it."""
+    if record.path:
+        return record.path
     return files[record.file] if record.file < len(files) else f"file {record.file + 1}"

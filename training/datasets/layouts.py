@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from training.datasets.dialect import SEPARATOR, are_enclosed, cells, without_separator_line
 from training.datasets.encodings import SAMPLE, guess
 from training.datasets.shapes import FIELDS
 from training.datasets.sources import Layout
@@ -73,31 +75,37 @@ class Seen(NamedTuple):
     encoding: str
     delimiter: str
     reason: str  # a sentence where it is nothing we can read, or the name says something else; else ""
+    code: str = ""  # of codes.py, where it is nothing we can read
 
 
 def see(path: Path, name: str) -> Seen:
     with path.open("rb") as file:
         sample = file.read(SAMPLE)
         whole = len(sample) < SAMPLE
-    claimed = _EXTENSIONS.get(name.rpartition(".")[2].lower()) if "." in name else None
+    claimed = layout_of_name(name)
     if not sample:
-        return Seen(None, "", "", "The file is empty.")
-    layout, why = _by_magic(path, sample)
+        return Seen(None, "", "", "The file is empty.", "empty_file")
+    layout, why = _by_magic(path, sample, claimed)
     if why:
-        return Seen(None, "", "", f"The file is {why}.")
+        return Seen(None, "", "", f"The file is {why}.", "unreadable_file")
     if layout is not None:
         return Seen(layout, "utf-8", ",", _lie(claimed, layout, name))
     encoding = guess(sample)
     if encoding is None:
-        said = f", although its name ends in .{name.rpartition('.')[2]}" if claimed else ""
-        return Seen(None, "", "", f"The file is neither text nor a format that is read here{said}.")
+        neither = "The file is neither text nor a format that is read here."
+        lie = f"Its name ends in .{name.rpartition('.')[2]}, and it is not that. {neither}"
+        return Seen(None, "", "", lie if claimed else neither, "unreadable_file")
     text = sample.decode(encoding, "replace").lstrip("\ufeff")
     if not whole:
         text = text[: text.rfind("\n") + 1] or text
     if not text.strip():
-        return Seen(None, "", "", "The file has nothing but blanks in it.")
+        return Seen(None, "", "", "The file has nothing but blanks in it.", "empty_file")
     layout, delimiter = _by_text(text, claimed, name)
     return Seen(layout, encoding, delimiter, _lie(claimed, layout, name))
+
+
+def layout_of_name(name: str) -> Layout | None:
+    return _EXTENSIONS.get(name.rpartition(".")[2].lower()) if "." in name else None
 
 
 def _lie(claimed: Layout | None, layout: Layout, name: str) -> str:
@@ -106,7 +114,7 @@ def _lie(claimed: Layout | None, layout: Layout, name: str) -> str:
     return f"The name ends in .{name.rpartition('.')[2]}, but the file is {NAMES[layout]}."
 
 
-def _by_magic(path: Path, sample: bytes) -> tuple[Layout | None, str]:
+def _by_magic(path: Path, sample: bytes, claimed: Layout | None) -> tuple[Layout | None, str]:
     for magic, what in _FOREIGN.items():
         if sample.startswith(magic) and not (
             len(magic) == 2 and sample[:64].isascii() and sample[:64].isalnum()
@@ -114,10 +122,12 @@ def _by_magic(path: Path, sample: bytes) -> tuple[Layout | None, str]:
             return None, what
     if sample.startswith(b"PAR1"):
         return "parquet", ""
-    if b"%PDF-" in sample[:1024] and not sample.lstrip().startswith((b"{", b"[")):
-        return "pdf", ""
     if sample.startswith((b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")):
         return _by_members(path)
+    # A printer's commands may stand before it; elsewhere it is what a text tells of.
+    is_pdf = sample.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"%PDF-")
+    if is_pdf or (claimed == "pdf" and b"%PDF-" in sample[:1024]):
+        return "pdf", ""
     return None, ""
 
 
@@ -161,12 +171,16 @@ def _json_layout(text: str, claimed: Layout | None) -> Layout:
     if text.lstrip().startswith("["):
         # [{...}] on one line is an array; lines of arrays are not something we know.
         return "json" if len(lines) == 1 or claimed != "jsonl" or len(whole) < len(lines) else "jsonl"
+    if len(lines) == 1 and claimed == "json":
+        return "json"  # where one value may follow another on the same line, too
     cut = len(lines) == 1 and claimed == "jsonl"  # one line, longer than what was looked at
     return "jsonl" if cut or len(whole) * 2 >= len(lines) else "json"
 
 
 def table_delimiter(text: str, claimed: bool, tabs: bool) -> str:
     """What parts the fields of a table; "" where the text seems to be none."""
+    if said := SEPARATOR.match(text):
+        return said.group(1)
     best, best_score = "", 0.0
     for delimiter in ("\t",) if tabs else _DELIMITERS:
         rows = first_rows(text, delimiter)
@@ -197,7 +211,8 @@ def table_delimiter(text: str, claimed: bool, tabs: bool) -> str:
 
 def first_rows(text: str, delimiter: str, count: int = 50) -> list[list[str]]:
     rows: list[list[str]] = []
-    reader = csv.reader(io.StringIO(text[: 2**20], newline=""), delimiter=delimiter)
+    text = without_separator_line(text[: 2**20])
+    reader = cells(io.StringIO(text, newline=""), delimiter, enclosed=are_enclosed(text, delimiter))
     try:
         for row in reader:
             if any(row):

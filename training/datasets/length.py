@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from training.datasets.examples import ChatExample, DocumentExample, Example, LabelledExample, Message
-from training.datasets.texts import texts_of
+from training.datasets.texts import as_read, texts_of
 from training.encoding import Encoded, Encoder
 
 _LONGEST_TOKEN = 16  # characters, on average of a text
@@ -24,7 +24,7 @@ class Length:
     def are_too_long(self, examples: Sequence[Example]) -> list[bool]:
         """Of each. One that the template refuses is not."""
         # A token is at least one byte, so most need not be encoded.
-        doubtful = [e for e in examples if self._most_tokens(e) > self._max_tokens]
+        doubtful = [as_read(e) for e in examples if self._most_tokens(e) > self._max_tokens]
         verdicts = iter([not self._fits(encoded) for encoded in self._encoder.encode_all(doubtful)])
         return [self._most_tokens(e) > self._max_tokens and next(verdicts) for e in examples]
 

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from training.datasets.codes import shown
-from training.datasets.layouts import NAMES, Seen, first_rows, looks_like_header, see
+from training.datasets.encodings import as_in, is_unicode
+from training.datasets.layouts import NAMES, Seen, first_rows, layout_of_name, looks_like_header, see
 from training.datasets.limits import MAX_COLUMNS, MAX_LINE
 from training.datasets.problems import DataError
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
-from training.datasets.readers.rows import Row, Skipped
-from training.datasets.shapes import guess_shape
-from training.datasets.sources import Detected, Layout, Reading, Shape
+from training.datasets.readers.rows import NoValue, Row, Sheets, Skipped
+from training.datasets.shapes import guess_shape, usual_columns
+from training.datasets.sources import TEXTUAL, Detected, Layout, Reading, Shape
 
 _LOOKED_AT = 50  # rows
 _SHOWN = 8
@@ -28,6 +29,7 @@ _MEMBER_SIZE = 64 * 2**20  # bytes of each that are unpacked for it
 # Read from their beginning on: to look at some rows, there need be no end.
 _FROM_THE_START: tuple[Layout, ...] = ("jsonl", "json", "csv", "text", "markdown")
 _DOCUMENTS: tuple[Layout, ...] = ("text", "markdown", "html", "pdf", "docx")
+_GUESS = "This is a guess by what the fields hold: check which field is which."
 _SHAPES: dict[Shape, str] = {
     "chat": "conversations (OpenAI's messages)",
     "prompt_completion": "prompts with completions",
@@ -40,47 +42,105 @@ _SHAPES: dict[Shape, str] = {
 }
 
 
-def look_into(path: Path, name: str, seen: Seen | None = None, *, scratch: Path | None = None) -> Detected:
-    """What it seems to be. Of a fragile layout (readers.FRAGILE), only for a process that may be lost.
+def look_into(
+    path: Path,
+    name: str,
+    seen: Seen | None = None,
+    *,
+    asked: Reading | None = None,
+    scratch: Path | None = None,
+) -> Detected:
+    """What it seems to be; or what is in it, read as `asked`. Of a fragile layout (readers.FRAGILE), only for a process
+    that may be lost.
 
     `scratch`: a folder for what an archive holds. This process may be killed: whoever asks it makes and removes that.
     """
-    seen = seen or see(path, name)
+    seen = seen_as(asked) if asked is not None else seen or see(path, name)
     if seen.layout is None:
-        return Detected(None, seen.reason, [], [])
+        return refused(seen, seen.code)
     try:
         if seen.layout == "zip":
             assert scratch is not None
-            return _archive(path, name, seen, scratch / "member")
-        header = _has_header(path, seen)
-        reading = Reading(seen.layout, "document", seen.encoding, seen.delimiter, header=header)
-        rows, flaw = _first(path, reading)
-    except (DataError, MemoryError) as error:
-        message = error.message if isinstance(error, DataError) else "Reading it needs too much memory."
-        return Detected(None, f"{seen.reason} {message}".strip(), [], [])
+            found = _archive(path, name, seen, scratch / "member")
+            if asked is not None and found.reading is not None and found.reading.shape != asked.shape:
+                found.reading.shape = asked.shape
+                found.reading.columns = usual_columns(asked.shape, found.columns) or {}
+            return found
+        reading = Reading(seen.layout, "document", seen.encoding, seen.delimiter)
+        if asked is None:
+            reading.header = _has_header(path, seen)
+        else:
+            reading.shape, reading.sheet, reading.header = asked.shape, asked.sheet, asked.header
+        rows, flaw, sheets = _first(path, reading)
+    except DataError as error:
+        return refused(seen, error.code, error.message)
+    except MemoryError:
+        return refused(seen, "file_too_complex", "Reading it needs too much memory.")
     if not rows:
-        return Detected(None, f"{seen.reason} {flaw or 'There is no row in it.'}".strip(), [], [])
-    columns = [*dict.fromkeys(str(name) for row in rows for name in row)][:MAX_COLUMNS]
-    if seen.layout in _DOCUMENTS:
-        reason = _reason(seen, "documents", True)
-        return Detected(reading, reason, [], [_shown(row) for row in rows[:_SHOWN]])
-    shown_rows = [_shown(row) for row in rows[:_SHOWN]]
-    guessed = guess_shape(rows)
-    if guessed is None:
-        reason = f"{seen.reason} No field in it holds text.".strip()
-        return Detected(None, reason, columns, shown_rows, header)
-    reading.shape, reading.columns, sure = guessed
-    return Detected(reading, _reason(seen, _SHAPES[reading.shape], sure), columns, shown_rows, header)
-
-
-def _reason(seen: Seen, what: str, sure: bool) -> str:
-    layout = NAMES[seen.layout or "text"]
-    encoding = (
-        f" in {seen.encoding}" if seen.layout in ("csv", "json", "jsonl", "text", "markdown", "html") else ""
+        found = refused(seen, *(flaw or ("empty_file", "There is no row in it.")))
+        found.sheets = sheets
+        return found
+    found = Detected(
+        reading, "", [], [_shown(row) for row in rows[:_SHOWN]], reading.header, sheets, _notices(seen)
     )
-    said = f"{layout[0].upper()}{layout[1:]}{encoding} with {what}."
-    guess = "" if sure else "This is a guess by what the fields hold: check which field is which."
-    return " ".join(filter(None, (seen.reason, said, guess)))
+    if asked is None and seen.layout in TEXTUAL and not is_unicode(seen.encoding):
+        found.notices.append(f"{legacy_encoding(seen.encoding)} {as_in(path, seen.encoding)}")
+    if len(sheets) > 1 and not reading.sheet:
+        found.notices.append(other_sheets(*sheets))
+    if seen.layout in _DOCUMENTS:
+        found.reason = _reason(seen, "documents")
+        return found
+    found.columns = [*dict.fromkeys(str(name) for row in rows for name in row)][:MAX_COLUMNS]
+    guessed = guess_shape([_with_values(row) for row in rows])
+    if asked is not None and (guessed is None or guessed[0] != asked.shape):
+        guessed = asked.shape, usual_columns(asked.shape, found.columns) or {}, True
+    if guessed is None:
+        nothing = refused(seen, "unreadable_file", _no_text(rows))
+        found.reading, found.reason, found.code = None, nothing.reason, nothing.code
+        return found
+    reading.shape, reading.columns, sure = guessed
+    found.reason = _reason(seen, _SHAPES[reading.shape])
+    if not sure and (asked is None or not asked.columns):
+        found.notices.append(_GUESS)
+    return found
+
+
+def seen_as(asked: Reading) -> Seen:
+    return Seen(asked.layout, asked.encoding, asked.delimiter, "")
+
+
+def _no_text(rows: list[dict[str, object]]) -> str:
+    """What to do about a file that has its examples one level further in."""
+    for name, value in rows[0].items() if len(rows) == 1 else ():
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
+            return f"Its examples are in the list {shown(name, 40)!r}: make a file of that list alone."
+        if isinstance(value, dict) and value:
+            return (
+                f"Its examples are called {shown(name, 40)!r} and so on: write them as a list, without names."
+            )
+    return "No field in it holds text."
+
+
+def refused(seen: Seen, code: str, why: str = "") -> Detected:
+    return Detected(None, f"{seen.reason} {why}".strip(), [], [], code=code)
+
+
+def legacy_encoding(encoding: str) -> str:
+    return f"It is not in Unicode, and is read as {encoding}."
+
+
+def other_sheets(chosen: str, *others: str) -> str:
+    return f"Only the sheet {shown(chosen, 40)} is read, and not {shown(', '.join(others), 200)}."
+
+
+def _notices(seen: Seen) -> list[str]:
+    return [seen.reason] if seen.reason else []
+
+
+def _reason(seen: Seen, what: str) -> str:
+    layout = NAMES[seen.layout or "text"]
+    encoding = f" in {seen.encoding}" if seen.layout in TEXTUAL else ""
+    return f"{layout[0].upper()}{layout[1:]}{encoding} with {what}."
 
 
 def _has_header(path: Path, seen: Seen) -> bool:
@@ -91,28 +151,37 @@ def _has_header(path: Path, seen: Seen) -> bool:
     return not rows or looks_like_header(rows)
 
 
-def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], str]:
-    """The first rows that have fields; where there are none, what is wrong with the first."""
+def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple[str, str] | None, list[str]]:
+    """The first rows that have fields; where there are none, what is wrong with the first: a code and a sentence. And a
+    workbook's sheets."""
     rows: list[dict[str, object]] = []
-    flaw = ""
+    flaw: tuple[str, str] | None = None
+    sheets: list[str] = []
     try:
         for row in itertools.islice(read_rows(path, reading), _LOOKED_AT):
-            if isinstance(row, Skipped):  # its end may be gigabytes away
-                flaw = flaw or f"A row is longer than {MAX_LINE // 2**20} MB: shorten it, or split it."
+            if isinstance(row, Sheets):
+                sheets = row.names
+            elif isinstance(row, Skipped):  # its end may be gigabytes away
+                long = f"A row is longer than {MAX_LINE // 2**20} MB: shorten it, or split it."
+                flaw = flaw or ("line_too_long", long)
                 break
-            if isinstance(row, Row):
+            elif isinstance(row, Row):
                 value = {"text": row.value} if isinstance(row.value, str) else row.value
                 if isinstance(value, dict):
                     rows.append(_named(value))
                 else:
-                    flaw = flaw or "What is in it are no examples, which have named fields."
+                    flaw = flaw or ("data_type", "What is in it are no examples, which have named fields.")
             else:
-                flaw = flaw or row.reason
+                flaw = flaw or (row.code, row.reason)
     except DataError as error:
         if not rows:
             raise
-        flaw = error.message
-    return rows, flaw
+        flaw = error.code, error.message
+    return rows, flaw, sheets
+
+
+def _with_values(row: dict[str, object]) -> dict[str, object]:
+    return {name: None if isinstance(cell, NoValue) else cell for name, cell in row.items()}
 
 
 def _named(fields: Mapping[str, object]) -> dict[str, object]:
@@ -128,19 +197,27 @@ def _shown(row: Mapping[str, object]) -> dict[str, str]:
     }
 
 
+def _promise(name: str, size: int) -> tuple[int, int]:
+    """Examples are rather in the largest table or JSON file than in a note or a picture beside it."""
+    claimed = layout_of_name(name)
+    return 2 if claimed is None else int(claimed in _DOCUMENTS), -size
+
+
 def _archive(path: Path, name: str, seen: Seen, member_path: Path) -> Detected:
-    """As the first of its files whose fields have names, else as documents."""
+    """As the first of its files, by what they promise, whose fields have names; else as documents."""
     documents: Detected | None = None
-    why = "Nothing in the archive can be read."
-    for member in itertools.islice(unpack_each(path, name, member_path, most=_MEMBER_SIZE), _MEMBERS):
+    code, why = "unreadable_file", "Nothing in the archive can be read."
+    members = unpack_each(path, name, member_path, most=_MEMBER_SIZE, order=_promise)
+    for member in itertools.islice(members, _MEMBERS):
         if member.refused is not None:
-            why = member.refused.message
+            code, why = member.refused.code, member.refused.message
             continue
         inside = see(member_path, member.name)
         if not member.is_whole and inside.layout not in _FROM_THE_START:
-            why = (
+            code, why = (
+                "file_too_long",
                 f"{shown(member.name, 80)} is too large to be looked into within an archive, which is done up to"
-                f" {_MEMBER_SIZE // 2**20} MB: upload it unpacked."
+                f" {_MEMBER_SIZE // 2**20} MB: upload it unpacked.",
             )
             continue
         if inside.layout in (None, "zip"):
@@ -148,9 +225,10 @@ def _archive(path: Path, name: str, seen: Seen, member_path: Path) -> Detected:
         found = look_into(member_path, member.name, inside)
         if found.reading is None:
             continue
-        found.reason = f"{seen.reason} A ZIP archive; {shown(member.name, 80)}: {found.reason}".strip()
+        found.reason = f"A ZIP archive; {shown(member.name, 80)}: {found.reason}"
+        found.notices = _notices(seen) + [f"{shown(member.name, 80)}: {notice}" for notice in found.notices]
         found.reading = Reading("zip", found.reading.shape, columns=found.reading.columns)
         if found.reading.shape != "document":
             return found
         documents = documents or found
-    return documents or Detected(None, f"{seen.reason} {why}".strip(), [], [])
+    return documents or refused(seen, code, why)

@@ -18,6 +18,7 @@ import numpy as np
 from inference.formats.errors import ModelFileError
 from inference.text.open_model import TextModel, open_text_model
 from inference.text.template_host import TemplateError
+from training.datasets.conflicts import text_and_answer
 from training.datasets.examples import LabelledExample, Record
 from training.datasets.findings import problem_with
 from training.datasets.fingerprints import Fingerprints, fingerprints_of
@@ -27,7 +28,7 @@ from training.datasets.parallel import Done
 from training.datasets.personal import find_personal
 from training.datasets.problems import MAX_EXCERPT, DataError, Problem
 from training.datasets.shards import Part, records_of
-from training.datasets.texts import has_something_to_learn, kind_of_example, names_of_texts, texts_of
+from training.datasets.texts import as_read, has_something_to_learn, kind_of_example, names_of_texts, texts_of
 from training.datasets.token_preview import lost_text
 from training.encoding import Encoded, Encoder
 
@@ -52,6 +53,7 @@ class Measured(msgspec.Struct):
     labels: dict[str, int]
     problems: dict[str, int]
     lost_tokens: int
+    labels_first: dict[str, int]  # of each label, the first example that has it, from 0 in this part
 
 
 def measure(piece: Piece, done: Done) -> Measured:
@@ -75,8 +77,11 @@ class _Measuring:
         names = ("kinds", "personal", "languages", "labels", "problems")
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in names}
         self._lost_tokens = 0
+        self._labels_first: dict[str, int] = {}
+        self._seen = 0
         self._offsets: list[int] = []
         self._values: list[float] = []
+        self._labelled: list[tuple[int, int]] = []
         self._tokens: list[int] = []
         self._trained: list[int] = []
         self._features = [np.empty((0, 2), np.float32)]
@@ -89,10 +94,16 @@ class _Measuring:
         self._prints.append(prints)
         self._features.append(features_of(examples))
         self._offsets += [offset for offset, _ in batch]
-        encodings = self._opened[1].encode_all(examples) if self._opened else [None] * len(batch)
+        self._labelled += [text_and_answer(example) for example in examples]
+        encodings = (
+            self._opened[1].encode_all([as_read(example) for example in examples])
+            if self._opened
+            else [None] * len(batch)
+        )
         for (_, record), exact, encoded in zip(batch, prints.exact.tolist(), encodings, strict=True):
             detect_language = exact % self._piece.language_of_one_in == 0
             problems = [*self._look_at(record, detect_language), *self._token_problems(record, encoded)]
+            self._seen += 1
             for problem in problems:
                 self._counts["problems"][problem.code] += 1
                 if self._counts["problems"][problem.code] <= self._piece.most_problems:
@@ -104,18 +115,21 @@ class _Measuring:
             file,
             offsets=np.array(self._offsets, np.uint64),
             values=np.array(self._values),
+            labelled=np.array(self._labelled, np.uint64).reshape(-1, 2),
             tokens=np.array(self._tokens, np.uint32),
             trained=np.array(self._trained, np.uint32),
             features=np.concatenate(self._features),
             **vars(prints),
         )
-        return Measured(**self._counts, lost_tokens=self._lost_tokens)
+        return Measured(**self._counts, lost_tokens=self._lost_tokens, labels_first=self._labels_first)
 
     def _look_at(self, record: Record, detect_language: bool) -> Iterator[Problem]:
         example = record.example
         self._counts["kinds"][kind_of_example(example)] += 1
         if isinstance(example, LabelledExample):
-            self._counts["labels"].update(example.labels)
+            for label in example.labels:
+                self._counts["labels"][label] += 1
+                self._labels_first.setdefault(label, self._seen)
             if example.value is not None:
                 self._values.append(example.value)
         texts = texts_of(example)

@@ -15,15 +15,16 @@ import msgspec
 
 from training.datasets.codes import problem
 from training.datasets.convert import Converter
+from training.datasets.encodings import as_in, is_unicode
 from training.datasets.examples import Kind, Record
 from training.datasets.layouts import see
 from training.datasets.limits import FREE_UNPACKED, MAX_RATIO, PROBLEMS_KEPT
-from training.datasets.looking import look_into
+from training.datasets.looking import legacy_encoding, look_into, other_sheets
 from training.datasets.problems import DataError, Problem
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
-from training.datasets.readers.rows import Row, Skipped
-from training.datasets.sources import Reading, kind_of
+from training.datasets.readers.rows import Row, Sheets, Skipped
+from training.datasets.sources import TEXTUAL, Reading, kind_of
 
 _BEAT = 0.2  # seconds between two words of how far it is
 _ROW_COST = 16  # bytes that a row counts at least, so that rows of nothing end, too
@@ -45,6 +46,9 @@ class PartResult(msgspec.Struct):
     read: int  # rows found
     usable: int  # of them, examples
     problems: dict[str, int]
+    unused: dict[
+        str, list[str]
+    ] = {}  # of each file, or of each in the archive, fields of which nothing was used
 
 
 class _Writer:
@@ -57,15 +61,24 @@ class _Writer:
         self._said, self._done = time.monotonic(), part.start
         self.read = self.usable = 0
         self.counts: Counter[str] = Counter()
+        self.unused: dict[str, list[str]] = {}
 
     def rows(self, path: Path, name: str, reading: Reading) -> None:
         """All of a file's. What stops the reading is a problem of the file; what was read is kept."""
         part = self._part
         inside = name if name != part.name else ""
+        if not part.start and reading.layout in TEXTUAL and not is_unicode(reading.encoding):
+            reason = legacy_encoding(reading.encoding)
+            self.of_file("legacy_encoding", name, reason, as_in(path, reading.encoding))
         converter = Converter(reading, name)
         before, problems_before = self.read, self.counts.total()
         try:
             for row in read_rows(path, reading, part.start, part.end, part.first):
+                if isinstance(row, Sheets):
+                    if len(row.names) > 1:
+                        self.of_file("other_sheets", name, other_sheets(*row.names))
+                        problems_before += 1  # it says nothing of what is in this one
+                    continue
                 self._beat(row.done)
                 if isinstance(row, Skipped):
                     continue
@@ -86,12 +99,14 @@ class _Writer:
             self.of_file("file_too_complex", name, "Reading it needs too much memory.")
         except DataError as error:
             self.of_file(error.code, name, error.message)
+        if converter.unused:
+            self.unused[name] = converter.unused
         nothing = self.read == before and self.counts.total() == problems_before
         if nothing and part.end is None:  # of a range, the others may have what it has not
             self.of_file("empty_file", name, "There is nothing to read in it.")
 
-    def of_file(self, code: str, name: str, reason: str) -> None:
-        self.problem(problem(code, name, 0, "", "", reason))
+    def of_file(self, code: str, name: str, reason: str, excerpt: str = "") -> None:
+        self.problem(problem(code, name, 0, "", excerpt, reason))
 
     def problem(self, found: Problem) -> None:
         self.counts[found.code] += 1
@@ -137,7 +152,7 @@ def read_part(part: Part, folder: Path, report: Callable[[int], None]) -> PartRe
             _read_archive(part, folder / "member", writer)
         else:
             writer.rows(Path(part.path), part.name, part.reading)
-    return PartResult(writer.read, writer.usable, dict(writer.counts))
+    return PartResult(writer.read, writer.usable, dict(writer.counts), writer.unused)
 
 
 def _read_archive(part: Part, member_path: Path, writer: _Writer) -> None:

@@ -23,7 +23,7 @@ from training.datasets.parallel import Done
 from training.datasets.problems import MAX_EXCERPT
 from training.datasets.recipe import Effect, Recipe
 from training.datasets.shards import Part, records_of
-from training.datasets.split import group_hash
+from training.datasets.split import group_hash, label_hash
 from training.datasets.steps import steps_of
 from training.datasets.texts import has_something_to_learn, kind_of_example, texts_of
 
@@ -74,6 +74,7 @@ class _Preparing:
         self._cut: list[tuple[int, str, str]] = []
         self._offsets: list[int] = []
         self._groups: list[int] = []
+        self._labels: list[tuple[int, int]] = []  # row and label
         self._flags: list[int] = []
         self._features = [np.empty((0, 2), np.float32)]
         self._prints: list[Fingerprints] = []
@@ -85,6 +86,10 @@ class _Preparing:
             self._kinds.add(kind_of_example(record.example))
             example = self._stepped(record.example)
             if example is not None:
+                if isinstance(example, LabelledExample) and example.value is None:
+                    # Of "" nothing is learnt; no label at all is an answer.
+                    labels = [label for label in example.labels if label] if example.labels else [""]
+                    self._labels += [(len(self._offsets), label_hash(label)) for label in labels]
                 left.append(example)
                 self._offsets.append(offset)
                 self._groups.append(group_hash(record.group))
@@ -103,6 +108,7 @@ class _Preparing:
             offsets=np.array(self._offsets, np.uint64),
             groups=np.array(self._groups, np.uint64),
             flags=np.array(self._flags, np.uint8),
+            labels=np.array(self._labels, np.uint64).reshape(-1, 2),
             features=np.concatenate(self._features),
             **vars(Fingerprints.joined(self._prints)),
         )

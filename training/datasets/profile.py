@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import msgspec
@@ -19,8 +19,11 @@ import numpy.typing as npt
 
 from training.datasets.arrays import load, load_apart, load_fingerprints
 from training.datasets.aside import disk_full, write_aside
+from training.datasets.codes import shown
+from training.datasets.conflicts import find_conflicts
 from training.datasets.duplicates import find_duplicates, find_overlap
 from training.datasets.evaluation import evaluation_fingerprints
+from training.datasets.examples import Example, LabelledExample
 from training.datasets.findings import CODES, name_of, problem_with, severity_of
 from training.datasets.fingerprints import Fingerprints
 from training.datasets.histogram import histogram_of
@@ -32,12 +35,14 @@ from training.datasets.progress import Progress, silent
 from training.datasets.reading import ReadSummary
 from training.datasets.report import Count, PreviewToken, Report
 from training.datasets.shards import Index, parts_of
+from training.datasets.texts import as_read
 from training.datasets.token_preview import token_preview
 from training.encoding import Encoded
 
 MOST_PROBLEMS = 1000  # listed of each code; counts are exact
 MOST_LABELS = 500  # listed: a column of whatever is different in every row may be taken for labels
 _PREVIEWS = 10
+_RARE = 5  # examples of a label: with fewer there are none, often, to judge by
 # One in so many examples is asked for its language that about so much is looked at.
 _LANGUAGE_BYTES = 20 * 2**20
 
@@ -119,7 +124,10 @@ class _Whole:
         self._rows = len(prints)
         del prints
         self._outliers = find_outliers(load(self._arrays, "features"))
-        self._index = Index([piece.part for piece in pieces], load_apart(self._arrays, "offsets"))
+        offsets = load_apart(self._arrays, "offsets")
+        self._index = Index([piece.part for piece in pieces], offsets)
+        self._conflicts = find_conflicts(*load(self._arrays, "labelled").T)
+        self._rare = self._rare_labels([len(some) for some in offsets])
 
     def report(self, model: Path | None, max_tokens: int) -> Report:
         """Raises DataError `mixed_kinds`."""
@@ -131,9 +139,9 @@ class _Whole:
             )
         labels = _most_first(self._counted("labels"))
         tokens, trained = (load(self._arrays, name) for name in ("tokens", "trained"))
-        problems = self._counted("problems") + Counter(
-            {code: int(mask.sum()) for code, mask in self._masks()}
-        )
+        found = {code: int(mask.sum()) for code, mask in self._masks()}
+        found |= {"rare_label": len(self._rare), "conflicting_labels": len(self._conflicts[0])}
+        problems = self._counted("problems") + Counter(found)
         return Report(
             kind=next(iter(kinds), ""),
             files=self._files,
@@ -176,9 +184,37 @@ class _Whole:
                 if code in ("exact_duplicate", "near_duplicate"):
                     first = self._duplicates.same if code == "exact_duplicate" else self._duplicates.cluster
                     other = self._index.record(int(first[row]))
-                    alike = "the same as" if code == "exact_duplicate" else "nearly the same as"
-                    reason = f"It is {alike} {name_of(other, self._files)}, line {other.line}."
+                    name = name_of(other, self._files)
+                    same = f"It is the same as {name}, line {other.line}."
+                    alike = f"It is nearly the same as {name}, line {other.line}."
+                    reason = same if code == "exact_duplicate" else alike
                 yield problem_with(self._index.record(row), self._files, code, reason=reason)
+
+        for row, other in islice(
+            zip(*(rows.tolist() for rows in self._conflicts), strict=True), MOST_PROBLEMS
+        ):
+            record, earlier = self._index.record(row), self._index.record(other)
+            place = f"{name_of(earlier, self._files)}, line {earlier.line}"
+            labels, others = _labels_of(record.example), _labels_of(earlier.example)
+            reason = f"The same text is {others} in {place}, and {labels} here."
+            yield problem_with(record, self._files, "conflicting_labels", reason=reason, path="label")
+        for label, count, row in self._rare[:MOST_PROBLEMS]:
+            reason = f"Examples with the label “{shown(label, 80)}”: {count}. That is too few to learn it and to judge."
+            yield problem_with(
+                self._index.record(row), self._files, "rare_label", reason=reason, path="label"
+            )
+
+    def _rare_labels(self, rows: list[int]) -> list[tuple[str, int, int]]:
+        """Each with how many examples have it, and the first of them; in their order. `rows`: of each part."""
+        first: dict[str, int] = {}
+        for begin, some in zip(np.cumsum([0, *rows]).tolist(), self._measured, strict=False):
+            for label, row in some.labels_first.items():
+                first.setdefault(label, begin + row)
+        counts = self._counted("labels")
+        rare = [
+            (label, counts[label], row) for label, row in first.items() if label and counts[label] < _RARE
+        ]
+        return sorted(rare, key=lambda found: (found[2], found[0]))
 
     def _masks(self) -> list[tuple[str, npt.NDArray[np.bool_]]]:
         return [
@@ -198,9 +234,16 @@ class _Whole:
         """Of examples from all over the dataset."""
         opened, encoder = open_encoder(str(model))
         step = max(1, self._rows // _PREVIEWS)
-        examples = [self._index.record(row).example for row in range(0, self._rows, step)[:_PREVIEWS]]
+        examples = [
+            as_read(self._index.record(row).example) for row in range(0, self._rows, step)[:_PREVIEWS]
+        ]
         encodings = encoder.encode_all(examples)
         return [token_preview(e, opened.tokenizer, max_tokens) for e in encodings if isinstance(e, Encoded)]
+
+
+def _labels_of(example: Example) -> str:
+    labels = [label for label in example.labels if label] if isinstance(example, LabelledExample) else []
+    return ", ".join(f"“{shown(label, 80)}”" for label in labels[:5]) or "without a label"
 
 
 def _add_reading(report: Report, read: ReadSummary) -> None:

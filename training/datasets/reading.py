@@ -10,7 +10,8 @@ import os
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -41,12 +42,18 @@ class ReadSummary(msgspec.Struct):
 
 
 def read_sources(
-    sources: list[Source], folder: Path, *, progress: Progress = silent, processes: int = 2
+    sources: list[Source],
+    folder: Path,
+    *,
+    unreadable: Sequence[Problem] = (),
+    progress: Progress = silent,
+    processes: int = 2,
 ) -> ReadSummary:
     """Writes `records/00000.jsonl`, ... and `problems.jsonl` in the folder, in place of earlier ones.
 
-    `progress` hears of the bytes of the sources. Raises DataError `no_files`, `unknown_encoding`, `file_not_safe` and
-    `disk_full`, OSError, and what `progress` raises.
+    `unreadable`: what is wrong with files beside them that cannot be read at all, which is said first. `progress` hears
+    of the bytes of the sources. Raises DataError `no_files`, `unknown_encoding`, `file_not_safe` and `disk_full`,
+    OSError, and what `progress` raises.
     """
     if not sources:
         raise DataError("no_files", "There is no file to read: upload one first.")
@@ -59,7 +66,7 @@ def read_sources(
     try:
         shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
         (work / "records").mkdir(parents=True)
-        summary = _Reading(sources, work, progress, processes).run()
+        summary = _Reading(sources, unreadable, work, progress, processes).run()
         shutil.rmtree(folder / "records", ignore_errors=True)
         (work / "records").rename(folder / "records")
         (work / "problems.jsonl").replace(folder / "problems.jsonl")
@@ -71,8 +78,15 @@ def read_sources(
 
 
 class _Reading:
-    def __init__(self, sources: list[Source], work: Path, progress: Progress, processes: int) -> None:
-        self._sources, self._work, self._processes = sources, work, processes
+    def __init__(
+        self,
+        sources: list[Source],
+        unreadable: Sequence[Problem],
+        work: Path,
+        progress: Progress,
+        processes: int,
+    ) -> None:
+        self._sources, self._unreadable, self._work, self._processes = sources, unreadable, work, processes
         self._kind: Kind = kind_of(sources[0].reading.shape)
         self._progress = progress
         self._total = sum(source.path.stat().st_size for source in sources)
@@ -174,10 +188,12 @@ class _Reading:
         """The parts' shards under their last names, and their problems in one file."""
         self._require_plain()
         self._name_the_empty(parts)
-        counts: Counter[str] = Counter()
-        written: Counter[str] = Counter()
+        counts = Counter(problem.code for problem in self._unreadable)
+        unused: dict[tuple[int, str], dict[str, None]] = {}
+        written = counts.copy()
         shards = 0
         with (self._work / "problems.jsonl").open("wb") as problems:
+            problems.writelines(msgspec.json.encode(problem) + b"\n" for problem in self._unreadable)
             for number in range(parts):
                 counts.update(self._results[number].problems)
                 folder = self._work / f"{number:05d}"
@@ -189,6 +205,13 @@ class _Reading:
                 if self._results[number].usable:
                     (folder / "records").rename(self._work / "records" / f"{shards:05d}.jsonl")
                     shards += 1
+                for name, fields in self._results[number].unused.items():
+                    unused.setdefault((self._parts[number].file, name), {}).update(dict.fromkeys(fields))
+            counts.update({"unused_fields": len(unused)} if unused else {})
+            for (_, name), names in islice(unused.items(), PROBLEMS_KEPT):
+                reason = "What these fields hold is not learnt."
+                found = problem("unused_fields", name, 0, "", ", ".join(names), reason)
+                problems.write(msgspec.json.encode(found) + b"\n")
         return ReadSummary(
             self._kind,
             sum(result.read for result in self._results.values()),

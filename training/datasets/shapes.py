@@ -14,28 +14,42 @@ class Field(NamedTuple):
     required: bool = True
 
 
+_SYSTEM = Field(("system", "system_prompt"), required=False)
+# Whether an answer is a good one (TRL's unpaired preferences, for KTO): only where it holds true and false.
+_GOOD = Field((), required=False)
+_GOOD_NAMES = ("label", "kto_tag")
+
 FIELDS: dict[Shape, dict[str, Field]] = {
-    "chat": {"messages": Field(("messages", "conversation", "dialog", "dialogue", "chat"))},
+    "chat": {
+        "messages": Field(("messages", "conversation", "dialog", "dialogue", "chat")),
+        "system": _SYSTEM,
+        "label": _GOOD,
+    },
     "sharegpt": {
         "conversations": Field(("conversations", "conversation")),
-        "system": Field(("system", "system_prompt"), required=False),
+        "system": _SYSTEM,
+        "label": _GOOD,
     },
     "preference": {
-        "input": Field(("input", "prompt", "question", "instruction"), required=False),
+        "instruction": Field(("instruction",), required=False),
+        "input": Field(("input", "prompt", "question", "conversations", "messages"), required=False),
         "preferred_output": Field(("preferred_output", "chosen", "preferred", "accepted")),
         "non_preferred_output": Field(("non_preferred_output", "rejected", "non_preferred")),
-        "system": Field(("system", "system_prompt"), required=False),
+        "system": _SYSTEM,
     },
     "alpaca": {
         "instruction": Field(("instruction",)),
         "input": Field(("input", "context"), required=False),
         "output": Field(("output", "response")),
-        "system": Field(("system", "system_prompt"), required=False),
+        "system": _SYSTEM,
+        "label": _GOOD,
     },
     "prompt_completion": {
         "prompt": Field(("prompt", "question", "query", "user", "input", "frage")),
+        "context": Field(("context",), required=False),
         "completion": Field(("completion", "response", "answer", "assistant", "output", "reply", "antwort")),
-        "system": Field(("system", "system_prompt"), required=False),
+        "system": _SYSTEM,
+        "label": _GOOD,
     },
     "translation": {
         "source": Field(("source", "src", "source_text", "original", "quelle")),
@@ -52,9 +66,33 @@ FIELDS: dict[Shape, dict[str, Field]] = {
         "title": Field(("title", "heading", "titel"), required=False),
     },
 }
+# "de", "en-GB": ISO 639-1, without those that columns are called for other reasons (id, no, is, to).
+_LANGUAGE = re.compile(
+    "(?:af|am|ar|az|be|bg|bn|bs|ca|cs|cy|da|de|el|en|eo|es|et|eu|fa|fi|fr|ga|gl|gu|he|hi|hr|hu|hy|it|ja|ka|kk|km|kn|"
+    "ko|ku|la|lb|lo|lt|lv|mg|mi|mk|ml|mn|mr|ms|mt|my|nb|ne|nl|nn|pa|pl|ps|pt|ro|ru|rw|si|sk|sl|so|sq|sr|sv|sw|ta|"
+    "te|tg|th|tl|tr|uk|ur|uz|vi|xh|yi|yo|zh|zu)(?:[-_][a-z]{2,4})?"
+)
 # A person keeps together more than one of their conversations does.
 GROUP_NAMES = ("group", "group_id", "user", "user_id", "customer_id", "conversation_id", "session_id")
 LABEL_FIELDS = ("label", "labels", "value")
+# Beside a text these say where it is from, and are hardly ever what is to be learnt.
+_ABOUT_A_TEXT = frozenset(
+    (
+        "id",
+        "title",
+        "source",
+        "url",
+        "link",
+        "date",
+        "author",
+        "language",
+        "lang",
+        "split",
+        "license",
+        "file",
+        "filename",
+    )
+)
 
 
 def usual_columns(shape: Shape, names: Sequence[str]) -> dict[str, str] | None:
@@ -81,16 +119,20 @@ def guess_shape(rows: Sequence[Mapping[str, object]]) -> tuple[Shape, dict[str, 
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not names:
         return None
+    if pairs := usual_columns("preference", names):  # with conversations before them or not
+        return "preference", pairs, True
     if shape := _conversations(rows, names):
         return (*shape, True)
     if pair := _languages(rows):
         return "translation", pair, True
-    for candidate in ("preference", "alpaca", "prompt_completion", "translation", "labelled", "document"):
+    for candidate in ("alpaca", "prompt_completion", "translation", "labelled", "document"):
         columns = usual_columns(candidate, names)
         if columns is not None:
             if candidate == "labelled":
-                _numbers(rows, columns)
-            return candidate, columns, True
+                return candidate, columns, _numbers(rows, columns)
+            if candidate == "document":
+                return _document_or_labelled(rows, names, columns)
+            return candidate, columns | _good(candidate, rows, names), True
     by_content = _by_content(rows, names)
     return None if by_content is None else (*by_content, False)
 
@@ -115,25 +157,49 @@ def _conversations(
             and "from" not in keys
             and ("role" in keys or texts or columns[field] == "messages")
         ):
-            return "chat", columns
+            return "chat", columns | _good("chat", rows, names)
         if shape == "sharegpt" and "from" in keys:
-            return "sharegpt", columns
+            return "sharegpt", columns | _good("sharegpt", rows, names)
         if shape == "sharegpt" and "role" in keys:  # OpenAI's messages under another name
-            return "chat", {"messages": columns[field]}
+            columns["messages"] = columns.pop("conversations")
+            return "chat", columns | _good("chat", rows, names)
     return None
 
 
+def _good(shape: Shape, rows: Sequence[Mapping[str, object]], names: list[str]) -> dict[str, str]:
+    if "label" not in FIELDS[shape] or FIELDS[shape]["label"] is not _GOOD:
+        return {}
+    for name in names:
+        said = [row[name] for row in rows if row.get(name) not in (None, "")]
+        if _fold(name) in _GOOD_NAMES and said and all(is_good(value) is not None for value in said):
+            return {"label": name}
+    return {}
+
+
+def is_good(value: object) -> bool | None:
+    """What a field says that holds true and false, in a table as words; None where it says something else."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().casefold())
+    return value if isinstance(value, bool) else None
+
+
 def _languages(rows: Sequence[Mapping[str, object]]) -> dict[str, str] | None:
-    """{"translation": {"de": ..., "en": ...}}, as the parallel corpora of the Hugging Face hub are."""
+    """{"translation": {"de": ..., "en": ...}}, as parallel corpora of the Hugging Face hub are, or two such columns."""
     first = rows[0].get("translation")
     if isinstance(first, dict) and len(first) == 2 and all(isinstance(text, str) for text in first.values()):
         source, target = first
         return {"source": f"translation.{source}", "target": f"translation.{target}"}
-    return None
+    called = [
+        name
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if _LANGUAGE.fullmatch(name.strip().casefold())
+    ]
+    return dict(zip(("source", "target"), called, strict=True)) if len(called) == 2 else None
 
 
-def _numbers(rows: Sequence[Mapping[str, object]], columns: dict[str, str]) -> None:
-    """A "label" of broken numbers is a value to predict; a "target" or "rating" of words is a label."""
+def _numbers(rows: Sequence[Mapping[str, object]], columns: dict[str, str]) -> bool:
+    """A "label" of broken numbers is a value to predict; a "target" or "rating" of words is a label. Of both, what most
+    are: the others will be told as bad values. Returns whether there is no doubt."""
     if "label" in columns and any(name in columns for name in ("labels", "value")):
         columns.pop("value", None)
     for field, other in (("label", "value"), ("value", "label")):
@@ -143,12 +209,35 @@ def _numbers(rows: Sequence[Mapping[str, object]], columns: dict[str, str]) -> N
             str(row.get(columns[field])).strip() for row in rows if row.get(columns[field]) not in (None, "")
         ]
         numbers = [v for v in values if re.fullmatch(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?", v)]
-        broken = [v for v in numbers if re.search(r"[.,]\d*[1-9]", v)]
-        if (field == "label" and len(numbers) == len(values) and broken) or (
-            field == "value" and values and len(numbers) < len(values)
-        ):
+        broken = any(re.search(r"[.,]\d*[1-9]", v) for v in numbers)
+        most = len(numbers) * 2 > len(values)
+        if (field == "label" and most and broken) or (field == "value" and values and not most):
             columns[other] = columns.pop(field)
-            return
+        if "value" in columns:
+            return len(numbers) == len(values)
+    return True
+
+
+def _document_or_labelled(
+    rows: Sequence[Mapping[str, object]], names: list[str], columns: dict[str, str]
+) -> tuple[Shape, dict[str, str], bool]:
+    """Texts beside which a column has few different values may well be labelled; of one value nobody can tell yet."""
+    others = [name for name in names if name not in columns.values() and _fold(name) not in _ABOUT_A_TEXT]
+    values = {
+        name: [v for row in rows if isinstance(v := row.get(name), str) and v.strip()] for name in others
+    }
+    few = [name for name in others if _are_few(values[name], len(rows))]
+    label = min(few, key=lambda name: len(set(values[name])), default="")
+    if label and len(set(values[label])) > 1:
+        found = {"text": columns["text"], "label": label}
+        return "labelled", found | {n: columns[n] for n in ("group",) if n in columns}, False
+    return "document", columns, not label
+
+
+def _are_few(values: list[str], rows: int) -> bool:
+    """Short, and hardly one like no other."""
+    enough = len(values) * 2 >= rows and len(set(values)) * 2 <= len(values)
+    return enough and sum(map(len, values)) <= 40 * len(values)
 
 
 def _by_content(
@@ -166,7 +255,7 @@ def _by_content(
     others = [name for name in texts if name != longest]
     if not others:
         return "document", {"text": longest}
-    few = [n for n in others if length[n] <= 40 and len(set(texts[n])) * 2 <= len(texts[n])]
+    few = [name for name in others if _are_few(texts[name], len(rows))]
     if few:
         return "labelled", {"text": longest, "label": min(few, key=lambda name: len(set(texts[name])))}
     second = max(others, key=lambda name: length[name])

@@ -11,6 +11,8 @@ from training.datasets.examples import Kind
 
 # How the bytes are laid out.
 Layout = Literal["jsonl", "json", "csv", "xlsx", "parquet", "text", "markdown", "html", "pdf", "docx", "zip"]
+# Those whose bytes are characters of some encoding.
+TEXTUAL: tuple[Layout, ...] = ("jsonl", "json", "csv", "text", "markdown", "html")
 # What a row means.
 Shape = Literal[
     "chat",  # OpenAI's: {"messages": [...]}
@@ -31,7 +33,7 @@ class Reading(msgspec.Struct, omit_defaults=True):
     shape: Shape
     encoding: str = "utf-8"
     delimiter: str = ","  # of a CSV
-    sheet: str = ""  # of an XLSX; the first where empty
+    sheet: str = ""  # of an XLSX; where empty, the first that has a table
     header: bool = True  # of a table: whether its first row names the columns; else "column 1", ...
     # What each field is called in this file: {"text": "Kundenfrage", "label": "Thema"}; "" is "not there". Fields that
     # are not named here go by their usual names (shapes.FIELDS).
@@ -45,13 +47,17 @@ class Source(msgspec.Struct):
 
 
 class Detected(msgspec.Struct):
-    """What a file seems to be. `reading` is None where it seems to be nothing we can read; `reason` says why."""
+    """What a file seems to be. `reading` is None where it seems to be nothing we can read: `reason` says why to people,
+    `code` to programs."""
 
     reading: Reading | None
     reason: str
     columns: list[str]  # of a table
     rows: list[dict[str, str]]  # the first, as they would be shown
     header: bool = True  # of a table: whether these columns are called as its first row says
+    sheets: list[str] = []  # of a workbook: those with anything in them, first the one that was read
+    notices: list[str] = []  # sentences a person should know before it is read so
+    code: str = ""  # of codes.py
 
 
 def kind_of(shape: Shape) -> Kind:

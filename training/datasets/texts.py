@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 
+import msgspec
+
 from training.datasets.examples import (
     ChatExample,
     DocumentExample,
@@ -111,6 +113,14 @@ def comparable_text(example: Example) -> str:
 
 def _even(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def as_read(example: Example) -> Example:
+    """What stands for it where its tokens are counted: of a pair, the prompt with its better answer."""
+    if not isinstance(example, PreferenceExample):
+        return example
+    context = [msgspec.structs.replace(m, weight=0) if m.role == "assistant" else m for m in example.messages]
+    return ChatExample([*context, Message("assistant", example.preferred)])
 
 
 def excerpt_of(example: Example, length: int) -> str:

@@ -10,11 +10,13 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 
-from training import overview, sizes
+from training import data_words, overview, sizes
 from training.forms import LAYOUTS, SHAPES, RecipeForm
 from training.models import DatasetVersion, DataWork, SourceFile
 
 register = template.Library()
+register.filter("said", data_words.said)
+register.filter("code_name", data_words.code_name)
 
 _TONES = {
     SourceFile.State.UPLOADING: "busy",
@@ -77,12 +79,6 @@ def doing(work: DataWork) -> str:
     if work.state == DataWork.State.QUEUED:
         return _("waiting for a free worker")
     return overview.stage_name(work.stage)
-
-
-@register.filter
-def as_words(code: str) -> str:
-    """A code as a person may read it: "missing_messages_list" as "Missing messages list"."""
-    return code.replace("_", " ").capitalize()
 
 
 @register.filter

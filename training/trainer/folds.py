@@ -5,7 +5,8 @@ back to judge by: a function of the dataset and of these two numbers alone. The 
 as it does without folds, so that no model is judged by what chose it; the test split stays out of it, for whatever is
 trained once the knobs are found. What belongs together is in one part (near-duplicates, a person's, what augmentation
 made of one text), as far as the dataset says it, and texts that differ only in case and white space otherwise; the
-parts are about as large as each other, and so is each label's share of them.
+parts are about as large as each other, and so is each label's share of them. A label that only one part has is learnt
+from in every fold, since it could not be told where it is held back.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from training.datasets.texts import comparable_text
 from training.trainer.failures import TrainingFailure
 
 Use = Literal["train", "validation", "test"]
+_ENOUGH = 8  # of what has a label, to see that it is in more parts than one
 Numbered = Iterable[tuple[int, Example]]
 
 
@@ -51,8 +53,9 @@ class Examples:
 
 def _parts(examples: Iterable[Example], groups: array[int], folds: int, salt: str) -> list[int]:
     """The part of each example, from 0: what belongs together is dealt out by label, the largest first, that of a label
-    and a size by its salted hash. `groups`: see `read_groups`."""
+    and a size by its salted hash. `folds`: in none of them. `groups`: see `read_groups`."""
     keys = array("Q")
+    having: dict[str, set[int]] = {}  # of each label, some of what has it; "" is none at all
     strata: dict[
         int, int
     ] = {}  # of what belongs together: the hash of its labels, the smallest where they differ
@@ -61,6 +64,11 @@ def _parts(examples: Iterable[Example], groups: array[int], folds: int, salt: st
         key = _hash(salt, f"{groups[number]:x}" if groups else comparable_text(example))
         stratum = _hash(salt, *labels)
         keys.append(key)
+        if isinstance(example, LabelledExample) and example.value is None:
+            for label in filter(None, labels) if labels else ("",):
+                theirs = having.setdefault(label, set())
+                if len(theirs) < _ENOUGH:
+                    theirs.add(key)
         strata[key] = min(strata.get(key, stratum), stratum)
     if len(strata) < folds:
         raise TrainingFailure(
@@ -77,6 +85,13 @@ def _parts(examples: Iterable[Example], groups: array[int], folds: int, salt: st
         part_of[key] = part
         of_label[part] += sizes[key]
         held[part] += sizes[key]
+    for _, theirs in sorted(having.items()):
+        if len({part_of[key] for key in theirs}) == 1:
+            part_of[min(theirs)] = folds
+    if len({*part_of.values()} - {folds}) < folds:
+        raise TrainingFailure(
+            "data", f"Too few texts have a label that others have, too, to be judged by in {folds} folds."
+        )
     return [part_of[key] for key in keys]
 
 

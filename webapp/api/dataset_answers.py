@@ -48,7 +48,20 @@ def as_dataset_files(files: list[SourceFile]) -> list[schemas.DatasetFile]:
     for file, told in zip(files, as_files([*files]), strict=True):
         columns, rows = first_rows(file)
         reading = schemas.Reading(**file.reading) if file.reading else None
-        answers.append(schemas.DatasetFile(**told.dict(), reading=reading, columns=columns, rows=rows))
+        found, error = file.detected or {}, None
+        if file.state == SourceFile.State.UNREADABLE:
+            code = found.get("code") or "unreadable_file"
+            error = schemas.WorkError(code=code, message=found.get("reason") or "")
+        answers.append(
+            schemas.DatasetFile(
+                **told.dict(),
+                reading=reading,
+                columns=columns,
+                rows=rows,
+                notices=found.get("notices", []),
+                error=error,
+            )
+        )
     return answers
 
 
@@ -121,7 +134,7 @@ def as_cleaning(dataset: Dataset) -> schemas.Cleaning | None:
 
 
 def _effects(found: Any) -> list[schemas.Effect]:
-    usual = {"added": 0, "samples": []}
+    usual = {"added": 0, "samples": [], "splits": {}}
     return [schemas.Effect.model_validate(usual | effect) for effect in found or []]
 
 

@@ -76,6 +76,8 @@ class DatasetFile(File):
     reading: Reading | None  # null where it cannot be read, or has not been looked at
     columns: list[str]  # of a table
     rows: list[dict[str, str]]  # the first, as they are shown
+    notices: list[str]  # what to know before it is read so
+    error: WorkError | None  # why it cannot be read
 
 
 class DatasetFiles(Schema):
@@ -186,6 +188,7 @@ class Effect(Schema):
     dropped: int
     added: int
     samples: list[tuple[str, str]]  # before and after
+    splits: dict[str, int]  # of the last step: examples in each; else empty
 
 
 class Cleaning(Schema):

@@ -11,13 +11,14 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from training import services, storage
+from training import services, storage, tasks, work
 from training.datasets.problems import Problem
 from training.datasets.report import Count, Histogram, PreviewToken, Report
 from training.models import Dataset, DataWork, SourceFile
 from webapp.accounts.models import Membership, Role, User, Workspace
 
 LogIn = Callable[[User], Client]
+Seen = Callable[[str, bytes], SourceFile]
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +72,26 @@ def source(dataset: Dataset) -> SourceFile:
 
 
 @pytest.fixture
+def seen(dataset: Dataset) -> Seen:
+    """Puts a file there that has arrived and was looked at by the worker that does so."""
+
+    def seen(name: str, content: bytes) -> SourceFile:
+        file = SourceFile.objects.create(
+            dataset=dataset, name=name, size=len(content), received=len(content),
+            state=SourceFile.State.DETECTING, received_at=timezone.now(),
+        )  # fmt: skip
+        path = storage.source_path(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        tasks.run(str(work.begin_work(dataset=dataset, kind="detect", file=file, parameters={}).pk))
+        dataset.work.filter(kind="report", state="queued").delete()  # the first check, which begins by itself
+        file.refresh_from_db()
+        return file
+
+    return seen
+
+
+@pytest.fixture
 def report(dataset: Dataset, source: SourceFile) -> DataWork:
     """A check of it that found something."""
     made = services.start_report(dataset=dataset)
@@ -80,7 +101,7 @@ def report(dataset: Dataset, source: SourceFile) -> DataWork:
         severities={"invalid_json": "error", "empty_text": "warning"},
         exact_duplicates=7, near_duplicates=3, overlap=0, personal_data=[Count("email", 12)],
         languages=[Count("en", 900), Count("de", 200)], labels=[Count("greeting", 700), Count("farewell", 400)],
-        outliers=2, tokens=Histogram([0, 10, 20, 40], [500, 500, 100], 1100, 11, 10, 22, 39), trained_tokens=6000,
+        outliers=2, tokens=Histogram([0, 10, 20, 40], [500, 500, 100], 1100, 11, 10, 22, 39), trained_tokens=0,
         too_long=0, lost_tokens=0,
         previews=[[PreviewToken("user: hi", False), PreviewToken("hello", True)]],
         target_model="demo", max_tokens=2048, languages_of=1100,

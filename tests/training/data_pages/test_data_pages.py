@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import get_args
 
 import msgspec
@@ -17,19 +16,17 @@ from django.test import Client
 from django.utils import timezone
 
 from inference.models import ServedModel
-from tests.training.datasets.files import Read, archive, read, xlsx
-from tests.training.datasets.records import chat
+from tests.training.data_pages.conftest import LogIn, Seen
+from tests.training.datasets.files import pdf
 from tests.training.job_pages.rows import make_base, make_job
 from training import charts, forms, services, storage, tasks, work
 from training.datasets import personal, shapes, sources
-from training.datasets.examples import LabelledExample
 from training.datasets.recipe import Augment, Recipe, Split
 from training.datasets.report import Histogram, PreviewToken, Report
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
 from webapp.accounts.models import User, Workspace
 
 pytestmark = pytest.mark.django_db
-LogIn = Callable[[User], Client]
 INLINE = re.compile(
     r"<style|\sstyle=|<script(?![^>]*(?:\ssrc=|type=\"application/json\"))|\son[a-z]+=\"|javascript:"
 )
@@ -103,6 +100,24 @@ def test_a_page_goes_on_asking_although_a_file_was_looked_at_while_it_was_made(
     assert "data-busy" in page
 
 
+def test_columns_of_which_nothing_is_learnt_are_named_until_somebody_says_what_they_are(
+    client: Client, source: SourceFile
+) -> None:
+    source.detected = {"reason": "", "columns": ["id", "text", "label", "<b>mood"], "rows": []}
+    source.save()
+    page = client.get(f"/data/files/{source.pk}/").content.decode()
+    assert "These fields are not used:" in page
+    assert "<bdi>id, &lt;b&gt;mood</bdi>" in page
+    services.correct_reading(
+        file=source,
+        reading=sources.Reading(
+            "jsonl", "labelled", columns={"text": "text", "label": "<b>mood", "group": "id"}
+        ),
+    )
+    page = client.get(f"/data/files/{source.pk}/").content.decode()
+    assert "<bdi>label</bdi>" in page
+
+
 def test_how_a_file_is_read_is_shown_with_its_first_rows_and_can_be_corrected(
     client: Client, source: SourceFile, report: DataWork
 ) -> None:
@@ -125,133 +140,21 @@ def test_how_a_file_is_read_is_shown_with_its_first_rows_and_can_be_corrected(
     assert answer.status_code == 409
 
 
-TICKETS = [
-    ["Where is my order?", "delivery"],
-    ["I was charged twice.", "billing"],
-    ["Never came.", "delivery"],
-    ["It is broken.", "delivery"],
-    ["Pay me back.", "billing"],
-]
-CSV = "".join(f"{text},{label}\n" for text, label in TICKETS).encode()
-
-
-@pytest.fixture
-def seen(dataset: Dataset) -> Callable[[str, bytes], SourceFile]:
-    """Puts a file there that has arrived and was looked at by the worker that does so."""
-
-    def seen(name: str, content: bytes) -> SourceFile:
-        file = SourceFile.objects.create(
-            dataset=dataset, name=name, size=len(content), received=len(content),
-            state=SourceFile.State.DETECTING, received_at=timezone.now(),
-        )  # fmt: skip
-        path = storage.source_path(file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        tasks.run(str(work.begin_work(dataset=dataset, kind="detect", file=file, parameters={}).pk))
-        dataset.work.filter(kind="report").delete()  # the first check, which begins by itself
-        file.refresh_from_db()
-        return file
-
-    return seen
-
-
-def as_shown(client: Client, file: SourceFile) -> dict[str, str]:
-    """What the form of how a file is read would send if nobody changed it."""
-    page = client.get(f"/data/files/{file.pk}/").content.decode()
-    fields = {}
-    for name, inside in re.findall(r'<select name="([^"]+)"[^>]*>(.*?)</select>', page, re.DOTALL):
-        chosen = re.search(r'<option value="([^"]*)" selected>', inside)
-        fields[name] = chosen[1] if chosen else ""
-    for tag in re.findall(r"<input [^>]+>", page):
-        if 'type="checkbox"' in tag and " checked" in tag:
-            fields[re.findall(r'name="([^"]+)"', tag)[0]] = "on"
-    return fields
-
-
-def read_as_saved(file: SourceFile, folder: Path) -> Read:
-    file.refresh_from_db()
-    reading = msgspec.convert(file.reading, sources.Reading)
-    return read(folder, sources.Source(storage.source_path(file), file.name, reading))
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "is_named"),
-    [("tickets.csv", CSV, False), ("tickets.xlsx", xlsx(TICKETS), True)],
-)
-def test_a_table_without_names_in_its_first_row_is_read_whole_once_that_is_said(
-    name: str,
-    content: bytes,
-    is_named: bool,
-    client: Client,
-    seen: Callable[[str, bytes], SourceFile],
-    tmp_path: Path,
+def test_what_a_person_should_know_of_how_a_file_is_read_is_said_where_they_see_it(
+    client: Client, dataset: Dataset, seen: Seen
 ) -> None:
-    file = seen(name, content)
-    fields = as_shown(client, file)
-    assert ("header" in fields) == is_named
-    # A correction of something else leaves it as it was.
-    assert client.post(f"/data/files/{file.pk}/", fields | {"labelled.group": ""}).status_code == 302
-    assert len(read_as_saved(file, tmp_path / "other").examples) == 5 - is_named
-
-    without = {name: value for name, value in as_shown(client, file).items() if name != "header"}
-    assert client.post(f"/data/files/{file.pk}/", without).status_code == 302
-    assert read_as_saved(file, tmp_path / "without").examples == [
-        LabelledExample(text, [label]) for text, label in TICKETS
-    ]
-    shown = as_shown(client, file)
-    assert (shown["labelled.text"], shown["labelled.label"]) == ("column 1", "column 2")
-    page = client.get(f"/data/files/{file.pk}/").content.decode()
-    assert '<th scope="col">column 1</th>' in page
-    assert '<td dir="auto">Where is my order?</td>' in page
-
-    assert client.post(f"/data/files/{file.pk}/", shown | {"header": "on"}).status_code == 302
-    shown = as_shown(client, file)
-    assert (shown["labelled.text"], shown["labelled.label"]) == ("Where is my order?", "delivery")
-    assert len(read_as_saved(file, tmp_path / "named").examples) == 4
-
-
-def test_of_a_layout_only_what_it_has_is_offered_and_kept(
-    client: Client, seen: Callable[[str, bytes], SourceFile]
-) -> None:
-    file = seen("tickets.zip", archive({"tickets.csv": b"text,label\nHello,greeting\nBye,farewell\n"}))
-    page = client.get(f"/data/files/{file.pk}/").content.decode()
-    offered = dict(re.findall(r'name="(\w+)"[^>]*data-layouts="([^"]+)"', page))
-    assert set(offered) == {"encoding", "delimiter", "sheet", "header"}
-    assert not any("zip" in layouts.split() for layouts in offered.values())
-    given = as_shown(client, file) | {"encoding": "cp1252", "delimiter": ";", "sheet": "Two"}
-    assert client.post(f"/data/files/{file.pk}/", given).status_code == 302
-    file.refresh_from_db()
-    assert file.reading == {
-        "layout": "zip", "shape": "labelled", "columns": {"text": "text", "label": "label"},
-    }  # fmt: skip
-
-
-def test_a_part_that_need_not_be_there_can_be_said_to_be_missing(
-    client: Client, seen: Callable[[str, bytes], SourceFile], tmp_path: Path
-) -> None:
-    file = seen("asked.csv", b"prompt,completion,system\nHello?,Hi.,12\nBye?,Bye.,13\n")
-    shown = as_shown(client, file)
-    assert shown["prompt_completion.system"] == "system"
-    for required, status in (("prompt_completion.prompt", 400), ("prompt_completion.system", 302)):
-        answer = client.post(f"/data/files/{file.pk}/", shown | {required: forms.NOT_THERE})
-        assert answer.status_code == status
-    file.refresh_from_db()
-    assert file.reading is not None
-    assert file.reading["columns"]["system"] == ""
-    assert as_shown(client, file)["prompt_completion.system"] == forms.NOT_THERE
-    assert read_as_saved(file, tmp_path / "read").examples == [chat("Hello?", "Hi."), chat("Bye?", "Bye.")]
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"layout": "exe"}, {"shape": "magic"}, {"encoding": "rot13"}, {"delimiter": "xx"}]
-)
-def test_a_correction_that_makes_no_sense_is_refused(
-    wrong: dict[str, str], client: Client, source: SourceFile
-) -> None:
-    usual = {"layout": "csv", "shape": "labelled", "encoding": "utf-8", "delimiter": ","}
-    assert client.post(f"/data/files/{source.pk}/", usual | wrong).status_code == 400
-    source.refresh_from_db()
-    assert not source.is_corrected
+    lying = seen("asked.csv", b'{"prompt": "Hello?", "completion": "Hi."}\n' * 3)
+    guessed = seen(
+        "asked.jsonl", b'{"Kundenfrage": "Wo ist meine Bestellung?", "Bereich": "Lieferung"}\n' * 9
+    )
+    honest = seen("fair.jsonl", b'{"prompt": "Hello?", "completion": "Hi."}\n')
+    lie = "The name ends in .csv, but the file is JSON Lines."
+    guess = "This is a guess by what the fields hold: check which field is which."
+    table = client.get(f"/data/{dataset.pk}/").content.decode()
+    assert (table.count(lie), table.count(guess)) == (1, 1)
+    for file, said in ((lying, [lie]), (guessed, [guess]), (honest, [])):
+        page = client.get(f"/data/files/{file.pk}/").content.decode()
+        assert re.findall(r'<p class="notice" role="status">([^<]+)</p>', page) == said
 
 
 def test_every_part_of_every_shape_can_be_corrected() -> None:
@@ -298,10 +201,30 @@ def test_a_report_shows_what_is_in_the_data_and_says_what_it_cannot_see(
     assert "Email addresses 12 1 %" in sections["personal"]
     assert "Names, postal addresses and what a sentence gives away are not seen here" in sections["personal"]
     assert "10 in the middle, 11 on average, 95 % have at most 22, the longest 39." in sections["lengths"]
-    assert "50 % of all tokens are learnt; the others are context." in sections["lengths"]
+    assert "Learnt is what stands beside the text; its own tokens are all context." in sections["lengths"]
+    assert " % of all tokens" not in sections["lengths"]
     assert "0 – 10 500 10 – 20 500 20 – 40 100" in sections["lengths"]
     (chart,) = re.findall(r'<figure class="chart stack".*?<svg.*?</svg>', page, re.S)
     assert chart.count('class="rect') == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("chat", "50 % of all tokens are learnt; the others are context."),
+        ("preference", "Counted is each prompt with its better answer, which is 50 % of all tokens."),
+    ],
+)
+def test_a_report_says_how_many_of_the_tokens_are_learnt(
+    kind: str, said: str, client: Client, report: DataWork
+) -> None:
+    found = msgspec.structs.replace(
+        msgspec.convert(report.result, Report), kind=kind, trained_tokens=6000, labels=[]
+    )
+    DataWork.objects.filter(pk=report.pk).update(result=msgspec.to_builtins(found))
+    page = client.get(f"/data/{report.dataset_id}/report/").content.decode()
+    assert said in page
+    assert ("There is no training yet for data of this kind." in page) == (kind == "preference")
 
 
 def test_a_report_says_what_learning_it_will_take_where_jobs_like_it_have_ended(
@@ -321,6 +244,31 @@ def test_a_report_says_what_learning_it_will_take_where_jobs_like_it_have_ended(
         "Fine-tune: About 48 minutes and 3 GB of memory with the usual settings, as 1 job like it took here."
     )
     assert said in client.get(address).content.decode()
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_of_the_report_and_one_that_comes_later_makes_it_old(
+    client: Client, dataset: Dataset, seen: Seen
+) -> None:
+    address = f"/data/{dataset.pk}/report/"
+
+    def check() -> str:
+        tasks.run(str(services.start_report(dataset=dataset).pk))
+        return client.get(address).content.decode()
+
+    seen("good.jsonl", b'{"prompt": "Hello?", "completion": "Hi."}\n')
+    assert "No problems found" in check()
+    seen("locked.pdf", pdf(["Hello there"], password="secret"))
+    assert "The files have changed since this check" in client.get(address).content.decode()
+    page = check()
+    assert "The files have changed since this check" not in page
+    assert "No problems found" not in page
+    assert "Encrypted file" in page
+    assert "locked.pdf</bdi>" in page
+    assert "The PDF is locked with a password." in page
+    assert "Save it without a password and upload that." in page
+    assert b"".join(client.get(f"{address}problems.csv")).count(b"encrypted_file,error,locked.pdf") == 1
+    seen("empty.txt", b"")
+    assert "Empty file" in check()
 
 
 def test_all_problems_can_be_downloaded_and_a_spreadsheet_runs_none_of_them(
@@ -455,12 +403,43 @@ def test_a_version_shows_what_each_step_did_and_says_where_that_had_not_been_cou
     assert f"Version 3 was frozen with switches whose effects {said}" in frozen(deduplicate="exact")
 
 
+def test_splits_with_nothing_in_them_are_told_before_freezing_and_where_a_fine_tune_begins(
+    client: Client, dataset: Dataset, seen: Seen
+) -> None:
+    said = (
+        "No example is held back for validation",
+        "No example is held back for the test",
+        "Examples of one conversation or person",
+    )
+    lines = [{"prompt": f"Question {n}?", "completion": f"Answer {n}.", "group": "one"} for n in range(20)]
+    seen("one.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    tasks.run(str(services.start_report(dataset=dataset).pk))
+
+    def told(address: str, **switches: str) -> list[bool]:
+        """After the switches are counted, or frozen."""
+        if switches:
+            assert client.post(f"/data/{dataset.pk}/clean/", recipe_fields(**switches)).status_code == 302
+            tasks.run(str(dataset.work.get(state="queued").pk))
+        page = client.get(address).content.decode()
+        return [sentence in page for sentence in said]
+
+    clean, versions = f"/data/{dataset.pk}/clean/", f"/data/{dataset.pk}/versions/"
+    assert told(clean, count="1") == [True, True, True]
+    assert "20 for training, 0 for validation, 0 for the test" in client.get(clean).content.decode()
+    assert told(clean, count="1", test="0") == [True, False, True]
+    assert told(versions, freeze="1") == told("/fine-tunes/new/") == [True, True, True]
+    dataset.versions.update(validation=3, test=0)
+    assert told(versions) == told("/fine-tunes/new/") == [False, True, True]
+    dataset.versions.update(test=3)
+    assert told(versions) == told("/fine-tunes/new/") == [False, False, False]
+
+
 def test_versions_are_numbered_and_say_what_they_were_made_from(
     client: Client, dataset: Dataset, report: DataWork, alice: User
 ) -> None:
     for number in (1, 2):
         version = services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice)
-        assert (version.number, version.parent) == (number, services.sources_hash(dataset))
+        assert (version.number, version.parent) == (number, report.parameters["sources"])
         DatasetVersion.objects.filter(pk=version.pk).update(state="ready", content_hash=str(number) * 64)
         dataset.work.update(state="ready")
     page = client.get(f"/data/{dataset.pk}/versions/").content.decode()

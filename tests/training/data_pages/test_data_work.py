@@ -404,8 +404,8 @@ def test_a_dataset_deleted_while_a_worker_writes_leaves_no_files(
     assert list((home / "datasets").iterdir()) == []
 
 
-def test_a_freeze_that_fails_says_so_and_one_that_is_cancelled_leaves_no_version(
-    report: DataWork, dataset: Dataset, alice: User
+def test_a_freeze_that_fails_says_why_and_leaves_no_version_nor_does_one_that_is_cancelled(
+    report: DataWork, dataset: Dataset, alice: User, logged_in: LogIn
 ) -> None:
     failing = services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice)
     for _ in range(work.MAX_CRASHES):
@@ -415,10 +415,15 @@ def test_a_freeze_that_fails_says_so_and_one_that_is_cancelled_leaves_no_version
         tasks.reap()
     failing.refresh_from_db()
     assert failing.state == DatasetVersion.State.FAILED
+    page = logged_in(alice).get(f"/data/{dataset.pk}/versions/").content.decode()
+    assert "The process that did this ended twice" in page
+    assert "Nothing frozen yet" in page
+    assert "Version 1" not in page
     second = services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice)
+    assert second.number == 1
     assert second.work is not None
     work.cancel_work(work=second.work)
-    assert not DatasetVersion.objects.filter(pk=second.pk).exists()
+    assert not dataset.versions.exists()
 
 
 def test_a_file_no_one_could_look_at_is_not_waited_for(dataset: Dataset) -> None:

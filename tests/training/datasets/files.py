@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import docx
@@ -35,13 +35,19 @@ def jsonl(rows: Iterable[object]) -> bytes:
 
 
 def xlsx(rows: Sequence[Sequence[object]], title: str = "Sheet") -> bytes:
-    workbook = openpyxl.Workbook()
-    sheet = workbook.active
-    sheet.title = title
-    for row in rows:
-        sheet.append(row)
+    return workbook({title: rows})
+
+
+def workbook(sheets: Mapping[str, Sequence[Sequence[object]]], hidden: Collection[str] = ()) -> bytes:
+    made = openpyxl.Workbook()
+    made.remove(made.active)
+    for title, rows in sheets.items():
+        sheet = made.create_sheet(title)
+        sheet.sheet_state = "hidden" if title in hidden else "visible"
+        for row in rows:
+            sheet.append(row)
     file = io.BytesIO()
-    workbook.save(file)
+    made.save(file)
     return file.getvalue()
 
 
@@ -78,9 +84,9 @@ def word(paragraphs: Sequence[str], title: str = "") -> bytes:
     return file.getvalue()
 
 
-def archive(members: dict[str, bytes]) -> bytes:
+def archive(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+    with zipfile.ZipFile(file, "w", method) as packed:
         for name, content in members.items():
             packed.writestr(name, content)
     return file.getvalue()

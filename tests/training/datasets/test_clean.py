@@ -71,11 +71,13 @@ def test_each_step_does_what_its_preview_counted(tmp_path: Path) -> None:
         "deduplicate": (0, 2, 0),
         "drop_outliers": (0, 4, 0),
         "drop_overlap": (0, 0, 0),
+        "split": (0, 0, 0),
     }
     assert [file.name for file in folder.iterdir()] == ["records"]
     assert not (tmp_path / "scratch").exists()
     manifest = freeze(folder, EVERYTHING, tmp_path / "version", parent="abc")
     assert manifest.effects == expected
+    assert expected[-1].splits == {name: split.examples for name, split in manifest.splits.items()}
     assert sum(split.examples for split in manifest.splits.values()) == len(MESSY) - 7
     samples = {effect.step: effect.samples for effect in expected}
     assert samples["repair_unicode"] == [("schÃ¶n", "schön")]
@@ -153,6 +155,43 @@ def test_what_nearly_repeats_a_member_of_a_group_goes_where_the_group_goes(tmp_p
     placed = [split_of[r.example.messages[0].content] for r in records]  # type: ignore[union-attr]
     assert set(placed) == {*SPLITS}
     assert all(len({*placed[n : n + 3]}) == 1 for n in range(0, len(placed), 3))
+
+
+def test_every_label_is_learnt_from_wherever_chance_would_put_its_few_examples(tmp_path: Path) -> None:
+    common = [labelled(sentence(n, 8), "ab"[n % 2]) for n in range(30)]
+    rare = [labelled(sentence(f"rare {n}", 8), f"rare {n}") for n in range(5)]
+    several: list[Example] = [labelled("none of them"), labelled("two of them", "a", "x")]
+    chosen = set()
+    for salt in ("one", "two", "three"):
+        folder = write_records(tmp_path / salt, [*common, *rare, *several])
+        recipe = Recipe(split=Split(0.3, 0.3, salt))
+        manifest = freeze(folder, recipe, tmp_path / f"{salt}.version", parent="")
+        contents = frozen(tmp_path / f"{salt}.version")
+        learnt = {label for e in contents["train"] for label in e.labels or [""]}  # type: ignore[union-attr]
+        assert learnt == {"", *manifest.labels} == {"", "a", "b", "x", *(f"rare {n}" for n in range(5))}
+        assert min(len(some) for some in contents.values()) > 3
+        again = write_records(tmp_path / f"{salt}.again", [*several, *rare[::-1], *common[::-1]])
+        freeze(again, recipe, tmp_path / f"{salt}.other", parent="")
+        for split, examples in frozen(tmp_path / f"{salt}.other").items():
+            assert {e.text for e in examples} == {e.text for e in contents[split]}  # type: ignore[union-attr]
+        chosen.add(manifest.content_hash)
+    assert len(chosen) == 3
+
+
+def test_a_few_large_groups_get_about_the_shares_that_were_asked_for(tmp_path: Path) -> None:
+    sizes = [75, 40, 30, 25, 20, 10, 8, 5, 3]
+    records = [
+        Record(chat(sentence((p, n), 10), "yes"), 0, n + 1, "", f"person {p}")
+        for p, size in enumerate(sizes)
+        for n in range(size)
+    ]
+    for salt in ("one", "two", "three"):
+        folder = write_records(tmp_path / salt, records)
+        manifest = freeze(folder, Recipe(split=Split(salt=salt)), tmp_path / f"{salt}.version", parent="")
+        counts = {name: split.examples for name, split in manifest.splits.items()}
+        assert sum(counts.values()) == 216
+        assert 18 <= counts["test"] <= 25
+        assert 18 <= counts["validation"] <= 25
 
 
 def test_another_salt_puts_other_examples_to_the_test(tmp_path: Path) -> None:
@@ -286,8 +325,8 @@ def test_only_training_texts_are_augmented_and_always_the_same(tmp_path: Path) -
     assert preview(folder, recipe, tmp_path / "scratch") == manifest.effects
     contents = frozen(tmp_path / "version")
     added = [e for e in contents["train"] if e not in examples and e != labelled("one", "a")]
-    assert len(added) == manifest.effects[-1].added == 2 * sum(e in examples for e in contents["train"])
-    assert manifest.splits["train"].examples == len(contents["train"])
+    assert len(added) == manifest.effects[-2].added == 2 * sum(e in examples for e in contents["train"])
+    assert manifest.splits["train"].examples == manifest.effects[-1].splits["train"] == len(contents["train"])
     assert manifest.labels == ["a", "b"]
     assert all(isinstance(e, LabelledExample) and e.labels in (["a"], ["b"]) for e in added)
     assert all(e in examples or e == labelled("one", "a") for e in contents["test"] + contents["validation"])

@@ -6,6 +6,7 @@ import random
 import selectors
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def test_every_layout_is_known_by_its_content(
     assert (honest.reading.layout, honest.reading.shape) == (layout, shape)
     assert nameless.reading.layout == ("text" if layout == "markdown" else layout)
     assert honest.rows
-    assert "name ends in" not in honest.reason
+    assert honest.notices == []
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,38 @@ def test_a_name_that_lies_is_read_by_content_and_said(
 
     assert detected.reading is not None
     assert detected.reading.layout == layout
-    assert f"name ends in .{name.rpartition('.')[2]}, but the file is" in detected.reason
+    (notice,) = detected.notices
+    assert f"name ends in .{name.rpartition('.')[2]}, but the file is" in notice
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "layout"),
+    [
+        (archive({"a.pdf": pdf(["Hello there"])}, zipfile.ZIP_STORED), "a.zip", "zip"),
+        ("How to recognise files.\n\n%PDF-1.7 begins a PDF.\n", "a.txt", "text"),
+        ("question,answer\nHow does a PDF begin?,With %PDF-1.4\n", "a.csv", "csv"),
+        (b"\n" + pdf(["Hello there"]), "a.txt", "pdf"),
+        (b"\x1b%-12345X@PJL JOB\r\n" + pdf(["Hello there"]), "a.pdf", "pdf"),
+    ],
+    ids=["zip", "text", "csv", "blank", "printer"],
+)
+def test_what_holds_a_pdf_or_tells_of_one_is_none(
+    tmp_path: Path, content: bytes | str, name: str, layout: str
+) -> None:
+    detected = found(tmp_path, content, name)
+
+    assert detected.reading is not None
+    assert detected.reading.layout == layout
+
+
+def test_json_on_one_line_is_called_by_its_name_and_read_value_by_value(tmp_path: Path) -> None:
+    detected = found(
+        tmp_path, '{"prompt": "a", "completion": "b"}{"prompt": "c", "completion": "d"}', "a.json"
+    )
+    wrapped = found(tmp_path, '{"data": [{"prompt": "a", "completion": "b"}]}', "a.json")
+
+    assert [row["prompt"] for row in detected.rows] == ["a", "c"]
+    assert "name ends in" not in wrapped.reason
 
 
 @pytest.mark.parametrize(
@@ -114,6 +146,8 @@ def test_a_name_that_lies_is_read_by_content_and_said(
             "translation",
             {"source": "translation.de", "target": "translation.en"},
         ),
+        ({"de": "Haus", "en": "house", "id": 1}, "translation", {"source": "de", "target": "en"}),
+        ({"EN-gb": "house", "zh_Hant": "房子"}, "translation", {"source": "EN-gb", "target": "zh_Hant"}),
         ({"title": "a", "text": "b"}, "document", {"title": "title", "text": "text"}),
         ({"user": "u1", **chat("a", "b")}, "chat", {"messages": "messages", "group": "user"}),
     ],
@@ -137,7 +171,26 @@ def test_fields_of_other_names_are_guessed_by_what_they_hold_and_the_guess_is_sa
     assert detected.reading is not None
     assert detected.reading.columns == {"text": "Kundenfrage", "label": "Bereich"}
     assert detected.columns == ["Kundenfrage", "Bereich"]
-    assert "guess" in detected.reason
+    assert "guess" in detected.notices[0]
+
+
+def test_a_column_of_few_values_beside_texts_is_guessed_to_be_their_label_and_the_guess_is_said(
+    tmp_path: Path,
+) -> None:
+    rows = [[f"Sentence {n} of a letter.", ("joy", "anger")[n % 2], "en"] for n in range(12)]
+    table = [["text", "emotion", "lang"], *rows]
+
+    mixed = found(tmp_path, xlsx(table), "a.xlsx")
+    sorted_by_it = found(tmp_path, xlsx([table[0], *rows[::2]]), "a.xlsx")
+    corpus = found(tmp_path, xlsx([[row[0], row[2]] for row in table]), "a.xlsx")
+
+    assert mixed.reading is not None
+    assert (mixed.reading.shape, mixed.reading.columns) == ("labelled", {"text": "text", "label": "emotion"})
+    assert "guess" in "".join(mixed.notices)
+    assert sorted_by_it.reading is not None
+    assert sorted_by_it.reading.shape == "document"
+    assert "guess" in "".join(sorted_by_it.notices)
+    assert corpus.notices == []
 
 
 @pytest.mark.parametrize(
@@ -172,20 +225,6 @@ def test_unicode_is_known_with_and_without_its_mark(tmp_path: Path, encoding: st
 
 
 @pytest.mark.parametrize(
-    ("encoding", "text"),
-    [
-        ("cp1252", "Die Lieferung für Herrn Müller kam früh, aber das Gerät läuft nicht – schade."),
-        ("cp1251", "Посылка пришла вовремя, но устройство не работает, и это очень жаль."),
-        ("shift_jis", "荷物は予定通りに届きましたが、残念ながら装置は動きません。どうすればいいですか。"),
-    ],
-)
-def test_a_legacy_code_page_is_guessed(tmp_path: Path, encoding: str, text: str) -> None:
-    detected = found(tmp_path, "\n\n".join([text] * 5).encode(encoding), "a.txt")
-
-    assert detected.rows[0]["text"].startswith(text)
-
-
-@pytest.mark.parametrize(
     ("content", "word"),
     [
         (b"", "empty"),
@@ -200,6 +239,8 @@ def test_a_legacy_code_page_is_guessed(tmp_path: Path, encoding: str, text: str)
         (archive({}), "empty"),
         (b"{}\n[]\n", "field"),
         (b"[1, 2, 3]", "named fields"),
+        (b'{"data": [{"prompt": "a", "completion": "b"}]}', "list 'data'"),
+        (b'{"q1": {"prompt": "a"}, "q2": {"prompt": "b"}}', "'q1' and so on"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, content: bytes, word: str) -> None:
@@ -230,6 +271,21 @@ def test_of_a_large_file_in_an_archive_only_the_beginning_is_unpacked_to_look_in
     assert (tmp_path / "member").stat().st_size == 10_000
     assert detected.reading is not None
     assert detected.reading.shape == shape
+
+
+@pytest.mark.parametrize("other", ["picture.png", "note.txt", "part.unknown"])
+def test_examples_in_an_archive_are_found_whatever_lies_before_them(tmp_path: Path, other: str) -> None:
+    content = b"\x89PNG\r\n\x1a\n" if other.endswith("png") else b"Just a note.\n" * 10
+    before = {f"a/{number} {other}": content for number in range(25)}
+    packed = archive(
+        {**before, "info.json": b'{"about": "our shop", "by": "us"}', "train.jsonl": jsonl(CHAT * 9)}
+    )
+
+    detected = found(tmp_path, packed, "all.zip")
+
+    assert detected.reading is not None
+    assert detected.reading.shape == "chat"
+    assert "train.jsonl" in detected.reason
 
 
 def test_a_file_too_large_to_be_looked_into_is_named_and_keeps_nobody_from_the_others(

@@ -7,10 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.training.datasets.files import archive, source
 from tests.training.datasets.records import chat, labelled, model_folder, sentence, write_records
 from training.datasets import profile as profiling
 from training.datasets import shards
-from training.datasets.examples import ChatExample, Message, Record
+from training.datasets.examples import ChatExample, LabelledExample, Message, PreferenceExample, Record
 from training.datasets.problems import DataError, Problem
 from training.datasets.profile import profile
 from training.datasets.progress import Cancelled
@@ -38,6 +39,25 @@ def test_repetitions_are_counted_and_each_says_what_it_repeats(tmp_path: Path) -
     found = [(p.code, p.file, p.line, p.reason) for p in problems_in(folder)]
     assert ("exact_duplicate", "Fragen.jsonl", 21, "It is the same as Fragen.jsonl, line 6.") in found
     assert ("near_duplicate", "Fragen.jsonl", 23, "It is nearly the same as Fragen.jsonl, line 4.") in found
+
+
+def test_of_an_archive_the_file_within_it_is_named(tmp_path: Path) -> None:
+    asked = chat(sentence(30, 10), sentence(-31) + " eve@example.com")
+    one, two = (
+        b"".join(msgspec.json.encode({"messages": example.messages}) + b"\n" for example in some)
+        for some in (TWENTY[:3], [TWENTY[1], asked])
+    )
+    packed = source(tmp_path, archive({"a/one.jsonl": one, "b/two.jsonl": two}), "dup.zip")
+    read_sources([packed], tmp_path / "work")
+
+    profile(tmp_path / "work", model=None, max_tokens=0, files=["dup.zip"])
+
+    assert [(p.code, p.file, p.line, p.path) for p in problems_in(tmp_path / "work")] == [
+        ("personal_email", "dup.zip/b/two.jsonl", 2, "messages[1].content"),
+        ("exact_duplicate", "dup.zip/b/two.jsonl", 1, ""),
+    ]
+    (repeated,) = (p for p in problems_in(tmp_path / "work") if p.code == "exact_duplicate")
+    assert repeated.reason == "It is the same as dup.zip/a/one.jsonl, line 2."
 
 
 def test_a_last_row_whose_text_is_empty_is_counted_as_any_other(tmp_path: Path) -> None:
@@ -113,6 +133,18 @@ def test_tokens_are_counted_as_they_are_trained_and_what_is_too_long_says_what_i
     assert problem.excerpt == "this is too late " + "y" * 53 + "<|im_end|>"
 
 
+def test_of_a_pair_of_answers_the_prompt_with_the_better_one_is_counted(tmp_path: Path) -> None:
+    asked = [Message("user", "Hi"), Message("assistant", "Ho"), Message("user", "?")]
+    pair = PreferenceExample(asked, "This one", "x" * 500)
+    folder = write_records(tmp_path / "work", [pair])
+    report = profile(folder, model=model_folder(tmp_path / "tiny"), max_tokens=50)
+    assert report.tokens is not None
+    (preview,) = report.previews
+    assert "".join(token.text for token in preview if token.trained) == "This one<|im_end|>"
+    assert (report.tokens.largest, report.trained_tokens, report.too_long) == (len(preview), 9, 1)
+    assert report.lost_tokens == len(preview) - 50 == 4
+
+
 def test_a_preview_shows_a_character_of_several_tokens_once(tmp_path: Path) -> None:
     folder = write_records(tmp_path / "work", [chat("Grüße", "Привет")])
     report = profile(folder, model=model_folder(tmp_path / "tiny"), max_tokens=0)
@@ -129,6 +161,50 @@ def test_labels_languages_and_outliers_are_counted(tmp_path: Path) -> None:
     assert report.languages_of == 41
     assert [p.line for p in problems_in(folder) if p.code == "outlier"] == [41]
     assert report.outliers == 1
+
+
+def test_a_label_of_few_examples_is_told_where_it_is_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiling, "parts_of", lambda folder: shards.parts_of(folder, part_bytes=1000))
+    labels = [["a"], ["b"]] * 20 + [["typo"], [], [""], ["a", "typo"], ["once"]]
+    folder = write_records(
+        tmp_path / "work", [labelled(sentence(n, 12), *some) for n, some in enumerate(labels)]
+    )
+    report = profile(folder, model=None, max_tokens=0, files=["tickets.csv"])
+    assert counted(report.problems)["rare_label"] == 2
+    assert report.severities["rare_label"] == "warning"
+    found = [(p.file, p.line, p.reason) for p in problems_in(folder) if p.code == "rare_label"]
+    assert [(file, line) for file, line, _ in found] == [("tickets.csv", 41), ("tickets.csv", 45)]
+    assert "Examples with the label “typo”: 2." in found[0][2]
+    assert "Examples with the label “once”: 1." in found[1][2]
+
+
+def test_the_same_text_under_different_labels_is_told_with_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiling, "parts_of", lambda folder: shards.parts_of(folder, part_bytes=200))
+    agreeing = [labelled(sentence(n, 12), "a" if n % 2 else "b") for n in range(12)]
+    examples = [
+        labelled("It is  fine", "good"),
+        *agreeing,
+        agreeing[3],
+        labelled("it is fine", "good"),
+        labelled("It is fine", "bad"),
+        labelled("It is fine", ""),
+        LabelledExample("It is fine", value=1.0),
+        labelled("It is fine"),
+        labelled("", "good"),
+        labelled("", "bad"),
+    ]
+    folder = write_records(tmp_path / "work", examples)
+    report = profile(folder, model=None, max_tokens=0, files=["tickets.csv"])
+    assert counted(report.problems)["conflicting_labels"] == 2
+    found = [(p.line, p.severity, p.reason) for p in problems_in(folder) if p.code == "conflicting_labels"]
+    assert found == [
+        (16, "warning", "The same text is “good” in tickets.csv, line 1, and “bad” here."),
+        (19, "warning", "The same text is “good” in tickets.csv, line 1, and without a label here."),
+    ]
 
 
 def test_of_a_column_that_is_different_in_every_row_not_all_is_listed_as_labels(

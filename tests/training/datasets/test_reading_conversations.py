@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.datasets.files import Read, chat, jsonl, parquet, read, source, xlsx
+from tests.training.datasets.files import Read, archive, chat, jsonl, parquet, read, source, xlsx
+from training.datasets import plan
 from training.datasets.codes import CODES
 from training.datasets.examples import ChatExample, Message, PreferenceExample
 from training.datasets.sources import Reading, Shape
@@ -61,6 +62,102 @@ def test_what_the_system_says_and_what_an_instruction_is_given_are_kept(tmp_path
     ]
 
 
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        (chat("Hi", "Hello", system="S"), [("system", "S"), ("user", "Hi"), ("assistant", "Hello")]),
+        (
+            {"system": "S", "messages": [{"role": "system", "content": "S"}, USER, ANSWER]},
+            [("system", "S"), ("user", "Hi"), ("assistant", "Hello")],
+        ),
+        (
+            {"system": "S", "conversations": [USER, ANSWER]},
+            [("system", "S"), ("user", "Hi"), ("assistant", "Hello")],
+        ),
+        (
+            {"question": "Who?", "context": "Bob won.", "answer": "Bob"},
+            [("user", "Who?\n\nBob won."), ("assistant", "Bob")],
+        ),
+    ],
+)
+def test_what_stands_beside_the_conversation_is_part_of_it(
+    tmp_path: Path, row: dict[str, object], messages: list[tuple[str, str]]
+) -> None:
+    done = read(tmp_path, source(tmp_path, jsonl([row]), "a.jsonl"))
+
+    assert done.examples == [said(*messages)]
+    assert done.problems == []
+
+
+def test_the_place_of_a_fault_counts_the_messages_of_its_list(tmp_path: Path) -> None:
+    done = read_rows(tmp_path, "chat", {"system": "S", "messages": [USER, USER, SYSTEM, ANSWER, USER]})
+
+    assert [(problem.code, problem.path) for problem in done.problems] == [
+        ("consecutive_role", "messages[1].role"),
+        ("system_not_first", "messages[2].role"),
+        ("last_message_not_assistant", "messages[4].role"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"prompt": "Hi", "completion": text, "label": text == "Hello"} for text in ("Hello", "Go")],
+        [chat("Hi", text, label=text == "Hello") for text in ("Hello", "Go")],
+        [{"instruction": "Hi", "output": text, "kto_tag": text == "Hello"} for text in ("Hello", "Go")],
+    ],
+)
+def test_an_answer_that_is_said_to_be_bad_is_not_learnt(
+    tmp_path: Path, rows: list[dict[str, object]]
+) -> None:
+    table = [[*rows[0]], *([str(value) for value in row.values()] for row in rows)]
+    sources = [source(tmp_path, jsonl(rows), "a.jsonl")]
+    if "messages" not in rows[0]:
+        sources.append(source(tmp_path, xlsx(table), "a.xlsx"))
+
+    done = read(tmp_path, *sources)
+
+    assert done.examples == [said(("user", "Hi"), ("assistant", "Hello"))] * len(sources)
+    assert [(problem.code, problem.path) for problem in done.problems] == [
+        ("rejected_answer", "label")
+    ] * len(sources)
+
+
+def test_a_label_of_another_kind_beside_an_answer_is_a_field_that_is_not_used(tmp_path: Path) -> None:
+    rows = [{"prompt": "Hi", "completion": "Hello", "label": label} for label in ("greeting", "other")]
+
+    done = read(tmp_path, source(tmp_path, jsonl(rows), "a.jsonl"))
+
+    assert len(done.examples) == 2
+    assert [(problem.code, problem.excerpt) for problem in done.problems] == [("unused_fields", "label")]
+
+
+def test_fields_that_are_not_used_are_named_once_for_each_file_and_those_that_hold_nothing_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "PART", 200)  # several parts of one file
+    rows: list[dict[str, object]] = [
+        chat(f"Question {n}", "b", id=n, user="u", note=None, tools=[]) for n in range(9)
+    ]
+    rows[7]["rating"] = 5
+    members = {"a.jsonl": jsonl([chat("a", "b", mood="glad")]), "b.jsonl": jsonl([chat("a", "b")])}
+
+    done = read(
+        tmp_path,
+        source(tmp_path, jsonl(rows), "rows.jsonl"),
+        source(tmp_path, archive(members), "all.zip"),
+        processes=1,
+    )
+
+    assert [(p.code, p.severity, p.line, p.excerpt) for p in done.problems] == [
+        ("unused_fields", "notice", 0, "id, rating"),
+        ("unused_fields", "notice", 0, "mood"),
+    ]
+    assert [p.file for p in done.problems] == ["rows.jsonl", "all.zip/a.jsonl"]
+    assert done.summary.problems == {"unused_fields": 2}
+    assert done.summary.usable == 11
+
+
 def test_who_of_several_people_speaks_is_kept_as_it_is_said_to_the_model(tmp_path: Path) -> None:
     messages = [{"role": "user", "name": "Bob", "content": "Hello"}, {**ANSWER, "name": "Helper"}]
 
@@ -89,18 +186,62 @@ def test_weights_are_kept(tmp_path: Path) -> None:
         },
         {"prompt": "Hi", "chosen": "Hello", "rejected": "Go"},
         {"prompt": [USER], "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "Go"}]},
+        {"instruction": "Hi", "input": "", "chosen": "Hello", "rejected": "Go"},
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: Go"},
+        {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": "Hello", "rejected": "Go"},
+        {
+            "conversations": [{"from": "human", "value": "Hi"}],
+            "chosen": {"from": "gpt", "value": "Hello"},
+            "rejected": {"from": "gpt", "value": "Go"},
+        },
+        {
+            "prompt": "Hi",
+            "chosen": [USER, ANSWER],
+            "rejected": [USER, {"role": "assistant", "content": "Go"}],
+            "messages": [USER, ANSWER],
+        },
         {"chosen": [USER, ANSWER], "rejected": [USER, {"role": "assistant", "content": "Go"}]},
     ],
 )
 def test_every_form_of_a_preference_becomes_the_same_example(tmp_path: Path, row: dict[str, object]) -> None:
-    done = read_rows(tmp_path, "preference", row)
+    done = read(tmp_path, source(tmp_path, jsonl([row]), "a.jsonl"))
 
     assert done.examples == [PreferenceExample([Message("user", "Hi")], "Hello", "Go")]
+    assert [problem.excerpt for problem in done.problems] == (["messages"] if "messages" in row else [])
+
+
+def test_what_came_before_both_answers_is_kept_whole(tmp_path: Path) -> None:
+    before = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Who\nare you?"
+    hh = {"chosen": f"{before}\n\nAssistant: I am\n\nthe model.", "rejected": f"{before}\n\nAssistant: Go"}
+    turns = [USER, ANSWER, {"role": "user", "content": "Who\nare you?"}]
+    trl = {"prompt": "Who\nare you?", "system": "S"} | {
+        field: [*turns, {"role": "assistant", "content": text}]
+        for field, text in (("chosen", "I am\n\nthe model."), ("rejected", "Go"))
+    }
+
+    done = read(tmp_path, source(tmp_path, jsonl([hh, trl]), "a.jsonl"))
+
+    asked = [Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Who\nare you?")]
+    assert done.problems == []
+    assert done.examples == [
+        PreferenceExample(some, "I am\n\nthe model.", "Go")
+        for some in (asked, [Message("system", "S"), *asked])
+    ]
+
+
+def test_a_pair_of_answers_to_an_instruction_keeps_the_instruction(tmp_path: Path) -> None:
+    row = {"instruction": "Add", "input": "1 2", "chosen": "3", "rejected": "4", "system": "S"}
+
+    done = read(tmp_path, source(tmp_path, jsonl([row]), "a.jsonl"))
+
+    asked = [Message("system", "S"), Message("user", "Add\n\n1 2")]
+    assert done.examples == [PreferenceExample(asked, "3", "4")]
     assert done.problems == []
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
 GPT = {"from": "gpt", "value": "x"}
+HH = "\n\nHuman: Hi\n\nAssistant: Hello"
 SYSTEM = {"role": "system", "content": "S"}
 CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 
@@ -138,6 +279,11 @@ CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "
             {"messages": [USER, {"role": "assistant", "tool_calls": CALL}]},
             "tool_calls", "messages[1].tool_calls",
         ),
+        (
+            "chat",
+            {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": CALL}]},
+            "tool_calls", "messages[1].tool_calls",
+        ),
         ("chat", {"messages": [USER, {"role": "tool", "content": "5"}, ANSWER]}, "tool_calls", "messages[1].role"),
         ("chat", {"messages": [USER, ANSWER], "tools": [{"type": "function"}]}, "tools_ignored", "tools"),
         ("chat", {"messages": [USER, SYSTEM, ANSWER]}, "system_not_first", "messages[1].role"),
@@ -158,7 +304,19 @@ CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "
         ("prompt_completion", {"prompt": "a", "completion": {}}, "data_type", "completion"),
         ("alpaca", {"instruction": "a", "output": None}, "missing_content", "output"),
         ("preference", {"prompt": "a", "chosen": "b", "rejected": "b"}, "same_answers", "preferred_output"),
-        ("preference", {"chosen": "b", "rejected": "c"}, "missing_messages_list", "input"),
+        ("preference", {"chosen": "b", "rejected": "c"}, "missing_prompt", "input"),
+        (
+            "preference",
+            {"chosen": [USER, ANSWER], "rejected": [{**USER, "content": "Who?"}, {**ANSWER, "content": "I"}]},
+            "prompts_differ", "non_preferred_output",
+        ),
+        (
+            "preference",
+            {"prompt": "Who?", "chosen": [USER, ANSWER], "rejected": "c"},
+            "prompts_differ", "preferred_output",
+        ),
+        ("preference", {"chosen": HH, "rejected": HH[:-5]}, "missing_content", "non_preferred_output"),
+        ("preference", {"chosen": HH.replace("Hi", ""), "rejected": "Go"}, "missing_content", "preferred_output"),
         (
             "preference",
             {"prompt": "a", "chosen": [USER], "rejected": "c"},
@@ -224,6 +382,18 @@ def test_a_line_of_another_encoding_loses_only_itself(tmp_path: Path) -> None:
     assert done.summary.usable == 10
 
 
+@pytest.mark.parametrize("text", [r"cut \ud83d", r"\ud83d alone", r"\ude00", r"\\ \ud83d\u0041"])
+def test_half_a_character_is_called_that_and_not_a_line_that_ends_too_soon(tmp_path: Path, text: str) -> None:
+    good = r'{"prompt": "a", "completion": "\ud83d\ude00"}'
+    content = f'{good}\n{{"prompt": "{text}", "completion": "b"}}\n'
+
+    done = read(tmp_path, source(tmp_path, content, "a.jsonl"))
+
+    assert done.codes == ["invalid_json"]
+    assert "is half of a character" in done.problems[0].reason
+    assert done.examples == [ChatExample([Message("user", "a"), Message("assistant", "😀")])]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "cp1252"])
 def test_conversations_are_read_in_the_encoding_they_have(tmp_path: Path, encoding: str) -> None:
     content = (
@@ -235,7 +405,7 @@ def test_conversations_are_read_in_the_encoding_they_have(tmp_path: Path, encodi
     assert done.examples[2] == said(
         ("user", "Wie läuft das Gerät?"), ("assistant", "Schön. Für Sie natürlich auch.")
     )
-    assert done.problems == []
+    assert done.codes == (["legacy_encoding"] if encoding == "cp1252" else [])
 
 
 @pytest.mark.parametrize("indent", [None, 2])

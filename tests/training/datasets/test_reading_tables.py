@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.training.datasets.files import Read, archive, jsonl, parquet, read, source, xlsx
+from tests.training.datasets.files import Read, archive, jsonl, parquet, read, source, workbook, write, xlsx
+from training.datasets.detect import detect
 from training.datasets.examples import LabelledExample, TranslationExample
 from training.datasets.sources import Reading, Shape
 
@@ -89,6 +91,29 @@ def test_the_sheet_that_is_asked_for_is_read_and_another_name_is_an_error(tmp_pa
     assert "Other" in wrong.problems[0].reason
 
 
+def test_the_first_sheet_with_a_table_is_read_and_the_others_are_named(tmp_path: Path) -> None:
+    more = [["text", "label"], *[[f"text {n}", "good"] for n in range(100)]]
+    cover = [["Everything"], ["we know"]]
+    sheets = {"Cover": cover, "Title": [["All"]], "Lists": more, "Data": TABLE, "FAQ": more, "End": []}
+    content = workbook(sheets, hidden=["Lists"])
+
+    detected = detect(write(tmp_path, content), "a.xlsx")
+    done = read(tmp_path, source(tmp_path, content, "a.xlsx"))
+
+    assert detected.sheets == ["Data", "FAQ", "Cover", "Title", "Lists"]
+    assert done.examples == EXPECTED
+    assert [(p.code, p.severity, p.line) for p in done.problems] == [("other_sheets", "notice", 0)]
+    assert done.problems[0].reason == "Only the sheet Data is read, and not FAQ, Cover, Title, Lists."
+
+
+def test_a_sheet_with_nothing_in_it_is_said_to_be_empty_whatever_the_others_have(tmp_path: Path) -> None:
+    content = workbook({"Data": TABLE, "Notes": []})
+
+    done = read(tmp_path, source(tmp_path, content, "a.xlsx", Reading("xlsx", "labelled", sheet="Notes")))
+
+    assert done.codes == ["other_sheets", "empty_file"]
+
+
 @pytest.mark.parametrize(
     ("row", "labels"),
     [
@@ -133,6 +158,22 @@ def test_values_are_numbers_however_they_are_written(tmp_path: Path, value: obje
     assert done.examples == [LabelledExample("x", value=number)]
 
 
+@pytest.mark.parametrize("name", ["score", "label"])
+def test_a_few_words_among_numbers_make_no_labels_of_them(tmp_path: Path, name: str) -> None:
+    numbers = [str(n / 8) for n in range(1, 40)]
+    rows = [{"text": f"Review {n}", name: number} for n, number in enumerate([*numbers, "n/a"])]
+    words = [{"text": f"Review {n}", name: word} for n, word in enumerate(["good", "bad", "so so", "3"])]
+
+    done = read(tmp_path, source(tmp_path, jsonl(rows), "a.jsonl"))
+    labels = read(tmp_path, source(tmp_path, jsonl(words), "b.jsonl"))
+
+    assert [example.value for example in done.examples] == [float(number) for number in numbers]  # type: ignore[attr-defined]
+    assert [(problem.code, problem.line) for problem in done.problems] == [("bad_value", 40)]
+    assert "guess" in "".join(detect(write(tmp_path, jsonl(rows)), "a.jsonl").notices)
+    assert detect(write(tmp_path, jsonl(rows[:-1])), "a.jsonl").notices == []
+    assert labels.examples[0] == LabelledExample("Review 0", ["good"])
+
+
 @pytest.mark.parametrize(
     ("value", "ways"),
     [
@@ -170,6 +211,7 @@ def test_a_comma_that_may_be_between_thousands_or_a_decimal_one_is_not_guessed(
         ({"text": "x"}, "missing_column", False),
         ({"label": "y"}, "missing_column", False),
         ({"text": ["x"], "label": "y"}, "data_type", False),
+        ({"text": True, "label": "y"}, "data_type", False),
     ],
 )
 def test_each_fault_of_a_labelled_text_has_its_code(
@@ -177,7 +219,7 @@ def test_each_fault_of_a_labelled_text_has_its_code(
 ) -> None:
     done = read_rows(tmp_path, "labelled", row)
 
-    assert code in done.codes
+    assert done.codes == [code]
     assert bool(done.examples) == kept
 
 
@@ -207,18 +249,61 @@ def test_rows_that_do_not_fit_the_table_lose_only_themselves(tmp_path: Path) -> 
     done = read_csv(tmp_path, content)
 
     assert [(problem.code, problem.line) for problem in done.problems] == [
-        ("invalid_row", 3),
+        ("too_many_fields", 3),
         ("invalid_encoding", 4),
         ("missing_column", 6),
     ]
     assert [record.line for record in done.records] == [2, 5]
 
 
+def test_quotation_marks_that_belong_to_the_texts_stay_there(tmp_path: Path) -> None:
+    pairs = [
+        ('"I am tired," she said.', '"Ich bin müde", sagte sie.'),
+        ('"Stop!', '"Halt!'),
+        ("Good night.", "Gute Nacht."),
+        ('The "best" one.', 'Der "beste".'),
+        ('Where?"', 'Wo?"'),
+    ]
+    content = "source\ttarget\n" + "".join(f"{source}\t{target}\n" for source, target in pairs)
+
+    detected = detect(write(tmp_path, content), "a.tsv")
+    done = read(tmp_path, source(tmp_path, content, "a.tsv"))
+
+    assert detected.rows[0] == {"source": pairs[0][0], "target": pairs[0][1]}
+    assert done.examples == [TranslationExample(*pair) for pair in pairs]
+    assert done.problems == []
+
+
+def test_a_mark_that_encloses_nothing_loses_its_own_line_and_no_other(tmp_path: Path) -> None:
+    good = '"Quoted, with\nanother line",good\n'
+    content = (
+        f'text,label\n{good}"open,good\n{good}fine,bad\n"shut" late,bad\n{good}"to the end,bad\nlast,good\n'
+    )
+
+    done = read_csv(tmp_path, content)
+
+    assert [(problem.code, problem.line) for problem in done.problems] == [
+        ("invalid_row", 4), ("invalid_row", 8), ("invalid_row", 11),
+    ]  # fmt: skip
+    assert [record.line for record in done.records] == [2, 5, 7, 9, 12]
+
+
+@pytest.mark.parametrize("line", ["sep=|", "SEP=|", '"sep=|"'])
+def test_excels_line_that_names_the_separator_is_no_row_of_the_table(tmp_path: Path, line: str) -> None:
+    content = f"\ufeff{line}\r\ntext|label\r\nSo, is it; or not?|good\r\n"
+
+    done = read(tmp_path, source(tmp_path, content, "a.csv"))
+
+    assert done.examples == [LabelledExample("So, is it; or not?", ["good"])]
+    assert done.records[0].line == 3
+    assert done.problems == []
+
+
 def test_a_quotation_mark_that_is_never_closed_neither_fills_memory_nor_ends_the_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.datasets.readers.table.MAX_LINE", 10_000)
-    content = 'text,label\n"open,good\n' + "fine,good\n" * 3000
+    content = 'text,label\n"open,good\n' + "fine,good\n" * 3000 + '"fine",good\n'
 
     done = read_csv(tmp_path, content)
 
@@ -237,7 +322,7 @@ def test_two_cells_at_the_far_ends_of_a_sheet_do_not_make_it_a_billion_large(tmp
     done = read(tmp_path, source(tmp_path, archive(members), "a.xlsx", Reading("xlsx", "labelled")))
 
     assert done.examples == [LabelledExample("x", ["y"])]
-    assert done.codes == ["invalid_row"]
+    assert done.codes == ["too_many_fields"]
 
 
 def test_macros_and_formulas_of_a_workbook_are_not_run_and_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
@@ -253,11 +338,81 @@ def test_macros_and_formulas_of_a_workbook_are_not_run_and_a_bomb_is_not_unpacke
         source(tmp_path, bomb, "b.xlsx", Reading("xlsx", "labelled")),
     )
 
-    # Nobody has computed the formula and saved what came of it, so its cell is empty.
-    assert done.examples == [LabelledExample("x", ["y"]), LabelledExample("", ["y"])]
+    assert done.examples == [LabelledExample("x", ["y"])]
     assert [(problem.file, problem.line, problem.code) for problem in done.problems] == [
-        ("a.xlsm", 3, "empty_field"), ("b.xlsx", 0, "expands_too_much"),
+        ("a.xlsm", 3, "no_value"), ("b.xlsx", 0, "expands_too_much"),
     ]  # fmt: skip
+
+
+def test_a_formula_without_its_value_and_an_error_are_told_and_not_learnt(tmp_path: Path) -> None:
+    rows = [
+        ["text", "label", "note"],
+        ["one", "good", "#N/A"],
+        ["=A2", "bad", ""],
+        ["three", "#REF!", ""],
+        [None, "x", ""],
+    ]
+    with zipfile.ZipFile(io.BytesIO(xlsx(rows))) as made:
+        members = {name: made.read(name) for name in made.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    # A formula that came to an empty text, as Excel saves it.
+    computed = b'<c r="A5" t="str"><f>""</f><v></v></c><c r="B5"'
+    members[sheet] = members[sheet].replace(b'<c r="B5"', computed)
+
+    detected = detect(write(tmp_path, archive(members)), "a.xlsx")
+    done = read(tmp_path, source(tmp_path, archive(members), "a.xlsx"))
+
+    assert detected.reading is not None
+    assert detected.reading.columns == {"text": "text", "label": "label"}
+    assert done.examples == [LabelledExample("one", ["good"]), LabelledExample("", ["x"])]
+    assert [(p.code, p.line, p.path, p.excerpt) for p in done.problems] == [
+        ("no_value", 3, "text", "=A2"),
+        ("no_value", 4, "label", "#REF!"),
+        ("empty_field", 5, "text", "null"),
+        ("unused_fields", 0, "", "note"),
+    ]
+
+
+def test_dates_and_yes_or_no_are_read_as_a_sheet_shows_them(tmp_path: Path) -> None:
+    day, hour = datetime.date(2024, 1, 2), datetime.datetime.fromisoformat("2024-01-02T15:30")
+
+    done = read(
+        tmp_path,
+        source(tmp_path, xlsx([["text", "label"], [day, "a"], [hour, "b"], [True, False]]), "a.xlsx"),
+    )
+
+    assert done.examples == [
+        LabelledExample("2024-01-02", ["a"]),
+        LabelledExample("2024-01-02T15:30:00", ["b"]),
+        LabelledExample("TRUE", ["FALSE"]),
+    ]
+    assert done.problems == []
+
+
+@pytest.mark.parametrize("above", [["Our FAQ 2024"], ["Our FAQ 2024", None, "draft"], []])
+def test_a_title_above_a_table_is_none_of_its_columns(tmp_path: Path, above: list[object]) -> None:
+    rows = [[cell] for cell in above] + [
+        ["question", "answer"],
+        ["Where?", "Here."],
+        ["When?", "Now."],
+        ["Why?", None],
+    ]
+
+    done = read(tmp_path, source(tmp_path, xlsx(rows), "a.xlsx"))
+
+    assert [record.line for record in done.records] == [len(above) + 2, len(above) + 3]
+    assert done.codes == ["missing_content"]
+
+
+def test_a_column_of_texts_is_not_cut_off_as_a_title_where_a_note_stands_beside_one_of_them(
+    tmp_path: Path,
+) -> None:
+    rows = [["text"], *[[f"Text {number}"] for number in range(3)], ["Text 3", "a note"], ["Text 4"]]
+
+    done = read(tmp_path, source(tmp_path, xlsx(rows), "a.xlsx"))
+
+    assert [record.line for record in done.records] == [2, 3, 4, 6]
+    assert done.codes == ["too_many_fields"]
 
 
 def test_a_damaged_workbook_or_parquet_file_is_a_problem_of_the_file(tmp_path: Path) -> None:

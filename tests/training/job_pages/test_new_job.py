@@ -282,10 +282,19 @@ def test_what_nothing_can_be_learnt_from_is_not_offered(
     client: Client, dataset: Dataset, version: DatasetVersion
 ) -> None:
     DatasetVersion.objects.filter(pk=version.pk).update(state="building")
-    make_version(dataset, "preference")
-    make_version(dataset, train=0)
+    assert "None of the frozen versions" not in client.get(DATA).content.decode()
+    preference, empty = make_version(dataset, "preference"), make_version(dataset, train=0)
     page = client.get(DATA).content.decode()
     assert "There is nothing to learn from yet" in page
+    assert "None of the frozen versions can be learnt from" in page
+    # Nor where they were frozen: no button leads there.
+    page = client.get(f"/data/{dataset.pk}/versions/").content.decode()
+    for unfit, why in (
+        (preference, "There is no training yet for data of this kind."),
+        (empty, "no example is in"),
+    ):
+        assert f"?version={unfit.pk}" not in page
+        assert why in page
     assert client.post(DATA, {"source": f"{version.pk}:chat"}).status_code == 400
 
 

@@ -247,6 +247,25 @@ def test_groups_that_are_not_what_was_frozen_are_a_broken_dataset(tmp_path: Path
         check_files(folder, read_manifest(folder), lambda: None)
 
 
+def test_a_label_that_stands_alone_is_learnt_from_in_every_fold(tmp_path: Path) -> None:
+    common = [LabelledExample(sentence(n), ["ab"[n % 2]]) for n in range(12)]
+    alone: list[Example] = [
+        LabelledExample("x y", ["c"]),
+        LabelledExample("y z", ["a", "d"]),
+        LabelledExample("z x", ["d", "e"]),
+    ]
+    folder = freeze(tmp_path / "d", "labelled", train=[*common, *alone])
+    for fold in (1, 2, 3):
+        spec = Spec(base="", dataset=str(folder), output="", task="classification", folds=3, fold=fold)
+        objective_of(spec, lambda: None)  # raises where a label is held back and not learnt
+        held = texts(Examples(folder, 3, fold), "test")
+        assert len(held) >= 4
+        assert "x y" not in held
+    folder = freeze(tmp_path / "e", "labelled", train=alone)
+    with pytest.raises(TrainingFailure, match="Too few texts have a label"):
+        Examples(folder, 3, 1)
+
+
 def test_more_folds_than_different_texts_are_refused(tmp_path: Path) -> None:
     folder = freeze(tmp_path / "d", "labelled", train=[LabelledExample("x", ["a"])] * 9)
     with pytest.raises(TrainingFailure, match="1 different texts"):

@@ -5,12 +5,13 @@ Knows nothing of how files are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from training.datasets.convert import conversations, texts
 from training.datasets.convert.found import Found
 from training.datasets.examples import Example
 from training.datasets.problems import Problem
+from training.datasets.readers.rows import NoValue
 from training.datasets.shapes import FIELDS, GROUP_NAMES, LABEL_FIELDS
 from training.datasets.sources import Reading, Shape
 
@@ -24,7 +25,10 @@ _CONVERT: dict[Shape, Callable[[Mapping[str, object], Found], Example]] = {
     "translation": texts.translation,
     "document": texts.document,
 }
+_NOT_SAVED = "The file has the formula, and not what it comes to."
 _LISTS = ("messages", "conversations")  # a row without them has an OpenAI code of its own
+_KNOWN = frozenset((*GROUP_NAMES, "tools", "functions"))  # used, or told in another way
+_MOST_UNUSED = 1000
 
 
 class Converter:
@@ -33,10 +37,12 @@ class Converter:
     def __init__(self, reading: Reading, file: str) -> None:
         self._shape, self._file = reading.shape, file
         self._convert = _CONVERT[reading.shape]
+        self.unused: list[str] = []  # fields that hold something, of which nothing was used
         self._names = _field_names(reading)
         taken = set(reading.columns.values())
         mapped = reading.columns.get("group")
         self._groups = tuple(n for n in GROUP_NAMES if n not in taken) if mapped is None else (mapped,)
+        self._seen = {*_KNOWN, *self._groups}
         self._required = [
             name for name, field in FIELDS[reading.shape].items() if field.required and name not in _LISTS
         ]
@@ -50,14 +56,26 @@ class Converter:
             found.say("data_type", "", value, "An example is an object with named fields.")
             return None, "", found.problems
         fields: dict[str, object] = {}
+        used: list[str] = []
         for field, names in self._names:
             for name in names:
                 if name in value:
                     fields[field] = value[name]
+                    used.append(name)
                     break
                 if "." in name and (inner := _inside(value, name)) is not None:
                     fields[field] = inner
+                    used.append(name.partition(".")[0])
                     break
+        if not self._seen.issuperset(value):
+            self._note_unused(value, used)
+        for field, cell in fields.items():
+            if isinstance(cell, NoValue):
+                found.say(
+                    "no_value", field, cell, _NOT_SAVED if cell.startswith("=") else f"The cell says {cell}."
+                )
+        if found.broken:
+            return None, "", found.problems
         missing = [field for field in self._required if field not in fields]
         for field in missing:
             found.say("missing_column", field, value, f"The example has no {field!r}.")
@@ -68,6 +86,14 @@ class Converter:
         example = self._convert(fields, found)
         return None if found.broken else example, self._group(value), found.problems
 
+    def _note_unused(self, value: dict[str, object], used: list[str]) -> None:
+        self._seen.update(used)
+        for name in value:
+            if name not in self._seen and value[name] not in (None, "", [], {}):
+                self._seen.add(name)
+                if len(self.unused) < _MOST_UNUSED:
+                    self.unused.append(name)
+
     def _group(self, value: dict[str, object]) -> str:
         for name in self._groups:
             group = value.get(name)
@@ -76,6 +102,18 @@ class Converter:
             if isinstance(group, int) and not isinstance(group, bool) and -(2**63) <= group < 2**63:
                 return str(group)
         return ""
+
+
+def unused_of(reading: Reading, names: Iterable[str]) -> list[str]:
+    """Of a row with fields of these names, those of which nothing is used."""
+    left = dict.fromkeys(
+        name for name in names if name not in _KNOWN and name != reading.columns.get("group")
+    )
+    for _, usual in _field_names(reading):
+        used = next((name for name in usual if name in left or name.partition(".")[0] in left), "")
+        left.pop(used, None)
+        left.pop(used.partition(".")[0] if used else "", None)
+    return list(left)
 
 
 def _field_names(reading: Reading) -> list[tuple[str, tuple[str, ...]]]:

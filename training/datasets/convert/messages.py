@@ -98,11 +98,12 @@ def _message(
                 "message_unrecognized_key", where, value, f"A message has no {key[:80]!r}: it is ignored."
             )
     role = _role(item, path, index, found, dialect)
-    if dialect.content in item:
+    calls = any(item.get(key) for key in _TOOLS)
+    if dialect.content in item and not (calls and item[dialect.content] is None):
         content = _content(item[dialect.content], f"{path}[{index}].{dialect.content}", found)
     else:
         content = None
-        if not any(item.get(key) for key in _TOOLS):
+        if not calls:
             reason = f"The message has no {dialect.content!r}."
             found.say("message_missing_key", f"{path}[{index}].{dialect.content}", item, reason)
     weight = item.get("weight")
@@ -170,13 +171,13 @@ def _joined(parts: list[object], path: str, found: Found) -> str | None:
     return "".join(texts) if len(texts) == len(parts) else None
 
 
-def check_conversation(messages: list[Message], path: str, found: Found) -> None:
-    """What is wrong with readable messages as a whole."""
+def check_conversation(messages: list[Message], path: str, found: Found, *, before: int = 0) -> None:
+    """What is wrong with readable messages as a whole. `before`: how many come before those of the path."""
     last, answers, learnt = "", 0, 0
-    for index, message in enumerate(messages):
+    for index, message in enumerate(messages, -before):
         role = message.role
         if role == "system":
-            if index:
+            if index > -before:
                 found.say(
                     "system_not_first",
                     f"{path}[{index}].role",
@@ -198,4 +199,4 @@ def check_conversation(messages: list[Message], path: str, found: Found) -> None
         found.say("nothing_to_learn", path, "", "Every answer has the weight 0.")
     elif last != "assistant":
         reason = "The conversation does not end with the assistant."
-        found.say("last_message_not_assistant", f"{path}[{len(messages) - 1}].role", last, reason)
+        found.say("last_message_not_assistant", f"{path}[{len(messages) - 1 - before}].role", last, reason)

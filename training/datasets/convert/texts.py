@@ -31,12 +31,12 @@ def labelled(fields: Fields, found: Found) -> LabelledExample:
         labels = (
             _labels(one, found) if isinstance(one := fields["label"], list) else [_label(one, "label", found)]
         )
-        if labels == [""] and text:
+        if labels == [""] and text and not found.broken:
             found.say("empty_field", "label", fields["label"], "The label is empty.")
     else:
         found.say("missing_column", "label", fields.get("text"), "The row has no label.")
         labels = []
-    if not text:
+    if not text and not found.broken:
         if not any(labels):
             found.say("empty_example", "", "", "Text and label are empty.")
         else:
@@ -47,6 +47,8 @@ def labelled(fields: Fields, found: Found) -> LabelledExample:
 def translation(fields: Fields, found: Found) -> TranslationExample:
     source = _text(fields.get("source"), "source", found)
     target = _text(fields.get("target"), "target", found)
+    if found.broken:
+        return TranslationExample("", "")
     if not source and not target:
         found.say("empty_example", "", "", "Source and target are empty.")
     elif not source or not target:
@@ -57,7 +59,7 @@ def translation(fields: Fields, found: Found) -> TranslationExample:
 
 def document(fields: Fields, found: Found) -> DocumentExample:
     text = _text(fields.get("text"), "text", found)
-    if not text:
+    if not text and not found.broken:
         found.say("empty_example", "text", "", "The text is empty.")
     if (at := text.find(MARK)) >= 0:
         around = text[max(0, at - 60) : at + 60]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from training.datasets.codes import shown
 from training.datasets.limits import FREE_UNPACKED, MAX_MEMBERS, MAX_RATIO, MAX_UNPACKED
@@ -27,9 +27,17 @@ class Member(NamedTuple):
     refused: DataError | None  # why it was not unpacked
 
 
-def unpack_each(path: Path, name: str, to: Path, *, most: int = sys.maxsize) -> Iterator[Member]:
+def unpack_each(
+    path: Path,
+    name: str,
+    to: Path,
+    *,
+    most: int = sys.maxsize,
+    order: Callable[[str, int], Any] | None = None,
+) -> Iterator[Member]:
     """Each member in turn is what `to` holds, until the next is asked for; of a larger one, its first `most` bytes.
 
+    As they lie in the archive, or in the `order` of their names and sizes.
     Raises DataError `broken_file`, `too_many_files`, `expands_too_much`.
     """
     with open_package(path) as package:
@@ -38,6 +46,8 @@ def unpack_each(path: Path, name: str, to: Path, *, most: int = sys.maxsize) -> 
             raise DataError(
                 "too_many_files", f"The archive has {len(members)} files; at most {MAX_MEMBERS} are read."
             )
+        if order is not None:
+            members.sort(key=lambda member: order(member.filename, member.file_size))
         left = min(MAX_UNPACKED, FREE_UNPACKED + MAX_RATIO * path.stat().st_size)
         for member in members:
             if member.filename.startswith(_DEBRIS[0]) or member.filename.rpartition("/")[2] in _DEBRIS:

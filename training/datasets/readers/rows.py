@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 
+class NoValue(str):
+    """What stands in a spreadsheet's cell in place of a value: an error, or a formula nobody saved the result of."""
+
+
 class Row(NamedTuple):
     line: int  # from 1: the line, the table's row, the page
     value: object  # decoded JSON, a table's row by column, or {"text": ..., "title": ...}
@@ -29,4 +33,10 @@ class Skipped(NamedTuple):
     done: int
 
 
-Rows = Iterator[Row | Flaw | Skipped]
+class Sheets(NamedTuple):
+    """Before a workbook's rows: its sheets that have anything in them, first the one whose rows follow."""
+
+    names: list[str]
+
+
+Rows = Iterator[Row | Flaw | Skipped | Sheets]

@@ -7,11 +7,14 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from training.datasets import dialect
 from training.datasets.encodings import MARK, open_text, position
 from training.datasets.limits import MAX_COLUMNS, MAX_LINE
 from training.datasets.readers.rows import Flaw, Row, Rows, Skipped
 
 csv.field_size_limit(MAX_LINE)
+_BEGINNING = 200  # characters
+_TELL = 64  # rows between two looks at how far it is
 
 
 class _TooLong(Exception):
@@ -22,18 +25,20 @@ class _Feed:
     """Lines for the csv module, which joins those within quotation marks: it is stopped before that fills memory."""
 
     def __init__(self, text: io.TextIOWrapper) -> None:
-        self._text, self._held, self.line, self.beginning = text, 0, 0, ""
+        self._text, self._held, self.line = text, 0, 0
         self._is_within = False  # a line of which the rest is not read
+        self._lines: list[str] = []  # of the row so far
+        self._again: list[str] = []  # to be given out once more, the last first
 
     def __iter__(self) -> _Feed:
         return self
 
     def __next__(self) -> str:
-        line = self._text.readline(MAX_LINE + 1)
+        line = self._again.pop() if self._again else self._text.readline(MAX_LINE + 1)
         if not line:
             raise StopIteration
         self.line += 1
-        self.beginning = self.beginning or line[:200]
+        self._lines.append(line)
         self._held += len(line)
         if self._held > MAX_LINE:
             self._is_within = not line.endswith(("\n", "\r"))
@@ -46,15 +51,28 @@ class _Feed:
             self._is_within = not piece.endswith(("\n", "\r"))
             yield
 
+    @property
+    def beginning(self) -> str:
+        return self._lines[0][:_BEGINNING]
+
     def next_row(self) -> None:
-        self._held, self.beginning = 0, ""
+        self._held = 0
+        self._lines.clear()
+
+    def only_first(self) -> None:
+        """A mark that is not closed takes no lines with it but its own: the others are given out once more."""
+        self.line -= len(self._lines) - 1
+        self._again += self._lines[:0:-1]
 
 
 def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
     with open_text(path, encoding, newline="") as text:
+        enclosed = dialect.are_enclosed(text.read(dialect.SAMPLE), delimiter)
+        text.seek(0)
         feed = _Feed(text)
-        rows = csv.reader(feed, delimiter=delimiter)
+        rows = dialect.cells(feed, delimiter, enclosed=enclosed, strict=True)
         names: list[str] = []
+        done = 0
         while True:
             feed.next_row()
             line = feed.line + 1
@@ -65,20 +83,23 @@ def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
             except _TooLong:
                 for _ in feed.skip_rest():
                     yield Skipped(position(text))
-                rows = csv.reader(feed, delimiter=delimiter)  # a half-read row would go on in the next
+                # A half-read row would go on in the next.
+                rows = dialect.cells(feed, delimiter, enclosed=enclosed, strict=True)
                 reason = f"It is longer than {MAX_LINE // 2**20} MB; a quotation mark may not be closed."
                 yield Flaw(line, "line_too_long", feed.beginning, reason, position(text))
                 continue
             except csv.Error as error:
+                feed.only_first()
                 yield Flaw(line, "invalid_row", feed.beginning, f"It is no row of a table: {error}.")
                 continue
-            if not any(cells):
+            if not any(cells) or (line == 1 and dialect.SEPARATOR.fullmatch(feed.beginning)):
                 continue
             if not names:
                 names = column_names(cells, header)
                 if header:
                     continue
-            yield table_row(line, names, cells, feed.beginning, position(text))
+            done = done if line % _TELL else position(text)
+            yield table_row(line, names, cells, feed.beginning, done)
 
 
 def column_names(cells: Sequence[object], header: bool) -> list[str]:
@@ -97,5 +118,5 @@ def table_row(line: int, names: list[str], cells: Sequence[object], beginning: s
         )
     if len(cells) > len(names) and any(cell not in (None, "") for cell in cells[len(names) :]):
         reason = f"It has {len(cells)} fields, and the table has {len(names)} columns."
-        return Flaw(line, "invalid_row", beginning, reason, done)
+        return Flaw(line, "too_many_fields", beginning, reason, done)
     return Row(line, dict(zip(names, cells, strict=False)), done)

@@ -7,52 +7,145 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import openpyxl
 
+from training.datasets.layouts import looks_like_header
 from training.datasets.limits import MAX_SHEET_ROWS
 from training.datasets.problems import DataError
-from training.datasets.readers.packages import check_package
-from training.datasets.readers.rows import Flaw, Rows
+from training.datasets.readers.packages import check_package, open_package
+from training.datasets.readers.rows import Flaw, NoValue, Rows, Sheets
 from training.datasets.readers.table import column_names, table_row
+
+_LOOKED_AT = 1000  # rows of a sheet, for anything in them
+_FIRST = 50  # rows, for the columns' names
+_TITLES = 5  # rows above them at most
+_CHUNK = 2**20
+_FORMULA = re.compile(rb"<(?:\w{1,9}:)?f[ />]")
+_ERROR = re.compile(r"#(?:N/A|(?:REF|VALUE|DIV/0|NULL|NUM|SPILL|CALC|FIELD)!|NAME\?|GETTING_DATA)")
 
 
 def read_xlsx(path: Path, sheet: str, header: bool) -> Rows:
-    """Raises DataError `missing_column` where it has no such sheet."""
+    """Where no sheet is asked for, the first that has a table. Raises DataError `missing_column` where it has none so
+    called.
+    """
     check_package(path)
     warnings.simplefilter("ignore")  # of styles and extensions that it does not know, and we do not need
     with path.open("rb") as file:  # of a path, it would look at the name's ending
         workbook = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
+        _measure_anew(workbook)
         sheets = {each.title: each for each in workbook.worksheets}
         if not sheets or (sheet and sheet not in sheets):
             raise DataError("missing_column", f"The workbook has no sheet {sheet!r}.")
-        chosen = sheets[sheet] if sheet else next(iter(sheets.values()))
-        chosen.reset_dimensions()  # what the file says of its size may be a lie
-        yield from _rows(chosen.iter_rows(values_only=True), header)
+        filled = _filled(workbook)
+        chosen = sheet or next(iter(filled), next(iter(sheets)))
+        yield Sheets([chosen, *(title for title in filled if title != chosen)])
+        if _has_formulas(path):
+            yield from _rows(_with_formulas(path, workbook, chosen), header)
+        else:
+            yield from _rows(sheets[chosen].iter_rows(values_only=True), header)
+
+
+def _measure_anew(workbook: openpyxl.Workbook) -> None:
+    for sheet in workbook.worksheets:
+        sheet.reset_dimensions()  # what the file says of its size may be a lie
+
+
+def _filled(workbook: openpyxl.Workbook) -> list[str]:
+    """Likely tables first: what people see before what is hidden from them, several rows and columns before a cover."""
+    looks = {each.title: _likeliness(each) for each in workbook.worksheets}
+    return sorted((title for title, look in looks.items() if look[1]), key=looks.__getitem__, reverse=True)
+
+
+def _likeliness(sheet: Any) -> tuple[bool, int]:
+    some = [
+        cells
+        for cells in itertools.islice(sheet.iter_rows(values_only=True), _LOOKED_AT)
+        if _is_filled(cells)
+    ]
+    widest = max((sum(cell not in (None, "") for cell in cells) for cells in some), default=0)
+    return sheet.sheet_state == "visible", min(2, len(some)) + min(2, widest)
+
+
+def _has_formulas(path: Path) -> bool:
+    with open_package(path) as package:
+        for part in package.namelist():
+            if part.startswith("xl/worksheets/") and part.endswith(".xml"):
+                with package.open(part) as xml:
+                    end = b""
+                    while chunk := xml.read(_CHUNK):
+                        if _FORMULA.search(end + chunk):
+                            return True
+                        end = chunk[-20:]
+    return False
+
+
+def _with_formulas(path: Path, workbook: openpyxl.Workbook, title: str) -> Iterator[Sequence[object]]:
+    """Where nobody saved what a formula comes to, the formula: openpyxl reads either the ones or the others."""
+    with path.open("rb") as file:
+        written = openpyxl.load_workbook(file, read_only=True, keep_links=False)
+        _measure_anew(written)
+        formulas = written[title].iter_rows(values_only=True)
+        for cells, as_written in zip(workbook[title].iter_rows(), formulas, strict=True):
+            yield [_value(cell, formula) for cell, formula in zip(cells, as_written, strict=True)]
+
+
+def _value(cell: Any, formula: Any) -> object:
+    if (
+        cell.value is None and formula is not None and cell.data_type != "str"
+    ):  # which has come to an empty text
+        return NoValue(getattr(formula, "text", formula))
+    return cell.value
 
 
 def _rows(found: Iterator[Sequence[object]], header: bool) -> Rows:
-    names: list[str] = []
-    for line, cells in enumerate(itertools.islice(found, MAX_SHEET_ROWS), 1):
-        if not any(cell not in (None, "") for cell in cells):
-            continue
-        values = [_plain(cell) for cell in cells]
-        if not names:
-            names = column_names(values, header)
-            if header:
-                continue
+    filled = (
+        (n, cells) for n, cells in enumerate(itertools.islice(found, MAX_SHEET_ROWS), 1) if _is_filled(cells)
+    )
+    first = list(itertools.islice(filled, _FIRST))
+    if header:
+        del first[: _titles([cells for _, cells in first])]
+        names = column_names(first.pop(0)[1], True) if first else []
+    else:
+        names = column_names(max((cells for _, cells in first), key=len, default=()), False)
+    for line, cells in itertools.chain(first, filled):
+        values = [_plain(cell) for cell in cells] + [None] * (
+            len(names) - len(cells)
+        )  # empty ones are left out
         beginning = " | ".join(str(value)[:80] for value in values[:8] if value is not None)
         yield table_row(line, names, values, beginning, 0)
     if next(found, None) is not None:
         yield Flaw(MAX_SHEET_ROWS + 1, "file_too_long", "", f"A sheet has at most {MAX_SHEET_ROWS} rows.")
 
 
+def _is_filled(cells: Sequence[object]) -> bool:
+    return any(cell not in (None, "") for cell in cells)
+
+
+def _titles(rows: list[Sequence[object]]) -> int:
+    """How many rows with a title, a date or the like stand above one with the columns' names."""
+    texts = [[str(cell) for cell in cells if cell not in (None, "")] for cells in rows]
+    above = next((number for number, cells in enumerate(texts[: _TITLES + 1]) if len(cells) > 1), 0)
+    table = texts[above:]
+    wide = sum(len(cells) > 1 for cells in table)
+    return above if above and wide * 2 > len(table) and looks_like_header(table) else 0
+
+
 def _plain(cell: object) -> object:
+    """As it is seen in the sheet."""
+    if isinstance(cell, datetime.datetime) and cell.time() == datetime.time():
+        cell = cell.date()  # a date is a time at midnight
     if isinstance(cell, datetime.date | datetime.time):
         return cell.isoformat()
-    if cell is None or isinstance(cell, str | int | float | bool):
+    if isinstance(cell, bool):
+        return "TRUE" if cell else "FALSE"
+    if isinstance(cell, str) and _ERROR.fullmatch(cell):
+        return NoValue(cell)
+    if cell is None or isinstance(cell, str | int | float):
         return cell
     return str(cell)

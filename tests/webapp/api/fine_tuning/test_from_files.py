@@ -99,6 +99,34 @@ def test_a_validation_file_is_the_validation_split(alices: Client, ask: Ask) -> 
     assert splits(alone)["train"] < 30
 
 
+@pytest.mark.parametrize("answer", [{"label": "delivery"}, {"score": 1.5}])
+def test_labels_and_numbers_of_a_file_are_judged_by_a_test_split_that_was_held_back(
+    answer: dict[str, object], alices: Client, ask: Ask
+) -> None:
+    (name,) = answer
+    other = {"label": "billing", "score": 4.5}[name]
+    rows = [
+        {"text": f"text {n} of {n * 7919} letters", **(answer if n % 2 else {name: other})} for n in range(90)
+    ]
+    file = uploaded(alices, jsonl(rows))
+    body = ask(training_file=file).json()
+    work()
+    held = splits(body["id"])
+    assert sum(held.values()) == 90
+    assert held["test"] >= 3
+    assert held["validation"] >= 3
+    again = ask(training_file=file).json()["id"]
+    work()
+    assert row(again).version_id == row(body["id"]).version_id
+    judged = uploaded(alices, jsonl({"text": f"other {n}", **answer} for n in range(5)))
+    given = ask(training_file=file, validation_file=judged).json()["id"]
+    work()
+    assert splits(given) == {"train": 90, "validation": 5, "test": 0}
+    own = ask(training_file=file, flywheel={"recipe": {"split": {"validation": 0.2, "test": 0}}}).json()["id"]
+    work()
+    assert splits(own)["test"] == 0
+
+
 def test_the_same_file_may_be_learnt_and_judged_by(alices: Client, ask: Ask) -> None:
     file = uploaded(alices)
     body = ask(training_file=file, validation_file=file).json()
