@@ -14,6 +14,9 @@ from training.forms import SHAPES
 
 # Sentences with holes, as the catalogue has them. Those without are known by being in it.
 TEMPLATES = (
+    "{0} is half of a character, and the other half is not there.",
+    "Its examples are called {0} and so on: write them as a list, without names.",
+    "Its examples are in the list {0}: make a file of that list alone.",
     "{0} is too large to be looked into within an archive, which is done up to {1} MB: upload it unpacked.",
     "{0} of the dataset cannot be read: {1}.",
     "{0} of the dataset is not what was frozen.",
@@ -38,6 +41,8 @@ TEMPLATES = (
     "It is not in Unicode, and is read as {0}.",
     "It is not valid JSON: {0}.",
     "It is the same as {0}, line {1}.",
+    "Its examples are called {0} and so on: write them as a list, without names.",
+    "Its examples are in the list {0}: make a file of that list alone.",
     "Its comma can be read in two ways; write {0} or {1}.",
     "Its name ends in .{0}, and it is not that.",
     "Line {0} of {1}.jsonl cannot be read: {2}.",
@@ -63,6 +68,7 @@ TEMPLATES = (
     "The {0} is not a text.",
     "The {0} says nothing.",
     "The {0} speaks twice in a row.",
+    "{0} is half of a character, and the other half is not there.",
     "({0}) There are {1} such problems in all.",
     "There is no encoding {0}: choose another.",
 )

@@ -87,6 +87,7 @@ PERSONAL_DATA: dict[str, Any] = {
     "phone": _("Telephone numbers"),
     "card": _("Card numbers"),
     "iban": _("Bank accounts (IBAN)"),
+    "ssn": _("Social security numbers (US)"),
     "ip": _("IP addresses"),
     "key": _("Keys and tokens"),
 }

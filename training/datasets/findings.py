@@ -13,6 +13,7 @@ _PERSONAL = {
     "email": "an email address",
     "iban": "a bank account number",
     "card": "a payment card number",
+    "ssn": "a US social security number",
     "ip": "the address of a machine",
     "phone": "a telephone number",
 }

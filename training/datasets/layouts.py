@@ -171,6 +171,8 @@ def _json_layout(text: str, claimed: Layout | None) -> Layout:
     if text.lstrip().startswith("["):
         # [{...}] on one line is an array; lines of arrays are not something we know.
         return "json" if len(lines) == 1 or claimed != "jsonl" or len(whole) < len(lines) else "jsonl"
+    if len(lines) == 1 and claimed == "json":
+        return "json"  # where one value may follow another on the same line, too
     cut = len(lines) == 1 and claimed == "jsonl"  # one line, longer than what was looked at
     return "jsonl" if cut or len(whole) * 2 >= len(lines) else "json"
 

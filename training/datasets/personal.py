@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
-KINDS = ("key", "email", "iban", "card", "ip", "phone")  # where two find the same, the first has it
+KINDS = ("key", "email", "iban", "card", "ssn", "ip", "phone")  # where two find the same, the first has it
 
 
 class Found(NamedTuple):
@@ -163,6 +163,20 @@ def _cards(text: str) -> Spans:
             yield number.span()
 
 
+# The Social Security Administration's; without hyphens it is a number like any other.
+_SSN = re.compile(r"\d(?<![\w.+-].)\d\d-\d\d-\d{4}(?![\w-])")
+
+
+def is_ssn(text: str) -> bool:
+    area, group, serial = text.split("-")
+    return area not in ("000", "666") and area < "900" and group != "00" and serial != "0000"
+
+
+def _ssns(text: str) -> Spans:
+    if text.count("-") > 1:
+        yield from (match.span() for match in _SSN.finditer(text) if is_ssn(match.group()))
+
+
 def _phones(text: str) -> Spans:
     for match in _NUMBER.finditer(text):
         number = match.group()
@@ -179,15 +193,19 @@ _IPV6 = re.compile(
 )
 
 
+_VERSION = re.compile(r"\b(?:v|ver|versions?|releases?|builds?|firmware)[.:]? ?$", re.IGNORECASE)
+
+
 def _addresses(text: str) -> Spans:
-    """Of machines; not those that every machine calls itself."""
+    """Of machines; not those that every machine calls itself, nor what is called a version."""
     for pattern, sign in ((_IPV4, "."), (_IPV6, ":")):
         for match in pattern.finditer(text) if text.count(sign) > 1 else ():
             try:
                 address = ipaddress.ip_address(match.group())
             except ValueError:
                 continue
-            if not (address.is_loopback or address.is_unspecified or match.group().isalpha()):
+            is_version = sign == "." and _VERSION.search(text, max(0, match.start() - 12), match.start())
+            if not (address.is_loopback or address.is_unspecified or match.group().isalpha() or is_version):
                 yield match.span()
 
 
@@ -196,6 +214,7 @@ _FINDERS: dict[str, Callable[[str], Spans]] = {
     "email": _emails,
     "iban": _ibans,
     "card": _cards,
+    "ssn": _ssns,
     "ip": _addresses,
     "phone": _phones,
 }

@@ -66,6 +66,12 @@ FIELDS: dict[Shape, dict[str, Field]] = {
         "title": Field(("title", "heading", "titel"), required=False),
     },
 }
+# "de", "en-GB": ISO 639-1, without those that columns are called for other reasons (id, no, is, to).
+_LANGUAGE = re.compile(
+    "(?:af|am|ar|az|be|bg|bn|bs|ca|cs|cy|da|de|el|en|eo|es|et|eu|fa|fi|fr|ga|gl|gu|he|hi|hr|hu|hy|it|ja|ka|kk|km|kn|"
+    "ko|ku|la|lb|lo|lt|lv|mg|mi|mk|ml|mn|mr|ms|mt|my|nb|ne|nl|nn|pa|pl|ps|pt|ro|ru|rw|si|sk|sl|so|sq|sr|sv|sw|ta|"
+    "te|tg|th|tl|tr|uk|ur|uz|vi|xh|yi|yo|zh|zu)(?:[-_][a-z]{2,4})?"
+)
 # A person keeps together more than one of their conversations does.
 GROUP_NAMES = ("group", "group_id", "user", "user_id", "customer_id", "conversation_id", "session_id")
 LABEL_FIELDS = ("label", "labels", "value")
@@ -178,12 +184,17 @@ def is_good(value: object) -> bool | None:
 
 
 def _languages(rows: Sequence[Mapping[str, object]]) -> dict[str, str] | None:
-    """{"translation": {"de": ..., "en": ...}}, as the parallel corpora of the Hugging Face hub are."""
+    """{"translation": {"de": ..., "en": ...}}, as parallel corpora of the Hugging Face hub are, or two such columns."""
     first = rows[0].get("translation")
     if isinstance(first, dict) and len(first) == 2 and all(isinstance(text, str) for text in first.values()):
         source, target = first
         return {"source": f"translation.{source}", "target": f"translation.{target}"}
-    return None
+    called = [
+        name
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if _LANGUAGE.fullmatch(name.strip().casefold())
+    ]
+    return dict(zip(("source", "target"), called, strict=True)) if len(called) == 2 else None
 
 
 def _numbers(rows: Sequence[Mapping[str, object]], columns: dict[str, str]) -> bool:

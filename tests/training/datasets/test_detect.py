@@ -103,6 +103,16 @@ def test_what_holds_a_pdf_or_tells_of_one_is_none(
     assert detected.reading.layout == layout
 
 
+def test_json_on_one_line_is_called_by_its_name_and_read_value_by_value(tmp_path: Path) -> None:
+    detected = found(
+        tmp_path, '{"prompt": "a", "completion": "b"}{"prompt": "c", "completion": "d"}', "a.json"
+    )
+    wrapped = found(tmp_path, '{"data": [{"prompt": "a", "completion": "b"}]}', "a.json")
+
+    assert [row["prompt"] for row in detected.rows] == ["a", "c"]
+    assert "name ends in" not in wrapped.reason
+
+
 @pytest.mark.parametrize(
     ("row", "shape", "columns"),
     [
@@ -136,6 +146,8 @@ def test_what_holds_a_pdf_or_tells_of_one_is_none(
             "translation",
             {"source": "translation.de", "target": "translation.en"},
         ),
+        ({"de": "Haus", "en": "house", "id": 1}, "translation", {"source": "de", "target": "en"}),
+        ({"EN-gb": "house", "zh_Hant": "房子"}, "translation", {"source": "EN-gb", "target": "zh_Hant"}),
         ({"title": "a", "text": "b"}, "document", {"title": "title", "text": "text"}),
         ({"user": "u1", **chat("a", "b")}, "chat", {"messages": "messages", "group": "user"}),
     ],
@@ -242,6 +254,8 @@ def test_unicode_is_known_with_and_without_its_mark(tmp_path: Path, encoding: st
         (archive({}), "empty"),
         (b"{}\n[]\n", "field"),
         (b"[1, 2, 3]", "named fields"),
+        (b'{"data": [{"prompt": "a", "completion": "b"}]}', "list 'data'"),
+        (b'{"q1": {"prompt": "a"}, "q2": {"prompt": "b"}}', "'q1' and so on"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, content: bytes, word: str) -> None:
@@ -330,3 +344,16 @@ def test_whoever_looks_into_an_archive_for_too_long_is_ended_and_leaves_nothing_
 
     assert "too large or too broken" in detect(path, "a.zip").reason
     assert list(unpacked.iterdir()) == []
+
+
+def test_of_any_number_of_fields_with_names_of_any_length_those_are_kept_that_can_be_chosen(
+    tmp_path: Path,
+) -> None:
+    """What was found becomes a row of the database, and is shown on a page."""
+    many = {"text": "I like it", "label": "good", "k" * 100_000: "x", **{f"c{n}": "x" for n in range(3000)}}
+    some = {"text": "I hate it", "label": "bad", **{f"d{n}": "x" for n in range(3000)}}
+    detected = found(tmp_path, jsonl([many, some]), "a.jsonl")
+    assert detected.reading is not None
+    assert detected.reading.columns == {"text": "text", "label": "label"}
+    assert detected.columns[:3] == ["text", "label", "c0"]
+    assert len(detected.columns) == 1000

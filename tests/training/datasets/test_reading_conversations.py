@@ -382,6 +382,18 @@ def test_a_line_of_another_encoding_loses_only_itself(tmp_path: Path) -> None:
     assert done.summary.usable == 10
 
 
+@pytest.mark.parametrize("text", [r"cut \ud83d", r"\ud83d alone", r"\ude00", r"\\ \ud83d\u0041"])
+def test_half_a_character_is_called_that_and_not_a_line_that_ends_too_soon(tmp_path: Path, text: str) -> None:
+    good = r'{"prompt": "a", "completion": "\ud83d\ude00"}'
+    content = f'{good}\n{{"prompt": "{text}", "completion": "b"}}\n'
+
+    done = read(tmp_path, source(tmp_path, content, "a.jsonl"))
+
+    assert done.codes == ["invalid_json"]
+    assert "is half of a character" in done.problems[0].reason
+    assert done.examples == [ChatExample([Message("user", "a"), Message("assistant", "😀")])]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "cp1252"])
 def test_conversations_are_read_in_the_encoding_they_have(tmp_path: Path, encoding: str) -> None:
     content = (

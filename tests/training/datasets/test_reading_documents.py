@@ -7,6 +7,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import docx
 import pytest
 from pypdf import PdfReader, PdfWriter
 from pypdf.actions import JavaScript
@@ -178,6 +179,43 @@ def test_fields_deleted_text_and_links_of_a_word_document_are_not_read(tmp_path:
     )
 
     assert texts(done) == ["kept\ttoo"]
+
+
+def test_what_was_moved_is_read_where_it_is_now_and_what_is_hidden_not_at_all(tmp_path: Path) -> None:
+    hidden = "<w:r><w:rPr><w:vanish/></w:rPr><w:t>draft </w:t><w:br/></w:r>"
+    shown = '<w:r><w:rPr><w:vanish w:val="0"/></w:rPr><w:t>shown </w:t></w:r>'
+    before = "<w:rPr><w:b/><w:rPrChange><w:rPr><w:vanish/></w:rPr></w:rPrChange></w:rPr>"
+    body = f"""
+        <w:p><w:moveFrom><w:r><w:t>Moved.</w:t></w:r></w:moveFrom><w:r><w:t>First.</w:t></w:r></w:p>
+        <w:p><w:pPr><w:tabs><w:tab w:val="left"/></w:tabs></w:pPr>{hidden}{shown}
+        <w:r>{before}<w:t>changed</w:t></w:r></w:p>
+        <w:p><w:moveTo><w:r><w:t>Moved.</w:t></w:r></w:moveTo></w:p>"""
+
+    done = read_one(
+        tmp_path, with_document(f"<w:document SPACE><w:body>{body}</w:body></w:document>"), "docx"
+    )
+
+    assert texts(done) == ["First.\n\nshown changed\n\nMoved."]
+
+
+def test_a_table_in_a_word_document_is_read_row_by_row(tmp_path: Path) -> None:
+    document = docx.Document()
+    document.add_paragraph("Prices")
+    table = document.add_table(rows=0, cols=3)
+    for row in (["Item", "Price", "Note"], ["Tea", "2 €", ""], ["Coffee", "3 €", "black\nor white"]):
+        for cell, text in zip(table.add_row().cells, row, strict=True):
+            cell.text = text.split("\n")[0]
+            for paragraph in text.split("\n")[1:]:
+                cell.add_paragraph(paragraph)
+    document.add_paragraph("All with tax.")
+    file = io.BytesIO()
+    document.save(file)
+
+    done = read_one(tmp_path, file.getvalue(), "docx")
+
+    assert texts(done) == [
+        "Prices\n\nItem\tPrice\tNote\nTea\t2 €\nCoffee\t3 €\tblack or white\n\nAll with tax."
+    ]
 
 
 @pytest.mark.parametrize(

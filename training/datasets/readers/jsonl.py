@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -10,6 +11,9 @@ from training.datasets.limits import MAX_LINE
 from training.datasets.readers.lines import read_lines
 from training.datasets.readers.rows import Flaw, Row, Rows, Skipped
 
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<high>u[dD][89abAB]..)|(?P<low>u[dD][c-fC-F]..)|.)", re.DOTALL
+)
 _decode = msgspec.json.Decoder().decode
 
 
@@ -37,7 +41,16 @@ def decoded(line: int, data: bytes, done: int) -> Row | Flaw:
             return Flaw(
                 line, "invalid_encoding", around, "Some of its bytes are no characters of the encoding.", done
             )
+        if (half := _half_a_character(data)) is not None:
+            around = data[max(0, half.start() - 60) : half.end() + 60]
+            reason = f"{half.group().decode()} is half of a character, and the other half is not there."
+            return Flaw(line, "invalid_json", around, reason, done)
         return Flaw(line, "invalid_json", data, f"It is not valid JSON: {error}.", done)
+
+
+def _half_a_character(data: bytes) -> re.Match[bytes] | None:
+    """An escaped surrogate without its partner, as texts have that were cut by UTF-16's units."""
+    return next((match for match in _ESCAPE.finditer(data) if match["high"] or match["low"]), None)
 
 
 def too_long(line: int, beginning: bytes, done: int) -> Flaw:
