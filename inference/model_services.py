@@ -108,6 +108,8 @@ def register_model(*, name: str, path: Path) -> ServedModel:
 def publish_models() -> list[ServedModel]:
     """Puts what is on this host alone into the shared storage, as when a site gets one; what was put there.
 
+    What came of training is then there alone, as where there was a storage from the first; other files stay.
+
     Raises UserError `no_storage`, `model_not_stored` and `storage_not_mounted`.
     """
     if not shared_storage.is_shared():
@@ -121,6 +123,8 @@ def publish_models() -> list[ServedModel]:
         except ModelFileError as error:
             raise UserError("model_unusable", f"{model.name}: {error}") from error
         model.save(update_fields=["manifest"])
+        if model.workspace_id is not None:
+            model_storage.remove(model.original)
         published.append(model)
     return published
 

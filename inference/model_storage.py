@@ -19,6 +19,7 @@ from django.conf import settings
 from webapp.core import contents, shared_storage
 from webapp.core.content_cache import ContentCache
 from webapp.core.durable import sync_path
+from webapp.core.plain_files import copy_plain
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ def keep(kind: str, name: str, files: Sequence[Path], check: Callable[[Path], No
     try:
         incoming.mkdir()
         for file in files:
-            shutil.copyfile(file, incoming / file.name)
+            # Nor a link's target, should one take the file's place only now.
+            copy_plain(file.parent, file, incoming / file.name)
             sync_path(incoming / file.name)
         check(incoming)
         if shared_storage.is_shared():

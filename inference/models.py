@@ -70,9 +70,12 @@ class ServedModel(models.Model):
     @property
     def location(self) -> Path:
         """Where its files are on this host, once `local_models.hold` has them there."""
-        if self.is_stored:
-            return model_storage.cache().path(self.manifest)
-        return (settings.FLYWHEEL_HOME if self.workspace_id else settings.MODELS_DIR) / self.path
+        return model_storage.cache().path(self.manifest) if self.is_stored else self.original
+
+    @property
+    def original(self) -> Path:
+        """Where its files lay before there was a storage that all hosts share, on the host that had them."""
+        return Path(settings.FLYWHEEL_HOME if self.workspace_id else settings.MODELS_DIR) / self.path
 
     @property
     def kept(self) -> model_storage.Kept:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,18 +35,31 @@ DEPLOYED = {
 }
 # Tests that start and kill whole sites.
 WHOLE_SITES = "browser or faults or load"
+# Each step of tests is one process: several would each import all of it, load the same models and start the same sites.
+# Files are with the first part that has their folder.
+Parts = Mapping[str, tuple[str, ...]]
+COMPUTING_PARTS = {
+    "the engine": ("tests/inference/engine",),
+    "data and training": (
+        "tests/inference/formats",
+        "tests/inference/text",
+        "tests/training/datasets",
+        "tests/training/test_encoding.py",
+        "tests/training/trainer",
+    ),
+}
 # Where tests ask no database and no site: they compute.
-COMPUTING = (
-    "tests/inference/engine",
-    "tests/inference/formats",
-    "tests/inference/text",
-    "tests/training/datasets",
-    "tests/training/test_encoding.py",
-    "tests/training/trainer",
-)
-# So many tests at a time, in each of two steps side by side: those of whole sites wait more than they compute. What is
-# left is shared out again.
-AT_ONCE, SITES_AT_ONCE = 2, 3
+COMPUTING = tuple(folder for folders in COMPUTING_PARTS.values() for folder in folders)
+ASKING_PARTS = {"the API": ("tests/webapp/api",), "pages": ("tests/webapp",), "jobs": ("tests",)}
+AGAIN_PARTS = {"the site": ("tests/webapp",), "jobs": ("tests",)}  # on a second database, which is asked less
+SITES_PARTS = {
+    "browser": ("tests/browser",),
+    "operations": ("tests/webapp",),
+    "deployed": ("tests/deploy", "tests/load"),
+    "faults": ("tests",),
+}
+# So many steps side by side: half of them wait for others more than they compute.
+AT_ONCE = 4
 # All alike, and the lowest: a trainer, which gives way to everybody, would wait for every other test.
 NICE = ["nice", "-n", "19"]
 # Tests that compute with two threads each would wait for each other's.
@@ -92,32 +106,44 @@ def checks(home: str) -> list[Step]:
 
 
 def suites(notes: str) -> list[Step]:
-    """What may run side by side, and in the order in which each pair of them fills the cores."""
-    elsewhere = [f"--ignore={path}" for path in (*COMPUTING, *all_marked(WHOLE_SITES))]
+    """What may run side by side; first the longest, so that the last ones end together."""
 
-    def tests(what: str, server: str, *options: str, at_once: int = AT_ONCE) -> Step:
+    def tests(what: str, server: str, files: list[str], *options: str) -> Step:
         noted = str(Path(notes, what))
         pytest = [sys.executable, "-m", "pytest", "-q", "-o", f"cache_dir={noted}", *options]
         environment = {"TEST_DATABASE_URL": server, **ONE_THREAD}
-        beside = ["-n", str(at_once), "--dist", "worksteal"]
-        return Step(what, [*NICE, *pytest, *beside], environment, [*pytest, "--last-failed"], noted)
+        return Step(what, [*NICE, *pytest, *files], environment, [*pytest, "--last-failed", *files], noted)
 
-    def whole_sites(what: str, server: str, marked: str, *options: str) -> Step:
-        chosen = [*options, "-m", f"({marked}) and not timed", *files_with(marked)]
-        return tests(what, server, *chosen, at_once=SITES_AT_ONCE)
+    def asking(server: str, parts: Parts, *options: str) -> Iterator[Step]:
+        for part, files in parted(parts, files_asking()):
+            chosen = f"not ({WHOLE_SITES})"
+            yield tests(f"tests on {name_of(server)}: {part}", server, files, "-m", chosen, *options)
 
-    others = f"not ({WHOLE_SITES})"
-    found = [
-        tests("tests on SQLite", "sqlite", "-m", others, *elsewhere),
-        tests("tests that compute", "sqlite", *COMPUTING),
-        whole_sites("whole sites on SQLite", "sqlite", WHOLE_SITES),
+    def whole_sites(server: str, parts: Parts, marked: str, *options: str) -> Iterator[Step]:
+        for part, files in parted(parts, files_with(marked)):
+            chosen = f"({marked}) and not timed"
+            yield tests(f"whole sites on {name_of(server)}: {part}", server, files, "-m", chosen, *options)
+
+    computing = [
+        tests(f"tests that compute: {what}", "sqlite", [*where]) for what, where in COMPUTING_PARTS.items()
     ]
+    found = [computing[0], *whole_sites("sqlite", SITES_PARTS, WHOLE_SITES), *asking("sqlite", ASKING_PARTS)]
     if server := postgres():
-        found += [
-            tests("tests on PostgreSQL", server, "--database-only", "-m", others, *elsewhere),
-            whole_sites("whole sites on PostgreSQL", server, "faults", "--database-only"),
-        ]
-    return found
+        found += whole_sites(server, {"faults": ("tests",)}, "faults", "--database-only")
+        found += asking(server, AGAIN_PARTS, "--database-only")
+    return [*found, *computing[1:]]
+
+
+def name_of(server: str) -> str:
+    return "SQLite" if server == "sqlite" else "PostgreSQL"
+
+
+def parted(parts: Parts, files: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each file with the first part that has its folder."""
+    for part, folders in parts.items():
+        inside = [file for file in files if file.startswith(tuple(f"{folder}/" for folder in folders))]
+        files = [file for file in files if file not in inside]
+        yield part, inside
 
 
 def postgres() -> str | None:
@@ -135,29 +161,25 @@ def timed() -> Step:
 def files_with(marked: str) -> list[str]:
     """Those that can hold tests so marked. Importing the others only to leave them out takes each process seconds."""
     mark = re.compile(rf"\bmark\.({marked.replace(' or ', '|')})\b")
-    return [
-        str(file)
-        for file in sorted((ROOT / "tests").rglob("test_*.py"))
-        if mark.search(file.read_text(encoding="utf-8"))
-    ]
+    return [file for file, text in test_files() if mark.search(text)]
 
 
-def all_marked(marked: str) -> list[str]:
-    """Files of which all tests are so marked, and folders of such files: a browser's takes a second to import."""
-    mark = re.compile(rf"^pytestmark = .*\bmark\.({marked.replace(' or ', '|')})\b", re.MULTILINE)
-    found: list[str] = []
-    for folder in sorted({file.parent for file in (ROOT / "tests").rglob("test_*.py")}):
-        files = sorted(folder.glob("test_*.py"))
-        whole = [file for file in files if mark.search(file.read_text(encoding="utf-8"))]
-        found += map(str, [folder] if whole == files else whole)
-    return found
+def files_asking() -> list[str]:
+    """Those that can hold tests of neither kind. One of a browser alone would take a second to import."""
+    alone = re.compile(rf"^pytestmark = .*\bmark\.({WHOLE_SITES.replace(' or ', '|')})\b", re.MULTILINE)
+    return [file for file, text in test_files() if not file.startswith(COMPUTING) and not alone.search(text)]
+
+
+def test_files() -> Iterator[tuple[str, str]]:
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        yield str(file.relative_to(ROOT)), file.read_text(encoding="utf-8")
 
 
 def main() -> int:
     lint_only = "--lint" in sys.argv[1:]
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fwtest") as home, ThreadPoolExecutor(2) as pair:
-        results = [*pair.map(run, [*checks(home), *([] if lint_only else suites(home))])]
+    with tempfile.TemporaryDirectory(prefix="fwtest") as home, ThreadPoolExecutor(AT_ONCE) as lanes:
+        results = [*lanes.map(run, [*checks(home), *([] if lint_only else suites(home))])]
         if not lint_only:
             results.append(run(timed()))
         results = [tried_again(result) for result in results]
@@ -227,7 +249,7 @@ def summary(results: list[Result], lint_only: bool, seconds: float) -> int:
     for result, name in zip(results, names, strict=True):
         how = "FAILED" if not result.passed else "AGAIN " if result.status else "passed"
         print(f"{how}  {result.seconds:6.1f} s, {result.processor_seconds:6.1f} s of a core  {name}")
-    if not lint_only and "tests on PostgreSQL" not in names:
+    if not lint_only and not any("PostgreSQL" in name for name in names):
         print("not run  tests on PostgreSQL: install the package postgresql, or set TEST_DATABASE_URL")
     passed = sum(result.passed for result in results)
     print(f"{passed} of {len(results)} checks passed in {seconds:.0f} s")

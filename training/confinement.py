@@ -1,11 +1,14 @@
-"""`python -m training.confinement [--read=PATH|--write=PATH]... MODULE [ARGUMENT...]`: a module without other files.
+"""`python -m training.confinement [--read=PATH|--write=PATH|--network=MODE]... MODULE [ARGUMENT...]`: alone.
 
 What reads strangers' files, and what trains, is of the same user as the site: were it taken over, it could read its
 secrets, its database and the environment of its processes. So the kernel is asked to let it have what it was given and
 what Python and its libraries are made of, and nothing else, for as long as it lives: Landlock, for which nobody needs
 rights (Linux 5.19 and newer, unless it was left out). Elsewhere it runs as it is, and the log says so once.
 
-What it does not keep from it: the network, signals, and the names and sizes of files.
+Newer kernels keep more from it: signals to whoever is not of its making (Linux 6.12), and from what needs no network
+that (TCP with 6.7, abstract sockets with 6.12): the broker listens on this machine, for whoever is on it.
+
+What it does not keep from it: UDP, sockets that are files, and the names and sizes of files.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import struct
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Literal, cast
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +32,13 @@ _VERSION, _PATH_BENEATH, _NO_NEW_PRIVS = 1, 1, 38
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 14
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
-# Before that, no file could be moved to another folder.
-_LEAST_VERSION, _WITH_TRUNCATE = 2, 3
+_BIND_TCP, _CONNECT_TCP = 1 << 0, 1 << 1
+_ABSTRACT_SOCKETS, _SIGNALS = 1 << 0, 1 << 1
+# What of it is left to somebody: all, all but connecting to anything, or none.
+Network = Literal["all", "passive", "none"]
+_TCP: dict[str, int] = {"all": 0, "passive": _CONNECT_TCP, "none": _BIND_TCP | _CONNECT_TCP}
+# Before the first, no file could be moved to another folder.
+_LEAST_VERSION, _WITH_TRUNCATE, _WITH_NETWORK, _WITH_SCOPES = 2, 3, 4, 6
 _ROOT = Path(__file__).resolve().parents[1]
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix")
 # Of /etc, where secrets may be, what finds libraries, hosts and the time.
@@ -42,7 +51,9 @@ _ETC = (
 _DEVICES = ("/dev", "/proc", "/sys")
 
 
-def prefix(module: str, *, reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> list[str]:
+def prefix(
+    module: str, *, reads: Iterable[Path] = (), writes: Iterable[Path] = (), network: Network = "all"
+) -> list[str]:
     """What stands for `python -m MODULE` in a command. Files and folders; they have to be there when it starts."""
     python = [sys.executable, "-P", "-m"]
     if not is_possible():
@@ -53,6 +64,7 @@ def prefix(module: str, *, reads: Iterable[Path] = (), writes: Iterable[Path] = 
         __name__,
         *(f"--read={path}" for path in reads),
         *(f"--write={path}" for path in writes),
+        f"--network={network}",
         module,
     ]
 
@@ -67,10 +79,16 @@ def _say() -> None:
     logger.warning("This kernel has no Landlock: what reads data and trains may open all files of its user.")
 
 
-def confine(reads: Collection[Path], writes: Collection[Path]) -> None:
+def confine(reads: Collection[Path], writes: Collection[Path], *, network: Network = "all") -> None:
     """This process, from now on, and those it starts; before it has threads. Raises OSError."""
-    handled = (_TRUNCATE << 1) - 1 if _version() >= _WITH_TRUNCATE else _TRUNCATE - 1
-    ruleset = _call(_CREATE_RULESET, struct.pack("Q", handled), 8, 0)
+    version = _version()
+    handled = (_TRUNCATE << 1) - 1 if version >= _WITH_TRUNCATE else _TRUNCATE - 1
+    asked = struct.pack("Q", handled)
+    if version >= _WITH_NETWORK:
+        asked += struct.pack("Q", _TCP[network])
+    if version >= _WITH_SCOPES:
+        asked += struct.pack("Q", _SIGNALS if network == "all" else _SIGNALS | _ABSTRACT_SOCKETS)
+    ruleset = _call(_CREATE_RULESET, asked, len(asked), 0)
     for path in (*_python(), *reads, *_targets(reads)):
         _allow(ruleset, path, _READ)
     for path in (*map(Path, _DEVICES), *writes):
@@ -129,15 +147,17 @@ def _call(number: int, *arguments: int | bytes | None) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    given: dict[str, list[Path]] = {"--read": [], "--write": []}
+    given: dict[str, list[str]] = {"--read": [], "--write": [], "--network": []}
     while arguments[0].startswith("--"):
-        name, _, path = arguments.pop(0).partition("=")
-        given[name].append(Path(path))
+        name, _, value = arguments.pop(0).partition("=")
+        given[name].append(value)
     sys.argv = arguments
     # Looked for while our folder can still be listed.
     import inference  # noqa: F401
 
-    confine(given["--read"], given["--write"])
+    (network,) = given["--network"]
+    reads, writes = ([Path(path) for path in given[name]] for name in ("--read", "--write"))
+    confine(reads, writes, network=cast(Network, network))
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 

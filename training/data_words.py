@@ -14,6 +14,9 @@ from training.forms import SHAPES
 
 # Sentences with holes, as the catalogue has them. Those without are known by being in it.
 TEMPLATES = (
+    "{0} is half of a character, and the other half is not there.",
+    "Its examples are called {0} and so on: write them as a list, without names.",
+    "Its examples are in the list {0}: make a file of that list alone.",
     "{0} is too large to be looked into within an archive, which is done up to {1} MB: upload it unpacked.",
     "{0} of the dataset cannot be read: {1}.",
     "{0} of the dataset is not what was frozen.",

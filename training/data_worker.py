@@ -31,9 +31,15 @@ from training.datasets.progress import Cancelled
 from training.datasets.recipe import Recipe
 from training.datasets.sources import Reading, Source
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
+from training.turns import Turns
+from webapp.core import durable
 
 logger = logging.getLogger(__name__)
 Kind, State = DataWork.Kind, DataWork.State
+# Bytes: from here on it takes a minute and more. One of a worker's threads (`webapp.ops.processes.data`) is left to
+# what is smaller, however many large files somebody has.
+LARGE = 64 * 2**20
+_turns = Turns(most=2)
 # Progress reaches the database, and a wish to cancel the worker, this often; the lease is renewed at least so often.
 _LOOK_SECONDS, _RENEW_SECONDS = 0.5, 2.0
 DISK_FULL = gettext_noop(
@@ -86,6 +92,21 @@ class Keeper:
                 logger.warning("progress of data work %s not kept: %s", self._work.id, error)
                 close_old_connections()
         connection.close()
+
+
+def run_in_turn(work_id: UUID | str) -> None:
+    """Does a piece of work, if nobody else does: at once, or, of much data, when it is its workspace's turn.
+
+    Should this process end before, the reaper sends its task again.
+    """
+    work = DataWork.objects.select_related("dataset", "file").filter(id=work_id).first()
+    if work is None:
+        return
+    sizes = [work.file.size] if work.file is not None else work.dataset.files.values_list("size", flat=True)
+    if sum(sizes) > LARGE:
+        _turns.take(work.dataset.workspace_id, work.id, run_work)
+    else:
+        run_work(work.id)
 
 
 def run_work(work_id: UUID | str) -> None:
@@ -237,9 +258,9 @@ def _keep_version(version: DatasetVersion, manifest: Manifest, made: Path) -> di
         storage.remove_folder(made)
         return {"version": same.number, "is_new": False}
     place = storage.version_folder(version)
-    place.parent.mkdir(parents=True, exist_ok=True)
     storage.remove_folder(place)
-    made.rename(place)
+    with durable.named(place):
+        made.rename(place)
     splits = {name: split.examples for name, split in manifest.splits.items()}
     DatasetVersion.objects.filter(id=version.id).update(
         state=DatasetVersion.State.READY,

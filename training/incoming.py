@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 
 from training import storage
 from training.sizes import spoken_size
+from webapp.core import durable
 from webapp.core.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Incoming:
         self.size, self._most, self._looked = 0, most, 0
         self._path = storage.incoming_folder() / str(uuid.uuid4())
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            durable.make_folders(self._path.parent)
             self.file = self._path.open("x+b")
         except OSError as error:
             raise _unwritable(error) from error
@@ -64,10 +65,10 @@ class Incoming:
             raise _unwritable(error) from error
 
     def move_to(self, path: Path) -> None:
-        """Once it is whole. Raises UserError `disk_full`."""
+        """Once it is whole and survives the machine: there it does, too. Raises UserError `disk_full`."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.rename(path)
+            with durable.named(path):
+                self._path.rename(path)
         except OSError as error:
             raise _unwritable(error) from error
 

@@ -47,6 +47,8 @@ AS_SENT = Recipe(
     drop_overlap=False,
     split=Split(validation=0.1, test=0.0),
 )
+# Labels and numbers are judged at the end, by what chose no checkpoint.
+_JUDGED = Split(validation=0.1, test=0.1)
 # Something is being done with the dataset, or has just been done to its files.
 _WAITS = ("dataset_busy", "not_yet", "report_first")
 # Rows keep sentences in English; pages translate them.
@@ -269,6 +271,8 @@ def _invalid(why: str, param: str) -> Unusable:
 def _frozen(job: Job, training: _Checked, validation: _Checked | None) -> DatasetVersion | None:
     """The version to learn from; None while it is not there. Raises Unusable."""
     recipe = msgspec.convert(job.preparing["recipe"], Recipe)
+    if validation is None and recipe == AS_SENT and (training.report.result or {}).get("kind") == "labelled":
+        recipe = msgspec.structs.replace(recipe, split=_JUDGED)
     if validation is not None:
         given = validation.report.parameters["sources"]
         recipe = msgspec.structs.replace(recipe, split=Split(validation=0.0, test=0.0, given=given))
@@ -333,8 +337,9 @@ def _queue(job: Job, version: DatasetVersion, files: list[_Checked]) -> None:
         return
     for checked in files:
         _warn(job, checked)
-    message = f"Its data is frozen: {version.train} examples to learn from, {version.validation} to judge by."
-    data = {"train": version.train, "validation": version.validation}
+    judged = version.validation + version.test
+    message = f"Its data is frozen: {version.train} examples to learn from, {judged} to judge by."
+    data = {"train": version.train, "validation": version.validation, "test": version.test}
     job_life.add_event(job, "frozen", message, data=data)
     job_life.add_event(job, "created", "It waits for a worker.")
     job_life.send_task()

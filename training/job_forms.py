@@ -43,10 +43,7 @@ class Offer(NamedTuple):
 
     version: DatasetVersion
     choices: list[tuple[str, Any]]  # "VERSION:TASK" and the task's name
-
-    @property
-    def doubts(self) -> list[str]:
-        return doubts_of(self.version)
+    doubts: list[str]  # sentences about its splits
 
 
 def offers(workspace: Workspace) -> list[Offer]:
@@ -57,8 +54,10 @@ def offers(workspace: Workspace) -> list[Offer]:
     found = []
     for version in versions.order_by("-created_at", "-number")[:MOST_VERSIONS]:
         tasks = tasks_for(version)
-        found.append(Offer(version, [(f"{version.pk}:{task}", task.label) for task in tasks]))
-    return [offer for offer in found if offer.choices]
+        choices = [(f"{version.pk}:{task}", task.label) for task in tasks]
+        if choices:
+            found.append(Offer(version, choices, doubts_of(version)))
+    return found
 
 
 class DataForm(forms.Form):

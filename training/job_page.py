@@ -52,6 +52,7 @@ def job_context(job: Job) -> dict[str, Any]:
         "stage": job_words.stage_name(job),
         "next_step": job_words.next_step(job),
         "failure": job_words.failure(job),
+        "is_hopeless": job_words.is_hopeless(job),
         "kept": job_words.what_was_kept(job, max(kept, default=None)),
         "chart": job_charts.losses(train, validation, job.base_validation_loss)
         if train or validation

@@ -25,6 +25,7 @@ from training.job_request import JobRequest
 from training.job_tasks import send_prepare
 from training.knobs import check_knobs, tasks_for
 from training.models import Checkpoint, DatasetVersion, Job, Search
+from training.trainer.spec import USUAL_SIZE, context_of
 from training.work import cancel_work
 from webapp.accounts.audit import record_audit
 from webapp.accounts.models import User, Workspace
@@ -101,7 +102,7 @@ def check_start(asked: JobRequest) -> JobRequest:
 @transaction.atomic
 def cancel_job(*, job: Job, user: User, request: HttpRequest | None = None) -> Job:
     """At once where it waits; where it runs it is saved and ends within 15 seconds. It can be resumed for a while: see
-    `forget_cancelled`. Raises UserError `job_finished`.
+    `forget_checkpoints`. Raises UserError `job_finished`.
     """
     job = _locked(job)
     if job.is_finished:
@@ -135,13 +136,16 @@ def pause_job(*, job: Job, user: User, request: HttpRequest | None = None) -> Jo
 def resume_job(*, job: Job, user: User, request: HttpRequest | None = None) -> Job:
     """Goes on from the last checkpoint; also one that failed, once the reason is gone, or was cancelled by mistake.
 
-    Raises UserError `job_not_paused`, `job_pausing`, `version_gone`, `search_finished`, `too_many`.
+    Raises UserError `job_not_paused`, `job_pausing`, `checkpoints_gone`, `version_gone`, `search_finished`, `too_many`.
     """
     lock_until_commit(f"training.jobs.{job.workspace_id}")
     job = _locked(job)
     if job.state in HELD and job.wish == Wish.PAUSE:
         raise UserError("job_pausing", _("This fine-tune is still being saved. Wait a moment."), status=409)
-    if job.state not in (State.PAUSED, State.FAILED) and not is_cancelled_and_kept(job):
+    if not can_go_on(job):
+        if job.state == State.FAILED:
+            message = _("What this fine-tune had saved is no longer kept. Begin another like it.")
+            raise UserError("checkpoints_gone", message, status=409)
         raise UserError("job_not_paused", _("This fine-tune is not paused."), status=409)
     # What never began may have its files frozen once more; what did would go on with other data.
     is_to_be_frozen = job.version is None and job.training_file is not None and not job.attempt
@@ -169,23 +173,27 @@ def resume_job(*, job: Job, user: User, request: HttpRequest | None = None) -> J
     return job
 
 
-def is_cancelled_and_kept(job: Job) -> bool:
-    """Whether somebody may still change their mind."""
-    return job.state == State.CANCELLED and job_life.last_saved(job) > 0
+def can_go_on(job: Job) -> bool:
+    """Whether it is paused, or has ended and what it had saved is kept. What failed before it saved anything can begin
+    anew; what has lost what it saved cannot, since its page is full of what it learnt."""
+    if job.state == State.FAILED and not Checkpoint.objects.filter(job=job).exists():
+        return True
+    is_over = job.state in (State.FAILED, State.CANCELLED)
+    return job.state == State.PAUSED or (is_over and job_life.last_saved(job) > 0)
 
 
-def cancelled_and_kept(before: datetime) -> QuerySet[Job]:
-    """Those that were cancelled before that."""
+def ended_and_kept(state: str, before: datetime) -> QuerySet[Job]:
+    """Those that ended so before that, and can still go on from what they saved."""
     kept = Checkpoint.objects.filter(job=OuterRef("pk"), is_kept=True)
-    return Job.objects.filter(Exists(kept), state=State.CANCELLED, finished_at__lt=before)
+    return Job.objects.filter(Exists(kept), state=state, finished_at__lt=before)
 
 
-def forget_cancelled(*, ids: list[UUID], before: datetime) -> None:
+def forget_checkpoints(*, state: str, ids: list[UUID], before: datetime) -> None:
     """Removes what is kept of those: checkpoints of all weights are several times the model."""
     for pk in ids:
         with transaction.atomic():
             # Locked: nobody resumes it meanwhile.
-            job = cancelled_and_kept(before).select_for_update(of=("self",)).filter(pk=pk).first()
+            job = ended_and_kept(state, before).select_for_update(of=("self",)).filter(pk=pk).first()
             if job is not None:
                 storage.remove_folder(storage.job_folder(job) / "checkpoints")
                 Checkpoint.objects.filter(job=job).update(is_kept=False)
@@ -250,9 +258,14 @@ def _locked(job: Job) -> Job:
 
 
 def _let_go(job: Job) -> None:
-    """Of the freezing that nobody else waits for."""
+    """Of the freezing that nobody else waits for.
+
+    The job's row is locked, and the dataset only now: whoever begins a freezing locks them the other way round, and
+    none is begun for a job that has one under way.
+    """
     if (
         job.freezing is not None
+        and job.freezing.is_unfinished
         and not Job.objects.filter(freezing=job.freezing, state=State.VALIDATING_FILES).exists()
     ):
         cancel_work(work=job.freezing)
@@ -297,13 +310,12 @@ def check_base(base: ServedModel | None, task: str) -> None:
 
 
 def check_length(base: ServedModel | None, spec: dict[str, Any]) -> None:
-    """Raises UserError `bad_knobs` where examples are to be longer than the model can read."""
+    """`base`: None of a new model. Raises UserError `bad_knobs` where examples are to be longer than it can read."""
     longest = spec.get("max_length", "auto")
-    if base is not None and longest != "auto" and longest > base.context_length:
+    limit = base.context_length if base is not None else context_of(spec.get("size", USUAL_SIZE))
+    if longest != "auto" and longest > limit:
         raise UserError(
-            "bad_knobs",
-            _("max_length may be at most %(limit)s, what the model can read.")
-            % {"limit": base.context_length},
+            "bad_knobs", _("max_length may be at most %(limit)s, what the model can read.") % {"limit": limit}
         )
 
 

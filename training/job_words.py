@@ -66,16 +66,20 @@ def next_step(job: Job) -> str:
     if job.state == Job.State.PAUSED:
         return "resume"
     if job.state == Job.State.FAILED:
-        return "resume" if can_resume(job) and job.error_code not in _HOPELESS else "again"
+        return "resume" if can_resume(job) and not is_hopeless(job) else "again"
     return ""
+
+
+def is_hopeless(job: Job) -> bool:
+    """Whether what failed would fail again with the same settings."""
+    return job.error_code in _HOPELESS
 
 
 def can_resume(job: Job) -> bool:
     """As `job_services.resume_job` has it, but for one that is just being paused."""
     ends_alone = job.search is None or job.search.finished_at is None
     has_data = job.version_id is not None or (job.training_file is not None and not job.attempt)
-    is_open = job.state in (Job.State.PAUSED, Job.State.FAILED) or job_services.is_cancelled_and_kept(job)
-    return is_open and has_data and ends_alone
+    return has_data and ends_alone and job_services.can_go_on(job)
 
 
 def what_was_kept(job: Job, last_kept: int | None) -> str:
@@ -86,24 +90,35 @@ def what_was_kept(job: Job, last_kept: int | None) -> str:
     """
     step = {"step": number_format(last_kept or 0, force_grouping=True)}
     if job.state == Job.State.FAILED:
-        if last_kept is None:
+        if last_kept is None and job_services.can_go_on(job):
             return _(
                 "It ended before its first checkpoint: nothing of it was kept, and your data is as it was."
             )
-        return _("The checkpoint of step %(step)s is kept, with everything this page shows.") % step
+        if last_kept is None:
+            return _("What it had saved is no longer kept. Everything this page shows stays.")
+        if not (day := _day_after(job, site.RETENTION_FAILED_DAYS)):
+            return _("The checkpoint of step %(step)s is kept, with everything this page shows.") % step
+        return _(
+            "The checkpoint of step %(step)s is kept until %(day)s. Everything this page shows stays."
+        ) % (step | {"day": day})
     if job.state == Job.State.PAUSED and job.step > (last_kept or 0):
         if last_kept is None:
             return _("Nothing of it is saved: it begins anew.")
         return _("It goes on from step %(step)s, the last that is saved.") % step
-    if job.state == Job.State.CANCELLED and can_resume(job) and job.finished_at is not None:
-        if not site.RETENTION_CANCELLED_DAYS:
+    if job.state == Job.State.CANCELLED and can_resume(job):
+        if not (day := _day_after(job, site.RETENTION_CANCELLED_DAYS)):
             return _("The checkpoint of step %(step)s is kept: it can still be resumed.") % step
-        until = job.finished_at + timedelta(days=site.RETENTION_CANCELLED_DAYS)
-        day = {"day": date_format(timezone.localtime(until), "DATE_FORMAT")}
         return _("The checkpoint of step %(step)s is kept until %(day)s: it can be resumed till then.") % (
-            step | day
+            step | {"day": day}
         )
     return ""
+
+
+def _day_after(job: Job, days: int) -> str:
+    """So many days after its end; "" where they are for ever."""
+    if not days or job.finished_at is None:
+        return ""
+    return date_format(timezone.localtime(job.finished_at + timedelta(days=days)), "DATE_FORMAT")
 
 
 def expectation(found: Estimate) -> str:
@@ -146,6 +161,13 @@ def spoken_time(seconds: float) -> str:
     parts = [(minutes // 1440, _days), (minutes // 60 % 24, _hours), (minutes % 60, _minutes)]
     first = next(i for i, (count, _said) in enumerate(parts) if count)
     return " ".join(said(count) for count, said in parts[first : first + 2] if count)
+
+
+def exact_time(seconds: float) -> str:
+    """As times are compared: "0:12:20", below a minute "4.81 s"."""
+    if seconds < 60:
+        return _("%(seconds)s s") % {"seconds": number_format(round(seconds, 2), 2)}
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _days(n: int) -> str:

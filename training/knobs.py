@@ -16,8 +16,8 @@ from training.trainer.spec import RANGES, Lora, Spec, check
 from webapp.core.errors import UserError
 
 Task = Job.Task
-# What the site says and nobody else: where things are, and how much of the machine a job gets.
-OURS = ("base", "dataset", "output", "task", "device", "threads", "fsdp")
+# What the site says and nobody else: where things are, how much of the machine a job gets, what trials are judged by.
+OURS = ("base", "dataset", "output", "task", "device", "threads", "fsdp", "validation_length")
 _PLACES = {"base": "", "dataset": "", "output": ""}
 _TASKS: dict[str, tuple[Job.Task, ...]] = {
     "chat": (Task.CHAT,),

@@ -14,6 +14,7 @@ from inference.model_services import Prepared, prepare_adapter, prepare_workspac
 from inference.models import ServedModel
 from training.models import Checkpoint, Job
 from webapp.core.errors import UserError
+from webapp.core.plain_files import require_plain
 
 logger = logging.getLogger(__name__)
 _LONGEST_PART = 64
@@ -49,6 +50,7 @@ def prepare(job: Job, folder: Path, checkpoints: Sequence[Checkpoint] = ()) -> P
     nothing is left behind.
     """
     name, workspace, base = model_name(job), job.workspace, job.base
+    _require_plain(folder)
     if not (folder / "adapter").is_dir():
         return Publication(
             prepare_workspace_model(workspace=workspace, name=name, source=folder / "model"), []
@@ -71,6 +73,22 @@ def prepare(job: Job, folder: Path, checkpoints: Sequence[Checkpoint] = ()) -> P
         else:
             made.checkpoints.append((checkpoint, prepared))
     return made
+
+
+def _require_plain(folder: Path) -> None:
+    """A trainer may have been taken over by what it reads, and leave links to files that are not its own.
+
+    Raises UserError `model_unusable`.
+    """
+    for name in ("adapter", "model", "checkpoints"):
+        try:
+            require_plain(folder / name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(
+                "model_unusable", f"{error.filename} cannot be used: {error.strerror}."
+            ) from error
 
 
 def kept_checkpoints(job: Job) -> list[Checkpoint]:

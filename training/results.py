@@ -9,6 +9,7 @@ from itertools import groupby
 
 from training import storage
 from training.models import Job, Measurement
+from webapp.core.plain_files import create_plain
 
 logger = logging.getLogger(__name__)
 # OpenAI's names first; what is not measured is empty.
@@ -23,7 +24,7 @@ def write_results(job: Job) -> tuple[int, int]:
     """The tokens that were learnt, over all steps, and the bytes of the file; 0 where it could not be written."""
     path, tokens = storage.result_path(job.id), 0
     try:
-        with path.open("w", newline="") as file:
+        with create_plain(path.parent, path.name, "w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(COLUMNS)
             for learnt, row in _rows(job):

@@ -22,7 +22,7 @@ from training.job_request import JobRequest
 from training.models import Checkpoint, DatasetVersion, Job, Measurement, Search
 from training.publishing import Publication, prepare
 from training.search_services import trial_name
-from training.search_space import knob_values, with_knobs
+from training.search_space import by_time, knob_values, with_knobs
 from training.study import State as TrialState
 from training.study import Study, Trial
 from training.trainer.evaluation import summarise_folds
@@ -224,17 +224,22 @@ def _jobs(search: Search) -> list[Job]:
 
 
 def _trials(search: Search, jobs: list[Job]) -> list[Trial]:
-    seen: dict[UUID, list[float]] = {}
+    """By their validation losses; where those are all the same, by the time that their steps take."""
+    space, seen = search.parameters["space"], dict[UUID, list[float]]()
     measured = Measurement.objects.filter(
         job__search=search, kind=Measurement.Kind.VALIDATION, step__gt=0
     ).order_by("step")
     for job_id, loss in measured.values_list("job", "loss"):
         seen.setdefault(job_id, []).append(loss)
-    space = search.parameters["space"]
-    return [
-        Trial(knob_values(job.spec, space), _state(job), job.best_validation_loss, seen.get(job.id, []))
-        for job in jobs
-    ]
+
+    def trial(job: Job) -> Trial:
+        result, so_far = job.best_validation_loss, seen.get(job.id, [])
+        if by_time(space):
+            # By its first evaluation there are enough steps to tell.
+            result, so_far = job.seconds, [job.seconds / job.step] if so_far and job.step else []
+        return Trial(knob_values(job.spec, space), _state(job), result, so_far)
+
+    return [trial(job) for job in jobs]
 
 
 def _state(job: Job) -> TrialState:

@@ -25,12 +25,8 @@ _POWERS = 10
 class _KnobField(forms.ChoiceField):
     """Says why a knob is not offered."""
 
-    def __init__(self, task: str, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._task = task
-
     def validate(self, value: str) -> None:
-        if value and not self.valid_value(value) and (why := why_not(self._task, value)):
+        if value and not self.valid_value(value) and (why := why_not(value)):
             name = label_of(value) if value in KNOBS else value
             raise forms.ValidationError(
                 gettext("%(name)s cannot be searched for: %(why)s") % {"name": name, "why": f"{why}."}
@@ -57,11 +53,11 @@ class SearchForm(forms.Form):
         """`knobs`: those that mean something for the task and the method."""
         super().__init__(data, initial=initial)
         asked = [name for name in KNOBS if name in knobs or (name, task) == ("size", Job.Task.SCRATCH)]
-        refused = {name: why for name in asked if (why := why_not(task, name))}
+        refused = {name: why for name in asked if (why := why_not(name))}
         named = [("", "—"), *((name, label_of(name)) for name in asked if name not in refused)]
         self.refused = [(label_of(name), why) for name, why in refused.items()]
         for row in ROWS:
-            self.fields[f"knob_{row}"] = _KnobField(task, label=_("Setting"), choices=named, required=False)
+            self.fields[f"knob_{row}"] = _KnobField(label=_("Setting"), choices=named, required=False)
             self.fields[f"low_{row}"] = forms.FloatField(label=_("From"), required=False)
             self.fields[f"high_{row}"] = forms.FloatField(label=_("To"), required=False)
         if task in PROMPTLESS:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from django.utils.formats import number_format
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy as _lazy
 
@@ -16,8 +17,10 @@ from training.job_words import in_labels, in_reader_language
 from training.knob_fields import choice_label, label_of
 from training.models import Job, Search
 from training.overview import Status
-from training.search_space import knob_values
+from training.search_space import Space, by_time, judged_length, knob_values
+from training.sizes import spoken_size
 from training.trainer.evaluation import headline
+from training.trainer.spec import EFFORT
 
 FIGURES: dict[str, Any] = {
     "accuracy": _lazy("Accuracy"), "precision": _lazy("Precision"), "recall": _lazy("Recall"), "f1": "F1",
@@ -101,33 +104,69 @@ def search_context(search: Search) -> dict[str, Any]:
 
 def _of_trials(search: Search, jobs: list[Job]) -> dict[str, Any]:
     space, best = search.parameters["space"], search.best(jobs)
-    labels = [label_of(name) for name in space]
+    looked_for = [(label_of(name), _range(asked)) for name, asked in space.items()]
+    labels = [label for label, _limits in looked_for]
     said = {job.id: [_said(value) for value in knob_values(job.spec, space).values()] for job in jobs}
+    if {*EFFORT} & {*space}:  # what those knobs are for
+        labels += [_("Time spent"), _("Memory")]
+        for job in jobs:
+            said[job.id] += _took(job)
     judged = [job for job in jobs if job.best_validation_loss is not None and job.is_finished]
-    losses = [(job.number, job.best_validation_loss or 0.0) for job in judged]
-    # What a trial that was stopped early had come to is drawn, and is no best.
-    done = [point for point, job in zip(losses, judged, strict=True) if job.state == Job.State.SUCCEEDED]
+    done = [job for job in judged if job.state == Job.State.SUCCEEDED]
+    # The loss that a trial had come to when it was stopped early is drawn, and is no best; its time says nothing.
+    drawn = done if by_time(space) else judged
+    results = {job: job.seconds if by_time(space) else job.best_validation_loss or 0.0 for job in drawn}
     importance = (search.result or {}).get("importance", {})
     return {
         "columns": labels,
-        "looked_for": [(label, _range(asked)) for label, asked in zip(labels, space.values(), strict=True)],
+        "looked_for": looked_for,
+        "how": list(_how_compared(search.parameters["task"], space)),
         "rows": [Row(job, list(zip(labels, said[job.id], strict=True)), job == best) for job in jobs],
         "best": best,
         "best_values": list(zip(labels, said[best.id], strict=True)) if best else [],
         "next_step": job_words.next_step(best) if best is not None else "",
-        "chart": job_charts.trials(losses, _best_so_far(done), wanted(search)) if losses else "",
+        "charted": _("Time spent, in seconds") if by_time(space) else _("Validation loss"),
+        "chart": _chart(results, done, wanted(search)) if results else "",
         "importance": [(label_of(name), round(100 * share)) for name, share in importance.items()],
     }
 
 
-def _best_so_far(losses: list[tuple[int, float]]) -> list[tuple[float, float]]:
+def _chart(results: dict[Job, float], done: list[Job], wanted: int) -> SafeString:
+    points = [(job.number, result) for job, result in results.items()]
+    return job_charts.trials(points, _best_so_far([(job.number, results[job]) for job in done]), wanted)
+
+
+def _how_compared(task: str, space: Space) -> Iterator[str]:
+    """Sentences, where it is not plainly by the loss of each."""
+    if length := judged_length(task, space):
+        yield _("All trials are judged by the same validation text, up to %(length)s tokens at a time.") % {
+            "length": _said(length)
+        }
+    if by_time(space):
+        yield _(
+            "What is searched for changes how steps are computed and not what is learnt: the fastest trial is the best."
+        )
+    elif {*EFFORT} & {*space}:
+        yield _(
+            "Of trials that learn the same, the fastest is the best: their losses differ by chance alone."
+        )
+
+
+def _took(job: Job) -> list[str]:
+    return [
+        job_words.exact_time(job.seconds) if job.seconds else "—",
+        spoken_size(job.memory) if job.memory else "—",
+    ]
+
+
+def _best_so_far(results: list[tuple[int, float]]) -> list[tuple[float, float]]:
     """As steps: level until a better one comes."""
     found: list[tuple[float, float]] = []
-    for number, loss in losses:
+    for number, result in results:
         if not found:
-            found.append((number, loss))
-        elif loss < found[-1][1]:
-            found += [(number, found[-1][1]), (number, loss)]
+            found.append((number, result))
+        elif result < found[-1][1]:
+            found += [(number, found[-1][1]), (number, result)]
         else:
             found.append((number, found[-1][1]))
     return found

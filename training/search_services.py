@@ -18,7 +18,7 @@ from training.job_forms import PROMPTLESS
 from training.job_request import JobRequest
 from training.job_services import clean_name
 from training.models import Job, Search
-from training.search_space import checked_space
+from training.search_space import checked_space, most_demanding
 from training.search_tasks import send_search
 from training.trainer.spec import RANGES
 from webapp.accounts.audit import record_audit
@@ -49,7 +49,9 @@ def start_search(
         raise UserError("bad_trials", _("A search has 2 to %(most)s trials.") % {"most": MOST_TRIALS})
     lock_until_commit(f"training.jobs.{asked.workspace.pk}")
     job_services.check_start(asked)
-    parameters = {"space": checked_space(asked.task, asked.spec, space), "trials": trials}
+    space = checked_space(asked.task, asked.spec, space)
+    job_services.check_length(asked.base, most_demanding(asked.spec, space))
+    parameters = {"space": space, "trials": trials}
     if not asked.version.validation:
         raise UserError(
             "nothing_to_compare",

@@ -17,23 +17,20 @@ from django.utils.translation import gettext_noop
 from training.job_forms import PROMPTLESS
 from training.knob_fields import KNOBS, TARGETS, Knob
 from training.knobs import OURS, wrong_knobs
+from training.trainer.spec import EFFORT
 from webapp.core.errors import UserError
 
 Space = dict[str, dict[str, Any]]
 MOST_KNOBS = 8
 MOST_CHOICES = 20
 # Why not, of what a search cannot vary: it compares jobs by their validation loss.
-_NOT_LEARNT = gettext_noop("it changes the time or the memory that learning takes, and not what is learnt")
-_OTHER_LOSS = gettext_noop("it changes which tokens the loss is of, so trials could not be compared")
 _OF_FOLDS = gettext_noop("cross-validation varies it, which is begun in place of a search")
 _OF_THE_SITE = gettext_noop("the site sets it, and not a job")
 _WHY_NOT = {
-    **dict.fromkeys(("accumulation", "microbatch_tokens", "packing", "gradient_checkpointing"), _NOT_LEARNT),
     "keep_checkpoints": gettext_noop("it changes what is kept of a job, and not what is learnt"),
     "sample_tokens": gettext_noop("it changes how long sample answers are, and not what is learnt"),
     "prompts": gettext_noop("it changes what is asked, and not what is learnt"),
-    "vocabulary": _OTHER_LOSS,
-    "max_length": _OTHER_LOSS,
+    "vocabulary": gettext_noop("it changes which tokens the loss is of, so trials could not be compared"),
     "folds": _OF_FOLDS,
     "fold": _OF_FOLDS,
     "method": gettext_noop("it decides which other settings there are: begin a search for each method"),
@@ -42,10 +39,8 @@ _WHY_NOT = {
 }
 
 
-def why_not(task: str, name: str) -> str:
+def why_not(name: str) -> str:
     """Why a knob cannot be searched for, as the end of a sentence; empty where it can."""
-    if name == "max_length" and task in PROMPTLESS:
-        return ""  # however much is read of a text, it has one label, which the loss is of
     if name in _WHY_NOT:
         return _(_WHY_NOT[name])
     return "" if name in KNOBS else _("there is no such setting")
@@ -67,7 +62,7 @@ def checked_space(task: str, spec: dict[str, Any], space: dict[str, Any]) -> Spa
     wrong: list[str] = []
     for name, asked in space.items():
         try:
-            found[name] = _checked(task, name, asked)
+            found[name] = _checked(name, asked)
         except _Misfit as misfit:
             wrong.append(str(misfit))
     for name, values in found.items():
@@ -83,8 +78,8 @@ class _Misfit(Exception):
     """A sentence's part about a knob that cannot be searched for like this."""
 
 
-def _checked(task: str, name: str, asked: Any) -> dict[str, Any]:
-    if why := why_not(task, name):
+def _checked(name: str, asked: Any) -> dict[str, Any]:
+    if why := why_not(name):
         raise _Misfit(_("%(name)s cannot be searched for: %(why)s") % {"name": name, "why": why})
     given = {*asked} if isinstance(asked, dict) else set()
     if given == {"choices"}:
@@ -121,6 +116,31 @@ def _choices(name: str, choices: Any) -> dict[str, Any]:
 def _finite(value: Any) -> bool:
     is_one = isinstance(value, int | float) and not isinstance(value, bool)
     return is_one and abs(value) < 2**63 and math.isfinite(value)
+
+
+def by_time(space: Space) -> bool:
+    """Whether all trials learn the same, so that only the time they take can be compared."""
+    return {*space} <= {*EFFORT}
+
+
+def judged_length(task: str, space: Space) -> int | None:
+    """Tokens that are judged of a validation example where trials read them up to different lengths: as many as the one
+    that reads most, or their losses were of different tokens. None where all read the same, and of a text with a label,
+    which is one loss however much is read of it."""
+    if "max_length" not in space or task in PROMPTLESS:
+        return None
+    return max(_numbers(space["max_length"]))
+
+
+def most_demanding(spec: dict[str, Any], space: Space) -> dict[str, Any]:
+    """The spec of the trial whose model can read the least of its examples: the longest, and the smallest new model."""
+    ends = (("max_length", max), ("size", min))
+    return with_knobs(spec, {name: end(_numbers(space[name])) for name, end in ends if name in space})
+
+
+def _numbers(asked: dict[str, Any]) -> list[Any]:
+    """Limits, or choices but for "auto"."""
+    return [each for each in asked.get("choices") or (asked["low"], asked["high"]) if each != "auto"]
 
 
 def with_knob(spec: dict[str, Any], name: str, value: Any) -> dict[str, Any]:

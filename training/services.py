@@ -78,6 +78,7 @@ def delete_dataset(*, dataset: Dataset, user: User | None, request: HttpRequest 
 
     Raises UserError `version_in_use`, `file_in_use`.
     """
+    work.lock_dataset(dataset.pk)
     files = dataset.files.values_list("id", flat=True)
     require_unused(dataset.versions.all(), dataset.workspace, files)
     _record("dataset_deleted", dataset, user, request)
@@ -115,12 +116,14 @@ def correct_reading(*, file: SourceFile, reading: Reading) -> SourceFile:
     Raises UserError `dataset_busy`, `not_yet`.
     """
     _require_idle(file.dataset)
+    file.refresh_from_db(fields=["state", "reading", "detected"])  # somebody else may have said so, too
     if file.state not in (SourceFile.State.READY, SourceFile.State.UNREADABLE):
         raise UserError("not_yet", _("This file has not been looked at yet. Wait a moment."), status=409)
     seen = msgspec.convert(file.reading, Reading) if file.state == SourceFile.State.READY else None
     wanted = msgspec.to_builtins(reading)
     if seen is not None and _shows_the_same(seen, reading):
-        file.state = SourceFile.State.READY
+        # Who said how it is read has seen what there is to know of that.
+        file.detected = (file.detected or {}) | {"notices": []}
     else:
         file.state = SourceFile.State.DETECTING
         is_same_table = seen is not None and (
@@ -130,7 +133,7 @@ def correct_reading(*, file: SourceFile, reading: Reading) -> SourceFile:
         parameters = {"reading": wanted, "before": before}
         work.begin_work(dataset=file.dataset, kind=Kind.DETECT, parameters=parameters, file=file)
     file.reading, file.is_corrected = wanted, True
-    file.save(update_fields=["reading", "is_corrected", "state"])
+    file.save(update_fields=["reading", "is_corrected", "state", "detected"])
     file.dataset.save(update_fields=["updated_at"])
     return file
 
@@ -337,7 +340,7 @@ def _begin(dataset: Dataset, kind: str, parameters: dict[str, object]) -> DataWo
 
 def _require_idle(dataset: Dataset) -> None:
     """Raises UserError `dataset_busy`. Inside a transaction: what begins waits until this one has ended."""
-    lock_until_commit(f"training.files.{dataset.pk}")
+    work.lock_dataset(dataset.pk)
     if work.unfinished(dataset) is not None:
         raise work.busy()
 

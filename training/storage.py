@@ -14,6 +14,8 @@ from uuid import UUID
 
 from django.conf import settings
 
+from webapp.core import durable
+
 logger = logging.getLogger(__name__)
 
 
@@ -71,7 +73,7 @@ def result_path(job_id: UUID) -> Path:
 
 def free_bytes() -> int:
     folder = datasets_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    durable.make_folders(folder)
     return shutil.disk_usage(folder).free
 
 

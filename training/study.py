@@ -30,6 +30,9 @@ _JUDGED_BY = 4
 # Before TPE learns of what there is, so many are drawn by chance; optuna's 10 would be all of a short search.
 _FEWEST_BY_CHANCE, _MOST_BY_CHANCE = 4, 10
 _FEWEST_FOR_IMPORTANCE = 8
+# A trial that is worse by less than a hundredth is not hopeless: the same sums in another order differ in their last
+# digits.
+_CLEARLY = 0.99
 
 State = Literal["complete", "pruned", "failed", "running"]
 
@@ -37,8 +40,8 @@ State = Literal["complete", "pruned", "failed", "running"]
 class Trial(NamedTuple):
     values: dict[str, Any]  # of each knob of the space
     state: State
-    loss: float | None  # the best, of a complete one
-    seen: list[float]  # validation losses so far, without the base model's
+    result: float | None  # what is to be low, of a complete one
+    seen: list[float]  # what it was so far, evaluation by evaluation
 
 
 class Study:
@@ -58,7 +61,7 @@ class Study:
         return dict(self._study.ask(self._space).params)
 
     def is_hopeless(self, index: int) -> bool:
-        """Whether the best that a running trial has seen is worse than the median of the others by then.
+        """Whether the best that a running trial has seen is clearly worse than the median of the others by then.
 
         "By then" is the n-th evaluation: where batches are of different sizes, steps cannot be compared.
         """
@@ -86,8 +89,11 @@ class Study:
             state=state,
             params=trial.values,
             distributions=self._space,
-            value=trial.loss if state == TrialState.COMPLETE else None,
-            intermediate_values=dict(enumerate(trial.seen, 1)),
+            value=trial.result if state == TrialState.COMPLETE else None,
+            intermediate_values={
+                number: value * (_CLEARLY if state == TrialState.RUNNING else 1)
+                for number, value in enumerate(trial.seen, 1)
+            },
         )
 
 

@@ -1,15 +1,16 @@
 """From what a trainer writes to rows: metrics.jsonl and status.json, each line once, under the attempt that reads.
 
-A line counts when it is whole. What a job computes again after a crash replaces what it said before. Knows nothing of
-processes.
+A line counts when it is whole. What a job computes again after a crash replaces what it said before. A trainer may have
+been taken over by what it reads: what it wrote is a file, of bounded lines, or nothing. Knows nothing of processes.
 """
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import msgspec
 from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext_noop
@@ -18,9 +19,12 @@ from training import job_life
 from training.job_notify import job_changed
 from training.models import Checkpoint, Job, JobEvent, Measurement, Sample
 from training.search_tasks import send_search
+from webapp.core.plain_files import open_plain, read_plain
 
 Kind, Level = Measurement.Kind, JobEvent.Level
 _MOST_BYTES = 2**20  # of one transaction
+_LONGEST_LINE = 2**24  # bytes: answers to prompts are in them
+_LONGEST_STATUS = 2**20
 _STAGES = ("loading", "reading", "training")
 # Steps are of different lengths; the rate that is shown is a moving average.
 _NEW_SHARE = 0.2
@@ -35,24 +39,33 @@ _OF_THE_ROW = ("type", "time", "step", "loss")
 def begin(job: Job, folder: Path) -> None:
     """Before a trainer starts, and while none runs: half a line that a killed one left would spoil the next one's."""
     (folder / "status.json").unlink(missing_ok=True)
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        job.metrics_read = 0
-        return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with path.open("r+b") as file:
+    try:
+        with open_plain(folder, folder / "metrics.jsonl", "r+b") as file:
+            whole = _whole_lines(file)
             file.truncate(whole)
+    except FileNotFoundError:
+        whole = 0
     # A machine that stopped may have lost lines that are in our rows by now; they are computed and written again.
     job.metrics_read = min(job.metrics_read, whole)
+
+
+def _whole_lines(file: IO[bytes]) -> int:
+    """How many bytes they have."""
+    at = file.seek(0, os.SEEK_END)
+    while at:
+        begin = max(0, at - _MOST_BYTES)
+        file.seek(begin)
+        if (found := file.read(at - begin).rfind(b"\n")) >= 0:
+            return begin + found + 1
+        at = begin
+    return 0
 
 
 def read_status(folder: Path) -> dict[str, Any]:
     """Nothing where there is none."""
     try:
-        found = json.loads((folder / "status.json").read_bytes())
-    except (OSError, ValueError):
+        found = msgspec.json.decode(read_plain(folder, "status.json", most=_LONGEST_STATUS))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -60,7 +73,7 @@ def read_status(folder: Path) -> dict[str, Any]:
 def sign_of_life(folder: Path) -> int:
     """Another whenever the trainer has said that it gets on."""
     try:
-        return (folder / "status.json").stat().st_mtime_ns
+        return (folder / "status.json").lstat().st_mtime_ns
     except OSError:
         return 0
 
@@ -68,9 +81,9 @@ def sign_of_life(folder: Path) -> int:
 def take_in(job: Job, folder: Path) -> str | None:
     """Renews the lease and takes in what is new. What a person wishes of the job, or None where the attempt is lost."""
     changes = _from_status(job, read_status(folder))
-    lines, read = _new_lines(folder / "metrics.jsonl", job.metrics_read)
+    lines, read = _new_lines(folder, job.metrics_read)
     with transaction.atomic():
-        if lines:
+        if read > job.metrics_read:
             if not job_life.lock(job):
                 return None
             changes |= _Lines(job, folder).taken(lines) | {"metrics_read": read}
@@ -91,22 +104,23 @@ def drain(job: Job, folder: Path) -> str | None:
     return wish
 
 
-def _new_lines(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+def _new_lines(folder: Path, start: int) -> tuple[list[dict[str, Any]], int]:
     """The whole lines from byte `start` on, and where the next begins."""
     try:
-        with path.open("rb") as file:
+        with open_plain(folder, folder / "metrics.jsonl") as file:
             file.seek(start)
             data = file.read(_MOST_BYTES)
             if b"\n" not in data:
-                data += file.readline()
+                data += file.readline(_LONGEST_LINE)
     except FileNotFoundError:
         return [], start
-    whole = data[: data.rfind(b"\n") + 1]
+    # Of what is longer than any line is, all is passed over.
+    whole = data if len(data) > _LONGEST_LINE else data[: data.rfind(b"\n") + 1]
     lines = []
     for line in whole.splitlines():
         try:
-            lines.append(json.loads(line))
-        except ValueError:
+            lines.append(msgspec.json.decode(line))  # neither NaN nor what is beyond a float
+        except (ValueError, RecursionError):
             continue
     return [line for line in lines if isinstance(line, dict)], start + len(whole)
 
@@ -170,8 +184,9 @@ class _Lines:
 
     def _rewind(self, step: int) -> None:
         """What came after `step` is computed again."""
-        for key in [key for key in self._measured if key[1] > step]:
-            del self._measured[key]
+        undone = [self._measured.pop(key) for key in [*self._measured] if key[1] > step]
+        undone += Measurement.objects.filter(job=self._job, step__gt=step)
+        self._now["seconds"] -= sum(each.values.get("seconds", 0) for each in undone)
         for rows in (Measurement, Sample, Checkpoint):
             rows.objects.filter(job=self._job, step__gt=step).delete()
         self._now["step"] = step

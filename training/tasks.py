@@ -7,18 +7,24 @@ from typing import Any
 from uuid import UUID
 
 from celery import shared_task
-from celery.signals import worker_shutting_down
+from celery.signals import worker_ready, worker_shutting_down
 
-from training import job_files, job_life, search_tasks, uploads, work
+from training import job_files, job_life, search_tasks, uploads, warming, work
 
 
 @shared_task(name="data.run")
 def run(work_id: str) -> None:
     """Delivered once or more; all but the first delivery find the row claimed and do nothing."""
     # Only here: what reads and counts is not installed where nothing but pages are served.
-    from training.data_worker import run_work
+    from training.data_worker import run_in_turn
 
-    run_work(work_id)
+    run_in_turn(work_id)
+
+
+@worker_ready.connect
+def _be_quick_from_the_first(sender: Any, **_: Any) -> None:
+    if "data" in sender.app.amqp.queues.consume_from:
+        warming.begin()
 
 
 @shared_task(name="data.reap")

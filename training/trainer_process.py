@@ -22,6 +22,7 @@ import psutil
 
 from training import confinement
 from training.trainer.orphans import MARK
+from webapp.core.plain_files import open_plain
 from webapp.core.tether import tether
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,9 @@ def command(spec: Path, processes: int) -> list[str]:
     reads = [Path(given[name]) for name in ("base", "dataset") if given.get(name)]
     # They meet in the second; in the third, GPUs keep what was compiled for them.
     writes = [Path(given["output"]), Path(tempfile.gettempdir()), Path(os.path.expanduser("~/.nv"))]
-    launcher = confinement.prefix("training.launcher", reads=[spec, *reads], writes=writes)
+    # Several talk with one another. torchrun asks the system for a port that is free, also where nobody will use it.
+    network: confinement.Network = "all" if processes > 1 else "passive"
+    launcher = confinement.prefix("training.launcher", reads=[spec, *reads], writes=writes, network=network)
     return [*tether(), *launcher, str(processes), str(TRAINER), str(spec)]
 
 
@@ -77,7 +80,7 @@ class TrainerProcess:
     ) -> None:
         """`heading`: the first line of its log, as JSON. Raises OSError."""
         self._job, self._log = job, folder / "trainer.log"
-        with self._log.open("ab") as log:
+        with open_plain(folder, self._log, "ab") as log:
             if log.tell() > _LOG_BYTES:
                 log.truncate(0)
             if heading:
@@ -145,7 +148,7 @@ class TrainerProcess:
 
     def last_words(self) -> str:
         """The end of what this attempt wrote into its log."""
-        with self._log.open("rb") as log:
+        with open_plain(self._log.parent, self._log) as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(self._log_from, size - 2**16))
             return log.read().decode(errors="replace")

@@ -29,16 +29,19 @@ from inference.local_models import NotHere
 from training import job_life, storage, tail
 from training.datasets.frozen import check_files, read_manifest
 from training.datasets.problems import DataError
+from training.evaluation_file import read_evaluation
 from training.knobs import trainer_task
 from training.lease_guard import LeaseGuard
 from training.models import Job, ResultFile
 from training.patience import HOURS, RELEASE, Patience
 from training.publishing import Publication, kept_checkpoints, prepare
 from training.results import write_results
+from training.search_space import judged_length
 from training.trainer.failures import EXIT_STATUS, TrainingFailure
 from training.trainer_limits import Passed, TrainerLimits
 from training.trainer_process import NotEnded, TrainerProcess, end_left
 from webapp.core.errors import UserError
+from webapp.core.plain_files import create_plain
 from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
@@ -250,9 +253,12 @@ class Supervision:
             "device": settings.TRAINING_DEVICE,
             "threads": threads(),
         }
-        path = self._folder / "spec.json"
-        path.write_bytes(msgspec.json.encode(spec))
-        return path
+        if job.search is not None:
+            judged = judged_length(job.task, job.search.parameters.get("space", {}))
+            spec |= {"validation_length": judged or "auto"}
+        with create_plain(self._folder, "spec.json") as file:
+            file.write(msgspec.json.encode(spec))
+        return self._folder / "spec.json"
 
     def _look(self) -> None:
         """Renews the lease, takes in what is new, and hears what is wished. Raises Lost."""
@@ -291,8 +297,7 @@ class Supervision:
 
     def _succeed(self) -> None:
         job = self._job
-        evaluation = self._folder / "evaluation.json"
-        judged = json.loads(evaluation.read_bytes()) if evaluation.exists() else None
+        judged = read_evaluation(self._folder)
         tokens, size = write_results(job)
         publication: Publication | None = None
         # Of a search's trials the best one is served, once that is known (`training.search`).

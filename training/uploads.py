@@ -20,11 +20,10 @@ from training import services, storage
 from training.incoming import RESERVED_BYTES, Incoming, remove_forgotten
 from training.models import Dataset, DataWork, SourceFile
 from training.sizes import spoken_size
-from training.work import begin_work
-from webapp.core import clock
+from training.work import begin_work, lock_dataset
+from webapp.core import clock, durable
 from webapp.core.body_limit import MAX_BODY_BYTES
 from webapp.core.errors import NotFound, UserError
-from webapp.core.locks import lock_until_commit
 
 MAX_FILE_BYTES = 20 * 2**30
 MAX_FILES = 100
@@ -71,7 +70,7 @@ def begin_upload(*, dataset: Dataset, name: str, size: int, modified: int = 0) -
             % {"name": name, "size": spoken_size(size), "most": spoken_size(MAX_FILE_BYTES)},
         )
     with transaction.atomic():
-        lock_until_commit(f"training.files.{dataset.pk}")
+        lock_dataset(dataset.pk)
         files = SourceFile.objects.filter(dataset=dataset)
         continued = files.filter(name=name, size=size, modified=modified, state=State.UPLOADING).first()
         if continued is not None:
@@ -89,8 +88,8 @@ def begin_upload(*, dataset: Dataset, name: str, size: int, modified: int = 0) -
 
 def _make_place(file: SourceFile) -> None:
     path = storage.source_path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    with durable.named(path):
+        path.touch()
 
 
 def _empty(name: str) -> UserError:
@@ -175,7 +174,7 @@ def keep_file(*, dataset: Dataset, name: str, incoming: Incoming) -> SourceFile:
     name = clean_name(name)
     if not incoming.size:
         raise _empty(name)
-    lock_until_commit(f"training.files.{dataset.pk}")
+    lock_dataset(dataset.pk)
     _require_room(dataset)
     file = SourceFile.objects.create(
         dataset=dataset,

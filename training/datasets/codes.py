@@ -53,7 +53,10 @@ CODES: dict[str, Code] = {
     "no_value": Code(
         "error", "Open the workbook where it was made, correct the cell, and save it with all its values."
     ),
-    "data_type": Code("error", "Write it in the form that the documentation of the format shows."),
+    "too_many_fields": Code(
+        "error", "Put fields that hold the separator in quotation marks, or give the table a column more."
+    ),
+    "data_type": Code("error", "Write it as the guide “Formats of data” shows."),
     "missing_column": Code("error", "Add the column, or say which column holds it."),
     # Of a conversation.
     "missing_messages_list": Code("error", 'Give the example a list of messages: {"messages": [...]}.'),

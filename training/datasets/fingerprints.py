@@ -100,7 +100,7 @@ def _piece_hashes(texts: list[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray
 
     A text shorter than that is one piece.
     """
-    padding = "\0" * _PIECE  # a piece, also where there is no text at all
+    padding = "\0" * _PIECE  # so that an empty one has a piece, too, and not what follows it
     joined = "".join(text + padding for text in texts).encode("utf-32-le", "surrogatepass")
     characters = np.frombuffer(joined, "<u4").astype(np.uint64)
     lengths = np.array([len(text) for text in texts])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import threading
+from collections.abc import Callable
 
 UNKNOWN = "unknown"
 _ENOUGH = 20  # letters; of fewer, guesses are wrong more often than not
@@ -10,13 +13,23 @@ _LOOKED_AT = 300  # characters
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
 
 
+_opening = threading.Lock()
+
+
 def language_of(text: str) -> str:
     """ISO 639-1, or UNKNOWN where there is too little of it."""
-    # Its model takes half a second to open, so only where it is needed.
-    import py3langid
-
     start = text[:_LOOKED_AT]
     if len(_NOT_LETTERS.sub("", start)) < _ENOUGH:
         return UNKNOWN
-    language: str = py3langid.classify(start)[0]
-    return language
+    return open_classifier()(start)[0]
+
+
+@functools.cache
+def open_classifier() -> Callable[[str], tuple[str, float]]:
+    """Takes half a second and 75 MB the first time; of threads that want it at once, one opens it."""
+    import py3langid
+
+    with _opening:
+        py3langid.rank("")
+    classify: Callable[[str], tuple[str, float]] = py3langid.classify
+    return classify

@@ -17,4 +17,5 @@ PROBLEMS_KEPT = 1_000  # of each code
 PART = 32 * 2**20  # bytes of a JSONL file that are read as one part, and become one shard
 SMALL = 4 * 2**20  # bytes of text that are read at once, where starting a process would take longer
 CHILD_MEMORY = 1536 * 2**20  # bytes of data a reading process may hold before it is refused more
+MAX_ANSWER = 64 * 2**20  # bytes that a reading process may say at once: what is big travels as files
 STALL = 60.0  # seconds a reading process may spend without reading one row further

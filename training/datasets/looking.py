@@ -12,7 +12,7 @@ from pathlib import Path
 from training.datasets.codes import shown
 from training.datasets.encodings import as_in, is_unicode
 from training.datasets.layouts import NAMES, Seen, first_rows, layout_of_name, looks_like_header, see
-from training.datasets.limits import MAX_LINE
+from training.datasets.limits import MAX_COLUMNS, MAX_LINE
 from training.datasets.problems import DataError
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
@@ -23,6 +23,7 @@ from training.datasets.sources import TEXTUAL, Detected, Layout, Reading, Shape
 _LOOKED_AT = 50  # rows
 _SHOWN = 8
 _CELL = 300  # characters
+_LONGEST_NAME = 300  # characters of a column's name
 _MEMBERS = 20  # files of an archive that are looked into
 _MEMBER_SIZE = 64 * 2**20  # bytes of each that are unpacked for it
 # Read from their beginning on: to look at some rows, there need be no end.
@@ -89,7 +90,7 @@ def look_into(
     if seen.layout in _DOCUMENTS:
         found.reason = _reason(seen, "documents")
         return found
-    found.columns = list(dict.fromkeys(str(name) for row in rows for name in row))
+    found.columns = [*dict.fromkeys(str(name) for row in rows for name in row)][:MAX_COLUMNS]
     guessed = guess_shape([_with_values(row) for row in rows])
     if asked is not None and (guessed is None or guessed[0] != asked.shape):
         guessed = asked.shape, usual_columns(asked.shape, found.columns) or {}, True
@@ -99,7 +100,7 @@ def look_into(
         return found
     reading.shape, reading.columns, sure = guessed
     found.reason = _reason(seen, _SHAPES[reading.shape])
-    if not sure:
+    if not sure and (asked is None or not asked.columns):
         found.notices.append(_GUESS)
     return found
 
@@ -167,7 +168,7 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple
             elif isinstance(row, Row):
                 value = {"text": row.value} if isinstance(row.value, str) else row.value
                 if isinstance(value, dict):
-                    rows.append(value)
+                    rows.append(_named(value))
                 else:
                     flaw = flaw or ("data_type", "What is in it are no examples, which have named fields.")
             else:
@@ -181,6 +182,12 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple
 
 def _with_values(row: dict[str, object]) -> dict[str, object]:
     return {name: None if isinstance(cell, NoValue) else cell for name, cell in row.items()}
+
+
+def _named(fields: Mapping[str, object]) -> dict[str, object]:
+    """Those that a person could choose among: what was found is a row of the database, and a page."""
+    named = ((name, cell) for name, cell in fields.items() if len(str(name)) <= _LONGEST_NAME)
+    return dict(itertools.islice(named, MAX_COLUMNS))
 
 
 def _shown(row: Mapping[str, object]) -> dict[str, str]:

@@ -6,6 +6,7 @@ Runs in a process of its own. What is small comes back, what there is of every e
 from __future__ import annotations
 
 import functools
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -32,6 +33,7 @@ from training.datasets.token_preview import lost_text
 from training.encoding import Encoded, Encoder
 
 _BATCH = 512
+_opening = threading.Lock()  # of threads that want the same vocabulary at once, one opens it
 
 
 class Piece(msgspec.Struct):
@@ -175,9 +177,14 @@ class _Measuring:
             yield problem_with(record, self._piece.files, "too_long", reason=reason, excerpt=excerpt)
 
 
-@functools.lru_cache(maxsize=2)
 def open_encoder(model: str) -> tuple[TextModel, Encoder]:
     """Raises DataError `model_unreadable`."""
+    with _opening:
+        return _opened(model)
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(model: str) -> tuple[TextModel, Encoder]:
     try:
         opened = open_text_model(Path(model))
     except (ModelFileError, TemplateError) as error:

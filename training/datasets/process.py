@@ -1,7 +1,7 @@
 """A process of ours for work on what strangers wrote: lines of JSON go in and come out. Knows nothing of the work.
 
-It has none of the site's secrets and no files but those it is to work on, one thread, limited memory, and ends when
-whoever started it is gone, in the midst of whatever it does.
+It has none of the site's secrets and no files but those it is to work on, no network, one thread, limited memory, and
+ends when whoever started it is gone, in the midst of whatever it does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from queue import SimpleQueue
 import msgspec
 
 from training import confinement
-from training.datasets.limits import CHILD_MEMORY
+from training.datasets.limits import CHILD_MEMORY, MAX_ANSWER
 
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "TEMP")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ class Process:
             environment["TMPDIR"] = str(next(iter(writes)))
         paths = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [*confinement.prefix(module, reads=reads, writes=writes), *arguments],
+            [*confinement.prefix(module, reads=reads, writes=writes, network="none"), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -63,9 +63,9 @@ class Process:
             pass  # it has died, which the end of its answers tells
 
     def answers(self) -> list[bytes] | None:
-        """The lines it has said by now, waiting for something; None when it has died."""
+        """The lines it has said by now, waiting for something; None when it has died, or talks without end."""
         data = os.read(self.stdout.fileno(), 2**16)
-        if not data:
+        if not data or len(self._rest) > MAX_ANSWER:
             return None
         self.heard = time.monotonic()
         *lines, self._rest = (self._rest + data).split(b"\n")

@@ -40,6 +40,7 @@ from training.datasets.token_preview import token_preview
 from training.encoding import Encoded
 
 MOST_PROBLEMS = 1000  # listed of each code; counts are exact
+MOST_LABELS = 500  # listed: a column of whatever is different in every row may be taken for labels
 _PREVIEWS = 10
 _RARE = 5  # examples of a label: with fewer there are none, often, to judge by
 # One in so many examples is asked for its language that about so much is looked at.
@@ -136,6 +137,7 @@ class _Whole:
                 "mixed_kinds",
                 f"A dataset holds examples of one kind, and this one has {' and '.join(sorted(kinds))}.",
             )
+        labels = _most_first(self._counted("labels"))
         tokens, trained = (load(self._arrays, name) for name in ("tokens", "trained"))
         found = {code: int(mask.sum()) for code, mask in self._masks()}
         found |= {"rare_label": len(self._rare), "conflicting_labels": len(self._conflicts[0])}
@@ -152,7 +154,8 @@ class _Whole:
             overlap=int(self._overlap.sum()),
             personal_data=_most_first(self._counted("personal")),
             languages=_most_first(self._counted("languages")),
-            labels=_most_first(self._counted("labels")),
+            labels=labels[:MOST_LABELS],
+            more_labels=max(0, len(labels) - MOST_LABELS),
             outliers=int(self._outliers.sum()),
             tokens=histogram_of(tokens),
             trained_tokens=int(trained.sum()),

@@ -6,7 +6,9 @@ nothing of what comes after.
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -50,8 +52,8 @@ def read_sources(
     """Writes `records/00000.jsonl`, ... and `problems.jsonl` in the folder, in place of earlier ones.
 
     `unreadable`: what is wrong with files beside them that cannot be read at all, which is said first. `progress` hears
-    of the bytes of the sources. Raises DataError `no_files`, `unknown_encoding` and `disk_full`, OSError, and what
-    `progress` raises.
+    of the bytes of the sources. Raises DataError `no_files`, `unknown_encoding`, `file_not_safe` and `disk_full`,
+    OSError, and what `progress` raises.
     """
     if not sources:
         raise DataError("no_files", "There is no file to read: upload one first.")
@@ -170,8 +172,21 @@ class _Reading:
                 reason = "There is nothing to read in it."
                 self._results[number] = self._refuse(number, part, "empty_file", reason)
 
+    def _require_plain(self) -> None:
+        """A process that a file has taken over is kept from others, and may leave links to them for whoever is not."""
+        for above, folders, files in os.walk(self._work):
+            for name in (*folders, *files):
+                kind = os.lstat(os.path.join(above, name)).st_mode
+                if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                    raise DataError(
+                        "file_not_safe",
+                        "One of these files made the program that reads it do what it never does. Remove those"
+                        " that you do not trust.",
+                    )
+
     def _gather(self, parts: int) -> ReadSummary:
         """The parts' shards under their last names, and their problems in one file."""
+        self._require_plain()
         self._name_the_empty(parts)
         counts = Counter(problem.code for problem in self._unreadable)
         unused: dict[tuple[int, str], dict[str, None]] = {}

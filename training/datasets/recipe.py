@@ -1,6 +1,7 @@
 """What is done to data before it is frozen: a switch for each step. Knows nothing of how the steps work.
 
-A recipe is part of what a version's hash is taken of, so the same recipe on the same data is the same version.
+A version's hash is taken of the examples that come of it: the same recipe on the same data is the same version, and so
+is another recipe that makes the same examples of it.
 """
 
 from __future__ import annotations

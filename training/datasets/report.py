@@ -40,7 +40,7 @@ class Report(msgspec.Struct, omit_defaults=True):
     overlap: int  # examples that are also in the evaluation data it was compared with
     personal_data: list[Count]  # examples with an email address, a telephone number, ...
     languages: list[Count]  # of `languages_of` examples
-    labels: list[Count]
+    labels: list[Count]  # the most frequent
     outliers: int
     tokens: Histogram | None  # of each example, in the target model's tokens; None without a model
     trained_tokens: int  # those that are learnt
@@ -51,4 +51,5 @@ class Report(msgspec.Struct, omit_defaults=True):
     max_tokens: int = 0
     seconds: float = 0.0
     languages_of: int = 0  # examples whose language was looked for: all of them, or an even sample
+    more_labels: int = 0  # besides those
     values: Histogram | None = None  # of the numbers that are to be predicted, where labels are numbers

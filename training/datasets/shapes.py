@@ -221,17 +221,34 @@ def _numbers(rows: Sequence[Mapping[str, object]], columns: dict[str, str]) -> b
 def _document_or_labelled(
     rows: Sequence[Mapping[str, object]], names: list[str], columns: dict[str, str]
 ) -> tuple[Shape, dict[str, str], bool]:
-    """Texts beside which a column has few different values may well be labelled; of one value nobody can tell yet."""
-    others = [name for name in names if name not in columns.values() and _fold(name) not in _ABOUT_A_TEXT]
-    values = {
-        name: [v for row in rows if isinstance(v := row.get(name), str) and v.strip()] for name in others
-    }
-    few = [name for name in others if _are_few(values[name], len(rows))]
-    label = min(few, key=lambda name: len(set(values[name])), default="")
-    if label and len(set(values[label])) > 1:
-        found = {"text": columns["text"], "label": label}
-        return "labelled", found | {n: columns[n] for n in ("group",) if n in columns}, False
+    """Texts beside which a column has few different values may well be labelled: where these are words, or two. Of one
+    value nobody can tell yet."""
+    few: dict[str, list[str]] = {}
+    for name in names:
+        if name not in columns.values() and _fold(name) not in _ABOUT_A_TEXT:
+            found = [str(v).strip() for row in rows if isinstance(v := row.get(name), str | int)]
+            values = [value for value in found if value]
+            if values and _are_few(values, len(rows)):
+                few[name] = values
+    label = _likeliest_label(few)
+    if label and (len(set(few[label])) == 2 or _are_words(few[label])):
+        return "labelled", {f: n for f, n in columns.items() if f != "title"} | {"label": label}, False
     return "document", columns, not label
+
+
+def _likeliest_label(few: Mapping[str, list[str]]) -> str:
+    """Of columns of few values one of words, with the fewest, if it has several at all; "" where there is no column."""
+
+    def unlikely(name: str) -> tuple[bool, int]:
+        return not _are_words(few[name]), len(set(few[name])) if len(set(few[name])) > 1 else len(few[name])
+
+    return min(few, key=unlikely, default="")
+
+
+def _are_words(values: list[str]) -> bool:
+    """Several, and not numbers or dates."""
+    different = set(values)
+    return len(different) > 1 and not all(re.fullmatch(r"[\d\s.,:/+-]+", value) for value in different)
 
 
 def _are_few(values: list[str], rows: int) -> bool:
@@ -255,9 +272,9 @@ def _by_content(
     others = [name for name in texts if name != longest]
     if not others:
         return "document", {"text": longest}
-    few = [name for name in others if _are_few(texts[name], len(rows))]
+    few = {name: texts[name] for name in others if _are_few(texts[name], len(rows))}
     if few:
-        return "labelled", {"text": longest, "label": min(few, key=lambda name: len(set(texts[name])))}
+        return "labelled", {"text": longest, "label": _likeliest_label(few)}
     second = max(others, key=lambda name: length[name])
     prompt, completion = sorted((longest, second), key=names.index)
     return "prompt_completion", {"prompt": prompt, "completion": completion}

@@ -6,6 +6,7 @@ new in them into these rows, under the attempt it claimed the job with.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterable
 
@@ -15,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from inference.models import ServedModel
 from training.models.data import DatasetVersion, DataWork
+from training.trainer.spec import EFFORT
 from webapp.accounts.models import Workspace
 from webapp.core.request_ids import MAX_LENGTH
 
@@ -46,13 +48,31 @@ class Search(models.Model):
     finished_at = models.DateTimeField(null=True)
 
     def best(self, jobs: Iterable[Job]) -> Job | None:
-        """Of its trials the one with the lowest validation loss, of equal ones the first. No fold is the best."""
+        """Of its trials the one with the lowest validation loss, of equal ones the first. No fold is the best.
+
+        Where it varies how steps are computed (`EFFORT`), the fastest of those that learnt the same as that one: their
+        losses are equal but for rounding. Trials count in the order in which they ended, so that none is the best that
+        was not when it ended: the weights of all others are gone.
+        """
         if self.kind == self.Kind.FOLDS:
             return None
-        done = [
-            job for job in jobs if job.state == Job.State.SUCCEEDED and job.best_validation_loss is not None
-        ]
-        return min(done, key=lambda job: (job.best_validation_loss, job.number), default=None)
+        best, lowest = None, math.inf
+        succeeded = [job for job in jobs if job.state == Job.State.SUCCEEDED]
+        for job in sorted(succeeded, key=lambda job: (job.finished_at, job.number)):
+            loss = math.inf if job.best_validation_loss is None else job.best_validation_loss
+            if best is not None and self._differ_in_effort(best, job):
+                best, lowest = min(best, job, key=lambda job: job.seconds), min(lowest, loss)
+            elif loss < lowest:
+                best, lowest = job, loss
+        return best
+
+    def _differ_in_effort(self, one: Job, other: Job) -> bool:
+        """Whether these trials differ in how steps are computed alone, where that is searched for."""
+        effort = {*EFFORT} & {*self.parameters["space"]}
+        first, second = (
+            {name: value for name, value in job.spec.items() if name not in effort} for job in (one, other)
+        )
+        return bool(effort) and first == second
 
 
 class Job(models.Model):
@@ -126,7 +146,7 @@ class Job(models.Model):
     eta = models.FloatField(null=True)  # seconds that are left
     rate = models.FloatField(null=True)  # trained tokens (or examples) a second
     memory = models.PositiveBigIntegerField(default=0)  # bytes, the most there were
-    seconds = models.FloatField(default=0)  # spent in steps so far
+    seconds = models.FloatField(default=0)  # spent in steps so far, each counted once
     metrics_read = models.PositiveBigIntegerField(default=0)  # bytes of metrics.jsonl that are in these rows
     chosen = models.JSONField(default=list)  # [{knob, value, why}]: what "auto" came to
     data = models.JSONField(default=dict)  # examples, tokens, trained_tokens, ... as the trainer counted them

@@ -147,14 +147,15 @@ class Job:
             self.record.line("refused", split="train", line=line, why=why)
         lengths = self._train_split.lengths
         self._choices.model_and_data(spec, loaded.config, lengths, self._device, self._precision)
-        if self._choices.max_length > loaded.config.context_length:
-            raise TrainingFailure(
-                "spec", f"max_length may be at most {loaded.config.context_length}, what the model can read."
-            )
-        spans = self._train_split.spans(self._choices.max_length)
-        beyond = self._train_split.beyond(self._choices.max_length)
+        longest, context = self._choices.max_length, loaded.config.context_length
+        judged = longest if spec.validation_length == "auto" else spec.validation_length
+        for name, length in (("max_length", longest), ("validation_length", judged)):
+            if length > context:
+                raise TrainingFailure("spec", f"{name} may be at most {context}, what the model can read.")
+        spans = self._train_split.spans(longest)
+        beyond = self._train_split.beyond(longest)
         if beyond and not spans:
-            raise TrainingFailure("data", _ALL_BEYOND.format(self._choices.max_length))
+            raise TrainingFailure("data", _ALL_BEYOND.format(longest))
         if not spans:
             why = f" The first one was refused: {refused[0][1]}" if refused else ""
             raise TrainingFailure(
@@ -162,17 +163,18 @@ class Job:
             )
         self._order = Order(spans, self._choices.batch_size, spec.seed)
         self._choices.steps(spec, self._order.steps_an_epoch)
-        self._validation = self._validation_split.spans(self._choices.max_length)
+        self._validation = self._validation_split.spans(judged)
         self.record.line(
             "data",
             examples=len(spans),
             refused=len(refused),
             beyond=beyond,
-            max_length=self._choices.max_length,
+            max_length=longest,
             device=self._device.type,
             tokens=sum(span.length for span in spans),
             trained_tokens=sum(span.trained for span in spans),
             validation_examples=len(self._validation),
+            validation_trained_tokens=sum(span.trained for span in self._validation),
             **self._unigram(spans),
         )
 

@@ -21,7 +21,7 @@ from training.datasets.examples import ChatExample, DocumentExample, Example, Tr
 from training.datasets.frozen import read_manifest, read_split
 from training.trainer.checkpoints import is_whole, write_folder
 from training.trainer.failures import TrainingFailure
-from training.trainer.spec import Spec
+from training.trainer.spec import Spec, context_of
 from training.trainer.vocabulary import BOS, EOS, TURNS, tokenizer_json, train_vocabulary
 
 INITIAL = "initial"  # the folder's name
@@ -52,7 +52,7 @@ class Shape:
 
     @property
     def context(self) -> int:
-        return min(max(256 * self.layers, 512), 4096)
+        return context_of(self.layers)
 
 
 def initial_model(spec: Spec, beat: Callable[[], None]) -> None:

@@ -22,6 +22,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "accumulation": (1, 65_536),
     "microbatch_tokens": (16, 4_194_304),
     "max_length": (8, 1_048_576),
+    "validation_length": (8, 1_048_576),
     "learning_rate": (1e-8, 1.0),
     "learning_rate_multiplier": (0.01, 100),
     "warmup": (0.0, 1.0),
@@ -49,6 +50,10 @@ _MOST_PROMPTS = 16
 # Where "auto" leaves off: by the kind of device; of a new model an epoch of a small corpus makes more steps so.
 MOST_LENGTH = {"cpu": 1024, "cuda": 4096}
 SCRATCH_LENGTH = 512
+USUAL_SIZE = 4  # layers of a new model
+# Knobs of how a step is computed: they change the time and the memory it takes, and what is learnt only by the order of
+# its sums, and by what dropout happens to leave out.
+EFFORT = ("accumulation", "microbatch_tokens", "packing", "gradient_checkpointing")
 
 
 class Lora(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,6 +86,8 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         "auto"  # tokens of one forward pass at most; a longer example is a pass alone
     )
     max_length: int | Auto = "auto"  # tokens of an example; what is beyond is cut off, documents are divided
+    # The same of what it is judged by; "auto": as max_length. Only losses of the same tokens can be compared.
+    validation_length: int | Auto = "auto"
     packing: bool = True  # several examples in one forward pass
 
     learning_rate: float | Auto = "auto"
@@ -115,12 +122,17 @@ class Spec(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     fold: int = 0  # which part is held back, from 1
 
     # Of scratch.
-    size: int = 4  # layers; each makes the model 64 wider
+    size: int = USUAL_SIZE  # layers; each makes the model 64 wider
     vocabulary: int | Auto = "auto"  # tokens
 
     def __post_init__(self) -> None:
         if self.task == "scratch":
             self.method = "full"
+
+
+def context_of(size: int) -> int:
+    """Tokens that a new model of so many layers reads."""
+    return min(max(256 * size, 512), 4096)
 
 
 def read_spec(path: Path) -> Spec:
@@ -169,9 +181,13 @@ def _wrong_for_task(spec: Spec) -> list[str]:
         if spec.base:
             wrong.append("base is for what begins with a model, and scratch begins with none")
     else:
-        for name, usual in (("size", 4), ("vocabulary", "auto")):
+        for name, usual in (("size", USUAL_SIZE), ("vocabulary", "auto")):
             if getattr(spec, name) != usual:
                 wrong.append(f"{name} is only for scratch")
+    if spec.validation_length != "auto" and spec.task not in ("language", "scratch"):
+        wrong.append(
+            "validation_length is only for language and scratch; what is read of a text is max_length"
+        )
     if spec.dropout and spec.method == "lora":
         wrong.append("dropout is for where all weights are learnt; an adapter has lora.dropout")
     if spec.fsdp is True and spec.method == "lora":

@@ -52,6 +52,8 @@ def identity(spec: Spec, dataset_hash: str, model_digest: str, device: str = "au
     decisive = msgspec.to_builtins(spec)
     if spec.learning_rate_multiplier == 1:
         del decisive["learning_rate_multiplier"]  # jobs begun before there was one go on
+    if spec.validation_length == "auto":
+        del decisive["validation_length"]
     del decisive["fsdp"]
     parts = [msgspec.json.encode(decisive), dataset_hash.encode(), model_digest.encode()]
     return hashlib.sha256(b"\n".join(parts)).hexdigest()

@@ -94,7 +94,8 @@ def _found(result: dict[str, Any]) -> schemas.Found:
         for each in result["problems"]
     ]
     # msgspec leaves out what is as usual.
-    usual = {"target_model": None, "max_tokens": 0, "seconds": 0.0, "languages_of": 0, "values": None}
+    usual: dict[str, Any] = {"target_model": None, "values": None}
+    usual |= dict.fromkeys(("max_tokens", "seconds", "languages_of", "more_labels"), 0)
     return schemas.Found.model_validate(usual | told | {"target_model": result.get("target_model") or None})
 
 

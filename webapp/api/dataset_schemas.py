@@ -133,7 +133,8 @@ class Found(Schema):
     personal_data: list[Count]
     languages: list[Count]
     languages_of: int
-    labels: list[Count]
+    labels: list[Count]  # the most frequent
+    more_labels: int  # besides those
     target_model: str | None
     max_tokens: int
     tokens: Histogram | None

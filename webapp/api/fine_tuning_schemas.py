@@ -56,7 +56,8 @@ class FlywheelSettings(BaseModel):  # ninja's Schema forgets what is not a field
     )
     recipe: dict[str, Any] | None = Field(
         None,
-        description="How the files are cleaned and split, as for a dataset's version; null: texts stay as they are.",
+        description="How the files are cleaned and split, as for a dataset's version; null: texts stay as they are, a "
+        "tenth is held back for validation, and of labels and numbers another tenth for the test.",
     )
     invalid_examples: Literal["fail", "skip"] = Field(
         "fail", description="Whether an example with an error fails the job, or is left out."

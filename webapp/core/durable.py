@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -13,3 +15,22 @@ def sync_path(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """What is made there within, or moved there, is there after a power cut, with the folders that were missing.
+
+    What it holds is not seen to. Raises OSError.
+    """
+    make_folders(path.parent)
+    yield
+    sync_path(path.parent)
+
+
+def make_folders(path: Path) -> None:
+    """It, and those above it; they are there after a power cut. Raises OSError."""
+    if not path.is_dir():
+        make_folders(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_path(path.parent)

@@ -102,6 +102,15 @@ def _delete_datasets(ids: list[Any], before: datetime) -> None:
             continue  # something has begun with it
 
 
+def _checkpoints(setting: str, how: str, state: str) -> Rule:
+    return Rule(
+        setting,
+        f"folders of checkpoints of {how} fine-tunes",
+        lambda before: job_services.ended_and_kept(state, before),
+        lambda ids, before: job_services.forget_checkpoints(state=state, ids=ids, before=before),
+    )
+
+
 # --- usage ---------------------------------------------------------------------------------------------------
 def _old_usage(before: datetime) -> QuerySet[UsageDay]:
     """A month's limit looks at all of that month."""
@@ -127,12 +136,8 @@ RULES = (
         _old_datasets,
         _delete_datasets,
     ),
-    Rule(
-        "RETENTION_CANCELLED_DAYS",
-        "folders of checkpoints of cancelled fine-tunes",
-        job_services.cancelled_and_kept,
-        lambda ids, before: job_services.forget_cancelled(ids=ids, before=before),
-    ),
+    _checkpoints("RETENTION_CANCELLED_DAYS", "cancelled", Job.State.CANCELLED),
+    _checkpoints("RETENTION_FAILED_DAYS", "failed", Job.State.FAILED),
     Rule(
         "RETENTION_WEBHOOKS_DAYS",
         "webhook deliveries",

@@ -36,6 +36,8 @@ class Command(BaseCommand):
         remove.add_argument("name")
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:
+        # A database that lacks its schema says so now, and not after gigabytes have been fetched and read.
+        ServedModel.objects.first()
         try:
             if action == "list":
                 self._list()
@@ -50,7 +52,9 @@ class Command(BaseCommand):
                 )
             elif action == "publish":
                 for model in (published := model_services.publish_models()):
-                    self.stdout.write(f"{model.name} is in the shared storage ({_size(model.size_bytes)}).")
+                    self.stdout.write(
+                        f"{model.name} is in the shared storage ({_size(model.size_bytes)}). {_of_its_copy(model)}"
+                    )
                 if not published:
                     self.stdout.write("There is nothing on this host that the shared storage lacks.")
             elif action == "remove":
@@ -100,6 +104,13 @@ class Command(BaseCommand):
                 f"   {entry.name:<26} {_size(entry.size_bytes):>8}  needs {_size(entry.memory_bytes)} of memory, "
                 f"about {entry.tokens_a_second(cores):.0f} tokens a second: {here}  [{entry.licence}, {entry.source}]"
             )
+
+
+def _of_its_copy(model: ServedModel) -> str:
+    """What became of the files that were published."""
+    if model.workspace_id is not None:
+        return "Its copy on this host is removed."
+    return f"Its files on this host are used no more, and are yours to remove: {model.original}"
 
 
 def _size(count: int) -> str:

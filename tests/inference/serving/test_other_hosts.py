@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 
 from inference import model_services, services
 from inference.engine.config_folder import config_from_folder
@@ -212,13 +214,22 @@ def test_with_its_workspace_a_model_leaves_the_storage(
 
 
 def test_a_site_that_gets_a_storage_publishes_what_it_has(
-    base: ServedModel, tiny_folder: Path, settings: Any, start: Any, elsewhere: Any, tmp_path: Path
+    base: ServedModel,
+    workspace: Workspace,
+    settings: Any,
+    start: Any,
+    ask: Any,
+    elsewhere: Any,
+    tmp_path: Path,
 ) -> None:
     first, stored = settings.FLYWHEEL_HOME, settings.STORAGES
     settings.MODELS_DIR = first / "models"
     save_model(settings.MODELS_DIR / "own", tiny_config(num_hidden_layers=1))
     settings.STORAGES = {name: each for name, each in stored.items() if name != "shared"}
     model = model_services.register_model(name="own", path=settings.MODELS_DIR / "own")
+    source = save_adapter(tmp_path / "job", config_from_folder(settings.MODELS_DIR / "own"), seed=7)
+    trained = model_services.add_adapter(workspace=workspace, base=model, name="ft:own:1", source=source)
+    assert trained.original.is_dir()
     with pytest.raises(UserError, match="There is no shared storage"):
         model_services.publish_models()
     settings.STORAGES, settings.INFERENCE_MODELS = stored, ["own"]
@@ -229,9 +240,18 @@ def test_a_site_that_gets_a_storage_publishes_what_it_has(
     )
     host.stop()
     settings.FLYWHEEL_HOME, settings.MODELS_DIR = first, first / "models"
-    assert model_services.publish_models() == [model]
+    said = io.StringIO()
+    call_command("models", "publish", stdout=said)
+    assert f"are yours to remove: {settings.MODELS_DIR / 'own'}" in said.getvalue()
+    # What came of training is in one place, as where there was a storage from the first.
+    assert "ft:own:1 is in the shared storage" in said.getvalue()
+    assert not trained.original.exists()
+    assert model.original.is_dir()
     settings.MODELS_DIR = elsewhere() / "models"
-    start()
+    trained.refresh_from_db()
+    generation = ask(trained)
+    run(start(), generation)
+    assert ended(generation).state == "complete"
 
 
 # --- Told what to serve -------------------------------------------------------------------------------------

@@ -121,6 +121,7 @@ def test_columns_that_no_longer_exist_are_no_longer_chosen_and_that_is_said(
     chosen = {"labelled.text": "id,ticket", "labelled.label": "thema"}
     assert client.post(f"/data/files/{file.pk}/", as_shown(client, file) | chosen).status_code == 302
     assert not file.work.filter(state="queued").exists()
+    assert "any more: check which field" not in client.get(f"/data/files/{file.pk}/").content.decode()
     assert read_as_saved(file, tmp_path / "read").examples == [
         LabelledExample("1,Wo ist sie?", ["Lieferung"]),
         LabelledExample("2,Zu teuer, leider.", ["Preis"]),

@@ -178,6 +178,14 @@ def test_a_report_shows_problems_by_code_and_the_places_of_one(client: Client, r
         assert client.get(f"{address}?{odd}").status_code == 200
 
 
+def test_a_report_says_how_many_labels_there_are_besides_those_it_lists(
+    client: Client, report: DataWork
+) -> None:
+    report.result |= {"more_labels": 1200}  # type: ignore[operator]
+    report.save()
+    assert "And 1,200 other labels." in client.get(f"/data/{report.dataset_id}/report/").content.decode()
+
+
 def test_a_report_shows_what_is_in_the_data_and_says_what_it_cannot_see(
     client: Client, report: DataWork
 ) -> None:

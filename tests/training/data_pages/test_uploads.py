@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from tests.synced import note_synced
 from training import storage, uploads, work
 from training.models import Dataset, DataWork, SourceFile
 from webapp.accounts.models import User, Workspace
@@ -124,6 +126,16 @@ def test_a_part_is_on_the_disk_before_the_row_says_that_it_arrived(
     put(client, place, 0, b"0123")
     put(client, place, 4, b"456789")
     assert synced == [(b"0123", 0), (b"0123456789", 4)]
+
+
+def test_where_a_file_lies_is_on_the_disk_before_its_row_is(
+    client: Client, dataset: Dataset, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = note_synced(monkeypatch)
+    begin(client, dataset)
+    file = storage.source_path(SourceFile.objects.get())
+    for path in itertools.takewhile(lambda above: above != home, (file, *file.parents)):
+        assert path.name in synced[path.parent]
 
 
 def test_what_the_machine_lost_when_its_power_failed_is_sent_again(client: Client, dataset: Dataset) -> None:

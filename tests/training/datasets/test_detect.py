@@ -177,20 +177,35 @@ def test_fields_of_other_names_are_guessed_by_what_they_hold_and_the_guess_is_sa
 def test_a_column_of_few_values_beside_texts_is_guessed_to_be_their_label_and_the_guess_is_said(
     tmp_path: Path,
 ) -> None:
-    rows = [[f"Sentence {n} of a letter.", ("joy", "anger")[n % 2], "en"] for n in range(12)]
+    rows = [[f"Sentence {n} of a letter.", ("joy", "anger", "fear")[n % 3], "en"] for n in range(12)]
     table = [["text", "emotion", "lang"], *rows]
+    more = [[*table[0], "when", "phase"], *([*row, "2024", str(n % 2)] for n, row in enumerate(rows))]
 
     mixed = found(tmp_path, xlsx(table), "a.xlsx")
-    sorted_by_it = found(tmp_path, xlsx([table[0], *rows[::2]]), "a.xlsx")
+    beside_others = found(tmp_path, xlsx([[row[0], *row[:2:-1], row[1]] for row in more]), "b.xlsx")
+    sorted_by_it = found(tmp_path, xlsx([table[0], *rows[::3]]), "a.xlsx")
     corpus = found(tmp_path, xlsx([[row[0], row[2]] for row in table]), "a.xlsx")
+    flagged = found(
+        tmp_path, jsonl({"text": row[0], "is_spam": n % 2} for n, row in enumerate(rows)), "a.jsonl"
+    )
+    years = found(
+        tmp_path, jsonl({"text": row[0], "year": 2020 + n % 3} for n, row in enumerate(rows)), "a.jsonl"
+    )
 
     assert mixed.reading is not None
     assert (mixed.reading.shape, mixed.reading.columns) == ("labelled", {"text": "text", "label": "emotion"})
     assert "guess" in "".join(mixed.notices)
+    assert beside_others.reading is not None
+    assert beside_others.reading.columns == mixed.reading.columns
     assert sorted_by_it.reading is not None
     assert sorted_by_it.reading.shape == "document"
     assert "guess" in "".join(sorted_by_it.notices)
     assert corpus.notices == []
+    assert flagged.reading is not None
+    assert flagged.reading.columns == {"text": "text", "label": "is_spam"}
+    assert years.reading is not None
+    assert years.reading.shape == "document"
+    assert "guess" in "".join(years.notices)
 
 
 @pytest.mark.parametrize(
@@ -329,3 +344,16 @@ def test_whoever_looks_into_an_archive_for_too_long_is_ended_and_leaves_nothing_
 
     assert "too large or too broken" in detect(path, "a.zip").reason
     assert list(unpacked.iterdir()) == []
+
+
+def test_of_any_number_of_fields_with_names_of_any_length_those_are_kept_that_can_be_chosen(
+    tmp_path: Path,
+) -> None:
+    """What was found becomes a row of the database, and is shown on a page."""
+    many = {"text": "I like it", "label": "good", "k" * 100_000: "x", **{f"c{n}": "x" for n in range(3000)}}
+    some = {"text": "I hate it", "label": "bad", **{f"d{n}": "x" for n in range(3000)}}
+    detected = found(tmp_path, jsonl([many, some]), "a.jsonl")
+    assert detected.reading is not None
+    assert detected.reading.columns == {"text": "text", "label": "label"}
+    assert detected.columns[:3] == ["text", "label", "c0"]
+    assert len(detected.columns) == 1000

@@ -17,6 +17,7 @@ from training.datasets.profile import profile
 from training.datasets.progress import Cancelled
 from training.datasets.reading import ReadSummary, read_sources
 from training.datasets.report import Count, Report
+from training.datasets.sources import Reading, Source
 
 TWENTY = [chat(sentence(n, 10), sentence(-n - 1)) for n in range(20)]
 
@@ -59,14 +60,14 @@ def test_of_an_archive_the_file_within_it_is_named(tmp_path: Path) -> None:
     assert repeated.reason == "It is the same as dup.zip/a/one.jsonl, line 2."
 
 
-@pytest.mark.parametrize("number", [1, 3])
-def test_a_row_without_a_text_at_the_end_of_a_file_is_looked_at_like_others(
-    tmp_path: Path, number: int
-) -> None:
-    examples = [*[labelled(sentence(n), "a") for n in range(number - 1)], labelled("", "a")]
-    report = profile(write_records(tmp_path / "work", examples), model=None, max_tokens=0)
-    assert (report.read, report.near_duplicates) == (number, 0)
-    assert counted(report.problems)["nothing_to_learn"] == 1
+def test_a_last_row_whose_text_is_empty_is_counted_as_any_other(tmp_path: Path) -> None:
+    """As of a table, which may be sent so: cleaning then drops it, or fills it."""
+    source = tmp_path / "tickets.csv"
+    source.write_text("text,label\nHello there,greeting\nGood bye,farewell\n,greeting\n,greeting\n")
+    reading = Reading("csv", "labelled", columns={"text": "text", "label": "label"})
+    read = read_sources([Source(source, source.name, reading)], tmp_path / "work")
+    report = profile(tmp_path / "work", model=None, max_tokens=0, read=read)
+    assert (report.usable, report.exact_duplicates, counted(report.labels)["greeting"]) == (4, 1, 3)
 
 
 def test_a_shared_system_message_makes_no_near_duplicates(tmp_path: Path) -> None:
@@ -204,6 +205,16 @@ def test_the_same_text_under_different_labels_is_told_with_both(
         (16, "warning", "The same text is “good” in tickets.csv, line 1, and “bad” here."),
         (19, "warning", "The same text is “good” in tickets.csv, line 1, and without a label here."),
     ]
+
+
+def test_of_a_column_that_is_different_in_every_row_not_all_is_listed_as_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiling, "MOST_LABELS", 5)
+    examples = [labelled(f"ticket {n}", str(n)) for n in range(12)] + [labelled("ticket 7 again", "7")]
+    report = profile(write_records(tmp_path / "work", examples), model=None, max_tokens=0)
+    assert report.labels[0] == Count("7", 2)
+    assert (len(report.labels), report.more_labels) == (5, 7)
 
 
 def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

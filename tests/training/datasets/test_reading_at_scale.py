@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,10 +23,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.training.datasets.files import chat, jsonl, pdf, read, source, what_was_read, write
+from training.datasets import children as reading_processes
 from training.datasets.child import ReadPart
 from training.datasets.detect import detect
 from training.datasets.part import Part, read_part
 from training.datasets.problems import DataError
+from training.datasets.process import Process
 from training.datasets.progress import Cancelled
 from training.datasets.reading import read_sources
 from training.datasets.sources import Reading, Source
@@ -168,6 +172,42 @@ def test_a_file_that_gets_nowhere_is_given_up_and_the_others_are_read(
     assert [(problem.code, problem.file) for problem in done.problems] == [("file_too_complex", "a.pdf")]
     assert [record.file for record in done.records] == [1]
     assert children() == []
+
+
+@pytest.mark.parametrize("place", ["00000", "00000/records", "00000/problems", "records"])
+def test_links_that_a_reading_process_left_lead_nowhere(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one that its file has taken over: Landlock keeps it from what they lead to, and nothing its worker."""
+    theirs = tmp_path / "theirs"
+    read_sources([source(tmp_path, MANY, "a.jsonl")], theirs)
+    before = contents(theirs)
+    read_parts = reading_processes.read_parts
+
+    def taken_over(*given: object, writes: list[Path], **more: object) -> None:
+        read_parts(*given, writes=writes, **more)  # type: ignore[arg-type]
+        left = writes[0] / place
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        left.symlink_to(theirs / ("problems.jsonl" if "/" in place else "records"))
+
+    monkeypatch.setattr("training.datasets.reading.SMALL", 0)
+    monkeypatch.setattr("training.datasets.children.read_parts", taken_over)
+    with pytest.raises(DataError) as refused:
+        read_sources([source(tmp_path, MANY, "b.jsonl")], tmp_path / "work")
+    assert refused.value.code == "file_not_safe"
+    assert contents(theirs) == before
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_process_that_talks_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.datasets.process.MAX_ANSWER", 2**17)
+    process = Process("tests.training.datasets.endless")
+    try:
+        heard = list(itertools.islice(iter(process.answers, None), 100))
+    finally:
+        process.end()
+    assert len(heard) < 100
+    assert not any(heard)
 
 
 def test_a_file_that_unpacks_to_more_than_memory_holds_is_refused(tmp_path: Path) -> None:

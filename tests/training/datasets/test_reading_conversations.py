@@ -279,6 +279,11 @@ CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "
             {"messages": [USER, {"role": "assistant", "tool_calls": CALL}]},
             "tool_calls", "messages[1].tool_calls",
         ),
+        (
+            "chat",
+            {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": CALL}]},
+            "tool_calls", "messages[1].tool_calls",
+        ),
         ("chat", {"messages": [USER, {"role": "tool", "content": "5"}, ANSWER]}, "tool_calls", "messages[1].role"),
         ("chat", {"messages": [USER, ANSWER], "tools": [{"type": "function"}]}, "tools_ignored", "tools"),
         ("chat", {"messages": [USER, SYSTEM, ANSWER]}, "system_not_first", "messages[1].role"),

@@ -90,7 +90,7 @@ def make_trials(search: Search, base: ServedModel, version: DatasetVersion) -> l
     return [
         make_job(
             search.workspace, search.created_by, base, version, name=f"{search.name} {number}", search=search,
-            number=number, spec={
+            number=number, finished_at=None if fields["state"] == "running" else timezone.now(), spec={
                 "learning_rate": 0.00012345 * number, "lora": {"r": 4 * number},
                 "optimizer": "sgd" if number % 2 else "adamw",
             }, **fields,

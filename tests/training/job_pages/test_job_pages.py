@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -13,13 +13,14 @@ import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from inference.models import ServedModel
 from tests.training.data_pages.conftest import LogIn
 from tests.training.data_pages.test_data_pages import EVIL, INLINE
 from tests.training.job_pages.rows import REGRESSED, RUNNING, classified, learn, make_job
-from training import job_charts, job_page, job_words
+from training import job_charts, job_page, job_services, job_words
 from training.models import Dataset, Job, JobEvent, Measurement, Sample
 from training.trainer.confusion import most_confused
 from webapp.accounts.models import User, Workspace
@@ -205,6 +206,31 @@ def test_a_cancelled_job_says_until_when_it_can_be_resumed(
     assert "The checkpoint of step 40 is kept until Dec. 7, 2026: it can be resumed" in shown(client, job)
     settings.RETENTION_CANCELLED_DAYS = 0
     assert "The checkpoint of step 40 is kept: it can still be resumed." in shown(client, job)
+
+
+def test_a_failed_job_says_until_when_what_it_saved_is_kept_and_can_be_resumed_till_then(
+    client: Client, job: Job, settings: Settings
+) -> None:
+    checkpoint = job.checkpoints.create(step=40)
+    ended = {"state": "failed", "error_code": "disk", "finished_at": datetime(2026, 11, 30, 12, tzinfo=UTC)}
+    changed(job, step=40, **ended)
+    assert "The checkpoint of step 40 is kept until Dec. 30, 2026." in shown(client, job)
+    settings.RETENTION_FAILED_DAYS = 0
+    assert "The checkpoint of step 40 is kept, with everything this page shows." in shown(client, job)
+    job_services.forget_checkpoints(state="failed", ids=[job.pk], before=timezone.now() + timedelta(days=400))
+    checkpoint.refresh_from_db()
+    assert not checkpoint.is_kept
+    page = shown(client, job)
+    assert "What it had saved is no longer kept." in page
+    assert 'id="job-resume"' not in page
+    assert "goes on from there" not in page
+    assert "would end the same way" not in page
+    answer = client.post(f"/fine-tunes/{job.pk}/resume/", follow=True)
+    assert (
+        "What this fine-tune had saved is no longer kept. Begin another like it." in answer.content.decode()
+    )
+    job.refresh_from_db()
+    assert job.state == "failed"
 
 
 def test_a_failure_says_what_happened_what_was_kept_and_what_to_do(client: Client, job: Job) -> None:

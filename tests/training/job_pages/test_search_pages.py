@@ -13,7 +13,10 @@ from inference.models import ServedModel
 from tests.training.data_pages.conftest import LogIn
 from tests.training.job_pages.rows import classified, make_job, make_search, make_trials, make_version
 from tests.training.job_pages.test_new_job import SETTINGS, choose, untouched
+from training import knob_fields
 from training.models import Dataset, DatasetVersion, Job, Search
+from training.search import advance
+from training.search_space import knob_values
 from training.trainer.evaluation import summarise_folds
 from webapp.accounts.models import User, Workspace
 
@@ -119,16 +122,73 @@ def test_the_form_offers_sets_of_layers_and_says_of_each_other_setting_why_it_is
     choose(client, version, base)
     page = client.get(SETTINGS).content.decode()
     whole = untouched(page)
-    assert "<dt>Longest example</dt>" in page.split('id="not-searched"')[1]
-    assert "It changes which tokens the loss is of, so trials could not be compared." in page
-    answer = client.post(SETTINGS, whole | {"knob_1": "packing", "trials": "3"})
-    said = "Several examples in one pass cannot be searched for: it changes the time or the memory"
+    assert "<dt>Checkpoints kept</dt>" in page.split('id="not-searched"')[1]
+    assert "It changes what is kept of a job, and not what is learnt." in page
+    answer = client.post(SETTINGS, whole | {"knob_1": "keep_checkpoints", "trials": "3"})
+    said = "Checkpoints kept cannot be searched for: it changes what is kept of a job"
     assert said in answer.content.decode()
     assert client.post(SETTINGS, whole | {"knob_1": "lora.targets", "trials": "3"}).status_code == 302
     begun = Search.objects.get()
     names = ["all", "attention", "queries_values", "feed_forward"]
     assert begun.parameters["space"] == {"lora.targets": {"choices": names}}
     assert "all layers, attention, queries and values, feed-forward" in shown(client, begun)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {
+            "packing": None, "gradient_checkpointing": None, "precision": None, "lora.initialisation": None,
+            "checkpoint_every": (1, 9), "patience": (0, 3), "seed": (0, 99), "epochs": (0.5, 3),
+        },
+        {
+            "max_steps": (10, 200), "accumulation": (1, 8), "microbatch_tokens": (64, 4096), "max_length": (32, 2048),
+            "lora.dropout": (0, 0.5), "schedule": None, "batch_size": (1, 64), "warmup": (0, 0.5),
+        },
+    ],
+)  # fmt: skip
+def test_whatever_changes_what_is_learnt_or_what_it_takes_is_searched_for(
+    asked: dict[str, tuple[float, float] | None], client: Client, version: DatasetVersion, base: ServedModel
+) -> None:
+    choose(client, version, base)
+    rows: dict[str, str] = {}
+    for number, (name, limits) in enumerate(asked.items(), 1):
+        rows |= {f"knob_{number}": name}
+        if limits:
+            rows |= {f"low_{number}": str(limits[0]), f"high_{number}": str(limits[1])}
+    client.post(SETTINGS, untouched(client.get(SETTINGS).content.decode()) | rows | {"trials": "3"})
+    begun = Search.objects.get()
+    advance(begun.id)
+    job = begun.jobs.get()
+    assert job.state == Job.State.QUEUED
+    assert {*knob_fields.values_of(job.spec)} >= {*asked} - {"precision"}
+    for name, limits in asked.items():
+        value = knob_values(job.spec, begun.parameters["space"])[name]
+        assert limits[0] <= value <= limits[1] if limits else value is not None, name
+    page = shown(client, begun)
+    assert ("up to 2,048 tokens at a time" in page) == ("max_length" in asked)
+    assert "Of trials that learn the same, the fastest is the best" in page
+    assert "Memory</th>" in page
+
+
+def test_where_trials_differ_only_in_how_steps_are_computed_their_time_is_shown_and_drawn(
+    client: Client, found: Search, trials: list[Job]
+) -> None:
+    assert "Time spent" not in shown(client, found)
+    found.parameters["space"] = {"packing": {"choices": [True, False]}}
+    found.save()
+    for number, (job, seconds) in enumerate(zip(trials, (4.814, 740.0, 9.0, 9.0, 3.2, 0.0), strict=True)):
+        job.spec, job.seconds, job.memory = {"packing": number % 2 == 0}, seconds, 2_340_000_000
+        job.save()
+    page = shown(client, found)
+    assert "the fastest trial is the best" in page
+    rows = re.findall(r'data-label="Time spent">([^<]*)</td>.*?data-label="Memory">([^<]*)<', page, re.S)
+    assert rows[:3] == [("4.81 s", "2.3 GB"), ("0:12:20", "2.3 GB"), ("9.00 s", "2.3 GB")]
+    assert rows[5][0] == "—"
+    assert re.search(r'id="trial-5".*?the best', page)
+    assert '<h2 id="losses">Time spent, in seconds</h2>' in page
+    drawn = page[page.index('class="chart trials') :].split("</svg>")[0]
+    assert drawn.count("<circle") == 3  # how long one took that was stopped early says nothing
 
 
 def test_what_the_search_itself_refuses_is_said_on_the_page(

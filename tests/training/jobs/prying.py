@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -15,8 +17,27 @@ def opens(path: str, mode: str = "rb") -> bool:
         return False
 
 
+def connects(family: int, address: object) -> bool:
+    try:
+        with socket.socket(family) as there:
+            there.connect(address)  # type: ignore[arg-type]
+            return True
+    except OSError:
+        return False
+
+
+def signals(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        return True
+    except OSError:
+        return False
+
+
 if __name__ == "__main__":
     asked = json.loads(Path(sys.argv[1]).read_text())["prying"]
     read = {path: opens(path) for path in asked["read"]}
     written = {path: opens(path, "ab") for path in asked["write"]}
-    print(json.dumps(read | written))
+    signalled = {str(process): signals(process) for process in asked.get("signal", ())}
+    reached = {str(port): connects(socket.AF_INET, ("127.0.0.1", port)) for port in asked["connect"]}
+    print(json.dumps(read | written | signalled | reached))

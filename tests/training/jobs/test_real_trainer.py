@@ -20,11 +20,13 @@ from inference import local_models, model_services
 from inference.models import ServedModel
 from tests.services import ROOT, wait_until
 from tests.training.jobs.conftest import Start
-from training import job_life, job_services, storage, tail, trainer_process
+from training import job_life, job_services, search_services, storage, tail, trainer_process
+from training.job_request import JobRequest
 from training.models import DatasetVersion, Job
+from training.search import advance
 from training.trainer.command import main
 from training.trainer_process import marked
-from training.training_worker import Supervision, run_next
+from training.training_worker import Ended, Supervision, run_next
 from webapp.accounts.models import User
 from webapp.core import shared_storage
 from webapp.env import Env
@@ -129,6 +131,54 @@ def test_a_training_host_without_the_base_fetches_it_and_what_it_learnt_is_there
         with local_models.hold(model) as folder:
             assert folder.is_relative_to(home / "third")
             assert (folder / "adapter_model.safetensors").is_file()
+
+
+def test_a_searchs_trials_are_judged_by_the_same_tokens_and_the_fastest_of_equals_is_published(
+    base: ServedModel, version: DatasetVersion, tiny_base: Path, alice: User
+) -> None:
+    base.path = str(tiny_base)
+    base.save()
+    both = {"choices": [True, False]}
+    space: dict[str, Any] = {"packing": both, "gradient_checkpointing": both}
+    found = search_services.start_search(
+        asked=JobRequest(
+            user=alice, workspace=version.dataset.workspace, version=version, base=base, task="chat", name="fast",
+            spec=KNOBS | {"max_steps": 4, "checkpoint_every": 2, "prompts": []},
+        ),
+        space=space | {"max_length": {"choices": [24, 64]}}, trials=4,
+    )  # fmt: skip
+    knobs = [(24, True, False), (64, True, False), (64, False, False), (64, True, True)]
+    for length, packing, again in knobs:
+        advance(found.id)
+        waiting = found.jobs.get(state=Job.State.QUEUED)
+        waiting.spec |= {"max_length": length, "packing": packing, "gradient_checkpointing": again}
+        waiting.save()
+        job = job_life.claim_next()
+        assert job is not None
+        folder = storage.job_folder(job)
+        folder.mkdir(parents=True)
+        supervision = Supervision(job)
+        spec = supervision._write_spec(storage.version_folder(version))
+        assert job_life.begin(job)
+        tail.begin(job, folder)
+        assert main([str(spec)]) == 0
+        tail.drain(job, folder)
+        supervision._conclude(Ended("", 0))
+    advance(found.id)
+    short, *same = found.jobs.order_by("number")
+    judged = {job.data["validation_trained_tokens"] for job in (short, *same)}
+    assert len(judged) == 1
+    assert short.data["trained_tokens"] < same[0].data["trained_tokens"]
+    assert short.base_validation_loss == pytest.approx(same[0].base_validation_loss, rel=1e-6)
+    for job in same:
+        assert job.best_validation_loss == pytest.approx(same[0].best_validation_loss, rel=1e-4)
+    assert short.best_validation_loss != pytest.approx(same[0].best_validation_loss, rel=1e-3)
+    assert same[0].best_validation_loss < short.best_validation_loss
+    fastest = min(same, key=lambda job: job.seconds)
+    found.refresh_from_db()
+    assert found.result["best"] == str(fastest.id)
+    assert fastest.model is not None
+    assert (fastest.model.location / "adapter_model.safetensors").exists()
 
 
 def test_a_job_of_several_processes_succeeds_as_one_of_one_does(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.services import wait_until
 from training import job_life, launcher, trainer_process
 from training.trainer import orphans
 from training.trainer_process import NICE, TrainerProcess, marked
@@ -40,7 +41,7 @@ def test_a_trainer_gives_way_to_chat_and_is_the_first_to_end_where_memory_runs_o
     job = str(tmp_path)
     trainer = TrainerProcess(tmp_path, job, tmp_path / "spec.json", processes=1, threads=1)
     try:
-        (process,) = marked(job)
+        (process,) = wait_until(lambda: marked(job), "its environment")
         # These tests may run at a lower priority than a trainer has, and it gets none that is higher than theirs: that
         # it was asked for is all that can be seen then.
         nice = max(NICE, os.getpriority(os.PRIO_PROCESS, 0))

@@ -214,6 +214,7 @@ def test_a_trainer_that_is_killed_goes_on_from_its_last_checkpoint(start: Start,
     assert (job.state, job.attempt, job.crashes) == (State.SUCCEEDED, 2, 0)
     assert job.events.get(code="resumed").data == {"step": 4, "exact": True}
     assert rows(job) == WHOLE
+    assert job.seconds == STEPS * 0.5
 
 
 def test_a_trainer_that_always_dies_before_it_got_on_is_given_up(start: Start, trainer: Trainer) -> None:

@@ -143,7 +143,8 @@ def test_a_misspelt_knob_or_a_missing_file_is_refused(
     assert "lm_head" in capfd.readouterr().err
     assert main(["nowhere.json"]) == main([]) == 2
     assert bench.run(base="/nowhere").exit_status == EXIT_STATUS["model"]
-    assert bench.run("long", max_length=4096).status["error"] == "spec"
+    for knob in ("max_length", "validation_length"):
+        assert bench.run("long", **{knob: 4096}).status["error"] == "spec"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

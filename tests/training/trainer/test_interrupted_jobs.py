@@ -27,6 +27,7 @@ from training.trainer.command import main
 from training.trainer.failures import EXIT_STATUS
 from training.trainer.learner import Learner
 from training.trainer.optimisation import Optimizer
+from training.trainer.spec import Spec
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -340,6 +341,15 @@ def _write_state_of_before(kept: Path) -> None:
         {name: state[name] for name in state.keys() - {"device", "max_length"}}
     ).encode()
     write_folder(last, files)
+
+
+def test_what_a_spec_has_gained_since_makes_no_other_job_of_it() -> None:
+    """Or what was begun by the version before could not go on."""
+    before = "85c0e0ad775d48e6edf84ddde1a1276d25c71d6d2f7064e4c64403c3821fff97"
+    spec = Spec(base="base", dataset="data", output="out")
+    assert state.identity(spec, "data", "model") == before
+    judged = Spec(base="base", dataset="data", output="out", validation_length=64)
+    assert state.identity(judged, "data", "model") != before
 
 
 def test_a_job_whose_device_was_left_to_us_goes_on_where_the_same_one_is_named(bench: Bench) -> None:

@@ -199,6 +199,7 @@ def test_a_classifier_that_goes_on_from_a_checkpoint_is_the_same(method: str, be
     [
         ({"folds": 2, "fold": 1}, "folds is only for"),
         ({"class_weights": "balanced"}, "class_weights is only for"),
+        ({"task": "classification", "validation_length": 64}, "validation_length is only for"),
         ({"task": "classification", "folds": 1}, "may be 0 or from 2 to 20"),
         ({"task": "classification", "folds": 3}, "fold is 0 and may be from 1 to 3"),
         ({"task": "classification", "folds": 3, "fold": 4}, "from 1 to 3"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
+from tests.synced import note_synced
 from tests.webapp.api.conftest import key_client
 from tests.webapp.api.data_work import ORDERS, chat, jsonl, make_base, upload, uploaded, work
 from training import storage
@@ -48,6 +50,16 @@ def test_a_file_is_kept_looked_at_checked_and_given_back_as_it_was(alices: Clien
     assert b"".join(content) == ORDERS
     assert content.headers["Content-Disposition"].startswith("attachment")
     assert not incoming()
+
+
+def test_where_a_file_lies_is_on_the_disk_before_it_is_acknowledged(
+    alices: Client, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = note_synced(monkeypatch)
+    uploaded(alices)
+    file = storage.source_path(SourceFile.objects.get())
+    for path in itertools.takewhile(lambda above: above != home, (file, *file.parents)):
+        assert path.name in synced[path.parent]
 
 
 def test_what_is_wrong_with_a_file_is_told_with_file_and_line(alices: Client) -> None:

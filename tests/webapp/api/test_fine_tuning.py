@@ -220,6 +220,34 @@ def test_data_of_a_kind_that_nothing_is_learnt_from_fails_the_job(alices: Client
     assert (error["code"], error["param"]) == ("bad_task", "training_file")
 
 
+@pytest.mark.parametrize("answer", [{"label": "delivery"}, {"score": 1.5}])
+def test_labels_and_numbers_of_a_file_are_judged_by_a_test_split_that_was_held_back(
+    answer: dict[str, object], alices: Client, ask: Ask
+) -> None:
+    (name,) = answer
+    other = {"label": "billing", "score": 4.5}[name]
+    rows = [
+        {"text": f"text {n} of {n * 7919} letters", **(answer if n % 2 else {name: other})} for n in range(90)
+    ]
+    file = uploaded(alices, jsonl(rows))
+    body = ask(training_file=file).json()
+    work()
+    held = splits(body["id"])
+    assert sum(held.values()) == 90
+    assert held["test"] >= 3
+    assert held["validation"] >= 3
+    again = ask(training_file=file).json()["id"]
+    work()
+    assert row(again).version_id == row(body["id"]).version_id
+    judged = uploaded(alices, jsonl({"text": f"other {n}", **answer} for n in range(5)))
+    given = ask(training_file=file, validation_file=judged).json()["id"]
+    work()
+    assert splits(given) == {"train": 90, "validation": 5, "test": 0}
+    own = ask(training_file=file, flywheel={"recipe": {"split": {"validation": 0.2, "test": 0}}}).json()["id"]
+    work()
+    assert splits(own)["test"] == 0
+
+
 def test_files_of_two_kinds_fail_the_job(alices: Client, ask: Ask) -> None:
     labelled = uploaded(alices, jsonl({"text": f"text {n}", "label": "ab"[n % 2]} for n in range(20)))
     body = ask(training_file=uploaded(alices), validation_file=labelled).json()

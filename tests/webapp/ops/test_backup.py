@@ -614,16 +614,23 @@ def changed(folder: Path, name: str, content: bytes, **fields: object) -> None:
 def test_rows_that_lack_others_leave_neither_rows_nor_files(
     kept_site: Site, other_site: Site, to: Path
 ) -> None:
-    if connection.vendor != "postgresql":
-        pytest.skip("SQLite's database is put there as it is")
     folder = back_up(kept_site, to, "--with-secrets")
-    usual, table = read_manifest(folder), "tables/accounts_workspace.copy"
+    is_sqlite = connection.vendor == "sqlite"
+    usual = read_manifest(folder)
+    table = "database.sqlite3" if is_sqlite else "tables/accounts_workspace.copy"
     rows = (folder / table).read_bytes()
-    changed(folder, table, rows.splitlines(keepends=True)[0], tables=usual.tables | {"accounts_workspace": 0})
+    if is_sqlite:
+        with contextlib.closing(sqlite3.connect(folder / table)) as database, database:
+            database.execute("DELETE FROM accounts_workspace")
+    lacking = (folder / table).read_bytes() if is_sqlite else rows.splitlines(keepends=True)[0]
+    changed(folder, table, lacking, tables=usual.tables | {"accounts_workspace": 0})
     secret = (
         (other_site.home / "secret_key").read_bytes() if (other_site.home / "secret_key").exists() else None
     )
-    assert "The database could not be restored" in refused(other_site, "restore", str(folder))
+    said = refused(other_site, "restore", str(folder))
+    assert "The database could not be restored: " in said
+    if is_sqlite:
+        assert "name rows of accounts_workspace that are not there" in said
     assert every_file(other_site) == {}
     if secret is not None:
         assert (other_site.home / "secret_key").read_bytes() == secret

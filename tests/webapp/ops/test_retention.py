@@ -24,7 +24,17 @@ from webapp.api.models import Completion, Webhook, WebhookDelivery
 from webapp.chat.models import Conversation, Message
 from webapp.ops.tasks import retain_all
 
-KINDS = ("CONVERSATIONS", "API", "DATASETS", "CANCELLED", "WEBHOOKS", "USAGE", "AUDIT", "INVITATIONS")
+KINDS = (
+    "CONVERSATIONS",
+    "API",
+    "DATASETS",
+    "CANCELLED",
+    "FAILED",
+    "WEBHOOKS",
+    "USAGE",
+    "AUDIT",
+    "INVITATIONS",
+)
 
 
 @pytest.fixture
@@ -155,23 +165,30 @@ def test_datasets_go_with_their_files_unless_a_fine_tune_learnt_from_them(
     assert AuditEvent.objects.get(action="dataset_deleted").actor is None
 
 
-def test_checkpoints_of_cancelled_fine_tunes_go_and_the_rest_of_them_stays(
-    keep: Callable[..., None], workspace: Workspace, model: ServedModel
+@pytest.mark.parametrize("state", ["cancelled", "failed"])
+def test_checkpoints_of_fine_tunes_that_did_not_succeed_go_and_the_rest_of_them_stays(
+    state: str, keep: Callable[..., None], workspace: Workspace, model: ServedModel
 ) -> None:
     folders = {}
-    for name, state, days in (("old", "cancelled", 8), ("fresh", "cancelled", 6), ("failed", "failed", 8)):
+    other = "failed" if state == "cancelled" else "cancelled"
+    for name, state_, days in (
+        ("old", state, 8),
+        ("fresh", state, 6),
+        ("other", other, 8),
+        ("on", "paused", 8),
+    ):
         job = Job.objects.create(
             workspace=workspace, name=name, task="chat", data_label=name, spec={}, data_hash="", base=model,
-            state=state, sent_at=ago(days), finished_at=ago(days),
+            state=state_, sent_at=ago(days), finished_at=ago(days),
         )  # fmt: skip
         job.checkpoints.create(step=4)
         folders[name] = storage.job_folder(job) / "checkpoints" / "step-00000004"
         folders[name].mkdir(parents=True)
         (folders[name].parents[1] / "metrics.jsonl").write_text("")
-    keep(CANCELLED=7)
-    assert "1 folders of checkpoints of cancelled fine-tunes" in said("--dry-run")
+    keep(**{state.upper(): 7})
+    assert f"1 folders of checkpoints of {state} fine-tunes" in said("--dry-run")
     retain_all()
-    assert [name for name, folder in folders.items() if folder.exists()] == ["fresh", "failed"]
+    assert [name for name, folder in folders.items() if folder.exists()] == ["fresh", "other", "on"]
     assert (folders["old"].parents[1] / "metrics.jsonl").exists()
     assert not Job.objects.get(name="old").checkpoints.get().is_kept
     assert Job.objects.get(name="fresh").checkpoints.get().is_kept

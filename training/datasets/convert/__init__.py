@@ -38,7 +38,7 @@ class Converter:
         self._shape, self._file = reading.shape, file
         self._convert = _CONVERT[reading.shape]
         self.unused: list[str] = []  # fields that hold something, of which nothing was used
-        self._names = _field_names(reading)
+        self._names = [(field, names) for field, names in _field_names(reading) if names]
         taken = set(reading.columns.values())
         mapped = reading.columns.get("group")
         self._groups = tuple(n for n in GROUP_NAMES if n not in taken) if mapped is None else (mapped,)
@@ -56,19 +56,16 @@ class Converter:
             found.say("data_type", "", value, "An example is an object with named fields.")
             return None, "", found.problems
         fields: dict[str, object] = {}
-        used: list[str] = []
         for field, names in self._names:
             for name in names:
                 if name in value:
                     fields[field] = value[name]
-                    used.append(name)
                     break
                 if "." in name and (inner := _inside(value, name)) is not None:
                     fields[field] = inner
-                    used.append(name.partition(".")[0])
                     break
         if not self._seen.issuperset(value):
-            self._note_unused(value, used)
+            self._note_unused(value)
         for field, cell in fields.items():
             if isinstance(cell, NoValue):
                 found.say(
@@ -86,10 +83,11 @@ class Converter:
         example = self._convert(fields, found)
         return None if found.broken else example, self._group(value), found.problems
 
-    def _note_unused(self, value: dict[str, object], used: list[str]) -> None:
-        self._seen.update(used)
-        for name in value:
-            if name not in self._seen and value[name] not in (None, "", [], {}):
+    def _note_unused(self, value: dict[str, object]) -> None:
+        unused = [name for name in _unused(self._names, value) if name not in self._seen]
+        self._seen.update(value.keys() - unused)
+        for name in unused:
+            if value[name] not in (None, "", [], {}):
                 self._seen.add(name)
                 if len(self.unused) < _MOST_UNUSED:
                     self.unused.append(name)
@@ -106,14 +104,19 @@ class Converter:
 
 def unused_of(reading: Reading, names: Iterable[str]) -> list[str]:
     """Of a row with fields of these names, those of which nothing is used."""
-    left = dict.fromkeys(
-        name for name in names if name not in _KNOWN and name != reading.columns.get("group")
-    )
-    for _, usual in _field_names(reading):
-        used = next((name for name in usual if name in left or name.partition(".")[0] in left), "")
-        left.pop(used, None)
-        left.pop(used.partition(".")[0] if used else "", None)
-    return list(left)
+    known = {*_KNOWN, reading.columns.get("group")}
+    return [name for name in _unused(_field_names(reading), names) if name not in known]
+
+
+def _unused(fields: list[tuple[str, tuple[str, ...]]], there: Iterable[str]) -> Iterable[str]:
+    left = dict.fromkeys(there)
+    for _, names in fields:
+        for name in names:
+            place = name if name in left else name.partition(".")[0]
+            if place in left:
+                del left[place]
+                break
+    return left
 
 
 def _field_names(reading: Reading) -> list[tuple[str, tuple[str, ...]]]:

@@ -120,9 +120,10 @@ def _chat(
             found.say("data_type", "label", said, "Whether an answer is a good one is said by true or false.")
         else:
             found.say("rejected_answer", "label", said, "It says that its answer is a bad one.")
+    whole = before + messages if before else messages
     if not found.broken:
-        check_conversation(before + messages, path, found, before=len(before))
-    return ChatExample(before + messages)
+        check_conversation(whole, path, found, before=len(before))
+    return ChatExample(whole)
 
 
 def _asked(fields: Fields, field: str, more: str, found: Found) -> list[Message]:

@@ -98,11 +98,12 @@ def _message(
                 "message_unrecognized_key", where, value, f"A message has no {key[:80]!r}: it is ignored."
             )
     role = _role(item, path, index, found, dialect)
-    if dialect.content in item:
+    calls = any(item.get(key) for key in _TOOLS)
+    if dialect.content in item and not (calls and item[dialect.content] is None):
         content = _content(item[dialect.content], f"{path}[{index}].{dialect.content}", found)
     else:
         content = None
-        if not any(item.get(key) for key in _TOOLS):
+        if not calls:
             reason = f"The message has no {dialect.content!r}."
             found.say("message_missing_key", f"{path}[{index}].{dialect.content}", item, reason)
     weight = item.get("weight")

@@ -118,5 +118,5 @@ def table_row(line: int, names: list[str], cells: Sequence[object], beginning: s
         )
     if len(cells) > len(names) and any(cell not in (None, "") for cell in cells[len(names) :]):
         reason = f"It has {len(cells)} fields, and the table has {len(names)} columns."
-        return Flaw(line, "invalid_row", beginning, reason, done)
+        return Flaw(line, "too_many_fields", beginning, reason, done)
     return Row(line, dict(zip(names, cells, strict=False)), done)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,9 +166,22 @@ def _sqlite_beside(copy: Path, manifest: Manifest) -> Iterator[Path]:
         shutil.move(copy, beside)
         with contextlib.closing(sqlite3.connect(beside)) as database, database:
             _finish(manifest, database.cursor())
+            _check_references(database)
         yield beside
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _check_references(database: sqlite3.Connection) -> None:
+    """What PostgreSQL does by itself: SQLite looks at rows that are written, and not at a file that is put there."""
+    lacking = Counter((table, parent) for table, _, parent, _ in database.execute("PRAGMA foreign_key_check"))
+    if lacking:
+        ((table, parent), count), *others = lacking.most_common()
+        more = f", and {len(others)} other tables lack some, too" if others else ""
+        raise BackupError(
+            f"The database could not be restored: {count} rows of {table} name rows of {parent} that are not "
+            f"there{more}. It was damaged before it was backed up. Use an earlier backup."
+        )
 
 
 def _put_sqlite(ready: Path) -> None:
