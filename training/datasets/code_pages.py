@@ -12,7 +12,9 @@ _WINDOWS = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256"
 _ASIAN = ("cp932", "euc_jis_2004", "cp949", "gb18030", "big5hkscs")
 CODE_PAGES = (*_WINDOWS, *_ASIAN, "iso8859-2", "koi8-r", "mac-roman", "cp850", "cp852", "cp866")
 _OF_ANOTHER_SCRIPT = frozenset(("cp1251", "cp1253", "cp1255", "cp1256", "cp874", "koi8-r", "cp866"))
-_AS_LIKELY = 0.99
+_WESTERN = frozenset(("cp1252", "mac-roman", "cp850"))
+_AS_LIKELY, _FAR_LIKELIER = 0.99, 1.3
+_CELL_END = re.compile(rb'[,;\t\r\n"]')
 _SIGNS = frozenset("’‘“”„–—…•€£°©®™·«»¿¡§½¼¾²³×ºª¥±\xa0")
 _BETWEEN_LETTERS = frozenset("’–—·…")
 _STRANGE = re.compile(r"[^\x00-\x7f]")
@@ -22,7 +24,16 @@ _AMONG_THEIR_OWN = re.compile(f"{_LETTER}(?={_LETTER})")
 
 
 def code_page_of(text: bytes) -> str:
-    """The codec's name. `text`: not in Unicode; what surrounds such words says in which language they are."""
+    """The codec's name. `text`: not in Unicode, with lines that are in ASCII alone or without."""
+    cells = b"\n".join(cell for cell in _CELL_END.split(text) if not cell.isascii())
+    page, likelihoods = _most_likely(cells)
+    usual, _ = _most_likely(text)  # what surrounds them tells the language, where they are in the same
+    is_sure = page not in _WESTERN and likelihoods[page] > _FAR_LIKELIER * likelihoods.get(usual, 0.0)
+    return page if is_sure else usual
+
+
+def _most_likely(text: bytes) -> tuple[str, dict[str, float]]:
+    """The page, and how likely each is."""
     from chardet import detect_all  # few files need it
 
     found = detect_all(text, include_encodings=CODE_PAGES, compat_names=False, ignore_threshold=True)
@@ -31,7 +42,7 @@ def code_page_of(text: bytes) -> str:
     possible = [page for page in CODE_PAGES if page in read and not _mixes_scripts(page, read[page])]
     most = max((likelihoods[page] for page in possible), default=0.0)
     likely = [page for page in possible if likelihoods[page] >= _AS_LIKELY * most]
-    return min(likely, key=lambda page: _oddities(read[page]), default=CODE_PAGES[0])
+    return min(likely, key=lambda page: _oddities(read[page]), default=CODE_PAGES[0]), likelihoods
 
 
 def _mixes_scripts(page: str, text: str) -> bool:

@@ -79,6 +79,28 @@ def test_a_table_in_a_code_page_is_read_as_it_was_written(
     assert detected.notices[0].startswith("It is not in Unicode, and is read as")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "labels"),
+    [
+        ("cp1251", ("жалоба", "вопрос")),
+        ("cp1250", ("skarga", "zapytanie o wysyłkę, którą się śledzi")),
+        ("cp1253", ("παράπονο", "ερώτηση")),
+        ("gb18030", ("投诉", "问题")),
+        ("cp932", ("苦情", "質問")),
+    ],
+)
+def test_labels_in_another_language_than_the_texts_are_read_as_they_were_written(
+    tmp_path: Path, encoding: str, labels: tuple[str, str]
+) -> None:
+    rows = [
+        f'My order number {number} has not arrived yet,"{labels[number % 2]}"\r\n' for number in range(20)
+    ]
+
+    detected = detect(write(tmp_path, ("text,label\r\n" + "".join(rows)).encode(encoding)), "a.csv")
+
+    assert [row["label"] for row in detected.rows[:2]] == [*labels]
+
+
 def test_an_english_text_with_a_foreign_word_is_read_with_all_its_lines(tmp_path: Path) -> None:
     plain = "The shop opens at nine and closes at six. It stays closed on Sundays.\n\n"
 
