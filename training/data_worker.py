@@ -39,7 +39,7 @@ Kind, State = DataWork.Kind, DataWork.State
 # Bytes: from here on it takes a minute and more. One of a worker's threads (`webapp.ops.processes.data`) is left to
 # what is smaller, however many large files somebody has.
 LARGE = 64 * 2**20
-_turns = Turns(most=2)
+turns = Turns(most=2)
 # Progress reaches the database, and a wish to cancel the worker, this often; the lease is renewed at least so often.
 _LOOK_SECONDS, _RENEW_SECONDS = 0.5, 2.0
 DISK_FULL = gettext_noop(
@@ -104,7 +104,7 @@ def run_in_turn(work_id: UUID | str) -> None:
         return
     sizes = [work.file.size] if work.file is not None else work.dataset.files.values_list("size", flat=True)
     if sum(sizes) > LARGE:
-        _turns.take(work.dataset.workspace_id, work.id, run_work)
+        turns.take(work.dataset.workspace_id, work.id, run_work)
     else:
         run_work(work.id)
 

@@ -4,8 +4,8 @@ torchrun is asked for what it can do and does not by itself:
 
 - Its processes are forked from it once torch is there, so all of them share what was imported: watching over one costs
   7 MB and a fifth of a second, and not a second Python with a second torch.
-- They meet in a file that only this user reads, and talk within this machine. Its own port is open to the whole
-  network, and what comes in there is unpickled.
+- They meet in a file that only this user reads. Its own port is open to the whole network, and what comes in there is
+  unpickled.
 - It ends as the first of them that failed did, and not with a status of its own: on a full disk that is all a trainer
   can say (trainer/failures.py).
 """
@@ -13,12 +13,16 @@ torchrun is asked for what it can do and does not by itself:
 from __future__ import annotations
 
 import gc
+import glob
 import logging
 import os
+import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 from training.trainer.failures import EXIT_STATUS
+from training.trainer.orphans import MARK
 from training.trainer.orphans import SECONDS as ORPHANED_SECONDS
 
 
@@ -36,7 +40,7 @@ def main(arguments: list[str]) -> int:
     gc.enable()
     api.logger.addFilter(_is_news)
     spec = os.path.abspath(spec)
-    with tempfile.TemporaryDirectory(prefix="flywheel-", dir=_memory()) as own:
+    with tempfile.TemporaryDirectory(prefix=_prefix(os.environ.get(MARK, "")), dir=_memory()) as own:
         os.chdir(own)  # --standalone calls where they meet "localhost:0", which of a file is a path
         os.environ["FLYWHEEL_MEETING"] = os.path.join(own, "meeting")
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
@@ -55,10 +59,20 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _memory() -> str | None:
+def forget(job: str) -> None:
+    """Removes what launchers of it left that were killed."""
+    for left in Path(_memory()).glob(f"{glob.escape(_prefix(job))}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _prefix(job: str) -> str:
+    return f"flywheel-{os.path.basename(job)}-"
+
+
+def _memory() -> str:
     """A folder of it, where there is one: on a full disk a job has to begin, to say that it is full."""
     folder = "/dev/shm"  # noqa: S108
-    return folder if os.access(folder, os.W_OK) else None
+    return folder if os.access(folder, os.W_OK) else tempfile.gettempdir()
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -42,11 +42,14 @@ def train() -> None:
 
 
 @worker_shutting_down.connect
-def _stop_training(**_: Any) -> None:
-    """Runs inside a signal handler; Celery then waits for the task, which waits for the trainer to save."""
-    worker = sys.modules.get("training.training_worker")
-    if worker is not None:
-        worker.stopping.set()
+def _stop(**_: Any) -> None:
+    """Runs inside a signal handler; Celery then waits for its tasks: for the trainer to save, and for the data that is
+    worked on just now. What would have come then is sent again.
+    """
+    if trains := sys.modules.get("training.training_worker"):
+        trains.stopping.set()
+    if reads := sys.modules.get("training.data_worker"):
+        reads.turns.end()
 
 
 @shared_task(name="jobs.prepare")

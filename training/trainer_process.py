@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 import psutil
 
-from training import confinement
+from training import confinement, launcher
 from training.trainer.orphans import MARK
 from webapp.core.plain_files import open_plain
 from webapp.core.tether import tether
@@ -46,12 +46,12 @@ def command(spec: Path, processes: int) -> list[str]:
     """A worker that dies takes torchrun with it, and that its trainers: each saves first. The job's folder is there."""
     given = json.loads(spec.read_bytes())
     reads = [Path(given[name]) for name in ("base", "dataset") if given.get(name)]
-    # They meet in the second; in the third, GPUs keep what was compiled for them.
+    # torchrun writes in the second what went wrong in them; in the third, GPUs keep what was compiled for them.
     writes = [Path(given["output"]), Path(tempfile.gettempdir()), Path(os.path.expanduser("~/.nv"))]
     # Several talk with one another. torchrun asks the system for a port that is free, also where nobody will use it.
     network: confinement.Network = "all" if processes > 1 else "passive"
-    launcher = confinement.prefix("training.launcher", reads=[spec, *reads], writes=writes, network=network)
-    return [*tether(), *launcher, str(processes), str(TRAINER), str(spec)]
+    launch = confinement.prefix(launcher.__name__, reads=[spec, *reads], writes=writes, network=network)
+    return [*tether(), *launch, str(processes), str(TRAINER), str(spec)]
 
 
 def environment(job: str, threads: int) -> dict[str, str]:
@@ -174,3 +174,4 @@ def end_left(job: str, seconds: float = ENDING_SECONDS) -> None:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, timeout=0.5)
+    launcher.forget(job)

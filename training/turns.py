@@ -17,6 +17,11 @@ class Turns:
         self._most, self._under_way = most, 0
         self._waiting: OrderedDict[UUID, dict[UUID, None]] = OrderedDict()  # by workspace, each in its order
         self._lock = threading.Lock()
+        self._is_over = False
+
+    def end(self) -> None:
+        """What is under way is the last: its process is told to stop."""
+        self._is_over = True
 
     def take(self, workspace: UUID, work: UUID, do: Callable[[UUID], None]) -> None:
         """Does it now, and then what has come to wait meanwhile; or leaves it to whoever does something now."""
@@ -37,7 +42,7 @@ class Turns:
 
     def _next(self) -> UUID | None:
         with self._lock:
-            if not self._waiting:
+            if self._is_over or not self._waiting:
                 self._under_way -= 1
                 return None
             workspace, theirs = self._waiting.popitem(last=False)

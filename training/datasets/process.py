@@ -1,6 +1,6 @@
 """A process of ours for work on what strangers wrote: lines of JSON go in and come out. Knows nothing of the work.
 
-It has none of the site's secrets and no files but those it is to work on, no network, one thread, limited memory, and
+It has none of the site's secrets and no files but those it is to work on, no TCP, one thread, limited memory, and
 ends when whoever started it is gone, in the midst of whatever it does.
 """
 

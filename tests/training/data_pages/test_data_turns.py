@@ -12,6 +12,7 @@ from django.utils import timezone
 from tests.services import wait_until
 from training import data_worker, services, tasks, work
 from training.models import DataWork, SourceFile
+from training.turns import Turns
 from webapp.accounts.models import User, Workspace
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -97,3 +98,16 @@ def test_large_files_take_turns_and_leave_room_for_small_ones(
     for name in worker.may_end:
         worker.ends(name)
     wait_until(lambda: not DataWork.objects.exclude(state="ready").exists(), "all of it", 10)
+
+
+def test_a_worker_that_is_told_to_stop_begins_nothing_more(
+    ask: Ask, worker: Worker, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_worker, "turns", Turns(most=1))
+    for name in ("first", "second"):
+        ask(workspace, name, 20 * 2**30)
+    tasks._stop()
+    worker.ends("first")
+    worker.threads[0].join(30)
+    worker.has_begun("first")
+    assert [each.state for each in DataWork.objects.order_by("created_at")] == ["ready", "queued"]

@@ -15,10 +15,11 @@ from inference.models import ServedModel
 from tests.training.jobs import scripted_trainer
 from tests.training.jobs.watched import Trainer
 from tests.training.trainer.conftest import chats, conversation, freeze, tiny_base  # noqa: F401
-from training import job_services, storage, tail, trainer_process, training_worker
+from training import data_worker, job_services, storage, tail, trainer_process, training_worker
 from training.datasets.frozen import read_manifest
 from training.job_request import JobRequest
 from training.models import Dataset, DatasetVersion, Job
+from training.turns import Turns
 from webapp.accounts.models import User, Workspace
 
 Start = Callable[..., Job]
@@ -97,6 +98,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch, base: ServedModel) -> Iterator[Trai
 
     monkeypatch.setattr(training_worker, "prepare", lambda job, folder, checkpoints: None)
     monkeypatch.setattr(training_worker, "_TICK", 0.02)
+    monkeypatch.setattr(data_worker, "turns", Turns(most=1))  # which end with the worker that is stopped
     monkeypatch.setattr(tail, "take_in", looking)
     yield trainer
     training_worker.stopping.clear()

@@ -127,7 +127,7 @@ def test_a_pause_that_is_being_saved_is_cut_short_by_a_cancel_and_by_the_end_of_
         elif looks == 3 and wish == "cancel":
             job_services.cancel_job(job=job, user=alice)
         elif looks == 3:
-            tasks._stop_training()
+            tasks._stop()
 
     job = start(spec=SPEC)
     trainer("deaf", meanwhile=look)
@@ -147,7 +147,7 @@ def test_a_worker_that_is_stopped_has_as_long_to_save_as_its_process_may_take(
     settings.STOP_GRACE_SECONDS = 5
     monkeypatch.setattr(patience, "CANCEL_SECONDS", 0.2)
     job = start(spec=SPEC)
-    trainer("slow,lingers", meanwhile=at_step(5, lambda _: tasks._stop_training()))
+    trainer("slow,lingers", meanwhile=at_step(5, lambda _: tasks._stop()))
     run_next()
     assert (now(job).state, job_life.last_saved(job)) == (State.QUEUED, 5)
 
@@ -201,7 +201,7 @@ def test_of_several_trainers_each_is_told_to_save_and_not_who_started_them(
 
 def test_a_worker_that_is_stopped_has_the_job_saved_and_gives_it_back(start: Start, trainer: Trainer) -> None:
     job = start(spec=SPEC)
-    trainer("slow", meanwhile=at_step(5, lambda _: tasks._stop_training()))
+    trainer("slow", meanwhile=at_step(5, lambda _: tasks._stop()))
     run_next()
     assert (now(job).state, now(job).crashes, now(job).step) == (State.QUEUED, 0, 5)
     run_next()  # takes no other any more
