@@ -9,21 +9,27 @@ from typing import Any
 
 import pytest
 
+from tests.services import wait_until
 from tests.training.trainer import launched
 from training import trainer_process
 from training.trainer.failures import EXIT_STATUS
 
 
-def launch(folder: Path, processes: int, **asked: Any) -> tuple[int, str, list[dict[str, Any]]]:
-    """Its exit status, its log, and what each process found."""
+def begin(folder: Path, processes: int, **asked: Any) -> subprocess.Popen[str]:
     spec = folder / "spec.json"
     spec.write_text(json.dumps({"output": str(folder), "status": 0, "failing": -1} | asked))
     command = trainer_process.command(spec, processes)
     command[command.index(str(trainer_process.TRAINER))] = str(launched.__file__)
-    environment = trainer_process.environment("a job", threads=1)
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    environment = trainer_process.environment(str(folder), threads=1)
+    return subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.PIPE, text=True)
+
+
+def launch(folder: Path, processes: int, **asked: Any) -> tuple[int, str, list[dict[str, Any]]]:
+    """Its exit status, its log, and what each process found."""
+    with begin(folder, processes, **asked) as process:
+        _, log = process.communicate(timeout=120)
     said = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
-    return done.returncode, done.stderr, said
+    return process.returncode, log, said
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -52,3 +58,13 @@ def test_a_process_that_is_killed_is_no_failure_of_the_trainers_and_named_in_the
     status, log, _ = launch(tmp_path, 1, failing=0, status=-9)
     assert status not in EXIT_STATUS.values()
     assert "Process 0 of the job ended with exit status -9." in log
+
+
+def test_a_launcher_that_is_killed_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    said = tmp_path / "0.json"
+    with begin(tmp_path, 1, status=1):
+        wait_until(lambda: said.exists() and said.read_text(), "what the process found")
+        folder = Path(json.loads(said.read_text())["folder"])
+        assert folder.exists()
+        trainer_process.end_left(str(tmp_path))
+        assert not folder.exists()
