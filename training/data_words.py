@@ -15,8 +15,6 @@ from training.forms import SHAPES
 # Sentences with holes, as the catalogue has them. Those without are known by being in it.
 TEMPLATES = (
     "{0} is half of a character, and the other half is not there.",
-    "Its examples are called {0} and so on: write them as a list, without names.",
-    "Its examples are in the list {0}: make a file of that list alone.",
     "{0} is too large to be looked into within an archive, which is done up to {1} MB: upload it unpacked.",
     "{0} of the dataset cannot be read: {1}.",
     "{0} of the dataset is not what was frozen.",
@@ -68,10 +66,18 @@ TEMPLATES = (
     "The {0} is not a text.",
     "The {0} says nothing.",
     "The {0} speaks twice in a row.",
-    "{0} is half of a character, and the other half is not there.",
     "({0}) There are {1} such problems in all.",
     "There is no encoding {0}: choose another.",
 )
+# The holes that words of ours fill. What fills the others is out of people's files: a sheet “Data”, a label “Label”.
+_OUR_WORDS: dict[str, tuple[int, ...]] = {
+    "It holds {0}.": (0,),
+    "Read as {0}, it does not fit the others, which are {1}.": (0, 1),
+    "The file is {0}.": (0,),
+    "The file is read as {0}, and the first file as {1}.": (0, 1),
+    "The job failed due to an invalid {0}.": (0,),
+    "The name ends in .{0}, but the file is {1}.": (1,),
+}
 _HOLE = re.compile(r"\{\d\}")
 _LINE = re.compile(r"(.+), line (\d+)")
 
@@ -114,7 +120,12 @@ def _known(text: str) -> str | None:
         return str(SHAPES[text])
     for template, pattern in _patterns():
         if (found := pattern.fullmatch(text)) is not None:
-            return _(template).format(*(_known(filling) or _place(filling) for filling in found.groups()))
+            ours = _OUR_WORDS.get(template, ())
+            fillings = (
+                (number in ours and _known(filling)) or _place(filling)
+                for number, filling in enumerate(found.groups())
+            )
+            return _(template).format(*fillings)
     return None
 
 

@@ -49,7 +49,6 @@ INTERNAL = gettext_noop(
     "Something went wrong on the server. Nothing was changed; its log says more. Try again."
 )
 MODEL_GONE = gettext_noop("The model whose tokens were to be counted is no longer installed. Choose another.")
-NOT_LOOKED_AT = gettext_noop("This file could not be looked at.")
 REPORT_GONE = gettext_noop("What the check left behind is no longer there. Check the data again.")
 
 
@@ -289,9 +288,7 @@ def _sources(files: list[SourceFile]) -> list[Source]:
 
 def _refusal(file: SourceFile) -> Problem:
     """What is wrong with a file that cannot be read."""
-    detected = file.detected or {}
-    code, reason = detected.get("code") or "unreadable_file", detected.get("reason") or NOT_LOOKED_AT
-    return problem(code, file.name, 0, "", "", reason)
+    return problem(file.refusal.code, file.name, 0, "", "", file.refusal.reason)
 
 
 def _report_of(work: DataWork, name: str = "report") -> DataWork:

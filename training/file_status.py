@@ -48,7 +48,7 @@ def statuses(files: Sequence[SourceFile]) -> dict[UUID, FileStatus]:
 
 def _status(file: SourceFile, check: Any, *, is_alone: bool) -> FileStatus:
     if file.state == SourceFile.State.UNREADABLE:
-        return FileStatus("error", (file.detected or {}).get("reason") or None)
+        return FileStatus("error", file.refusal.reason)
     if file.state != SourceFile.State.READY or check is None or check.is_unfinished:
         return FileStatus("uploaded")
     if not is_alone or check.state == DataWork.State.CANCELLED:

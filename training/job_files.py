@@ -213,7 +213,7 @@ def _checked(job: Job, file_id: UUID | None, param: str) -> _Checked | None:
     if file is None:
         raise Unusable("file_not_found", FILE_GONE, param)
     if file.state == SourceFile.State.UNREADABLE:
-        raise _invalid(f"{file.name}: {(file.detected or {}).get('reason', '')}", param)
+        raise _invalid(f"{file.name}: {file.refusal.reason}", param)
     if file.state != SourceFile.State.READY:
         return None
     if not storage.source_path(file).is_file():

@@ -69,6 +69,10 @@ def checked_space(task: str, spec: dict[str, Any], space: dict[str, Any]) -> Spa
         for value in values.get("choices") or (values["low"], values["high"]):
             why = wrong_knobs(task, with_knob(spec, name, value))
             wrong += [each for each in why if each not in wrong]
+    if task not in PROMPTLESS and "auto" in found.get("max_length", {}).get("choices", ()):
+        wrong.append(
+            _("the choices of max_length are numbers, since the longest says what all trials are judged by")
+        )
     if wrong:
         raise UserError("bad_space", _("This cannot be searched: %(why)s.") % {"why": "; ".join(wrong)})
     return found
@@ -139,7 +143,7 @@ def most_demanding(spec: dict[str, Any], space: Space) -> dict[str, Any]:
 
 
 def _numbers(asked: dict[str, Any]) -> list[Any]:
-    """Limits, or choices but for "auto"."""
+    """Limits, or choices but for "auto", which may be among the lengths of what has labels."""
     return [each for each in asked.get("choices") or (asked["low"], asked["high"]) if each != "auto"]
 
 

@@ -16,7 +16,8 @@ def keep_columns(found: Detected, asked: Reading, before: Sequence[str]) -> None
     now_called = dict(zip(before, found.columns, strict=True)) if len(before) == len(found.columns) else {}
     kept, lost = dict[str, str](), list[str]()
     for field, column in asked.columns.items():
-        if not column or column.partition(".")[0] in found.columns:
+        # "q.text" may be a column of that name, or what a column "q" holds under "text".
+        if not column or {column, column.partition(".")[0]} & {*found.columns}:
             kept[field] = column
         elif column in now_called:
             kept[field] = now_called[column]

@@ -173,7 +173,10 @@ class _Reading:
                 self._results[number] = self._refuse(number, part, "empty_file", reason)
 
     def _require_plain(self) -> None:
-        """A process that a file has taken over is kept from others, and may leave links to them for whoever is not."""
+        """A process that a file has taken over is kept from others, and may leave links to them for whoever is not.
+
+        As `webapp.core.plain_files.require_plain` does, which datasets, being plain Python, may not import.
+        """
         for above, folders, files in os.walk(self._work):
             for name in (*folders, *files):
                 kind = os.lstat(os.path.join(above, name)).st_mode

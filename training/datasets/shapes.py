@@ -123,7 +123,7 @@ def guess_shape(rows: Sequence[Mapping[str, object]]) -> tuple[Shape, dict[str, 
         return "preference", pairs, True
     if shape := _conversations(rows, names):
         return (*shape, True)
-    if pair := _languages(rows):
+    if pair := _two_languages_in_one(rows):
         return "translation", pair, True
     for candidate in ("alpaca", "prompt_completion", "translation", "labelled", "document"):
         columns = usual_columns(candidate, names)
@@ -133,6 +133,8 @@ def guess_shape(rows: Sequence[Mapping[str, object]]) -> tuple[Shape, dict[str, 
             if candidate == "document":
                 return _document_or_labelled(rows, names, columns)
             return candidate, columns | _good(candidate, rows, names), True
+    if pair := _columns_called_by_languages(names):
+        return "translation", pair, True
     by_content = _by_content(rows, names)
     return None if by_content is None else (*by_content, False)
 
@@ -183,17 +185,18 @@ def is_good(value: object) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _languages(rows: Sequence[Mapping[str, object]]) -> dict[str, str] | None:
-    """{"translation": {"de": ..., "en": ...}}, as parallel corpora of the Hugging Face hub are, or two such columns."""
+def _two_languages_in_one(rows: Sequence[Mapping[str, object]]) -> dict[str, str] | None:
+    """{"translation": {"de": ..., "en": ...}}, as parallel corpora of the Hugging Face hub are."""
     first = rows[0].get("translation")
     if isinstance(first, dict) and len(first) == 2 and all(isinstance(text, str) for text in first.values()):
         source, target = first
         return {"source": f"translation.{source}", "target": f"translation.{target}"}
-    called = [
-        name
-        for name in dict.fromkeys(name for row in rows for name in row)
-        if _LANGUAGE.fullmatch(name.strip().casefold())
-    ]
+    return None
+
+
+def _columns_called_by_languages(names: Sequence[str]) -> dict[str, str] | None:
+    """Two of them, where no usual name says what the columns are: "it" and "my" may be something else."""
+    called = [name for name in names if _LANGUAGE.fullmatch(name.strip().casefold())]
     return dict(zip(("source", "target"), called, strict=True)) if len(called) == 2 else None
 
 
@@ -221,8 +224,8 @@ def _numbers(rows: Sequence[Mapping[str, object]], columns: dict[str, str]) -> b
 def _document_or_labelled(
     rows: Sequence[Mapping[str, object]], names: list[str], columns: dict[str, str]
 ) -> tuple[Shape, dict[str, str], bool]:
-    """Texts beside which a column has few different values may well be labelled: where these are words, or two. Of one
-    value nobody can tell yet."""
+    """Texts beside which a column has few different values may well be labelled, where these are words. Of one value
+    nobody can tell yet, and numbers, dates, true and false say many other things about a document."""
     few: dict[str, list[str]] = {}
     for name in names:
         if name not in columns.values() and _fold(name) not in _ABOUT_A_TEXT:
@@ -231,7 +234,7 @@ def _document_or_labelled(
             if values and _are_few(values, len(rows)):
                 few[name] = values
     label = _likeliest_label(few)
-    if label and (len(set(few[label])) == 2 or _are_words(few[label])):
+    if label and _are_words(few[label]):
         return "labelled", {f: n for f, n in columns.items() if f != "title"} | {"label": label}, False
     return "document", columns, not label
 
@@ -246,9 +249,11 @@ def _likeliest_label(few: Mapping[str, list[str]]) -> str:
 
 
 def _are_words(values: list[str]) -> bool:
-    """Several, and not numbers or dates."""
-    different = set(values)
-    return len(different) > 1 and not all(re.fullmatch(r"[\d\s.,:/+-]+", value) for value in different)
+    """Several, and not numbers, dates, or true and false."""
+    different = {value.casefold() for value in values}
+    return len(different) > 1 and not all(
+        re.fullmatch(r"[\d\s.,:/+-]+|true|false", value) for value in different
+    )
 
 
 def _are_few(values: list[str], rows: int) -> bool:

@@ -6,12 +6,17 @@ The bytes lie in files (storage.py); these rows say which of them count.
 from __future__ import annotations
 
 import uuid
+from typing import NamedTuple
 
 from django.conf import settings
 from django.db import models
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from webapp.accounts.models import Workspace
+
+# Of a file whose look ended without an answer: cancelled, or its worker died.
+NOT_LOOKED_AT = gettext_noop("This file could not be looked at.")
 
 
 class Dataset(models.Model):
@@ -31,6 +36,13 @@ class Dataset(models.Model):
 
     class Meta:
         indexes = [models.Index(fields=["workspace", "-updated_at"], name="dataset_list")]
+
+
+class Refusal(NamedTuple):
+    """Why a file cannot be read. Its sentence is in English."""
+
+    code: str
+    reason: str
 
 
 class SourceFile(models.Model):
@@ -61,6 +73,12 @@ class SourceFile(models.Model):
 
     class Meta:
         ordering = ["created_at", "id"]
+
+    @property
+    def refusal(self) -> Refusal:
+        """Of one that is unreadable."""
+        found = self.detected or {}
+        return Refusal(found.get("code") or "unreadable_file", found.get("reason") or NOT_LOOKED_AT)
 
 
 class DataWork(models.Model):

@@ -48,17 +48,16 @@ def as_dataset_files(files: list[SourceFile]) -> list[schemas.DatasetFile]:
     for file, told in zip(files, as_files([*files]), strict=True):
         columns, rows = first_rows(file)
         reading = schemas.Reading(**file.reading) if file.reading else None
-        found, error = file.detected or {}, None
+        error = None
         if file.state == SourceFile.State.UNREADABLE:
-            code = found.get("code") or "unreadable_file"
-            error = schemas.WorkError(code=code, message=found.get("reason") or "")
+            error = schemas.WorkError(code=file.refusal.code, message=file.refusal.reason)
         answers.append(
             schemas.DatasetFile(
                 **told.dict(),
                 reading=reading,
                 columns=columns,
                 rows=rows,
-                notices=found.get("notices", []),
+                notices=(file.detected or {}).get("notices", []),
                 error=error,
             )
         )

@@ -147,6 +147,19 @@ def test_a_sheet_is_chosen_among_those_there_are_and_its_own_columns_are_shown(
     assert as_shown(client, file)["sheet"] == "FAQ"
 
 
+def test_a_column_with_a_dot_in_its_name_stays_chosen(client: Client, seen: Seen, tmp_path: Path) -> None:
+    first = [["id", "q.text", "q.label"], *([str(n), *ticket] for n, ticket in enumerate(TICKETS))]
+    file = seen("tickets.xlsx", workbook({"May": first, "June": [row[1:] for row in first]}))
+    chosen = {"shape": "labelled", "labelled.text": "q.text", "labelled.label": "q.label"}
+    assert client.post(f"/data/files/{file.pk}/", as_shown(client, file) | chosen).status_code == 302
+    page = look_again(client, file, sheet="June")
+    assert "any more: check which field" not in page
+    assert as_shown(client, file) | chosen == as_shown(client, file)
+    assert read_as_saved(file, tmp_path / "read").examples == [
+        LabelledExample(text, [label]) for text, label in TICKETS
+    ]
+
+
 def test_a_file_that_cannot_be_read_as_a_person_says_says_why_and_can_be_corrected_again(
     client: Client, dataset: Dataset, seen: Seen
 ) -> None:

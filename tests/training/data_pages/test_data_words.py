@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import translation
 
 from tests.training.data_pages.conftest import LogIn, Seen
-from tests.training.datasets.files import archive, pdf
+from tests.training.datasets.files import archive, pdf, workbook
 from training import data_words, datasets, services, storage, tasks
 from training.datasets import codes, findings
 from training.job_words import in_reader_language
@@ -74,6 +74,28 @@ def test_every_code_and_every_part_of_a_sentence_is_known_in_chinese() -> None:
             "（wrong_weight）这样的问题共有 3 个。"
         )
     assert data_words.said("It is the same as a.csv, line 3.") == "It is the same as a.csv, line 3."
+
+
+def test_every_sentence_with_holes_is_there_once() -> None:
+    assert len(data_words.TEMPLATES) == len({*data_words.TEMPLATES})
+    assert {*data_words._OUR_WORDS} <= {*data_words.TEMPLATES}
+
+
+@pytest.mark.django_db
+def test_names_out_of_a_persons_files_are_not_translated(
+    alice: User, logged_in: LogIn, dataset: Dataset, seen: Seen
+) -> None:
+    client: Client = logged_in(alice)
+    client.post(reverse("set_language"), {"language": "zh-hans"})
+    rows = [["text", "label"], *([f"It is late, {n}.", ("Text", "Label")[n % 2]] for n in range(6))]
+    seen("a.xlsx", workbook({"Data": rows, "Label": rows}))
+    table = client.get(f"/data/{dataset.pk}/").content.decode()
+    assert "只读取工作表 Data，不读取 Label" in table
+
+    tasks.run(str(services.start_report(dataset=dataset).pk))
+    page = html.unescape(client.get(f"/data/{dataset.pk}/report/?code=rare_label").content.decode())
+    assert "标签“Text”只有 3 个样本" in page
+    assert "标签“Label”只有 3 个样本" in page
 
 
 @pytest.mark.django_db

@@ -148,6 +148,12 @@ def test_json_on_one_line_is_called_by_its_name_and_read_value_by_value(tmp_path
         ),
         ({"de": "Haus", "en": "house", "id": 1}, "translation", {"source": "de", "target": "en"}),
         ({"EN-gb": "house", "zh_Hant": "房子"}, "translation", {"source": "EN-gb", "target": "zh_Hant"}),
+        (
+            {"prompt": "a", "completion": "b", "it": "c", "en": "d"},
+            "prompt_completion",
+            {"prompt": "prompt", "completion": "completion"},
+        ),
+        ({"text": "a", "label": "b", "hi": 1, "my": 2}, "labelled", {"text": "text", "label": "label"}),
         ({"title": "a", "text": "b"}, "document", {"title": "title", "text": "text"}),
         ({"user": "u1", **chat("a", "b")}, "chat", {"messages": "messages", "group": "user"}),
     ],
@@ -185,11 +191,10 @@ def test_a_column_of_few_values_beside_texts_is_guessed_to_be_their_label_and_th
     beside_others = found(tmp_path, xlsx([[row[0], *row[:2:-1], row[1]] for row in more]), "b.xlsx")
     sorted_by_it = found(tmp_path, xlsx([table[0], *rows[::3]]), "a.xlsx")
     corpus = found(tmp_path, xlsx([[row[0], row[2]] for row in table]), "a.xlsx")
-    flagged = found(
-        tmp_path, jsonl({"text": row[0], "is_spam": n % 2} for n, row in enumerate(rows)), "a.jsonl"
-    )
-    years = found(
-        tmp_path, jsonl({"text": row[0], "year": 2020 + n % 3} for n, row in enumerate(rows)), "a.jsonl"
+    answered = found(
+        tmp_path,
+        jsonl({"text": row[0], "is_spam": ("no", "yes")[n % 2]} for n, row in enumerate(rows)),
+        "a.jsonl",
     )
 
     assert mixed.reading is not None
@@ -201,11 +206,25 @@ def test_a_column_of_few_values_beside_texts_is_guessed_to_be_their_label_and_th
     assert sorted_by_it.reading.shape == "document"
     assert "guess" in "".join(sorted_by_it.notices)
     assert corpus.notices == []
-    assert flagged.reading is not None
-    assert flagged.reading.columns == {"text": "text", "label": "is_spam"}
-    assert years.reading is not None
-    assert years.reading.shape == "document"
-    assert "guess" in "".join(years.notices)
+    assert answered.reading is not None
+    assert answered.reading.columns == {"text": "text", "label": "is_spam"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(2020, 2021, 2022), (0, 1), (True, False), ("True", "False"), ("2024-01", "2024-02")],
+    ids=["years", "numbers", "truth", "words of truth", "dates"],
+)
+def test_what_is_noted_beside_documents_in_numbers_dates_or_as_true_makes_no_labels_of_it(
+    values: tuple[object, ...], tmp_path: Path
+) -> None:
+    rows = [{"text": f"Sentence {n} of a letter.", "noted": values[n % len(values)]} for n in range(12)]
+
+    detected = found(tmp_path, jsonl(rows), "a.jsonl")
+
+    assert detected.reading is not None
+    assert (detected.reading.shape, detected.reading.columns) == ("document", {"text": "text"})
+    assert "guess" in "".join(detected.notices)
 
 
 @pytest.mark.parametrize(

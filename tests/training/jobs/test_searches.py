@@ -500,10 +500,22 @@ def test_how_much_is_read_is_searched_and_of_what_is_written_all_trials_are_judg
     assert json.loads(written.read_bytes())["validation_length"] == judged
 
 
+def test_trials_that_are_judged_by_as_much_as_the_longest_reads_say_how_much_that_is(
+    begin: Begin, version: DatasetVersion
+) -> None:
+    unsaid: dict[str, Any] = {"max_length": {"choices": ["auto", 64]}}
+    refused = code_of(lambda: begin(space=unsaid))
+    assert (refused.code, "the choices of max_length are numbers" in refused.message) == ("bad_space", True)
+    # Of a text with a label there is one loss, however much is read of it.
+    version.kind, version.manifest = "labelled", {"labels": ["ham", "spam"]}
+    version.save()
+    assert begin(space=unsaid, task="classification")
+
+
 def test_no_trial_is_of_longer_examples_than_its_model_reads(begin: Begin, version: DatasetVersion) -> None:
     version.kind = "document"
     version.save()
-    longer: dict[str, Any] = {"max_length": {"choices": ["auto", 64, 1025]}}
+    longer: dict[str, Any] = {"max_length": {"choices": [64, 1025]}}
     refused = code_of(lambda: begin(space=longer, task="documents"))
     assert (refused.code, "at most 1024" in refused.message) == ("bad_knobs", True)
     sizes = {"size": {"low": 4, "high": 8}}

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
+from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from tests.webapp.api.conftest import key_client
-from tests.webapp.api.data_work import ORDERS, chat, jsonl, make_base, uploaded, work
+from tests.webapp.api.data_work import ORDERS, chat, jsonl, make_base, upload, uploaded, work
+from training import tasks
+from training import work as life
 from training.models import Dataset, DatasetVersion, DataWork
 from webapp.accounts.models import Membership, Role, User, Workspace
 
@@ -209,6 +212,28 @@ def test_how_a_file_is_read_can_be_corrected(alices: Client) -> None:
         ({"delimiter": "--"}, "delimiter"),
     ):
         assert refused(post(alices, path, reading | wrong))[::2] == (400, where)
+
+
+def test_a_file_that_nobody_could_look_at_says_so(alices: Client) -> None:
+    """To a person who reads its dataset, to one who lists files, and of a job that was to learn from it."""
+    make_base()
+    sent = upload(alices).json()["id"]
+    asked = {"training_file": sent, "model": "tiny"}
+    job = alices.post("/v1/fine_tuning/jobs", asked, content_type="application/json").json()["id"]
+    looking = DataWork.objects.get(kind="detect")
+    for _ in range(life.MAX_CRASHES):
+        assert life.claim_work(work_id=looking.id) is not None
+        DataWork.objects.filter(id=looking.id).update(heartbeat_at=timezone.now() - life.LEASE * 1.1)
+        tasks.reap()
+    work()
+    why = "This file could not be looked at."
+    dataset = alices.get(f"/v1/files/{sent}").json()["dataset"]
+    (file,) = alices.get(f"/v1/datasets/{dataset}/files").json()["data"]
+    assert file["error"] == {"code": "unreadable_file", "message": why}
+    assert alices.get(f"/v1/files/{sent}").json()["status_details"] == why
+    failed = alices.get(f"/v1/fine_tuning/jobs/{job}").json()
+    assert failed["status"] == "failed"
+    assert failed["error"]["message"].endswith(f"orders.jsonl: {why}")
 
 
 def test_files_are_added_to_a_dataset_and_a_wrong_form_is_refused(alices: Client, dataset: str) -> None:
