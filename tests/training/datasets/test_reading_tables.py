@@ -369,6 +369,7 @@ def test_a_formula_without_its_value_and_an_error_are_told_and_not_learnt(tmp_pa
         ("no_value", 3, "text", "=A2"),
         ("no_value", 4, "label", "#REF!"),
         ("empty_field", 5, "text", "null"),
+        ("unused_fields", 0, "", "note"),
     ]
 
 
