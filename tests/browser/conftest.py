@@ -9,10 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from django.test import Client
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
+from inference.models import ServedModel
+from tests.browser.stage import Server, Stage
+from webapp.accounts.models import User, Workspace
 from webapp.ops.bootstrap import BROWSERS
 
 # Milliseconds. What a page is to show in the end: that a machine is busy fails no test.
@@ -57,3 +62,34 @@ def browser(django_db_setup: None) -> Iterator[Browser]:
         browser = launch(playwright)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def stage(
+    live_server: Any,
+    alice: User,
+    workspace: Workspace,
+    browser: Browser,
+    settings: Any,
+) -> Iterator[Stage]:
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    model = ServedModel.objects.create(
+        name="demo", path="demo", digest="0", architecture="llama", context_length=2048, parameters=1, size_bytes=1,
+        is_default=True,
+    )  # fmt: skip
+    client = Client()
+    client.force_login(alice)
+    context = browser.new_context(
+        base_url=live_server.url,
+        viewport={"width": 1200, "height": 800},
+        permissions=["clipboard-read", "clipboard-write"],
+    )
+    cookie = client.cookies[settings.SESSION_COOKIE_NAME]
+    context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": live_server.url}])
+    page = context.new_page()
+    server = Server()
+    page.route_web_socket("**/ws/chat/", server.connect)
+    complaints = complaints_of(page)
+    yield Stage(page, server, alice, workspace, model)
+    context.close()
+    assert [said for said in complaints if "WebSocket" not in said and "net::ERR" not in said] == []

@@ -254,14 +254,16 @@ def test_a_table_whose_columns_are_said_becomes_a_classifier_with_a_picture_of_i
 
 
 def learns_and_answers(page: Page, site: Site) -> None:
-    """From the frozen version on the page: three steps, a curve that grows, and a chat with what came of it."""
+    """From the frozen version on the page: some steps, a curve that grows, and a chat with what came of it."""
     page.get_by_role("link", name="Fine-tune Version 1").click()
     page.get_by_role("button", name="Next").click()
     expect(page.get_by_role("radio", name="An adapter")).to_be_checked()
     page.get_by_role("button", name="Next").click()
     page.get_by_role("textbox", name="Name").fill("Chats")
     page.get_by_text("All settings").click()
-    page.get_by_label("Steps at most").fill("8")
+    page.get_by_label("Steps at most").fill("4")
+    # Asked after each step, they are most of what it computes.
+    page.get_by_label("Length of sample answers").fill("16")
     page.get_by_label("Asked at each checkpoint").fill("What is AI?")
     page.get_by_role("button", name="Start").click()
 

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from inference.models import ServedModel
 from tests.browser.conftest import complaints_of
-from tests.browser.test_chat_page import Server
+from tests.browser.stage import Server
 from tests.training.job_pages.rows import RUNNING, classified, learn, make_base, make_job, make_version
 from training import services
 from training.job_page import parts

@@ -73,7 +73,7 @@ def backup_of(site: Site, variant: str) -> Iterator[Row]:
 
 def fill(site: Site, rows_mb: int, files_mb: int) -> None:
     """Old conversations, and files that rows name."""
-    from tests.webapp.ops.test_backup import add_adapter
+    from tests.webapp.ops.backup.kept import add_adapter
 
     with site.rows():
         workspace, person = Workspace.objects.get(), User.objects.get()

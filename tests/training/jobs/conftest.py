@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from inference.models import ServedModel
+from tests.training.jobs import scripted_trainer
+from tests.training.jobs.watched import Trainer
 from tests.training.trainer.conftest import chats, conversation, freeze, tiny_base  # noqa: F401
-from training import job_services, storage
+from training import job_services, storage, tail, trainer_process, training_worker
 from training.datasets.frozen import read_manifest
 from training.job_request import JobRequest
 from training.models import Dataset, DatasetVersion, Job
@@ -74,3 +77,26 @@ def start(base: ServedModel, version: DatasetVersion, alice: User) -> Start:
         return job_services.start_job(asked=JobRequest(**asked | changes))
 
     return start
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch, base: ServedModel) -> Iterator[Trainer]:
+    """Says what trainers do, and what happens each time that their worker looks."""
+    watch: list[Callable[[Job], None]] = []
+    take_in = tail.take_in
+
+    def looking(job: Job, folder: Path) -> str | None:
+        for look in watch:
+            look(job)
+        return take_in(job, folder)
+
+    def trainer(does: str = "", *, meanwhile: Callable[[Job], None] | None = None) -> None:
+        watch[:] = [meanwhile] if meanwhile else []
+        program = [sys.executable, scripted_trainer.__file__, does or "works"]
+        monkeypatch.setattr(trainer_process, "command", lambda spec, processes: [*program, str(spec)])
+
+    monkeypatch.setattr(training_worker, "prepare", lambda job, folder, checkpoints: None)
+    monkeypatch.setattr(training_worker, "_TICK", 0.02)
+    monkeypatch.setattr(tail, "take_in", looking)
+    yield trainer
+    training_worker.stopping.clear()

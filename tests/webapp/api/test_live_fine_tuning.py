@@ -44,7 +44,7 @@ def client(learning_site: Site) -> openai.OpenAI:
     return openai_client(learning_site, key_of(learning_site))
 
 
-@pytest.mark.one_database  # of what the script does in test_fine_tuning.py and below
+@pytest.mark.one_database  # of what the script does in fine_tuning and below
 def test_a_script_written_for_openai_runs_as_it_is(learning_site: Site, tmp_path: Path) -> None:
     examples = tmp_path / "orders.jsonl"
     examples.write_bytes(jsonl(chat(n) for n in range(20)))
@@ -118,8 +118,9 @@ def test_a_faulty_file_fails_the_job_with_file_line_and_reason(client: openai.Op
 
 def test_files_are_paged_through_and_large_ones_streamed(client: openai.OpenAI, tmp_path: Path) -> None:
     large = tmp_path / "large.jsonl"
-    line = json.dumps(chat(1)).encode() + b"\n"
-    large.write_bytes(line * (6_000_000 // len(line)))  # more than any other request may have
+    # More than any other request may have, in few lines, each of which is looked at.
+    line = json.dumps({"messages": [{"role": "user", "content": "Where is it? " * 8000}]}).encode() + b"\n"
+    large.write_bytes(line * (6_000_000 // len(line)))
     with large.open("rb") as content:
         made = [client.files.create(file=content, purpose="fine-tune")]
     made += [client.files.create(file=(f"{n}.jsonl", ORDERS), purpose="fine-tune") for n in range(2)]
