@@ -147,7 +147,7 @@ def _has_header(path: Path, seen: Seen) -> bool:
     if seen.layout != "csv":
         return True
     with path.open("rb") as file:
-        rows = first_rows(file.read(2**18).decode(seen.encoding, "replace").lstrip("\ufeff"), seen.delimiter)
+        rows = first_rows(file.read(2**20).decode(seen.encoding, "replace").lstrip("\ufeff"), seen.delimiter)
     return not rows or looks_like_header(rows)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.datasets.files import Read, archive, jsonl, parquet, read, source, workbook, write, xlsx
+from training.datasets import readers
 from training.datasets.detect import detect
 from training.datasets.examples import LabelledExample, TranslationExample
 from training.datasets.sources import Reading, Shape
@@ -283,9 +284,10 @@ def test_a_mark_that_encloses_nothing_loses_its_own_line_and_no_other(tmp_path: 
     done = read_csv(tmp_path, content)
 
     assert [(problem.code, problem.line) for problem in done.problems] == [
-        ("invalid_row", 4), ("invalid_row", 8), ("invalid_row", 11),
-    ]  # fmt: skip
-    assert [record.line for record in done.records] == [2, 5, 7, 9, 12]
+        ("invalid_row", 4),
+        ("invalid_row", 11),
+    ]
+    assert [record.line for record in done.records] == [2, 5, 7, 8, 9, 12]
 
 
 @pytest.mark.parametrize("line", ["sep=|", "SEP=|", '"sep=|"'])
@@ -299,7 +301,7 @@ def test_excels_line_that_names_the_separator_is_no_row_of_the_table(tmp_path: P
     assert done.problems == []
 
 
-def test_a_quotation_mark_that_is_never_closed_neither_fills_memory_nor_ends_the_reading(
+def test_a_quotation_mark_that_is_never_closed_takes_no_row_with_it_however_many_follow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.datasets.readers.table.MAX_LINE", 10_000)
@@ -307,9 +309,47 @@ def test_a_quotation_mark_that_is_never_closed_neither_fills_memory_nor_ends_the
 
     done = read_csv(tmp_path, content)
 
-    assert done.codes == ["line_too_long"]
-    assert done.problems[0].line == 2
-    assert done.summary.usable > 1000
+    assert [(problem.code, problem.line) for problem in done.problems] == [("invalid_row", 2)]
+    assert [record.line for record in done.records] == [*range(3, 3004)]
+
+
+@pytest.mark.parametrize(
+    "rows", [[("word\nword, " * 30_000, "x")] * 2, [("word " * 60_000, "x"), ("b, c", "y")]]
+)
+def test_a_text_longer_than_what_is_looked_at_is_enclosed_as_the_others_are(
+    tmp_path: Path, rows: list[tuple[str, str]]
+) -> None:
+    content = "text,label\n" + "".join(f'"{text}",{label}\n' for text, label in rows)
+
+    done = read(tmp_path, source(tmp_path, content, "a.csv"))
+
+    assert [
+        (each.text.strip(), each.labels) for each in done.examples if isinstance(each, LabelledExample)
+    ] == [(text.strip(), [label]) for text, label in rows]
+    assert done.problems == []
+
+
+@pytest.mark.parametrize("row", ['"Hello, you" ,x\n', '"Hello, you"  ,"x" \r\n', '"Hello,\nyou" ,x\n'])
+@pytest.mark.parametrize("clean", [0, 50])
+def test_blanks_behind_a_closing_mark_cost_no_row(tmp_path: Path, row: str, clean: int) -> None:
+    content = "text,label\n" + '"So, well",y\n' * clean + row * 20 + '"last, one",y'
+
+    done = read_csv(tmp_path, content)
+
+    found = [each for each in done.examples if isinstance(each, LabelledExample)]
+    texts = [(" ".join(each.text.split()), each.labels) for each in found]
+    expected = [("So, well", ["y"])] * clean + [("Hello, you", ["x"])] * 20 + [("last, one", ["y"])]
+    assert texts == expected
+    assert done.problems == []
+
+
+def test_a_table_whose_rows_are_all_of_two_lines_tells_how_far_it_is(tmp_path: Path) -> None:
+    content = "sep=,\ntext,label\n" + '"two\nlines",good\n' * 2_000
+
+    told = [row.done for row in readers.read_rows(write(tmp_path, content), Reading("csv", "labelled"))]  # type: ignore[union-attr]
+
+    assert len(set(told)) > 3
+    assert told == sorted(told)
 
 
 def test_two_cells_at_the_far_ends_of_a_sheet_do_not_make_it_a_billion_large(tmp_path: Path) -> None:
