@@ -72,6 +72,25 @@ TEMPLATES = (
     "({0}) There are {1} such problems in all.",
     "There is no encoding {0}: choose another.",
 )
+# What fills the holes of these is a word of ours, or a sentence. Elsewhere it may be out of people's files.
+OURS = frozenset(
+    (
+        "A dataset holds examples of one kind, and this one has {0}.",
+        "A dataset holds one kind of example; this has {0}.",
+        "It holds {0}.",
+        "Read as {0}, it does not fit the others, which are {1}.",
+        "The file is {0}.",
+        "The file is damaged: {0}.",
+        "The file is read as {0}, and the first file as {1}.",
+        "The job failed due to an invalid {0}.",
+        "The model's vocabulary cannot be read: {0}",
+        "The name ends in .{0}, but the file is {1}.",
+        "The {0} is empty.",
+        "The {0} is not a text.",
+        "The {0} says nothing.",
+        "The {0} speaks twice in a row.",
+    )
+)
 _HOLE = re.compile(r"\{\d\}")
 _LINE = re.compile(r"(.+), line (\d+)")
 
@@ -114,7 +133,8 @@ def _known(text: str) -> str | None:
         return str(SHAPES[text])
     for template, pattern in _patterns():
         if (found := pattern.fullmatch(text)) is not None:
-            return _(template).format(*(_known(filling) or _place(filling) for filling in found.groups()))
+            fillings = ((template in OURS and _known(each)) or _place(each) for each in found.groups())
+            return _(template).format(*fillings)
     return None
 
 

@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import translation
 
 from tests.training.data_pages.conftest import LogIn, Seen
-from tests.training.datasets.files import archive, pdf
+from tests.training.datasets.files import archive, pdf, workbook
 from training import data_words, datasets, services, storage, tasks
 from training.datasets import codes, findings
 from training.job_words import in_reader_language
@@ -105,6 +105,23 @@ def test_a_report_and_what_is_said_of_files_is_chinese_for_who_reads_that(
         page = html.unescape(client.get(f"{address}?code={problem.code}").content.decode())
         assert problem.code.replace("_", " ").capitalize() not in page
         assert [said for said in (problem.reason, problem.remedy) if said in page] == []
+
+
+@pytest.mark.django_db
+def test_what_people_called_their_sheets_columns_and_labels_is_not_translated(
+    alice: User, logged_in: LogIn, dataset: Dataset, seen: Seen
+) -> None:
+    client: Client = logged_in(alice)
+    client.post(reverse("set_language"), {"language": "zh-hans"})
+    rows = [["Text", "Label"], *([f"Ticket number {n}", "Label" if n else "Text"] for n in range(5))]
+    file = seen("tickets.xlsx", workbook({"Data": rows, "Text": [["Date"]]}))
+    page = html.unescape(client.get(f"/data/files/{file.pk}/").content.decode())
+    assert "只读取工作表 Data，不读取 Text。" in page
+    report = services.start_report(dataset=dataset)
+    tasks.run(str(report.pk))
+    said = html.unescape(client.get(f"/data/{dataset.pk}/report/?code=rare_label").content.decode())
+    assert "“Text”" in said
+    assert "“文本”" not in said
 
 
 @pytest.mark.django_db
