@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 SAMPLE = 2**18  # characters that are looked at
 # Excel's first line that says what separates the fields: no row of the table.
-SEPARATOR = re.compile(r'\ufeff?"?sep=(.)"?(?:\r\n|\r|\n)', re.IGNORECASE)
+SEPARATOR = re.compile(r'\ufeff?"?sep=([^"\r\n\0])"?(?:\r\n|\r|\n)', re.IGNORECASE)
 
 _INSIDE = r'(?:[^"]++|"")*+'  # between a mark and the one that closes it
 
