@@ -16,7 +16,8 @@ def keep_columns(found: Detected, asked: Reading, before: Sequence[str]) -> None
     now_called = dict(zip(before, found.columns, strict=True)) if len(before) == len(found.columns) else {}
     kept, lost = dict[str, str](), list[str]()
     for field, column in asked.columns.items():
-        if not column or column.partition(".")[0] in found.columns:
+        # In a table a name may hold a dot; elsewhere what is behind it lies within the field.
+        if not column or column in found.columns or column.partition(".")[0] in found.columns:
             kept[field] = column
         elif column in now_called:
             kept[field] = now_called[column]
