@@ -85,7 +85,7 @@ def look_into(
     )
     if asked is None and seen.layout in TEXTUAL and not is_unicode(seen.encoding):
         found.notices.append(f"{legacy_encoding(seen.encoding)} {as_in(path, seen.encoding)}")
-    if len(sheets) > 1 and not reading.sheet:
+    if len(sheets) > 1 and (asked is None or not asked.sheet):
         found.notices.append(other_sheets(*sheets))
     if seen.layout in _DOCUMENTS:
         found.reason = _reason(seen, "documents")
@@ -153,14 +153,17 @@ def _has_header(path: Path, seen: Seen) -> bool:
 
 def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple[str, str] | None, list[str]]:
     """The first rows that have fields; where there are none, what is wrong with the first: a code and a sentence. And a
-    workbook's sheets."""
+    workbook's sheets: where none is asked for, the likely one is from now on."""
     rows: list[dict[str, object]] = []
     flaw: tuple[str, str] | None = None
     sheets: list[str] = []
     try:
         for row in itertools.islice(read_rows(path, reading), _LOOKED_AT):
             if isinstance(row, Sheets):
-                sheets = row.names
+                if row.likely != row.names[0] and not reading.sheet:
+                    reading.sheet = row.likely
+                    return _first(path, reading)
+                sheets, reading.sheet = row.names, row.names[0]
             elif isinstance(row, Skipped):  # its end may be gigabytes away
                 long = f"A row is longer than {MAX_LINE // 2**20} MB: shorten it, or split it."
                 flaw = flaw or ("line_too_long", long)

@@ -107,6 +107,30 @@ def test_the_first_sheet_with_a_table_is_read_and_the_others_are_named(tmp_path:
     assert done.problems[0].reason == "Only the sheet Data is read, and not FAQ, Cover, Title, Lists."
 
 
+def test_a_column_of_many_texts_is_a_table_and_the_lines_of_a_cover_are_none(tmp_path: Path) -> None:
+    texts = [["text"], *([f"The document number {n} is here."] for n in range(50))]
+    legend = [["text", "label"], ["a", "b"]]
+    cover = [[f"Line {n} of what we say of it"] for n in range(8)]
+    table = [["text", "label"], *([f"Ticket {n}", "good" if n % 2 else "bad"] for n in range(9))]
+
+    documents = detect(write(tmp_path, workbook({"Texts": texts, "Legend": legend})), "a.xlsx")
+    labelled = detect(write(tmp_path, workbook({"About": cover, "Tickets": table})), "b.xlsx")
+
+    assert documents.reading == Reading("xlsx", "document", sheet="Texts", columns={"text": "text"})
+    assert documents.notices == ["Only the sheet Texts is read, and not Legend."]
+    assert labelled.reading is not None
+    assert (labelled.reading.sheet, labelled.reading.shape) == ("Tickets", "labelled")
+
+
+def test_a_reading_that_names_no_sheet_is_of_the_first_with_anything_in_it_as_ever(tmp_path: Path) -> None:
+    content = workbook({"Empty": [], "Cover": [["text"], ["Everything we know"]], "Data": TABLE})
+
+    done = read(tmp_path, source(tmp_path, content, "a.xlsx", Reading("xlsx", "document")))
+
+    assert done.problems[0].reason == "Only the sheet Cover is read, and not Data."
+    assert [example.text for example in done.examples] == ["Everything we know"]  # type: ignore[attr-defined]
+
+
 def test_a_sheet_with_nothing_in_it_is_said_to_be_empty_whatever_the_others_have(tmp_path: Path) -> None:
     content = workbook({"Data": TABLE, "Notes": []})
 
