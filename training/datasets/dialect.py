@@ -48,10 +48,12 @@ def cells(
 
 def loose_cells(lines: list[str], delimiter: str) -> list[str] | None:
     """Of the lines of a row that RFC 4180 forbids, as spreadsheets read it: blanks after the mark that closes a field,
-    in a row of one line whatever is there. None where a mark is not closed, or perhaps in another row."""
+    or in a row of one line whatever is there. None where a mark is not closed, or perhaps by another field's."""
     end = re.escape(delimiter)
-    after = rf"[^\r\n{end}]*+" if len(lines) == 1 else rf"(?:(?!{end}) )*+"
-    field = rf'(?:"{_INSIDE}"{after}|(?!")[^\r\n{end}]*+)'
+    closed = rf'" *(?=[\r\n{end}]|\Z)'
+    if len(lines) == 1:
+        closed += rf'|(?<!{end})"[^\r\n{end}]*+'
+    field = rf'(?:"{_INSIDE}(?:{closed})|(?!")[^\r\n{end}]*+)'
     if re.fullmatch(rf"{field}(?:{end}{field})*+(?:\r\n|\r|\n)?", "".join(lines)) is None:
         return None
     return next(csv.reader(lines, delimiter=delimiter))

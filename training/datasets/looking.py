@@ -160,10 +160,10 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple
     try:
         for row in itertools.islice(read_rows(path, reading), _LOOKED_AT):
             if isinstance(row, Sheets):
-                if row.likely != row.names[0] and not reading.sheet:
-                    reading.sheet = row.likely
-                    return _first(path, reading)
-                sheets, reading.sheet = row.names, row.names[0]
+                sheets = row.names
+                reading.sheet = reading.sheet or row.likely
+                if reading.sheet != sheets[0]:
+                    break
             elif isinstance(row, Skipped):  # its end may be gigabytes away
                 long = f"A row is longer than {MAX_LINE // 2**20} MB: shorten it, or split it."
                 flaw = flaw or ("line_too_long", long)
@@ -180,6 +180,8 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple
         if not rows:
             raise
         flaw = error.code, error.message
+    if sheets and sheets[0] != reading.sheet:
+        return _first(path, reading)
     return rows, flaw, sheets
 
 

@@ -239,7 +239,10 @@ def test_a_first_line_that_names_no_possible_separator_names_none(seen: Seen) ->
 def test_a_column_with_a_dot_in_its_name_is_still_there_after_another_look(
     client: Client, seen: Seen
 ) -> None:
-    rows = [["id", "q.text", "q.label"], *([n, *ticket] for n, ticket in enumerate(TICKETS))]
+    rows: list[list[object]] = [
+        ["id", "q.text", "q.label"],
+        *([n, *ticket] for n, ticket in enumerate(TICKETS)),
+    ]
     file = seen("asked.xlsx", workbook({"May": rows, "June": [[*row, "x"] for row in rows]}))
     chosen = {"shape": "labelled", "labelled.text": "q.text", "labelled.label": "q.label"}
     save(client, file, **chosen)
