@@ -71,12 +71,20 @@ TEMPLATES = (
 )
 # The holes that words of ours fill. What fills the others is out of people's files: a sheet “Data”, a label “Label”.
 _OUR_WORDS: dict[str, tuple[int, ...]] = {
+    "A dataset holds examples of one kind, and this one has {0}.": (0,),
+    "A dataset holds one kind of example; this has {0}.": (0,),
     "It holds {0}.": (0,),
     "Read as {0}, it does not fit the others, which are {1}.": (0, 1),
     "The file is {0}.": (0,),
+    "The file is damaged: {0}.": (0,),
     "The file is read as {0}, and the first file as {1}.": (0, 1),
     "The job failed due to an invalid {0}.": (0,),
+    "The model's vocabulary cannot be read: {0}": (0,),
     "The name ends in .{0}, but the file is {1}.": (1,),
+    "The {0} is empty.": (0,),
+    "The {0} is not a text.": (0,),
+    "The {0} says nothing.": (0,),
+    "The {0} speaks twice in a row.": (0,),
 }
 _HOLE = re.compile(r"\{\d\}")
 _LINE = re.compile(r"(.+), line (\d+)")

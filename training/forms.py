@@ -120,6 +120,9 @@ class ReadingForm(forms.Form):
         encodings = dict.fromkeys((*ENCODINGS, reading.encoding))
         super().__init__(data, initial=msgspec.structs.asdict(reading))
         self.fields["encoding"].choices = [(name, name) for name in encodings]  # type: ignore[attr-defined]
+        # Any character may be named in a table's first line.
+        delimiters = {reading.delimiter: f"“{reading.delimiter}”"} | DELIMITERS
+        self.fields["delimiter"].choices = [*delimiters.items()]  # type: ignore[attr-defined]
         if sheets := (file.detected or {}).get("sheets"):
             # The first of them is the one that is read where none is asked for.
             names = [("" if name == sheets[0] and not reading.sheet else name, name) for name in sheets]

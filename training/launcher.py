@@ -25,6 +25,9 @@ from training.trainer.failures import EXIT_STATUS
 from training.trainer.orphans import MARK
 from training.trainer.orphans import SECONDS as ORPHANED_SECONDS
 
+# Seconds. Who meets others tells them every five that it lives, here in a file that only grows and that nobody reads.
+_NEVER = 10**8
+
 
 def main(arguments: list[str]) -> int:
     processes, script, spec = arguments
@@ -46,10 +49,14 @@ def main(arguments: list[str]) -> int:
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         if sys.platform == "linux":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        meeting = ["--standalone", "--rdzv-conf", "store_type=file", "--local-addr", "127.0.0.1"]
-        life = ["--nproc-per-node", processes, "--shutdown-timeout", str(ORPHANED_SECONDS), "--log-dir", own]
+        options = {
+            "rdzv-conf": f"store_type=file,keep_alive_interval={_NEVER}", "local-addr": "127.0.0.1",
+            "nproc-per-node": processes, "start-method": "fork", "shutdown-timeout": ORPHANED_SECONDS,
+            "log-dir": own,
+        }  # fmt: skip
+        flags = ["--standalone", *(f"--{name}={value}" for name, value in options.items()), "--run-path"]
         try:
-            torchrun([*meeting, *life, "--start-method", "fork", "--run-path", script, spec])
+            torchrun([*flags, script, spec])
         except ChildFailedError as failed:
             rank, failure = failed.get_first_failure()
             if failure.exitcode in EXIT_STATUS.values():

@@ -85,7 +85,7 @@ def look_into(
     )
     if asked is None and seen.layout in TEXTUAL and not is_unicode(seen.encoding):
         found.notices.append(f"{legacy_encoding(seen.encoding)} {as_in(path, seen.encoding)}")
-    if len(sheets) > 1 and not reading.sheet:
+    if len(sheets) > 1 and (asked is None or not asked.sheet):
         found.notices.append(other_sheets(*sheets))
     if seen.layout in _DOCUMENTS:
         found.reason = _reason(seen, "documents")
@@ -147,13 +147,13 @@ def _has_header(path: Path, seen: Seen) -> bool:
     if seen.layout != "csv":
         return True
     with path.open("rb") as file:
-        rows = first_rows(file.read(2**18).decode(seen.encoding, "replace").lstrip("\ufeff"), seen.delimiter)
+        rows = first_rows(file.read(2**20).decode(seen.encoding, "replace").lstrip("\ufeff"), seen.delimiter)
     return not rows or looks_like_header(rows)
 
 
 def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple[str, str] | None, list[str]]:
     """The first rows that have fields; where there are none, what is wrong with the first: a code and a sentence. And a
-    workbook's sheets."""
+    workbook's sheets: where none is asked for, the likely one is from now on."""
     rows: list[dict[str, object]] = []
     flaw: tuple[str, str] | None = None
     sheets: list[str] = []
@@ -161,6 +161,9 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple
         for row in itertools.islice(read_rows(path, reading), _LOOKED_AT):
             if isinstance(row, Sheets):
                 sheets = row.names
+                reading.sheet = reading.sheet or row.likely
+                if reading.sheet != sheets[0]:
+                    break
             elif isinstance(row, Skipped):  # its end may be gigabytes away
                 long = f"A row is longer than {MAX_LINE // 2**20} MB: shorten it, or split it."
                 flaw = flaw or ("line_too_long", long)
@@ -177,6 +180,8 @@ def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple
         if not rows:
             raise
         flaw = error.code, error.message
+    if sheets and sheets[0] != reading.sheet:
+        return _first(path, reading)
     return rows, flaw, sheets
 
 

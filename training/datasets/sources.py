@@ -33,7 +33,7 @@ class Reading(msgspec.Struct, omit_defaults=True):
     shape: Shape
     encoding: str = "utf-8"
     delimiter: str = ","  # of a CSV
-    sheet: str = ""  # of an XLSX; where empty, the first that has a table
+    sheet: str = ""  # of an XLSX; where empty, the first with anything in it
     header: bool = True  # of a table: whether its first row names the columns; else "column 1", ...
     # What each field is called in this file: {"text": "Kundenfrage", "label": "Thema"}; "" is "not there". Fields that
     # are not named here go by their usual names (shapes.FIELDS).

@@ -131,8 +131,9 @@ def add_file(request: HttpRequest, dataset_id: str) -> Any:
     summary="Say how a file is read",
 )
 def correct_file(request: HttpRequest, dataset_id: str, file_id: str, body: schemas.Reading) -> Any:
-    """What was found may be wrong: another shape, other columns. Where its layout, encoding, delimiter or sheet is
-    another, it is looked at again, and is `uploaded` until then. The dataset has to be checked again afterwards."""
+    """What was found may be wrong: another shape, other columns. Where its layout, encoding, delimiter or sheet,
+    or of a workbook its header, is another, it is looked at again, and is `uploaded` until then. The dataset has to be
+    checked again afterwards."""
     who = caller(request)
     file = access.get_file(who.user, key_of("file", file_id), within=who.workspace)
     if file.dataset_id != _dataset(who, dataset_id).pk:

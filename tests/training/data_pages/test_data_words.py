@@ -130,6 +130,23 @@ def test_a_report_and_what_is_said_of_files_is_chinese_for_who_reads_that(
 
 
 @pytest.mark.django_db
+def test_what_people_called_their_sheets_columns_and_labels_is_not_translated(
+    alice: User, logged_in: LogIn, dataset: Dataset, seen: Seen
+) -> None:
+    client: Client = logged_in(alice)
+    client.post(reverse("set_language"), {"language": "zh-hans"})
+    rows = [["Text", "Label"], *([f"Ticket number {n}", "Label" if n else "Text"] for n in range(5))]
+    file = seen("tickets.xlsx", workbook({"Data": rows, "Text": [["Date"]]}))
+    page = html.unescape(client.get(f"/data/files/{file.pk}/").content.decode())
+    assert "只读取工作表 Data，不读取 Text。" in page
+    report = services.start_report(dataset=dataset)
+    tasks.run(str(report.pk))
+    said = html.unescape(client.get(f"/data/{dataset.pk}/report/?code=rare_label").content.decode())
+    assert "“Text”" in said
+    assert "“文本”" not in said
+
+
+@pytest.mark.django_db
 def test_why_work_failed_is_chinese_for_who_reads_that(
     alice: User, logged_in: LogIn, dataset: Dataset, seen: Seen
 ) -> None:

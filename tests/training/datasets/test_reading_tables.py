@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.datasets.files import Read, archive, jsonl, parquet, read, source, workbook, write, xlsx
+from training.datasets import readers
 from training.datasets.detect import detect
 from training.datasets.examples import LabelledExample, TranslationExample
 from training.datasets.sources import Reading, Shape
@@ -104,6 +105,30 @@ def test_the_first_sheet_with_a_table_is_read_and_the_others_are_named(tmp_path:
     assert done.examples == EXPECTED
     assert [(p.code, p.severity, p.line) for p in done.problems] == [("other_sheets", "notice", 0)]
     assert done.problems[0].reason == "Only the sheet Data is read, and not FAQ, Cover, Title, Lists."
+
+
+def test_a_column_of_many_texts_is_a_table_and_the_lines_of_a_cover_are_none(tmp_path: Path) -> None:
+    texts = [["text"], *([f"The document number {n} is here."] for n in range(50))]
+    legend = [["text", "label"], ["a", "b"]]
+    cover = [[f"Line {n} of what we say of it"] for n in range(8)]
+    table = [["text", "label"], *([f"Ticket {n}", "good" if n % 2 else "bad"] for n in range(9))]
+
+    documents = detect(write(tmp_path, workbook({"Texts": texts, "Legend": legend})), "a.xlsx")
+    labelled = detect(write(tmp_path, workbook({"About": cover, "Tickets": table})), "b.xlsx")
+
+    assert documents.reading == Reading("xlsx", "document", sheet="Texts", columns={"text": "text"})
+    assert documents.notices == ["Only the sheet Texts is read, and not Legend."]
+    assert labelled.reading is not None
+    assert (labelled.reading.sheet, labelled.reading.shape) == ("Tickets", "labelled")
+
+
+def test_a_reading_that_names_no_sheet_is_of_the_first_with_anything_in_it_as_ever(tmp_path: Path) -> None:
+    content = workbook({"Empty": [], "Cover": [["text"], ["Everything we know"]], "Data": TABLE})
+
+    done = read(tmp_path, source(tmp_path, content, "a.xlsx", Reading("xlsx", "document")))
+
+    assert done.problems[0].reason == "Only the sheet Cover is read, and not Data."
+    assert [example.text for example in done.examples] == ["Everything we know"]  # type: ignore[attr-defined]
 
 
 def test_a_sheet_with_nothing_in_it_is_said_to_be_empty_whatever_the_others_have(tmp_path: Path) -> None:
@@ -276,16 +301,15 @@ def test_quotation_marks_that_belong_to_the_texts_stay_there(tmp_path: Path) -> 
 
 def test_a_mark_that_encloses_nothing_loses_its_own_line_and_no_other(tmp_path: Path) -> None:
     good = '"Quoted, with\nanother line",good\n'
-    content = (
-        f'text,label\n{good}"open,good\n{good}fine,bad\n"shut" late,bad\n{good}"to the end,bad\nlast,good\n'
-    )
+    content = f'text,label\n{good}"open,good\n{good}fine,bad\n"shut" late,bad\n"open,"bad"\n{good}'
 
-    done = read_csv(tmp_path, content)
+    done = read_csv(tmp_path, content + '"to the end,bad\nlast,good\n')
 
     assert [(problem.code, problem.line) for problem in done.problems] == [
-        ("invalid_row", 4), ("invalid_row", 8), ("invalid_row", 11),
+        ("invalid_row", 4), ("invalid_row", 9), ("invalid_row", 12),
     ]  # fmt: skip
-    assert [record.line for record in done.records] == [2, 5, 7, 9, 12]
+    assert [record.line for record in done.records] == [2, 5, 7, 8, 10, 13]
+    assert done.examples[3] == LabelledExample("shut late", ["bad"])
 
 
 @pytest.mark.parametrize("line", ["sep=|", "SEP=|", '"sep=|"'])
@@ -299,7 +323,7 @@ def test_excels_line_that_names_the_separator_is_no_row_of_the_table(tmp_path: P
     assert done.problems == []
 
 
-def test_a_quotation_mark_that_is_never_closed_neither_fills_memory_nor_ends_the_reading(
+def test_a_quotation_mark_that_is_never_closed_takes_no_row_with_it_however_many_follow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.datasets.readers.table.MAX_LINE", 10_000)
@@ -307,9 +331,47 @@ def test_a_quotation_mark_that_is_never_closed_neither_fills_memory_nor_ends_the
 
     done = read_csv(tmp_path, content)
 
-    assert done.codes == ["line_too_long"]
-    assert done.problems[0].line == 2
-    assert done.summary.usable > 1000
+    assert [(problem.code, problem.line) for problem in done.problems] == [("invalid_row", 2)]
+    assert [record.line for record in done.records] == [*range(3, 3004)]
+
+
+@pytest.mark.parametrize(
+    "rows", [[("word\nword, " * 30_000, "x")] * 2, [("word " * 60_000, "x"), ("b, c", "y")]]
+)
+def test_a_text_longer_than_what_is_looked_at_is_enclosed_as_the_others_are(
+    tmp_path: Path, rows: list[tuple[str, str]]
+) -> None:
+    content = "text,label\n" + "".join(f'"{text}",{label}\n' for text, label in rows)
+
+    done = read(tmp_path, source(tmp_path, content, "a.csv"))
+
+    assert [
+        (each.text.strip(), each.labels) for each in done.examples if isinstance(each, LabelledExample)
+    ] == [(text.strip(), [label]) for text, label in rows]
+    assert done.problems == []
+
+
+@pytest.mark.parametrize("row", ['"Hello, you" ,x\n', '"Hello, you"  ,"x" \r\n', '"Hello,\nyou" ,x\n'])
+@pytest.mark.parametrize("clean", [0, 50])
+def test_blanks_behind_a_closing_mark_cost_no_row(tmp_path: Path, row: str, clean: int) -> None:
+    content = "text,label\n" + '"So, well",y\n' * clean + row * 20 + '"last, one",y'
+
+    done = read_csv(tmp_path, content)
+
+    found = [each for each in done.examples if isinstance(each, LabelledExample)]
+    texts = [(" ".join(each.text.split()), each.labels) for each in found]
+    expected = [("So, well", ["y"])] * clean + [("Hello, you", ["x"])] * 20 + [("last, one", ["y"])]
+    assert texts == expected
+    assert done.problems == []
+
+
+def test_a_table_whose_rows_are_all_of_two_lines_tells_how_far_it_is(tmp_path: Path) -> None:
+    content = "sep=,\ntext,label\n" + '"two\nlines",good\n' * 2_000
+
+    told = [row.done for row in readers.read_rows(write(tmp_path, content), Reading("csv", "labelled"))]  # type: ignore[union-attr]
+
+    assert len(set(told)) > 3
+    assert told == sorted(told)
 
 
 def test_two_cells_at_the_far_ends_of_a_sheet_do_not_make_it_a_billion_large(tmp_path: Path) -> None:

@@ -14,16 +14,27 @@ from training.trainer import orphans
 from training.trainer_process import NICE, TrainerProcess, marked
 
 
-def test_a_trainer_whose_worker_died_is_gone_before_another_host_can_have_its_job(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert job_life.LEASE.total_seconds() > orphans.SECONDS + trainer_process.ENDING_SECONDS
-    launched: list[str] = []
-    monkeypatch.setattr("torch.distributed.run.main", launched.extend)
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """What torchrun is asked for."""
+    asked: list[str] = []
+    monkeypatch.setattr("torch.distributed.run.main", asked.extend)
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.chdir(tmp_path)
     launcher.main(["1", "trainer.py", "spec.json"])
-    assert launched[launched.index("--shutdown-timeout") + 1] == str(orphans.SECONDS)
+    return asked
+
+
+def test_a_trainer_whose_worker_died_is_gone_before_another_host_can_have_its_job(
+    launched: list[str],
+) -> None:
+    assert job_life.LEASE.total_seconds() > orphans.SECONDS + trainer_process.ENDING_SECONDS
+    assert f"--shutdown-timeout={orphans.SECONDS}" in launched
+
+
+def test_a_job_of_weeks_fills_no_memory_with_notes_of_torchrun_that_it_lives(launched: list[str]) -> None:
+    (conf,) = (each for each in launched if each.startswith("--rdzv-conf="))
+    assert int(conf.partition("keep_alive_interval=")[2]) > 365 * 24 * 3600
 
 
 def test_a_trainer_gives_way_to_chat_and_is_the_first_to_end_where_memory_runs_out(

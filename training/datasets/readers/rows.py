@@ -37,6 +37,7 @@ class Sheets(NamedTuple):
     """Before a workbook's rows: its sheets that have anything in them, first the one whose rows follow."""
 
     names: list[str]
+    likely: str  # the one that seems to hold the examples
 
 
 Rows = Iterator[Row | Flaw | Skipped | Sheets]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class _Feed:
     def __init__(self, text: io.TextIOWrapper) -> None:
         self._text, self._held, self.line = text, 0, 0
         self._is_within = False  # a line of which the rest is not read
-        self._lines: list[str] = []  # of the row so far
+        self.lines: list[str] = []  # of the row so far
         self._again: list[str] = []  # to be given out once more, the last first
 
     def __iter__(self) -> _Feed:
@@ -38,7 +39,7 @@ class _Feed:
         if not line:
             raise StopIteration
         self.line += 1
-        self._lines.append(line)
+        self.lines.append(line)
         self._held += len(line)
         if self._held > MAX_LINE:
             self._is_within = not line.endswith(("\n", "\r"))
@@ -53,16 +54,16 @@ class _Feed:
 
     @property
     def beginning(self) -> str:
-        return self._lines[0][:_BEGINNING]
+        return self.lines[0][:_BEGINNING]
 
     def next_row(self) -> None:
         self._held = 0
-        self._lines.clear()
+        self.lines.clear()
 
     def only_first(self) -> None:
         """A mark that is not closed takes no lines with it but its own: the others are given out once more."""
-        self.line -= len(self._lines) - 1
-        self._again += self._lines[:0:-1]
+        self.line -= len(self.lines) - 1
+        self._again += self.lines[:0:-1]
 
 
 def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
@@ -73,7 +74,8 @@ def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
         rows = dialect.cells(feed, delimiter, enclosed=enclosed, strict=True)
         names: list[str] = []
         done = 0
-        while True:
+        for number in itertools.count():
+            done = done if number % _TELL else position(text)
             feed.next_row()
             line = feed.line + 1
             try:
@@ -81,24 +83,31 @@ def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
             except StopIteration:
                 return
             except _TooLong:
-                for _ in feed.skip_rest():
-                    yield Skipped(position(text))
                 # A half-read row would go on in the next.
                 rows = dialect.cells(feed, delimiter, enclosed=enclosed, strict=True)
                 reason = f"It is longer than {MAX_LINE // 2**20} MB; a quotation mark may not be closed."
+                if len(feed.lines) > 1:
+                    feed.only_first()
+                    yield Flaw(line, "invalid_row", feed.beginning, reason, done)
+                    continue
+                for _ in feed.skip_rest():
+                    yield Skipped(position(text))
                 yield Flaw(line, "line_too_long", feed.beginning, reason, position(text))
                 continue
             except csv.Error as error:
-                feed.only_first()
-                yield Flaw(line, "invalid_row", feed.beginning, f"It is no row of a table: {error}.")
-                continue
+                loose = dialect.loose_cells(feed.lines, delimiter)
+                if loose is None:
+                    feed.only_first()
+                    reason = f"It is no row of a table: {error}."
+                    yield Flaw(line, "invalid_row", feed.beginning, reason, done)
+                    continue
+                cells = loose
             if not any(cells) or (line == 1 and dialect.SEPARATOR.fullmatch(feed.beginning)):
                 continue
             if not names:
                 names = column_names(cells, header)
                 if header:
                     continue
-            done = done if line % _TELL else position(text)
             yield table_row(line, names, cells, feed.beginning, done)
 
 

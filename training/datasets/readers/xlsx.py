@@ -23,6 +23,7 @@ from training.datasets.readers.rows import Flaw, NoValue, Rows, Sheets
 from training.datasets.readers.table import column_names, table_row
 
 _LOOKED_AT = 1000  # rows of a sheet, for anything in them
+_LIST = 5  # rows at least of a table with one column
 _FIRST = 50  # rows, for the columns' names
 _TITLES = 5  # rows above them at most
 _CHUNK = 2**20
@@ -31,8 +32,8 @@ _ERROR = re.compile(r"#(?:N/A|(?:REF|VALUE|DIV/0|NULL|NUM|SPILL|CALC|FIELD)!|NAM
 
 
 def read_xlsx(path: Path, sheet: str, header: bool) -> Rows:
-    """Where no sheet is asked for, the first that has a table. Raises DataError `missing_column` where it has none so
-    called.
+    """Where no sheet is asked for, the first with anything in it. Raises DataError `missing_column` where it has none
+    called so.
     """
     check_package(path)
     warnings.simplefilter("ignore")  # of styles and extensions that it does not know, and we do not need
@@ -43,8 +44,8 @@ def read_xlsx(path: Path, sheet: str, header: bool) -> Rows:
         if not sheets or (sheet and sheet not in sheets):
             raise DataError("missing_column", f"The workbook has no sheet {sheet!r}.")
         filled = _filled(workbook)
-        chosen = sheet or next(iter(filled), next(iter(sheets)))
-        yield Sheets([chosen, *(title for title in filled if title != chosen)])
+        chosen = sheet or next((title for title in sheets if title in filled), next(iter(sheets)))
+        yield Sheets([chosen, *(title for title in filled if title != chosen)], next(iter(filled), chosen))
         if _has_formulas(path):
             yield from _rows(_with_formulas(path, workbook, chosen), header)
         else:
@@ -58,18 +59,28 @@ def _measure_anew(workbook: openpyxl.Workbook) -> None:
 
 def _filled(workbook: openpyxl.Workbook) -> list[str]:
     """Likely tables first: what people see before what is hidden from them, several rows and columns before a cover."""
-    looks = {each.title: _likeliness(each) for each in workbook.worksheets}
-    return sorted((title for title, look in looks.items() if look[1]), key=looks.__getitem__, reverse=True)
+    sizes = {each.title: (each.sheet_state == "visible", *_size(each)) for each in workbook.worksheets}
+    # One column may hold texts, or lines of a cover: the table beside a cover is the longer one.
+    longest = {
+        seen: max(
+            (rows for is_seen, rows, columns in sizes.values() if columns > 1 and is_seen == seen), default=0
+        )
+        for seen in (True, False)
+    }
+
+    def look(title: str) -> tuple[bool, int]:
+        seen, rows, columns = sizes[title]
+        is_list = rows >= _LIST and rows > longest[seen]
+        return seen, min(2, rows) + (2 if is_list else min(2, columns))
+
+    return sorted((title for title, (_, rows, _) in sizes.items() if rows), key=look, reverse=True)
 
 
-def _likeliness(sheet: Any) -> tuple[bool, int]:
-    some = [
-        cells
-        for cells in itertools.islice(sheet.iter_rows(values_only=True), _LOOKED_AT)
-        if _is_filled(cells)
-    ]
-    widest = max((sum(cell not in (None, "") for cell in cells) for cells in some), default=0)
-    return sheet.sheet_state == "visible", min(2, len(some)) + min(2, widest)
+def _size(sheet: Any) -> tuple[int, int]:
+    """Rows with anything in them, of the first, and columns of the widest."""
+    first = itertools.islice(sheet.iter_rows(values_only=True), _LOOKED_AT)
+    widths = [sum(cell not in (None, "") for cell in cells) for cells in first if _is_filled(cells)]
+    return len(widths), max(widths, default=0)
 
 
 def _has_formulas(path: Path) -> bool:
