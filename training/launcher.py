@@ -30,7 +30,8 @@ _NEVER = 10**8
 
 
 def main(arguments: list[str]) -> int:
-    processes, script, spec = arguments
+    processes = arguments[0]
+    script, spec = map(os.path.abspath, arguments[1:])
     # Nothing of what all of them share is copied by what looks for garbage in it.
     gc.disable()
     from torch.distributed.elastic.multiprocessing import api
@@ -42,7 +43,6 @@ def main(arguments: list[str]) -> int:
     gc.freeze()
     gc.enable()
     api.logger.addFilter(_is_news)
-    spec = os.path.abspath(spec)
     with tempfile.TemporaryDirectory(prefix=_prefix(os.environ.get(MARK, "")), dir=_memory()) as own:
         os.chdir(own)  # --standalone calls where they meet "localhost:0", which of a file is a path
         os.environ["FLYWHEEL_MEETING"] = os.path.join(own, "meeting")
