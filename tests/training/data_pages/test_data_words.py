@@ -81,7 +81,7 @@ def test_every_sentence_with_holes_is_there_once() -> None:
     assert {*data_words._OUR_WORDS} <= {*data_words.TEMPLATES}
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_names_out_of_a_persons_files_are_not_translated(
     alice: User, logged_in: LogIn, dataset: Dataset, seen: Seen
 ) -> None:
@@ -98,7 +98,7 @@ def test_names_out_of_a_persons_files_are_not_translated(
     assert "标签“Label”只有 3 个样本" in page
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_report_and_what_is_said_of_files_is_chinese_for_who_reads_that(
     alice: User, logged_in: LogIn, dataset: Dataset, seen: Seen
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_report_and_what_is_said_of_files_is_chinese_for_who_reads_that(
         assert [said for said in (problem.reason, problem.remedy) if said in page] == []
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_what_people_called_their_sheets_columns_and_labels_is_not_translated(
     alice: User, logged_in: LogIn, dataset: Dataset, seen: Seen
 ) -> None:
@@ -146,7 +146,7 @@ def test_what_people_called_their_sheets_columns_and_labels_is_not_translated(
     assert "“文本”" not in said
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_why_work_failed_is_chinese_for_who_reads_that(
     alice: User, logged_in: LogIn, dataset: Dataset, seen: Seen
 ) -> None:
