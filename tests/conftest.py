@@ -23,6 +23,7 @@ from pytest_django import DjangoDbBlocker
 from redis import Redis
 from whitenoise.middleware import WhiteNoiseMiddleware
 
+from inference.models import ServedModel
 from tests.demo_model import demo_model
 from tests.emptied import empty_tables
 from tests.everything import COMPUTING
@@ -57,6 +58,15 @@ def workspace(alice: User, bob: User) -> Workspace:
     Membership.objects.create(workspace=workspace, user=alice, role=Role.OWNER)
     Membership.objects.create(workspace=workspace, user=bob, role=Role.MEMBER)
     return workspace
+
+
+@pytest.fixture
+def model(db: None) -> ServedModel:
+    """What the site answers with, where nobody has chosen."""
+    return ServedModel.objects.create(
+        name="demo", path="demo", digest="0", architecture="llama", context_length=100, parameters=1, size_bytes=1,
+        is_default=True,
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -18,14 +18,6 @@ from webapp.core import clock
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture
-def model(db: None) -> ServedModel:
-    return ServedModel.objects.create(
-        name="demo", path="demo", digest="0", architecture="llama", context_length=100, parameters=1, size_bytes=1,
-        is_default=True,
-    )  # fmt: skip
-
-
 def start(workspace: Workspace, model: ServedModel) -> Generation:
     return services.start_generation(
         workspace=workspace, model=model, messages=[{"role": "user", "content": "Hello"}], seed=7

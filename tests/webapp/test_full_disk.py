@@ -97,12 +97,8 @@ async def test_a_socket_is_told_that_the_disk_is_full(
 
 
 def test_a_broker_whose_memory_is_full_loses_no_reply_and_locks_nobody_out(
-    alice: User, workspace: Workspace, broker: Valkey
+    alice: User, workspace: Workspace, model: ServedModel, broker: Valkey
 ) -> None:
-    model = ServedModel.objects.create(
-        name="demo", path="demo", digest="0", architecture="llama", context_length=100, parameters=1, size_bytes=1,
-        is_default=True,
-    )  # fmt: skip
     with broker.client() as client:
         client.config_set("maxmemory", "1")
         try:

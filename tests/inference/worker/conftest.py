@@ -24,14 +24,6 @@ def _quick(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def model(db: None) -> ServedModel:
-    return ServedModel.objects.create(
-        name="demo", path="demo", digest="0", architecture="llama", context_length=100, parameters=1, size_bytes=1,
-        is_default=True,
-    )  # fmt: skip
-
-
-@pytest.fixture
 def start(model: ServedModel) -> Iterator[Callable[[], WorkerHost]]:
     hosts: list[WorkerHost] = []
 

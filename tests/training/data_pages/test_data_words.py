@@ -78,19 +78,24 @@ def test_every_code_and_every_part_of_a_sentence_is_known_in_chinese() -> None:
 
 def test_every_sentence_with_holes_is_there_once() -> None:
     assert len(data_words.TEMPLATES) == len({*data_words.TEMPLATES})
-    assert {*data_words._OUR_WORDS} <= {*data_words.TEMPLATES}
+
+
+@pytest.fixture
+def client(alice: User, logged_in: LogIn) -> Client:
+    """Of who reads Chinese."""
+    client: Client = logged_in(alice)
+    client.post(reverse("set_language"), {"language": "zh-hans"})
+    return client
 
 
 @pytest.mark.django_db(transaction=True)
 def test_names_out_of_a_persons_files_are_not_translated(
-    alice: User, logged_in: LogIn, dataset: Dataset, seen: Seen
+    client: Client, dataset: Dataset, seen: Seen
 ) -> None:
-    client: Client = logged_in(alice)
-    client.post(reverse("set_language"), {"language": "zh-hans"})
     rows = [["text", "label"], *([f"It is late, {n}.", ("Text", "Label")[n % 2]] for n in range(6))]
-    seen("a.xlsx", workbook({"Data": rows, "Label": rows}))
-    table = client.get(f"/data/{dataset.pk}/").content.decode()
-    assert "只读取工作表 Data，不读取 Label" in table
+    file = seen("a.xlsx", workbook({"Data": rows, "Label": rows, "Text": [["Date"]]}))
+    for page in (f"/data/{dataset.pk}/", f"/data/files/{file.pk}/"):
+        assert "只读取工作表 Data，不读取 Label, Text。" in client.get(page).content.decode()
 
     tasks.run(str(services.start_report(dataset=dataset).pk))
     page = html.unescape(client.get(f"/data/{dataset.pk}/report/?code=rare_label").content.decode())
@@ -100,10 +105,8 @@ def test_names_out_of_a_persons_files_are_not_translated(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_report_and_what_is_said_of_files_is_chinese_for_who_reads_that(
-    alice: User, logged_in: LogIn, dataset: Dataset, seen: Seen
+    client: Client, dataset: Dataset, seen: Seen
 ) -> None:
-    client: Client = logged_in(alice)
-    client.post(reverse("set_language"), {"language": "zh-hans"})
     row = b'{"prompt": "Mail eve@example.com", "completion": "No, we will not do so today.", "note": "x"}\n'
     seen("asked.csv", 2 * row + b'{"prompt": "Hello?"}\n{"prompt": \n')
     locked = seen("locked.txt", pdf(["Hello there"], password="secret"))
@@ -130,28 +133,7 @@ def test_a_report_and_what_is_said_of_files_is_chinese_for_who_reads_that(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_people_called_their_sheets_columns_and_labels_is_not_translated(
-    alice: User, logged_in: LogIn, dataset: Dataset, seen: Seen
-) -> None:
-    client: Client = logged_in(alice)
-    client.post(reverse("set_language"), {"language": "zh-hans"})
-    rows = [["Text", "Label"], *([f"Ticket number {n}", "Label" if n else "Text"] for n in range(5))]
-    file = seen("tickets.xlsx", workbook({"Data": rows, "Text": [["Date"]]}))
-    page = html.unescape(client.get(f"/data/files/{file.pk}/").content.decode())
-    assert "只读取工作表 Data，不读取 Text。" in page
-    report = services.start_report(dataset=dataset)
-    tasks.run(str(report.pk))
-    said = html.unescape(client.get(f"/data/{dataset.pk}/report/?code=rare_label").content.decode())
-    assert "“Text”" in said
-    assert "“文本”" not in said
-
-
-@pytest.mark.django_db(transaction=True)
-def test_why_work_failed_is_chinese_for_who_reads_that(
-    alice: User, logged_in: LogIn, dataset: Dataset, seen: Seen
-) -> None:
-    client: Client = logged_in(alice)
-    client.post(reverse("set_language"), {"language": "zh-hans"})
+def test_why_work_failed_is_chinese_for_who_reads_that(client: Client, dataset: Dataset, seen: Seen) -> None:
     seen("asked.jsonl", b'{"prompt": "Hello?", "completion": "Hi."}\n')
     why = "A dataset holds one kind of example; this has chat and labelled."
     services.start_report(dataset=dataset)

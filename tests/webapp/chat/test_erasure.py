@@ -15,14 +15,6 @@ from webapp.chat.services import retry_reply, send_message
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture
-def model(db: None) -> ServedModel:
-    return ServedModel.objects.create(
-        name="demo", path="demo", digest="0", architecture="llama", context_length=100, parameters=1, size_bytes=1,
-        is_default=True,
-    )  # fmt: skip
-
-
 def talk(user: User, workspace: Workspace, text: str) -> Message:
     """One exchange, answered once, answered again, and being named."""
     sent = send_message(
