@@ -15,6 +15,7 @@ from django.apps import apps
 from django.test import Client
 from django.utils import timezone
 
+from tests.synced import note_synced
 from training import data_worker, job_life, services, storage, tasks, uploads, work
 from training.datasets.frozen import SPLITS, Manifest, SplitInfo, content_hash
 from training.datasets.problems import DataError
@@ -424,6 +425,23 @@ def test_a_freeze_that_fails_says_why_and_leaves_no_version_nor_does_one_that_is
     assert second.work is not None
     work.cancel_work(work=second.work)
     assert not dataset.versions.exists()
+
+
+def test_where_a_version_lies_is_on_the_disk_before_it_is_ready(
+    report: DataWork, dataset: Dataset, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(folder: Path, recipe: Recipe, out: Path, **_: object) -> Manifest:
+        out.mkdir(parents=True)
+        splits = {name: SplitInfo(1, "0" * 64) for name in SPLITS}
+        return Manifest(1, "labelled", content_hash("labelled", splits), "", recipe, splits, [])
+
+    monkeypatch.setattr("training.datasets.clean.freeze", make)
+    version = services.start_freeze(dataset=dataset, recipe=Recipe(), user=alice)
+    synced = note_synced(monkeypatch)
+    tasks.run(str(version.work_id))
+    place = storage.version_folder(version)
+    assert place.is_dir()
+    assert place.name in synced[place.parent]
 
 
 def test_a_file_no_one_could_look_at_is_not_waited_for(dataset: Dataset) -> None:
