@@ -84,7 +84,7 @@ def look_into(
         reading, "", [], [_shown(row) for row in rows[:_SHOWN]], reading.header, sheets, _notices(seen)
     )
     if asked is None and seen.layout in TEXTUAL and not is_unicode(seen.encoding):
-        found.notices.append(f"{legacy_encoding(seen.encoding)} {as_in(path, seen.encoding)}")
+        found.notices.append(f"{legacy_encoding(seen.encoding)} “{as_in(path, seen.encoding)}”")
     if len(sheets) > 1 and (asked is None or not asked.sheet):
         found.notices.append(other_sheets(*sheets))
     if seen.layout in _DOCUMENTS:
