@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from inference.engine.engine import TorchEngine
 from inference.engine.grammar import GrammarCompiler
 from inference.engine.interface import InvalidGrammar, Request
+from inference.engine.loaded_model import LoadedModel
 from inference.engine.loader import load_engine
 from inference.parameters import JsonObject, JsonSchema, Regex, ResponseFormat, SamplingParams
 from tests.inference.engine.running import Answer, ask, chat, collect, run
@@ -76,8 +78,10 @@ def test_a_random_model_under_a_regular_expression_writes_what_it_matches(
     assert re.fullmatch(PHONE.pattern, answer.text)
 
 
-def test_json_mode_writes_one_object_or_is_cut_off_by_max_tokens(demo_model_folder: Path) -> None:
-    engine = load_engine(demo_model_folder, dtype="fp32")
+def test_json_mode_writes_one_object_or_is_cut_off_by_max_tokens(
+    loaded_demo: Callable[[str], LoadedModel],
+) -> None:
+    engine = TorchEngine(loaded_demo("fp32"))
     said = "Describe a cat named Tom who is 3 years old, as JSON with the keys name and age."
     sampling = kept(JsonObject(), temperature=0, max_tokens=150)
     whole, cut, strict = run(

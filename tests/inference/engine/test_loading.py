@@ -11,8 +11,9 @@ from typing import Any
 import gguf
 import pytest
 
+from inference.engine.engine import TorchEngine
 from inference.engine.interface import ModelLoadError
-from inference.engine.loaded_model import resolve_dtype
+from inference.engine.loaded_model import LoadedModel, resolve_dtype
 from inference.engine.loader import load_engine
 from inference.parameters import Regex, SamplingParams
 from tests.inference.engine.running import ask, chat, run
@@ -234,6 +235,6 @@ def test_every_precision_answers_and_ends(dtype: str, tiny_folder: Path) -> None
     assert {answer.finish_reason for answer in answers} <= {"length", "stop"}
 
 
-def test_the_digest_of_a_gguf_is_that_of_the_file(demo_model_folder: Path, tmp_path: Path) -> None:
-    engine = load_engine(demo_model_folder, dtype="bf16", digest_cache=tmp_path)
+def test_the_digest_of_a_gguf_is_that_of_the_file(loaded_demo: Callable[[str], LoadedModel]) -> None:
+    engine = TorchEngine(loaded_demo("bf16"))
     assert engine.model_digest == "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
