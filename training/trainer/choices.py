@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -9,9 +10,15 @@ import psutil
 import torch
 
 from inference.engine.config import ModelConfig
+from inference.engine.device import resolve_device
+from inference.engine.interface import ModelLoadError
 from inference.engine.loaded_model import resolve_dtype
+from training.trainer.classified import classified
 from training.trainer.failures import TrainingFailure
+from training.trainer.processes import Processes
 from training.trainer.spec import MOST_LENGTH, SCRATCH_LENGTH, Spec
+
+logger = logging.getLogger(__name__)
 
 _BATCH = 16
 # On a CPU products of 256 rows are as fast as those of more (measured) and take less memory; a GPU wants more.
@@ -43,17 +50,31 @@ class Choices:
         self.made.append(Choice(knob, value, why))
         return value
 
-    def device(self, spec: Spec) -> torch.device:
-        """Raises TrainingFailure `spec` where there is none of what was asked for."""
-        if spec.device == "cuda" and not torch.cuda.is_available():
+    def device(self, spec: Spec, *, alone: bool = True) -> torch.device:
+        """"auto" is a GPU where one works. Of several processes each has a GPU of its own (`Processes`), and all have
+        one or none: these do not try it first.
+
+        Raises TrainingFailure `spec` where there is none of what was asked for, and `oom` where others have all of it.
+        """
+        if spec.device == "cpu":
+            return torch.device("cpu")
+        found = torch.cuda.is_available()
+        if spec.device == "cuda" and not found:
             why = "This machine has no GPU that torch can use: leave `device` at auto, or say cpu."
             raise TrainingFailure("spec", why)
-        if spec.device != "auto":
-            return torch.device(spec.device)
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-        self.made.append(
-            Choice("device", name, "A GPU was found." if name == "cuda" else "No GPU was found.")
-        )
+        if found and alone:
+            try:
+                resolve_device("cuda")
+            except ModelLoadError as error:
+                if error.__cause__ and (failure := classified(error.__cause__)):
+                    raise failure from error
+                if spec.device == "cuda":
+                    raise TrainingFailure("spec", str(error)) from error
+                logger.warning("%s Computing on the CPU.", error)
+                found = False
+        name = "cuda" if found else "cpu"
+        if spec.device == "auto":
+            self.made.append(Choice("device", name, "A GPU was found." if found else "No GPU was found."))
         return torch.device(name)
 
     def precision(self, spec: Spec, device: torch.device) -> str:
@@ -78,9 +99,16 @@ class Choices:
         return on_gpus
 
     def model_and_data(
-        self, spec: Spec, config: ModelConfig, lengths: list[int], device: torch.device, precision: str
+        self,
+        spec: Spec,
+        config: ModelConfig,
+        lengths: list[int],
+        device: torch.device,
+        precision: str,
+        processes: Processes,
     ) -> None:
-        """`lengths` of the examples to learn from, in tokens; `precision` as it was chosen."""
+        """`lengths` of the examples to learn from, in tokens; `precision` as it was chosen. Every process has to ask,
+        and all of them choose the same: they share out passes that each of them makes."""
         scratch = spec.task == "scratch"
         if scratch:
             self._chosen("vocabulary", spec.vocabulary, config.vocab_size, "By the length of the text.")
@@ -93,7 +121,10 @@ class Choices:
         self.max_length = int(
             self._chosen("max_length", spec.max_length, length, f"{whole}, of {len(lengths)}.")
         )
-        affordable = int(free_memory(device) / 4 / _bytes_per_token(config, spec, precision))
+        free = processes.least(free_memory(device))
+        if device.type == "cpu":  # all of them have the same
+            free /= processes.world
+        affordable = int(free / 4 / _bytes_per_token(config, spec, precision))
         tokens = max(min(_MICROBATCH_TOKENS[device.type], affordable), min(256, self.max_length))
         self.microbatch_tokens = int(
             self._chosen(

@@ -18,7 +18,7 @@ from training.trainer.classified import classified
 from training.trainer.failures import EXIT_STATUS, Stopped, TrainingFailure
 from training.trainer.giving_way import Learning
 from training.trainer.job import Job
-from training.trainer.processes import Processes
+from training.trainer.processes import Processes, count
 from training.trainer.spec import read_spec
 
 
@@ -33,7 +33,7 @@ def main(arguments: list[str], *, gives_way: bool = False) -> int:
         if spec.threads:
             torch.set_num_threads(spec.threads)
         choices = Choices()
-        device = choices.device(spec)
+        device = choices.device(spec, alone=count() == 1)
         Path(spec.output).mkdir(parents=True, exist_ok=True)
         processes = Processes(device)
         # Several processes would wait for the one that is held up, and a GPU for its program.

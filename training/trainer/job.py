@@ -49,6 +49,7 @@ from training.trainer.unigram import unigram_entropy
 logger = logging.getLogger(__name__)
 # Refused examples that are named; the rest are counted.
 _NAMED = 20
+_LINES = 8  # of a step whose loss is not finite
 _ALL_BEYOND = (
     "There is nothing to learn from: all that would be learnt comes after the first {0} tokens of an example, and no "
     "more is read. Raise max_length, or shorten the examples."
@@ -146,7 +147,9 @@ class Job:
         for line, why in refused[:_NAMED]:
             self.record.line("refused", split="train", line=line, why=why)
         lengths = self._train_split.lengths
-        self._choices.model_and_data(spec, loaded.config, lengths, self._device, self._precision)
+        self._choices.model_and_data(
+            spec, loaded.config, lengths, self._device, self._precision, self._processes
+        )
         longest, context = self._choices.max_length, loaded.config.context_length
         judged = longest if spec.validation_length == "auto" else spec.validation_length
         for name, length in (("max_length", longest), ("validation_length", judged)):
@@ -303,7 +306,8 @@ class Job:
         rate = rate_at(state.step, choices.total_steps, spec, choices.learning_rate)
         finite = math.isfinite(loss) and bool(gradients.isfinite().all())
         if self._processes.any(not finite):
-            raise self._not_finite(self._broken or spans)
+            broken = self._processes.all_of([span.line for span in self._broken], _LINES + 1)
+            raise self._not_finite(broken or [span.line for span in spans])
         norm = self._optimizer.step(gradients, rate)
         state.step += 1
         seconds = time.monotonic() - began
@@ -341,8 +345,8 @@ class Job:
         if training:
             (loss * 0.0).backward()
 
-    def _not_finite(self, spans: list[Span]) -> TrainingFailure:
-        lines = ", ".join(str(span.line) for span in spans[:8]) + (", ..." if len(spans) > 8 else "")
+    def _not_finite(self, numbers: list[int]) -> TrainingFailure:
+        lines = ", ".join(map(str, numbers[:_LINES])) + (", ..." if len(numbers) > _LINES else "")
         return TrainingFailure(
             "nan",
             f"The loss of step {self._state.step + 1} is not finite; it read lines {lines} of "

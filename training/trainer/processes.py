@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,13 @@ from training.trainer.failures import TrainingFailure
 _GPU_SHARE = 0.9
 # In the environment of several: a file of theirs alone, in which each writes where it is found (`training.launcher`).
 _MEETING = "FLYWHEEL_MEETING"
+# While the first writes a checkpoint the others wait, for a large model longer than the ten minutes that NCCL allows.
+# Of a process that ends they hear from torchrun.
+_PATIENCE = timedelta(hours=2)
+
+
+def count() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class Processes:
@@ -21,14 +29,17 @@ class Processes:
     def __init__(self, device: torch.device) -> None:
         """Raises TrainingFailure `spec` where there are fewer GPUs than processes."""
         self.rank = int(os.environ.get("RANK", "0"))
-        self.world = int(os.environ.get("WORLD_SIZE", "1"))
+        self.world = count()
         self._device = device
         if self.world > 1:
             if device.type == "cuda":
                 _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
-            store = dist.FileStore(os.environ[_MEETING], self.world)
+            # Whoever calls torchrun by hand has it say where they meet.
+            store = dist.FileStore(os.environ[_MEETING], self.world) if _MEETING in os.environ else None
             backend = "nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world)
+            dist.init_process_group(
+                backend, store=store, rank=self.rank, world_size=self.world, timeout=_PATIENCE
+            )
         if device.type == "cuda":
             free, whole = torch.cuda.mem_get_info()
             torch.cuda.set_per_process_memory_fraction(_GPU_SHARE * free / whole)
@@ -47,6 +58,20 @@ class Processes:
         if self.world == 1:
             return value
         return float(self.add_up(torch.tensor([value], dtype=torch.float64, device=self._device)))
+
+    def all_of(self, numbers: list[int], most: int) -> list[int]:
+        """Up to `most` of each process's, none of which is 0; every process has to ask."""
+        table = torch.zeros(self.world, most, dtype=torch.int64, device=self._device)
+        table[self.rank, : len(numbers)] = torch.tensor(numbers[:most])
+        return [number for number in self.add_up(table).flatten().tolist() if number]
+
+    def least(self, value: float) -> float:
+        """Of what each of them has."""
+        if self.world == 1:
+            return value
+        found = torch.tensor([value], dtype=torch.float64, device=self._device)
+        dist.all_reduce(found, dist.ReduceOp.MIN)
+        return float(found)
 
     def any(self, flag: bool) -> bool:
         """Whether it is so for any of them; every process has to ask."""

@@ -50,9 +50,19 @@ class Record:
         self.beat(hurried=True)
 
     def failed(self, code: str, message: str) -> None:
-        """Of any process: the first one may not know why another ended."""
+        """Of any process: the first one may not know why another ended. Whoever only lost the others, which is an error
+        that has no code of its own, does not write over what one of them said of it."""
+        if code == "internal" and self._is_told():
+            return
         self._writes = True
         self.state("failed", error=code, message=message)
+
+    def _is_told(self) -> bool:
+        try:
+            said = msgspec.json.decode((self._folder / "status.json").read_bytes(), type=Status)
+        except (OSError, msgspec.DecodeError):
+            return False
+        return said.state == "failed"
 
     def beat(self, *, hurried: bool = False) -> None:
         """Says that it is alive, about every second."""

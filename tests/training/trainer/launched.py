@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import torch
+import torch.distributed as dist
 
 from training.trainer.processes import Processes
 
@@ -22,6 +23,13 @@ def ports() -> list[str]:
     return [each.laddr.ip for each in found]
 
 
+def patience() -> float:
+    """Seconds that one waits for the others."""
+    backend = dist.group.WORLD._get_backend(torch.device("cpu"))  # type: ignore[union-attr]
+    waits: float = backend.options._timeout.total_seconds()
+    return waits
+
+
 def main() -> int:
     processes = Processes(torch.device("cpu"))
     asked = json.loads(Path(sys.argv[1]).read_text())
@@ -31,6 +39,7 @@ def main() -> int:
         "torchrun": os.environ["TORCHELASTIC_RUN_ID"],
         "forked": psutil.Process(os.getppid()).cmdline() == psutil.Process().cmdline(),
         "sum": processes.total(processes.rank + 1),
+        "patience": patience() if processes.world > 1 else 0.0,
         "ports": ports(),
         "folder": os.getcwd(),
     }

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from tests.training.trainer.jobs import Bench
+from inference.engine import device
 from training.trainer import choices
 from training.trainer.choices import Choices
+from training.trainer.failures import EXIT_STATUS
 from training.trainer.spec import Spec
 
 
@@ -44,3 +46,39 @@ def test_bf16_that_was_left_to_us_takes_as_little_memory_as_bf16_that_was_asked_
         return line["value"]
 
     assert tokens_of_a_pass("auto") == tokens_of_a_pass("bf16") > tokens_of_a_pass("fp32")
+
+
+def found_but(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    """A GPU that is there, and what comes of it."""
+
+    def broken(*_: Any, **__: Any) -> torch.Tensor:
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(device.torch, "ones", broken)
+
+
+def test_a_gpu_that_does_not_work_is_left_alone_unless_it_was_asked_for(
+    tmp_path: Path,
+    tiny_base: Path,
+    chats: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    bench = Bench(tmp_path, tiny_base, chats)
+    with monkeypatch.context() as patch:
+        found_but(patch, "CUDA error: no kernel image is available\nand more")
+        done = bench.run(max_steps=1)
+        assert done.exit_status == 0
+        assert {line["value"] for line in done.lines("chosen") if line["knob"] == "device"} == {"cpu"}
+        assert bench.run("asked", device="cuda").exit_status == EXIT_STATUS["spec"]
+        assert "no kernel image is available" in capfd.readouterr().err
+
+
+def test_a_gpu_that_others_have_filled_is_not_left_for_the_slow_processor(
+    tmp_path: Path, tiny_base: Path, chats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, tiny_base, chats)
+    with monkeypatch.context() as patch:
+        found_but(patch, "CUDA error: out of memory")
+        assert bench.run(max_steps=1).exit_status == EXIT_STATUS["oom"]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from tests.training.trainer import started
+from tests.training.trainer import started, uneven
 from tests.training.trainer.jobs import Bench, Trained, wait_for_step
+from training.trainer.failures import EXIT_STATUS
 
 
 def test_two_processes_compute_what_one_does(bench: Bench) -> None:
@@ -25,6 +26,43 @@ def test_two_processes_compute_what_one_does(bench: Bench) -> None:
     for mine, theirs in zip(two.lines("step"), one.lines("step"), strict=True):
         assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
     assert two.status["best_validation_loss"] == pytest.approx(one.status["best_validation_loss"], rel=1e-5)
+
+
+def test_processes_that_have_different_memory_free_divide_a_step_alike(bench: Bench) -> None:
+    """Started as torchrun does it without our launcher."""
+    options: dict[str, Any] = {"microbatch_tokens": "auto", "max_steps": 2}
+    one = bench.run("one", **options)
+    spec = bench.spec("two", **options)
+    for process in started.start(spec, 2, prepare=uneven.short_of_memory, by_hand=True):
+        process.join()
+        assert process.exitcode == 0
+    two = Trained(bench.folder / "two", 0)
+    assert two.losses == pytest.approx(one.losses, rel=1e-5)
+    theirs, alone = (
+        next(line["value"] for line in run.lines("chosen") if line["knob"] == "microbatch_tokens")
+        for run in (two, one)
+    )
+    assert theirs < alone
+
+
+def test_what_one_of_two_processes_failed_of_is_said_and_not_that_the_other_lost_it(bench: Bench) -> None:
+    spec = bench.spec(max_steps=1, microbatch_tokens=64)
+    first, second = started.start(spec, 2, prepare=uneven.out_of_memory)
+    for process in (first, second):
+        process.join()
+    assert (first.exitcode, second.exitcode) == (1, EXIT_STATUS["oom"])
+    said = Trained(bench.folder / "out", 1).status
+    assert (said["state"], said["error"]) == ("failed", "oom")
+
+
+def test_lines_whose_loss_is_not_finite_are_named_whichever_process_read_them(bench: Bench) -> None:
+    options: dict[str, Any] = {"microbatch_tokens": 64, "batch_size": 8, "max_steps": 1}
+    for process in started.start(bench.spec(**options), 2, prepare=uneven.not_a_number):
+        process.join()
+        assert process.exitcode == EXIT_STATUS["nan"]
+    message = Trained(bench.folder / "out", 5).status["message"]
+    lines = message.partition("; it read lines ")[2].partition(" of train.jsonl")[0].split(", ")
+    assert 0 < len({*lines}) < 8
 
 
 def test_weights_shared_out_over_two_processes_learn_what_one_does_and_go_on_after_a_kill(

@@ -40,6 +40,8 @@ def test_torchrun_forks_a_jobs_processes_which_meet_where_nobody_else_can(
     assert (status, log) == (0, "")
     assert [(each["rank"], each["world"]) for each in said] == [(n, processes) for n in range(processes)]
     assert {each["sum"] for each in said} == {sum(range(1, processes + 1))}
+    if processes > 1:  # while the first saves a large model
+        assert {each["patience"] for each in said} == {2 * 60 * 60}
     (run,) = {each["torchrun"] for each in said}
     assert run
     for each in said:
