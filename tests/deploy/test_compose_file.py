@@ -84,6 +84,13 @@ def test_training_leaves_nine_tenths_of_a_processor_to_each_other_service() -> N
     assert {each for each in shares if each[1] != 1024 or each[0] == "training"} == {("training", 102)}
 
 
+def test_training_has_a_gpu_for_each_process_of_a_job() -> None:
+    for given, count in (({}, "1"), ({"TRAINING_PROCESSES": "8"}, "8")):
+        training = compose_file(VARIABLES | given)["services"]["training-gpu"]
+        (device,) = training["deploy"]["resources"]["reservations"]["devices"]
+        assert device["count"] == count
+
+
 def test_only_the_proxy_is_reached_from_outside_and_it_reaches_web_processes_alone() -> None:
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["proxy"]
     assert {name for name, service in SERVICES.items() if "edge" in service["networks"]} == {

@@ -63,7 +63,14 @@ def test_what_is_switched_on_is_what_nobody_can_leave_as_it_is() -> None:
 
 def test_compose_asks_for_no_variable_that_is_not_explained() -> None:
     asked = set(re.findall(r"(?<!\$)\$\{(\w+)", (DEPLOY / "compose.yaml").read_text()))
-    assert asked == {"SITE_URL", "REPLICAS", "IMAGE_TAG", "EDGE_SUBNET", "STOP_GRACE_SECONDS"}
+    assert asked == {
+        "SITE_URL",
+        "REPLICAS",
+        "IMAGE_TAG",
+        "EDGE_SUBNET",
+        "STOP_GRACE_SECONDS",
+        "TRAINING_PROCESSES",
+    }
 
 
 def test_no_value_has_letters_that_compose_or_systemd_read_as_something_else() -> None:
