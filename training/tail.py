@@ -130,9 +130,12 @@ def _from_status(job: Job, status: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if status.get("state") in _STAGES:
         found["stage"] = status["state"]
-    # A trainer that goes on does not know these at first.
-    for name in ("steps", "best_step", "best_validation_loss", "base_validation_loss"):
+    # A trainer that goes on does not know these at first. A loss may be 0: of labels that are told apart for certain.
+    for name in ("steps", "best_step"):
         if status.get(name):
+            found[name] = status[name]
+    for name in ("best_validation_loss", "base_validation_loss"):
+        if status.get(name) is not None:
             found[name] = status[name]
     return {name: value for name, value in found.items() if getattr(job, name) != value}
 

@@ -24,7 +24,7 @@ from training.trainer.spec import read_spec
 
 def main(arguments: list[str], *, gives_way: bool = False) -> int:
     """`gives_way`: to everybody else's programs."""
-    if len(arguments) != 1:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
         return _failed(TrainingFailure("spec", "Usage: python -m training.trainer SPEC.json"), None)
     job: Job | None = None
     processes: Processes | None = None

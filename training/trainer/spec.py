@@ -144,8 +144,12 @@ def read_spec(path: Path) -> Spec:
     except msgspec.DecodeError as error:
         raise TrainingFailure("spec", f"{path.name} is not a job: {error}.") from error
     check(spec)
-    if spec.task != "scratch" and not spec.base:
-        raise TrainingFailure("spec", "base is missing: the model that is begun with.")
+    places = {"dataset": "the folder of a frozen dataset", "output": "the folder to write in"}
+    if spec.task != "scratch":
+        places["base"] = "the model that is begun with"
+    for name, what in places.items():
+        if not getattr(spec, name):
+            raise TrainingFailure("spec", f"{name} is missing: {what}.")
     return spec
 
 

@@ -110,9 +110,9 @@ def _values(examples: Examples, beat: Callable[[], None]) -> Survey:
     try:
         mean = math.fsum(value * number for value, number in counted.items()) / total
         variance = math.fsum((value - mean) ** 2 * number for value, number in counted.items()) / total
-    except OverflowError:
+    except (OverflowError, ValueError):  # of sums beyond what a number can be, and of such in both directions
         variance = 0.0
-    if not variance:
+    if not 0 < variance < math.inf:
         raise TrainingFailure("data", "The numbers are too large or too close together to be learnt.")
     return Survey("regression", examples=total, mean=mean, std=math.sqrt(variance))
 

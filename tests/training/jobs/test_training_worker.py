@@ -68,6 +68,14 @@ def test_what_a_trainer_writes_is_in_rows_when_it_has_succeeded(
     assert lines[5].startswith(f"4,{loss(4)},,{loss(4) + 0.1},")
 
 
+def test_a_loss_of_nothing_is_one(start: Start, trainer: Trainer) -> None:
+    """As where labels are told apart for certain; a search would take none for a trial that failed."""
+    job = start(spec=SPEC)
+    trainer("certain")
+    run_next()
+    assert now(job).best_validation_loss == 0.0
+
+
 def test_a_model_is_copied_in_no_transaction_and_its_job_is_kept_alive_meanwhile(
     start: Start, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

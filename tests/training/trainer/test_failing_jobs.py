@@ -142,6 +142,14 @@ def test_a_misspelt_knob_or_a_missing_file_is_refused(
     assert bench.run(lora={"targets": ["lm_head"]}).exit_status == 2
     assert "lm_head" in capfd.readouterr().err
     assert main(["nowhere.json"]) == main([]) == 2
+    capfd.readouterr()
+    assert main(["--help"]) == 2
+    assert "Usage: python -m training.trainer SPEC.json" in capfd.readouterr().err
+    for place in ("base", "dataset", "output"):  # or all of it would be written to where one is
+        spec = bench.spec()
+        spec.write_text(json.dumps(json.loads(spec.read_text()) | {place: ""}))
+        assert main([str(spec)]) == 2
+        assert f"{place} is missing" in capfd.readouterr().err
     assert bench.run(base="/nowhere").exit_status == EXIT_STATUS["model"]
     for knob in ("max_length", "validation_length"):
         assert bench.run("long", **{knob: 4096}).status["error"] == "spec"

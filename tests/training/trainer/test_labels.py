@@ -295,6 +295,13 @@ ONE, TWO = LabelledExample("x", value=1.0), LabelledExample("y", value=2.0)
         ("regression", [A, B], [], "No example to learn from has a number"),
         ("regression", [ONE, ONE], [], "has the number 1"),
         ("regression", [ONE, LabelledExample("y", value=1e300)], [], "too large or too close"),
+        ("regression", [ONE, *[LabelledExample("y", value=1e308)] * 2], [], "too large or too close"),
+        (
+            "regression",
+            [LabelledExample("y", value=sign * 1e308) for sign in (1, 1, -1, -1)],
+            [],
+            "too large or too close",
+        ),
         ("language", [A, B], [], "The dataset holds labelled texts"),
     ],
 )
