@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 _BATCH = 16
 # On a CPU products of 256 rows are as fast as those of more (measured) and take less memory; a GPU wants more.
 _MICROBATCH_TOKENS = {"cpu": 512, "cuda": 16_384}
+# What the first step takes of each weight that is learnt: its gradient, that in the vector of all, and two moments.
+_BYTES_PER_WEIGHT = 16
 _CHECKPOINTS = 10
 # Published recipes: an adapter takes ten times the rate of all weights, a small model more than a large one.
 _RATES = {("lora", True): 5e-4, ("lora", False): 2e-4, ("full", True): 5e-5, ("full", False): 2e-5}
@@ -105,10 +107,12 @@ class Choices:
         lengths: list[int],
         device: torch.device,
         precision: str,
+        learnt: int,
         processes: Processes,
     ) -> None:
-        """`lengths` of the examples to learn from, in tokens; `precision` as it was chosen. Every process has to ask,
-        and all of them choose the same: they share out passes that each of them makes."""
+        """`lengths` of the examples to learn from, in tokens; `precision` as it was chosen; `learnt`: weights that this
+        process steps. Every process has to ask, and all choose the same: they share out passes that each of them
+        makes."""
         scratch = spec.task == "scratch"
         if scratch:
             self._chosen("vocabulary", spec.vocabulary, config.vocab_size, "By the length of the text.")
@@ -124,6 +128,7 @@ class Choices:
         free = processes.least(free_memory(device))
         if device.type == "cpu":  # all of them have the same
             free /= processes.world
+        free = max(free - learnt * _BYTES_PER_WEIGHT, 0)
         affordable = int(free / 4 / _bytes_per_token(config, spec, precision))
         tokens = max(min(_MICROBATCH_TOKENS[device.type], affordable), min(256, self.max_length))
         self.microbatch_tokens = int(

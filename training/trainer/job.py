@@ -40,7 +40,7 @@ from training.trainer.processes import Processes
 from training.trainer.record import Record
 from training.trainer.samples import Samples
 from training.trainer.scratch import INITIAL, initial_model
-from training.trainer.shards import gathered
+from training.trainer.shards import gathered, own_part
 from training.trainer.spec import Spec
 from training.trainer.state import DIGITS, TrainingState, identity
 from training.trainer.tensor_files import pieces, stored
@@ -147,8 +147,9 @@ class Job:
         for line, why in refused[:_NAMED]:
             self.record.line("refused", split="train", line=line, why=why)
         lengths = self._train_split.lengths
+        learnt = sum(own_part(p).numel() for p in self._learner.parameters.values())
         self._choices.model_and_data(
-            spec, loaded.config, lengths, self._device, self._precision, self._processes
+            spec, loaded.config, lengths, self._device, self._precision, learnt, self._processes
         )
         longest, context = self._choices.max_length, loaded.config.context_length
         judged = longest if spec.validation_length == "auto" else spec.validation_length

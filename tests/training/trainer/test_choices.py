@@ -40,12 +40,22 @@ def test_bf16_that_was_left_to_us_takes_as_little_memory_as_bf16_that_was_asked_
     monkeypatch.setattr(choices, "resolve_dtype", lambda dtype, device: "bf16")
     monkeypatch.setattr(choices, "free_memory", lambda device: 8 * 2**20)
 
-    def tokens_of_a_pass(precision: str) -> Any:
-        done = bench.run(precision, precision=precision, microbatch_tokens="auto", max_steps=1)
-        (line,) = (line for line in done.lines("chosen") if line["knob"] == "microbatch_tokens")
-        return line["value"]
+    auto, bf16, fp32 = (tokens_of_a_pass(bench, precision=name) for name in ("auto", "bf16", "fp32"))
+    assert auto == bf16 > fp32
 
-    assert tokens_of_a_pass("auto") == tokens_of_a_pass("bf16") > tokens_of_a_pass("fp32")
+
+def test_where_all_weights_are_learnt_a_pass_leaves_room_for_what_is_kept_of_them(
+    tmp_path: Path, tiny_base: Path, chats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, tiny_base, chats)
+    monkeypatch.setattr(choices, "free_memory", lambda device: 6 * 2**20)
+    assert tokens_of_a_pass(bench, method="full") < tokens_of_a_pass(bench, method="lora")
+
+
+def tokens_of_a_pass(bench: Bench, **knobs: str) -> Any:
+    done = bench.run("-".join(knobs.values()), microbatch_tokens="auto", max_steps=1, **knobs)
+    (line,) = (line for line in done.lines("chosen") if line["knob"] == "microbatch_tokens")
+    return line["value"]
 
 
 def found_but(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
