@@ -53,7 +53,7 @@ class Choices:
         return value
 
     def device(self, spec: Spec, *, alone: bool = True) -> torch.device:
-        """"auto" is a GPU where one works. Of several processes each has a GPU of its own (`Processes`), and all have
+        """ "auto" is a GPU where one works. Of several processes each has a GPU of its own (`Processes`), and all have
         one or none: these do not try it first.
 
         Raises TrainingFailure `spec` where there is none of what was asked for, and `oom` where others have all of it.

@@ -11,7 +11,6 @@ import torch
 
 from training.trainer.failures import TrainingFailure
 
-
 # What is said of a GPU without room by whoever is not torch's allocator: the driver, and the libraries of products.
 _NO_ROOM = (
     "DefaultCPUAllocator",

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.trainer.jobs import Bench
 from inference.engine import device
+from tests.training.trainer.jobs import Bench
 from training.trainer import choices
 from training.trainer.choices import Choices
 from training.trainer.failures import EXIT_STATUS
