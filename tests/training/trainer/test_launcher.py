@@ -11,7 +11,7 @@ import pytest
 
 from tests.services import wait_until
 from tests.training.trainer import launched
-from training import trainer_process
+from training import launcher, trainer_process
 from training.trainer.failures import EXIT_STATUS
 
 
@@ -42,10 +42,12 @@ def test_torchrun_forks_a_jobs_processes_which_meet_where_nobody_else_can(
     assert {each["sum"] for each in said} == {sum(range(1, processes + 1))}
     (run,) = {each["torchrun"] for each in said}
     assert run
+    (folder,) = {Path(each["folder"]) for each in said}
     for each in said:
         assert each["forked"]
         assert {*each["ports"]} <= {"127.0.0.1"}
-        assert not Path(each["folder"]).exists()
+    launcher.forget(str(tmp_path))
+    assert not folder.exists()
 
 
 def test_a_job_ends_as_the_first_of_its_processes_that_failed_and_with_it_the_others(tmp_path: Path) -> None:
