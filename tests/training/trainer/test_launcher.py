@@ -28,6 +28,7 @@ def launch(folder: Path, processes: int, **asked: Any) -> tuple[int, str, list[d
     """Its exit status, its log, and what each process found."""
     with begin(folder, processes, **asked) as process:
         _, log = process.communicate(timeout=120)
+    launcher.forget(str(folder))
     said = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
     return process.returncode, log, said
 
@@ -46,7 +47,6 @@ def test_torchrun_forks_a_jobs_processes_which_meet_where_nobody_else_can(
     for each in said:
         assert each["forked"]
         assert {*each["ports"]} <= {"127.0.0.1"}
-    launcher.forget(str(tmp_path))
     assert not folder.exists()
 
 
