@@ -47,25 +47,29 @@ _ETC = (
     *("localtime", "mime.types", "nccl.conf", "nsswitch.conf", "nvidia", "passwd", "protocols"),
     *("resolv.conf", "services", "ssl", "timezone"),
 )
-# Devices and what processes hand each other lie there. Of other processes the kernel shows nothing that is theirs.
-_DEVICES = ("/dev", "/proc", "/sys")
+# Of other processes the kernel shows nothing in them that is theirs.
+_KERNEL = ("/proc", "/sys")
+# Among the devices, what processes hand each other: whoever needs a place there is given it.
+_HANDED = ("shm", "mqueue", "hugepages")
 
 
 def prefix(
     module: str, *, reads: Iterable[Path] = (), writes: Iterable[Path] = (), network: Network = "all"
 ) -> list[str]:
     """What stands for `python -m MODULE` in a command. Files and folders; they have to be there when it starts."""
-    python = [sys.executable, "-P", "-m"]
+    asked = flags(reads=reads, writes=writes, network=network)
+    return [sys.executable, "-P", "-m", *([__name__, *asked] if asked else []), module]
+
+
+def flags(*, reads: Iterable[Path] = (), writes: Iterable[Path] = (), network: Network = "all") -> list[str]:
+    """What `obey` takes; nothing where it is not possible."""
     if not is_possible():
         _say()
-        return [*python, module]
+        return []
     return [
-        *python,
-        __name__,
         *(f"--read={path}" for path in reads),
         *(f"--write={path}" for path in writes),
         f"--network={network}",
-        module,
     ]
 
 
@@ -91,7 +95,8 @@ def confine(reads: Collection[Path], writes: Collection[Path], *, network: Netwo
     ruleset = _call(_CREATE_RULESET, asked, len(asked), 0)
     for path in (*_python(), *reads, *_targets(reads)):
         _allow(ruleset, path, _READ)
-    for path in (*map(Path, _DEVICES), *writes):
+    _allow(ruleset, Path("/dev"), _READ_DIR)
+    for path in (*map(Path, _KERNEL), *_devices(), *writes):
         _allow(ruleset, path, handled)
     if ctypes.CDLL(None, use_errno=True).prctl(_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
@@ -107,6 +112,13 @@ def _python() -> Iterator[Path]:
     elsewhere = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix, *sys.path, *libraries]
     yield from (Path(path) for path in dict.fromkeys(elsewhere) if path and Path(path).resolve() != _ROOT)
     yield from (package.parent for package in _ROOT.glob("*/__init__.py"))
+
+
+def _devices() -> Iterator[Path]:
+    """Not by the links among them: what is open already lies nowhere."""
+    for each in Path("/dev").iterdir():
+        if each.name not in _HANDED and not each.is_symlink():
+            yield each
 
 
 def _targets(folders: Iterable[Path]) -> Iterator[Path]:
@@ -146,18 +158,25 @@ def _call(number: int, *arguments: int | bytes | None) -> int:
     return found
 
 
-def main(arguments: list[str]) -> None:
+def obey(arguments: list[str], *own: Path) -> None:
+    """Takes `flags` off the front and keeps this process to them and to what is its `own`. Raises OSError."""
     given: dict[str, list[str]] = {"--read": [], "--write": [], "--network": []}
     while arguments[0].startswith("--"):
         name, _, value = arguments.pop(0).partition("=")
         given[name].append(value)
-    sys.argv = arguments
+    if not given["--network"]:  # not possible here
+        return
     # Looked for while our folder can still be listed.
     import inference  # noqa: F401
 
     (network,) = given["--network"]
     reads, writes = ([Path(path) for path in given[name]] for name in ("--read", "--write"))
-    confine(reads, writes, network=cast(Network, network))
+    confine(reads, [*writes, *own], network=cast(Network, network))
+
+
+def main(arguments: list[str]) -> None:
+    sys.argv = arguments
+    obey(arguments)
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 

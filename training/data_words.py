@@ -43,6 +43,7 @@ TEMPLATES = (
     "A web page over {0} MB is not read.",
     "Examples with the label “{0}”: {1}. That is too few to learn it and to judge.",
     "It has {0} fields, and the table has {1} columns.",
+    "It has {0} messages; of one conversation at most {1} are read.",
     "It has {0} tokens where {1} fit; {2} of those cut off would be learnt. Shown is how what is cut off begins.",
     "It has more than {0} columns.",
     "It has no column called {0} any more: check which field is which.",

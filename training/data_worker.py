@@ -5,6 +5,7 @@ What reading, counting and freezing are is `training.datasets`' business. Knows 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -45,6 +46,8 @@ _LOOK_SECONDS, _RENEW_SECONDS = 0.5, 2.0
 DISK_FULL = gettext_noop(
     "The disk is full, or the file cannot be read there. Nothing was changed. Make room and try again."
 )
+# Of a version; its file names them all. A column of whatever differs in every row may be taken for labels.
+MOST_LABELS = 1_000
 INTERNAL = gettext_noop(
     "Something went wrong on the server. Nothing was changed; its log says more. Try again."
 )
@@ -60,12 +63,15 @@ class Keeper:
         self.held = ExitStack()  # what has to stay until the work is done
         self._now: tuple[str, int, int] = ("", 0, 0)
         self._unwanted, self._over = threading.Event(), threading.Event()
+        self._is_short = storage.is_short()
         self._thread = threading.Thread(target=self._keep, name=f"keeper of {work.id}", daemon=True)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         self._now = (stage, done, total)
         if self._unwanted.is_set():
             raise Cancelled
+        if self._is_short:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def __enter__(self) -> Keeper:
         self._thread.start()
@@ -80,6 +86,7 @@ class Keeper:
         told, waited = self._now, 0.0
         while not self._over.wait(_LOOK_SECONDS) and not self._unwanted.is_set():
             waited += _LOOK_SECONDS
+            self._is_short = storage.is_short()
             now = self._now
             if now == told and waited < _RENEW_SECONDS:
                 continue
@@ -261,11 +268,12 @@ def _keep_version(version: DatasetVersion, manifest: Manifest, made: Path) -> di
     with durable.named(place):
         made.rename(place)
     splits = {name: split.examples for name, split in manifest.splits.items()}
+    told = msgspec.structs.replace(manifest, labels=manifest.labels[:MOST_LABELS])
     DatasetVersion.objects.filter(id=version.id).update(
         state=DatasetVersion.State.READY,
         kind=manifest.kind,
         content_hash=manifest.content_hash,
-        manifest=msgspec.to_builtins(manifest),
+        manifest=msgspec.to_builtins(told),
         **splits,
     )
     Dataset.objects.filter(id=version.dataset_id).update(highest_version=version.number)

@@ -10,8 +10,10 @@ otherwise once the conversation goes on (Qwen3 leaves out its thinking) is follo
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, pairwise
 from typing import Any
 
 from inference.text.chat_template import ChatTemplate
@@ -99,44 +101,34 @@ class Encoder:
             error = TemplateError("This model has no chat template, so it cannot learn from conversations.")
             yield from [error] * len(chats)
             return
-        # Of each: the prompt of every answer, then everything up to the last answer that is learnt.
-        wanted: list[tuple[list[dict[str, Any]], bool]] = []
-        answers: list[list[int]] = []  # of each chat: where in it they are
-        for messages in chats:
-            plain = [{"role": message.role, "content": message.content} for message in messages]
-            learnt = [n for n, m in enumerate(messages) if m.role == "assistant" and m.weight]
-            last = learnt[-1] if learnt else -1
-            said = [n for n, m in enumerate(messages[: last + 1]) if m.role == "assistant"]
-            answers.append(said)
-            wanted += [(plain[:n], True) for n in said]
-            wanted.append((plain[: last + 1] if learnt else plain, False))
-        rendered = iter(template.render_all(wanted))
-        for messages, said in zip(chats, answers, strict=True):
-            texts = [next(rendered) for _ in range(len(said) + 1)]
+        learnt = [_learnt(messages) for messages in chats]
+        wanted = chain.from_iterable(map(_wanted, chats, learnt))
+        # One after the other: a long conversation has as many prompts as answers, each nearly as long as itself.
+        rendered = template.render_all(wanted)
+        for of_answers in learnt:
+            texts = islice(rendered, len(of_answers) + 1)
             try:
-                yield self._encode_chat([messages[n].weight == 1 for n in said], texts)
+                yield self._encode_chat([is_learnt for _, is_learnt in of_answers], map(_certain, texts))
             except TemplateError as error:
                 yield error
+            deque(texts, maxlen=0)
 
-    def _encode_chat(self, learnt: list[bool], rendered: list[list[Part] | TemplateError]) -> Encoded:
-        """`learnt` of each answer; `rendered`: their prompts, then all of it. Raises TemplateError."""
-        parts: list[list[Part]] = []
-        for text in rendered:
-            if isinstance(text, TemplateError):
-                raise text
-            parts.append(text)
-        *prompts, whole = parts
-        if not prompts:
+    def _encode_chat(self, learnt: list[bool], rendered: Iterator[list[Part]]) -> Encoded:
+        """`learnt` of each answer; `rendered`: as `_wanted`. Raises TemplateError."""
+        whole = next(rendered)
+        if not learnt:
             return self._ids(whole, [])
-        answer = _answer(prompts[-1], whole)
+        last = next(rendered)
+        answer = _answer(last, whole)
         end = self._end_of(answer)
-        whole = _joined(prompts[-1], answer[: end + 1])
-        spans = [_Span(*_after(prompts[-1]), len(whole) - 1)]
-        for prompt, following, is_learnt in zip(prompts, prompts[1:], learnt, strict=False):
+        whole = _joined(last, answer[: end + 1])
+        spans = []
+        for (prompt, following), is_learnt in zip(pairwise(chain(rendered, [last])), learnt, strict=False):
             span = _span(prompt, whole, answer[end])
             # Where the template changes what came before, this answer is only context for those after it.
             if is_learnt and span is not None and span.end < len(following):
                 spans.append(span)
+        spans.append(_Span(*_after(last), len(whole) - 1))
         return self._ids(whole, sorted(spans, key=lambda span: span.end))
 
     def _end_of(self, answer: list[Part]) -> int:
@@ -169,6 +161,31 @@ class Encoder:
             add(part[:asked], False)
             add(part[asked:], span is not None)
         return Encoded(ids, trained)
+
+
+def _learnt(messages: list[Message]) -> list[tuple[int, bool]]:
+    """Where answers are, up to the last that is learnt, and whether they are."""
+    answers = [(n, message.weight == 1) for n, message in enumerate(messages) if message.role == "assistant"]
+    while answers and not answers[-1][1]:
+        answers.pop()
+    return answers
+
+
+def _wanted(
+    messages: list[Message], answers: list[tuple[int, bool]]
+) -> Iterator[tuple[list[dict[str, Any]], bool]]:
+    """Everything up to the last answer that is learnt, the prompt of that, and those of the others in their order."""
+    plain = [{"role": message.role, "content": message.content} for message in messages]
+    ends = [n for n, _ in answers]
+    yield (plain[: ends[-1] + 1] if ends else plain, False)
+    yield from ((plain[:n], True) for n in [*ends[-1:], *ends[:-1]])
+
+
+def _certain(text: list[Part] | TemplateError) -> list[Part]:
+    """Raises TemplateError."""
+    if isinstance(text, TemplateError):
+        raise text
+    return text
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,7 @@ class RecipeForm(forms.Form):
 
     def __init__(self, data: Any = None, *, recipe: Recipe, kind: str) -> None:
         super().__init__(data, initial=_fields_of(recipe))
-        self.kind = kind
+        self.kind, self._begun_from = kind, recipe
         unfit = []
         if kind != "labelled":
             unfit += ["augment", "copies", "swap", "delete", "typo"]
@@ -329,6 +329,7 @@ class RecipeForm(forms.Form):
                 swap=clean["swap"] / 100,
                 delete=clean["delete"] / 100,
                 typo=clean["typo"] / 100,
+                seed=(self._begun_from.augment or Augment()).seed,
             )
         return Recipe(
             repair_unicode=clean["repair_unicode"],
@@ -344,7 +345,7 @@ class RecipeForm(forms.Form):
             max_tokens=clean["max_tokens"] or 0,
             too_long=clean["too_long"],
             augment=augment,
-            split=Split(validation=clean["validation"] / 100, test=clean["test"] / 100),
+            split=Split(clean["validation"] / 100, clean["test"] / 100, self._begun_from.split.salt),
         )
 
 

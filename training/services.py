@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterable
+from functools import partial
 
 import msgspec
 from django.db import transaction
@@ -17,7 +18,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
 from inference.models import ServedModel
-from training import work
+from training import storage, work
 from training.datasets.recipe import Recipe
 from training.datasets.sources import Reading
 from training.first_rows import columns_of
@@ -87,12 +88,27 @@ def delete_dataset(*, dataset: Dataset, user: User | None, request: HttpRequest 
 
 @transaction.atomic
 def remove_file(*, file: SourceFile) -> None:
-    """Raises UserError `dataset_busy`, `file_in_use`."""
+    """With what checks keep of what it says; a version that was frozen of it stays.
+
+    Raises UserError `dataset_busy`, `file_in_use`.
+    """
     _require_idle(file.dataset)
     require_unused([], file.dataset.workspace, [file.pk])
+    _forget_examples(file.dataset)
     file.delete()
     file.dataset.save(update_fields=["updated_at"])
     start_first_report(dataset=file.dataset)
+
+
+def _forget_examples(dataset: Dataset) -> None:
+    """Whatever checks keep of what its files say. Their figures stay until the next."""
+    dataset.work.filter(kind=Kind.PREVIEW).delete()
+    for check in dataset.work.filter(kind=Kind.REPORT):
+        transaction.on_commit(partial(storage.remove_attempts, check))
+        check.parameters["sources"] = ""  # it is of no files any more, also should the same come again
+        if check.result:
+            check.result["previews"] = []
+        check.save(update_fields=["parameters", "result"])
 
 
 @transaction.atomic

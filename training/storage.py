@@ -17,6 +17,8 @@ from django.conf import settings
 from webapp.core import durable
 
 logger = logging.getLogger(__name__)
+# With less than this left (bytes), whatever works on data or trains ends: the database and the broker stop without any.
+_LEAST_FREE = 2**28
 
 
 class HasId(Protocol):
@@ -77,6 +79,13 @@ def free_bytes() -> int:
     return shutil.disk_usage(folder).free
 
 
+def is_short() -> bool:
+    try:
+        return shutil.disk_usage(settings.FLYWHEEL_HOME).free < _LEAST_FREE
+    except OSError:  # whoever writes will hear of it
+        return False
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -97,6 +106,13 @@ def remove_folder(path: Path) -> None:
         pass
     except OSError as error:
         logger.error("%s could not be removed: %s", path, error)
+
+
+def remove_half_saved(job: HasId) -> None:
+    """What is left of a checkpoint whose trainer was killed as it wrote it; where it goes on, it does so itself."""
+    checkpoints = job_folder(job) / "checkpoints"
+    for half in () if checkpoints.is_symlink() else checkpoints.glob(".aside-step-*"):
+        remove_folder(half)
 
 
 def remove_other_work(work: Claimed) -> None:

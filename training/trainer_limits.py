@@ -1,4 +1,4 @@
-"""How much memory and how much time a trainer may take, and what ends it that takes more. Knows no job.
+"""How much memory, disk and time a trainer may take, and what ends it that takes more. Knows no job.
 
 Memory is watched and not limited by the kernel: GPUs and threads reserve far more address space than they ever use.
 """
@@ -13,6 +13,8 @@ import psutil
 from django.conf import settings
 from django.utils.translation import gettext_noop
 
+from training import storage
+
 # Of what the machine or the container has: the rest is for those who answer.
 _SHARE = 0.9
 _CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -20,6 +22,9 @@ _CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/mem
 _TOO_LARGE = gettext_noop(
     "The training used more than the {0} GB of memory it may have; the last checkpoint is kept. Lower the batch size "
     "or the length of examples, or turn gradient checkpointing on."
+)
+NO_ROOM = gettext_noop(
+    "The disk is full, or cannot be written. Make room, and resume it: the last checkpoint is kept."
 )
 _TOO_LONG = gettext_noop(
     "The training took more than the {0} hours it may. Resume it, and it goes on from what is saved for as long again."
@@ -47,6 +52,8 @@ class TrainerLimits:
         self._ends_at = time.monotonic() + self._hours * 3600 if self._hours else float("inf")
 
     def passed(self, trainer: Watched) -> Passed | None:
+        if storage.is_short():
+            return Passed("disk", NO_ROOM, has_time=False)
         if trainer.memory() > self._memory:
             return Passed("oom", _TOO_LARGE.format(f"{self._memory / 2**30:.0f}"), has_time=False)
         if time.monotonic() > self._ends_at:

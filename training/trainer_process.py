@@ -1,7 +1,8 @@
 """A trainer as processes of its own: started without our secrets, told to stop, ended whole. Knows no database.
 
 `torchrun` launches them (launcher.py). What belongs to a job is known by a mark in its environment, which whatever it
-starts inherits: also what a killed worker left.
+starts inherits: also what a killed worker left. Its own worker knows it by its session, too: to be overlooked, it has
+to leave both.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import os
 import signal
 import subprocess
-import tempfile
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,11 +47,15 @@ def command(spec: Path, processes: int) -> list[str]:
     """A worker that dies takes torchrun with it, and that its trainers: each saves first. The job's folder is there."""
     given = json.loads(spec.read_bytes())
     reads = [Path(given[name]) for name in ("base", "dataset") if given.get(name)]
-    # torchrun writes in the second what went wrong in them; in the third, GPUs keep what was compiled for them.
-    writes = [Path(given["output"]), Path(tempfile.gettempdir()), Path(os.path.expanduser("~/.nv"))]
-    # Several talk with one another. torchrun asks the system for a port that is free, also where nobody will use it.
-    network: confinement.Network = "all" if processes > 1 else "passive"
-    launch = confinement.prefix(launcher.__name__, reads=[spec, *reads], writes=writes, network=network)
+    # In the second, GPUs keep what was compiled for them. Temporary files lie in the launcher's own folder.
+    writes = [Path(given["output"]), Path(os.path.expanduser("~/.nv"))]
+    # torchrun asks the system for a port that is free, also where nobody will use it.
+    network: confinement.Network = "passive"
+    if processes > 1:
+        # They talk with one another; those on GPUs by files among those of all programs, too, which NCCL names.
+        network, writes = "all", [*writes, launcher.MEMORY]
+    flags = confinement.flags(reads=[spec, *reads], writes=writes, network=network)
+    launch = [sys.executable, "-P", "-m", launcher.__name__, *flags]
     return [*tether(), *launch, str(processes), str(TRAINER), str(spec)]
 
 
@@ -142,7 +147,7 @@ class TrainerProcess:
 
     def kill(self) -> None:
         """All of it is gone afterwards. Raises NotEnded."""
-        end_left(self._job)
+        end_left(self._job, session=self._process.pid)
         self._process.kill()
         self._process.wait()
 
@@ -154,20 +159,23 @@ class TrainerProcess:
             return log.read().decode(errors="replace")
 
 
-def marked(job: str) -> list[psutil.Process]:
-    """The processes of a job that are on this machine."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == job:
-                found.append(process)
-    return found
+def marked(job: str, session: int = 0) -> list[psutil.Process]:
+    """The processes of a job that are on this machine; and those of its `session` whose environment is another's."""
+    return [process for process in psutil.process_iter() if _is_of(process, job, session)]
 
 
-def end_left(job: str, seconds: float = ENDING_SECONDS) -> None:
+def _is_of(process: psutil.Process, job: str, session: int) -> bool:
+    with contextlib.suppress(psutil.Error, OSError):
+        if session and os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+            return True
+        return process.environ().get(MARK) == job
+    return False
+
+
+def end_left(job: str, seconds: float = ENDING_SECONDS, *, session: int = 0) -> None:
     """kill -9 for whatever is left of a job, until nothing is. Raises NotEnded where something does not go."""
     deadline = time.monotonic() + seconds
-    while left := marked(job):
+    while left := marked(job, session):
         if time.monotonic() > deadline:
             raise NotEnded(f"processes of job {job} cannot be ended: {[process.pid for process in left]}")
         for process in left:

@@ -38,7 +38,7 @@ from training.publishing import Publication, kept_checkpoints, prepare
 from training.results import write_results
 from training.search_space import judged_length
 from training.trainer.failures import EXIT_STATUS, TrainingFailure
-from training.trainer_limits import Passed, TrainerLimits
+from training.trainer_limits import NO_ROOM, Passed, TrainerLimits
 from training.trainer_process import NotEnded, TrainerProcess, end_left
 from webapp.core.errors import UserError
 from webapp.core.plain_files import create_plain
@@ -54,9 +54,6 @@ _TICK = 0.5  # seconds
 # Rows keep sentences in English; pages translate them.
 INTERNAL = gettext_noop("The training ended by an error on our side. The log of its worker says more.")
 DATA_GONE = gettext_noop("The data of this fine-tune was deleted.")
-DISK = gettext_noop(
-    "The disk is full, or cannot be written. Make room, and resume it: the last checkpoint is kept."
-)
 UNSAID = gettext_noop(
     "The training ended, and could not write down why; the disk may be full. The log of its worker says more."
 )
@@ -131,7 +128,7 @@ class Supervision:
             self._fail("not_ended", NOT_ENDED)
         except OSError:
             logger.exception("job %s met a broken disk", job.id)
-            self._fail("disk", DISK)
+            self._fail("disk", NO_ROOM)
         except Exception:
             logger.exception("job %s failed", job.id)
             self._fail("internal", INTERNAL)
@@ -167,6 +164,7 @@ class Supervision:
                 self._watch(trainer)
         finally:
             trainer.kill()
+        storage.remove_half_saved(job)
         if tail.drain(job, folder) is None:
             raise Lost
         return Ended(trainer.last_words(), trainer.exit_status)
@@ -348,5 +346,5 @@ def _failure(status: dict[str, Any], ended: Ended) -> TrainingFailure | None:
     # On a full disk it can say it in neither.
     for code, exit_status in EXIT_STATUS.items():
         if exit_status == ended.exit_status and code != "stopped":
-            return TrainingFailure(code, DISK if code == "disk" else UNSAID)
+            return TrainingFailure(code, NO_ROOM if code == "disk" else UNSAID)
     return None

@@ -11,7 +11,8 @@ template's own; it is cut at those, and the texts between them are changed back 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice, repeat
 from typing import Any
 
 from inference.text.template_host import TemplateError, TemplateHost
@@ -76,28 +77,32 @@ class ChatTemplate:
         return ids
 
     def render_all(
-        self, conversations: list[tuple[list[dict[str, Any]], bool]]
-    ) -> list[list[str | SpecialToken] | TemplateError]:
+        self, conversations: Iterable[tuple[list[dict[str, Any]], bool]]
+    ) -> Iterator[list[str | SpecialToken] | TemplateError]:
         """Messages, and whether the generation prompt is added: the special tokens and the texts between them that
-        `encode` makes ids of, or why there are none. As few round trips to the template's process as is safe."""
-        rendered: list[list[str | SpecialToken] | TemplateError] = []
-        for start in range(0, len(conversations), _AT_ONCE):
+        `encode` makes ids of, or why there are none. As few round trips to the template's process as is safe, and no
+        more at once than one of them needs."""
+        left = iter(conversations)
+        while some := list(islice(left, _AT_ONCE)):
             questions: list[tuple[dict[str, Any], _Disguise] | TemplateError] = []
-            for messages, add_generation_prompt in conversations[start : start + _AT_ONCE]:
+            for messages, add_generation_prompt in some:
                 try:
                     questions.append(self._question(messages, add_generation_prompt))
                 except TemplateError as error:
                     questions.append(error)
             asked = [question[0] for question in questions if not isinstance(question, TemplateError)]
-            texts = iter(self._host.render_all(asked) if asked else [])
+            texts: Iterator[str | TemplateError]
+            try:
+                texts = iter(self._host.render_all(asked) if asked else [])
+            except TemplateError as error:
+                texts = repeat(error)
             for question in questions:
                 text = question if isinstance(question, TemplateError) else next(texts)
                 if isinstance(question, TemplateError) or isinstance(text, TemplateError):
                     assert isinstance(text, TemplateError)
-                    rendered.append(text)
+                    yield text
                 else:
-                    rendered.append(self._parts(text, question[1]))
-        return rendered
+                    yield self._parts(text, question[1])
 
     def close(self) -> None:
         self._host.close()

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from tests.training.jobs import prying
-from training import confinement, trainer_process
+from training import confinement, launcher, trainer_process
 from training.datasets import children
 from training.datasets.parallel import Done, run_all
 from training.datasets.progress import silent
@@ -88,7 +88,14 @@ def theirs(state: Path) -> list[str]:
     return [str(state / "secret_key"), f"{process}/mem", f"{process}/{environment}"]
 
 
-def test_work_on_data_opens_no_files_but_those_it_is_given(state: Path) -> None:
+@pytest.fixture
+def handed() -> Iterator[str]:
+    """As what two other programs of this user hand each other in memory."""
+    with tempfile.NamedTemporaryFile(prefix="flywheel-prying-", dir="/dev/shm") as file:
+        yield file.name
+
+
+def test_work_on_data_opens_no_files_but_those_it_is_given(state: Path, handed: str) -> None:
     own = [
         str(state / "datasets" / "rows"),
         str(state / "models" / "linked" / "weights"),
@@ -96,9 +103,8 @@ def test_work_on_data_opens_no_files_but_those_it_is_given(state: Path) -> None:
         "/dev/urandom",
     ]
     into = state / "jobs" / "1"
-    piece = Piece(
-        [*own, *theirs(state)], [str(into / "new"), str(state / "datasets" / "rows"), str(state / "new")]
-    )
+    others = [str(state / "datasets" / "rows"), str(state / "new"), handed]
+    piece = Piece([*own, *theirs(state), handed], [str(into / "new"), *others])
     found = run_all(
         pry,
         [piece, piece],
@@ -109,9 +115,9 @@ def test_work_on_data_opens_no_files_but_those_it_is_given(state: Path) -> None:
         reads=[state / "datasets", state / "models" / "linked"],
         writes=[into],
     )
-    assert found == [Opened([True] * 4 + [False] * 3, [True, False, False])] * 2
+    assert found == [Opened([True] * 4 + [False] * 4, [True, False, False, False])] * 2
     # Without it, all of that would be open.
-    assert pry(piece, lambda amount: None) == Opened([True] * 7, [True] * 3)
+    assert pry(piece, lambda amount: None) == Opened([True] * 8, [True] * 4)
 
 
 @pytest.fixture
@@ -165,21 +171,22 @@ def test_what_looks_into_a_strangers_file_sees_that_file_alone(
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_trainer_opens_no_files_but_its_own_and_one_that_is_alone_connects_to_nothing(
-    state: Path, processes: int, monkeypatch: pytest.MonkeyPatch, tcp: socket.socket
+    state: Path, processes: int, monkeypatch: pytest.MonkeyPatch, tcp: socket.socket, handed: str
 ) -> None:
-    # As where the state is: not in the folder for temporary files.
     monkeypatch.setattr(tempfile, "tempdir", str(state / "tmp"))
     monkeypatch.setenv("TMPDIR", str(state / "tmp"))
     folder = state / "jobs" / "1"
     places = {"base": str(state / "base.gguf"), "dataset": str(state / "datasets"), "output": str(folder)}
     own = {
         "read": [places["base"], str(state / "datasets" / "rows"), "/etc/hosts", "/proc/self/status"],
-        "write": [str(folder / "metrics.jsonl"), "/dev/shm/flywheel-prying", "/dev/null"],
+        "write": [str(folder / "metrics.jsonl"), "/dev/null", prying.TEMPORARY],
     }
-    others = [str(state / "new"), str(state / "datasets" / "new")]
+    others = [str(state / "new"), str(state / "datasets" / "new"), str(state / "tmp" / "new")]
+    # Several on GPUs meet there.
+    (own["write"] if processes > 1 else others).append(handed)
     process = [os.getpid()] if confinement._version() >= confinement._WITH_SCOPES else []
     prying_for: dict[str, list[Any]] = {
-        "read": [*own["read"], *theirs(state)],
+        "read": [*own["read"], *theirs(state), str(state / "tmp" / "of-another")],
         "write": [*own["write"], *others],
         "signal": process,
         "connect": [tcp.getsockname()[1]],
@@ -197,7 +204,7 @@ def test_a_trainer_opens_no_files_but_its_own_and_one_that_is_alone_connects_to_
         text=True,
         timeout=120,
     )
-    Path("/dev/shm/flywheel-prying").unlink()
+    launcher.forget("job")
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     expected = dict.fromkeys([*prying_for["read"], *prying_for["write"], *map(str, process)], False)
     expected |= {str(port): connects for port in prying_for["connect"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -279,6 +280,28 @@ def test_one_that_takes_too_long_among_many_spoils_none_of_them() -> None:
     template.close()
     assert isinstance(encoded[0], Encoded)
     assert isinstance(encoded[1], TemplateError)
+
+
+def test_of_many_long_conversations_no_more_prompts_are_held_than_of_one() -> None:
+    encoder, memory = encoder_of(SMOLLM2), []
+    conversation = chat(*(f"{n} word" for n in range(60)))
+    encoder.encode(conversation)
+    for number in (1, 10):
+        tracemalloc.start()
+        try:
+            encoder.encode_all([conversation] * number)
+            memory.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert memory[1] < 2 * memory[0]
+
+
+def test_one_that_takes_too_long_by_itself_is_no_more_than_that() -> None:
+    source = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    template = ChatTemplate(source, tokenizer_of(SPECIALS[QWEN3]), seconds=0.1)
+    encoded = Encoder(template._tokenizer, template).encode_all([chat("a")])
+    template.close()
+    assert [type(each) for each in encoded] == [TemplateError]
 
 
 # --- Other examples --------------------------------------------------------------------------------------------

@@ -103,8 +103,10 @@ def freeze(
                 folder, validation, recipe, Path(scratch), model, evaluation, progress, processes, write=True
             )
             splits, labels = _write(plan, recipe, aside, progress)
+        # Not what was before: that may be what was to be redacted or left out.
+        effects = [msgspec.structs.replace(effect, samples=[]) for effect in plan.effects]
         manifest = Manifest(
-            FORMAT, plan.kind, content_hash(plan.kind, splits), parent, recipe, splits, plan.effects, labels
+            FORMAT, plan.kind, content_hash(plan.kind, splits), parent, recipe, splits, effects, labels
         )
         (aside / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     return manifest

@@ -75,6 +75,7 @@ CODES: dict[str, Code] = {
     "system_not_first": Code("warning", "Put what the system says at the start, as one message."),
     "consecutive_role": Code("warning", "Join messages that one side says in a row."),
     "last_message_not_assistant": Code("warning", "End with the answer: what comes after it is not learnt."),
+    "too_many_messages": Code("error", "Split it into several conversations."),
     "missing_prompt": Code("error", "Add what both answers reply to: a prompt, or the messages before them."),
     "prompts_differ": Code(
         "warning", "Compare answers to the same prompt: correct it, or leave the pair out."

@@ -42,16 +42,23 @@ class Length:
     def _cut_chat(self, example: ChatExample) -> Example | None:
         messages = example.messages
         ends = [n + 1 for n, m in enumerate(messages) if m.role == "assistant" and m.weight]
-        beginnings = [ChatExample(messages[:end]) for end in ends]
-        fitting = [
-            beginning
-            for beginning, encoded in zip(beginnings, self._encoder.encode_all(beginnings), strict=True)
-            if self._fits(encoded)
-        ]
-        if fitting:
-            return fitting[-1]
         if not ends:
             return None
+
+        def fits(answers: int) -> bool:
+            (encoded,) = self._encoder.encode_all([ChatExample(messages[: ends[answers - 1]])])
+            return self._fits(encoded)
+
+        # Each is longer than the one before, and what is far too long takes longest: so from the first on.
+        fitting, too_many = 0, 1
+        while too_many <= len(ends) and fits(too_many):
+            fitting, too_many = too_many, 2 * too_many
+        too_many = min(too_many, len(ends) + 1)
+        while too_many - fitting > 1:
+            middle = (fitting + too_many) // 2
+            fitting, too_many = (middle, too_many) if fits(middle) else (fitting, middle)
+        if fitting:
+            return ChatExample(messages[: ends[fitting - 1]])
         *before, answer = messages[: ends[0]]
         return self._shortened(
             answer.content,

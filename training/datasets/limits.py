@@ -11,6 +11,9 @@ MAX_UNPACKED = 8 * 2**30  # bytes of all of them
 MAX_RATIO = 200  # unpacked bytes for each packed one ...
 FREE_UNPACKED = 64 * 2**20  # ... once more than this came out
 MAX_COLUMNS = 1_000
+MAX_MESSAGES = (
+    1_000  # of a conversation: every answer's prompt is rendered, so what it takes grows with their square
+)
 MAX_SHEET_ROWS = 1_048_576  # Excel's own
 PROBLEMS_KEPT = 1_000  # of each code
 

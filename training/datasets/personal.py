@@ -56,7 +56,9 @@ Spans = Iterator[tuple[int, int]]
 _DIGIT = re.compile(r"\d")
 
 _KEY = re.compile(
-    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[A-Za-z0-9+/=\s:,.-]*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)"
+    # One ends where the next begins: what is looked through for its end is looked through once.
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:(?!-----BEGIN )[A-Za-z0-9+/=\s:,.-])*?"
+    r"(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|(?=-----BEGIN )|\Z)"
     r"|(?<![A-Za-z0-9_-])(?:"
     r"sk-[A-Za-z0-9_-]{20,200}"  # OpenAI, Anthropic
     r"|[rs]k_(?:live|test)_[A-Za-z0-9]{16,200}"  # Stripe

@@ -56,5 +56,5 @@ class Effect(msgspec.Struct):
     changed: int  # examples it changes
     dropped: int  # examples it leaves out
     added: int = 0
-    samples: list[tuple[str, str]] = []  # before and after, a few
+    samples: list[tuple[str, str]] = []  # before and after, a few; none of what was done for good
     splits: dict[str, int] = {}  # of the last step: examples in each

@@ -213,7 +213,7 @@ class Version(Schema):
     train: int
     validation: int
     test: int
-    labels: list[str]
+    labels: list[str]  # the first 1,000 of them
     effects: list[Effect]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from training import services, storage
+from tests.training.data_pages.conftest import Seen
+from training import services, storage, tasks
 from training.datasets.recipe import Recipe
 from training.models import Dataset, DatasetVersion, DataWork, SourceFile
 from webapp.accounts import erasure
@@ -94,3 +96,72 @@ def test_what_is_made_frozen_and_deleted_is_in_the_audit_log(
     page = client.get("/settings/workspace/audit/").content.decode()
     for act in ("Created", "Froze a version of", "Deleted a version of", "Deleted"):  # each "a dataset"
         assert f"{act} a dataset" in page
+
+
+def said_anywhere(word: str, folder: Path, *rows: Any) -> bool:
+    """In a file below the folder, or in what rows hold."""
+    files = (path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    return any(word.encode() in content for content in files) or word in json.dumps(rows)
+
+
+@pytest.fixture
+def checked(dataset: Dataset, seen: Seen, logged_in: LogIn, alice: User) -> Callable[..., Client]:
+    """Alice's browser, once these files are checked."""
+
+    def checked(**files: str) -> Client:
+        for name, words in files.items():
+            lines = ({"prompt": f"{words} {n}?", "completion": f"{n}: eve@example.com"} for n in range(20))
+            seen(f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+        client = logged_in(alice)
+        client.post(f"/data/{dataset.pk}/report/", {})
+        tasks.run(str(dataset.work.get(state="queued").pk))
+        return client
+
+    return checked
+
+
+def test_what_was_redacted_is_nowhere_in_the_version(
+    dataset: Dataset, checked: Callable[..., Client]
+) -> None:
+    client = checked(orders="Order")
+    switches = {"missing": "keep", "deduplicate": "", "too_long": "keep", "validation": "10", "test": "0"}
+    client.post(f"/data/{dataset.pk}/clean/", switches | {"redact": "email", "freeze": "1"})
+    tasks.run(str(dataset.work.get(state="queued").pk))
+    version = dataset.versions.get()
+    assert version.train + version.validation == 20
+    assert said_anywhere("[EMAIL]", storage.version_folder(version))
+    assert not said_anywhere("eve@", storage.version_folder(version), version.manifest)
+
+
+def test_a_file_that_is_removed_is_in_nothing_that_was_read_of_it(
+    dataset: Dataset, checked: Callable[..., Client], django_capture_on_commit_callbacks: Any
+) -> None:
+    folder = storage.dataset_folder(dataset.pk)
+    client = checked(orders="Order", secrets="Gnome")
+    services.start_preview(dataset=dataset, recipe=Recipe(redact=["email"]))
+    tasks.run(str(dataset.work.get(state="queued").pk))
+    DataWork.objects.filter(dataset=dataset, kind="report").update(
+        result=services.last_report(dataset).result | {"previews": [[{"text": "Gnome", "trained": True}]]}  # type: ignore[union-attr,operator]
+    )
+
+    def kept() -> bool:
+        rows = DataWork.objects.filter(dataset=dataset).values_list("result", flat=True)
+        return said_anywhere("Gnome", folder, *rows)
+
+    assert kept()
+    file = dataset.files.get(name="secrets.jsonl")
+    with django_capture_on_commit_callbacks(execute=True):
+        assert client.post(f"/data/files/{file.pk}/remove/").status_code == 302
+    assert not kept()
+    assert (
+        "The files have changed since this check"
+        in client.get(f"/data/{dataset.pk}/report/").content.decode()
+    )
+    for page in ("", "clean/", "versions/", "report/problems.csv"):
+        assert client.get(f"/data/{dataset.pk}/{page}").status_code == 200, page
+    # What was read is gone, also should the same file come once more.
+    SourceFile.objects.create(
+        dataset=dataset, name=file.name, size=file.size, received=file.size, sha256=file.sha256, state="ready",
+        detected=file.detected, reading=file.reading, received_at=file.received_at,
+    )  # fmt: skip
+    assert not services.is_current(services.last_report(dataset))  # type: ignore[arg-type]

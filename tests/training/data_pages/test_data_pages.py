@@ -403,6 +403,18 @@ def test_a_version_shows_what_each_step_did_and_says_where_that_had_not_been_cou
     assert f"Version 3 was frozen with switches whose effects {said}" in frozen(deduplicate="exact")
 
 
+def test_what_only_a_program_says_of_a_recipe_stays_as_it_said_it(
+    client: Client, dataset: Dataset, report: DataWork
+) -> None:
+    recipe = Recipe(augment=Augment(seed=7), split=Split(salt="pepper"))
+    preview = services.start_preview(dataset=dataset, recipe=recipe)
+    dataset.work.filter(pk=preview.pk).update(state="ready", result=[], finished_at=timezone.now())
+    client.post(f"/data/{dataset.pk}/clean/", recipe_fields(freeze="1"))
+    frozen = msgspec.convert(dataset.versions.get().recipe, Recipe)
+    assert frozen.augment is not None
+    assert (frozen.augment.seed, frozen.split.salt) == (7, "pepper")
+
+
 def test_splits_with_nothing_in_them_are_told_before_freezing_and_where_a_fine_tune_begins(
     client: Client, dataset: Dataset, seen: Seen
 ) -> None:

@@ -157,6 +157,16 @@ def test_a_version_that_another_worker_is_making_is_not_put_in_its_place(
     assert not storage.version_folder(version).exists()
 
 
+def test_work_that_leaves_no_room_on_the_disk_ends_before_the_database_has_none(
+    waiting: DataWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "is_short", lambda: True)
+    tasks.run(str(waiting.pk))
+    waiting.refresh_from_db()
+    assert (waiting.state, waiting.error_code) == (State.FAILED, "disk_full")
+    assert not storage.work_folder(waiting).exists()
+
+
 def test_a_report_says_that_it_is_of_the_files_that_it_read_and_not_of_those_it_was_asked_for(
     waiting: DataWork, dataset: Dataset, source: SourceFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.training.datasets.records import chat, labelled, model_folder, sentence, write_records
@@ -23,10 +25,12 @@ from training.datasets.examples import (
 )
 from training.datasets.fingerprints import fingerprints_of, similarity
 from training.datasets.frozen import SPLITS, read_manifest, read_split
+from training.datasets.measure import open_encoder
 from training.datasets.personal import find_personal
 from training.datasets.problems import DataError
 from training.datasets.progress import Cancelled
 from training.datasets.recipe import Augment, Effect, Recipe, Split
+from training.encoding import Encoder
 
 ALL_TRAIN = Split(validation=0, test=0)
 SIXTY = [chat(sentence(n, 10), sentence(-n - 1)) for n in range(60)]
@@ -58,6 +62,10 @@ def effects_of(effects: list[Effect]) -> dict[str, tuple[int, int, int]]:
     return {effect.step: (effect.changed, effect.dropped, effect.added) for effect in effects}
 
 
+def without_samples(effects: list[Effect]) -> list[Effect]:
+    return [msgspec.structs.replace(effect, samples=[]) for effect in effects]
+
+
 def test_each_step_does_what_its_preview_counted(tmp_path: Path) -> None:
     folder = write_records(tmp_path / "work", MESSY)
     expected = preview(folder, EVERYTHING, tmp_path / "scratch")
@@ -76,7 +84,7 @@ def test_each_step_does_what_its_preview_counted(tmp_path: Path) -> None:
     assert [file.name for file in folder.iterdir()] == ["records"]
     assert not (tmp_path / "scratch").exists()
     manifest = freeze(folder, EVERYTHING, tmp_path / "version", parent="abc")
-    assert manifest.effects == expected
+    assert manifest.effects == without_samples(expected)
     assert expected[-1].splits == {name: split.examples for name, split in manifest.splits.items()}
     assert sum(split.examples for split in manifest.splits.values()) == len(MESSY) - 7
     samples = {effect.step: effect.samples for effect in expected}
@@ -274,6 +282,31 @@ def test_a_chat_that_is_too_long_ends_after_an_answer(tmp_path: Path) -> None:
     assert 60 < len(answer) < 120
 
 
+def test_where_a_long_chat_ends_is_found_without_a_look_at_each_of_its_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, looked_at = model_folder(tmp_path / "tiny"), 0
+    encode_all = Encoder.encode_all
+
+    def counting(encoder: Encoder, examples: Sequence[Example]) -> Any:
+        nonlocal looked_at
+        looked_at += len(examples)
+        return encode_all(encoder, examples)
+
+    monkeypatch.setattr(Encoder, "encode_all", counting)
+    texts = [sentence(n, 2) for n in range(60)]
+    (cut,) = train_of(
+        tmp_path, Recipe(max_tokens=300, too_long="cut", split=ALL_TRAIN), [chat(*texts)], model=model
+    )
+    assert isinstance(cut, ChatExample)
+    assert [message.content for message in cut.messages] == texts[: len(cut.messages)]
+    monkeypatch.undo()
+    one_more = chat(*texts[: len(cut.messages) + 2])
+    encoder = open_encoder(str(model))[1]
+    assert [len(encoder.encode(each).ids) <= 300 for each in (cut, one_more)] == [True, False]
+    assert looked_at < 12
+
+
 def test_what_is_too_long_is_dropped_and_what_just_fits_is_not(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "tiny")
     around = 1 + 5 + 3 + 1 + 1 + 1 + 10 + 1  # of "one": markers, roles and newlines
@@ -322,7 +355,7 @@ def test_only_training_texts_are_augmented_and_always_the_same(tmp_path: Path) -
     recipe = Recipe(augment=Augment(copies=2, typo=0.1), split=Split(0.3, 0.3))
     folder = write_records(tmp_path / "work", [*examples, labelled("one", "a")])
     manifest = freeze(folder, recipe, tmp_path / "version", parent="")
-    assert preview(folder, recipe, tmp_path / "scratch") == manifest.effects
+    assert without_samples(preview(folder, recipe, tmp_path / "scratch")) == manifest.effects
     contents = frozen(tmp_path / "version")
     added = [e for e in contents["train"] if e not in examples and e != labelled("one", "a")]
     assert len(added) == manifest.effects[-2].added == 2 * sum(e in examples for e in contents["train"])

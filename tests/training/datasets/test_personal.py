@@ -69,6 +69,11 @@ def test_each_kind_is_found_within_a_sentence_and_nothing_around_it(kind: str, t
     assert redact(sentence, set(KINDS) - {kind}) == sentence
 
 
+def test_a_key_whose_end_was_lost_ends_where_the_next_begins() -> None:
+    (_, key), lost = FOUND[-1], "-----BEGIN PRIVATE KEY-----\nMIIxyz\n"
+    assert redact(f"{lost}{key} and more", ["key"]) == "[KEY][KEY] and more"
+
+
 @pytest.mark.parametrize("text", NOT_PERSONAL)
 def test_what_only_looks_alike_is_left_alone(text: str) -> None:
     assert find_personal(text) == []
@@ -107,10 +112,11 @@ def test_what_is_redacted_is_not_found_again(text: str) -> None:
         "DE89" * 25_000,
         "eyJ" * 30_000,
         "-----BEGIN PRIVATE KEY-----" * 4_000,
+        "-----BEGIN PRIVATE KEY-----" * 12_000 + "!",
         "a@b.co " * 15_000,
         "1.2.3.4 " * 12_000,
     ],
-    ids=lambda text: text[:8],
+    ids=lambda text: text[:8] + text[-1],
 )
 def test_no_text_takes_long(text: str) -> None:
     started = time.process_time()

@@ -289,6 +289,12 @@ CALL = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "
         ("chat", {"messages": [USER, SYSTEM, ANSWER]}, "system_not_first", "messages[1].role"),
         ("chat", {"messages": [USER, USER, ANSWER]}, "consecutive_role", "messages[1].role"),
         ("chat", {"messages": [USER, ANSWER, USER]}, "last_message_not_assistant", "messages[2].role"),
+        ("chat", {"messages": [USER, ANSWER] * 501}, "too_many_messages", "messages"),
+        (
+            "preference",
+            {"prompt": [*[USER, ANSWER] * 500, USER], "chosen": "b", "rejected": "c"},
+            "too_many_messages", "input",
+        ),
         (
             "sharegpt",
             {"conversations": [{"from": "human", "value": ""}, GPT]},

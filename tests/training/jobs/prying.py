@@ -6,7 +6,11 @@ import json
 import os
 import socket
 import sys
+import tempfile
 from pathlib import Path
+
+# Among the files it is to write: one where its temporary files are.
+TEMPORARY = "a temporary file"
 
 
 def opens(path: str, mode: str = "rb") -> bool:
@@ -37,7 +41,8 @@ def signals(process: int) -> bool:
 if __name__ == "__main__":
     asked = json.loads(Path(sys.argv[1]).read_text())["prying"]
     read = {path: opens(path) for path in asked["read"]}
-    written = {path: opens(path, "ab") for path in asked["write"]}
+    temporary = os.path.join(tempfile.gettempdir(), "written")
+    written = {path: opens(temporary if path == TEMPORARY else path, "ab") for path in asked["write"]}
     signalled = {str(process): signals(process) for process in asked.get("signal", ())}
     reached = {str(port): connects(socket.AF_INET, ("127.0.0.1", port)) for port in asked["connect"]}
     print(json.dumps(read | written | signalled | reached))

@@ -90,7 +90,7 @@ def test_a_job_whose_processes_outlive_their_killing_says_so_and_is_resumed_once
     trainer()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_worker, "end_left", partial(trainer_process.end_left, seconds=0))
-        patch.setattr(trainer_process, "marked", lambda job: [Stuck()])
+        patch.setattr(trainer_process, "marked", lambda job, session: [Stuck()])
         run_next()
     job = now(job)
     assert (job.state, job.error_code) == (State.FAILED, "not_ended")

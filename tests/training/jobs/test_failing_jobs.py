@@ -50,6 +50,24 @@ def test_a_trainer_that_takes_too_long_is_saved_and_can_be_resumed(
     assert now(job).state == State.SUCCEEDED
 
 
+def test_a_trainer_that_leaves_no_room_on_the_disk_is_ended_before_the_database_has_none(
+    start: Start, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = start(spec=SPEC)
+    half = storage.job_folder(job) / "checkpoints" / ".aside-step-00000008"
+
+    def fill(job: Job) -> None:
+        half.mkdir()
+        monkeypatch.setattr(storage, "is_short", lambda: True)
+
+    trainer("slow", meanwhile=at_step(5, fill))
+    run_next()
+    assert (now(job).state, now(job).error_code) == (State.FAILED, "disk")
+    assert "Make room, and resume it" in now(job).error_message
+    assert job.checkpoints.get().is_kept
+    assert not half.exists()
+
+
 def test_without_a_setting_a_job_may_take_what_the_machine_or_its_container_has(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.services import wait_until
@@ -20,6 +22,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     asked: list[str] = []
     monkeypatch.setattr("torch.distributed.run.main", asked.extend)
     monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.chdir(tmp_path)
     launcher.main(["1", "trainer.py", "spec.json"])
     return asked
@@ -35,6 +38,19 @@ def test_a_trainer_whose_worker_died_is_gone_before_another_host_can_have_its_jo
 def test_a_job_of_weeks_fills_no_memory_with_notes_of_torchrun_that_it_lives(launched: list[str]) -> None:
     (conf,) = (each for each in launched if each.startswith("--rdzv-conf="))
     assert int(conf.partition("keep_alive_interval=")[2]) > 365 * 24 * 3600
+
+
+def test_what_a_trainer_starts_with_another_environment_does_not_outlive_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = ["sh", "-c", "env -i sleep 60 & echo $! > started; wait"]
+    monkeypatch.setattr(trainer_process, "command", lambda spec, processes: program)
+    trainer = TrainerProcess(tmp_path, str(tmp_path), tmp_path / "spec.json", processes=1, threads=1)
+    started = tmp_path / "started"
+    left = psutil.Process(int(wait_until(lambda: started.exists() and started.read_text(), "what it starts")))
+    wait_until(lambda: left.name() == "sleep", "its new environment")
+    trainer.kill()
+    assert not left.is_running() or left.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_trainer_gives_way_to_chat_and_is_the_first_to_end_where_memory_runs_out(

@@ -14,7 +14,7 @@ import torch
 from tests.inference.engine.running import needs_gpu
 from tests.training.trainer.conftest import conversation, freeze
 from tests.training.trainer.jobs import Bench
-from training import trainer_process
+from training import launcher, trainer_process
 from training.datasets.examples import ChatExample, Message
 from training.trainer import checkpoints, objective
 from training.trainer.command import main
@@ -97,6 +97,7 @@ def test_on_a_disk_without_any_room_the_exit_status_says_so(bench: Bench) -> Non
     with log.open("ab") as full:
         process = subprocess.Popen(command, cwd=bench.folder, env=environment, stdout=full, stderr=full)
         assert process.wait(timeout=120) == EXIT_STATUS["disk"]
+    launcher.forget("a job")
     assert log.stat().st_size == 200
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.services import wait_until
 from tests.training.trainer import launched
-from training import trainer_process
+from training import launcher, trainer_process
 from training.trainer.failures import EXIT_STATUS
 
 
@@ -28,6 +28,7 @@ def launch(folder: Path, processes: int, **asked: Any) -> tuple[int, str, list[d
     """Its exit status, its log, and what each process found."""
     with begin(folder, processes, **asked) as process:
         _, log = process.communicate(timeout=120)
+    launcher.forget(str(folder))
     said = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
     return process.returncode, log, said
 
@@ -44,10 +45,11 @@ def test_torchrun_forks_a_jobs_processes_which_meet_where_nobody_else_can(
         assert {each["patience"] for each in said} == {2 * 60 * 60}
     (run,) = {each["torchrun"] for each in said}
     assert run
+    (folder,) = {Path(each["folder"]) for each in said}
     for each in said:
         assert each["forked"]
         assert {*each["ports"]} <= {"127.0.0.1"}
-        assert not Path(each["folder"]).exists()
+    assert not folder.exists()
 
 
 def test_a_job_ends_as_the_first_of_its_processes_that_failed_and_with_it_the_others(tmp_path: Path) -> None:

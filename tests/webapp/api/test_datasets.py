@@ -14,8 +14,9 @@ from pytest_django.fixtures import Settings
 
 from tests.webapp.api.conftest import key_client
 from tests.webapp.api.data_work import ORDERS, chat, jsonl, make_base, upload, uploaded, work
-from training import tasks
+from training import data_worker, storage, tasks
 from training import work as life
+from training.datasets.frozen import read_manifest
 from training.models import Dataset, DatasetVersion, DataWork
 from webapp.accounts.models import Membership, Role, User, Workspace
 
@@ -162,6 +163,21 @@ def test_effects_are_counted_and_a_version_is_frozen_with_the_same_recipe(
     alices.post(f"/v1/fine_tuning/jobs/{job['id']}/cancel")
     assert alices.delete(path).json()["deleted"]
     assert refused(alices.get(path)) == (404, "not_found", None)
+
+
+def test_labels_without_end_are_in_the_versions_file_and_not_in_every_answer_of_it(
+    alices: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_worker, "MOST_LABELS", 3)
+    made = post(alices, "", {"name": "Tickets"}).json()["id"]
+    add(alices, made, jsonl([{"text": f"Ticket {n}", "label": f"{n}"} for n in range(9)]), "tickets.jsonl")
+    work()
+    frozen = post(alices, f"/{made}/versions").json()["id"]
+    work()
+    version = alices.get(f"/v1/datasets/{made}/versions/{frozen}").json()
+    assert (version["status"], version["labels"]) == ("ready", ["0", "1", "2"])
+    folder = storage.version_folder(DatasetVersion.objects.get())
+    assert read_manifest(folder).labels == [str(n) for n in range(9)]
 
 
 def test_a_recipe_that_cannot_be_is_refused_field_by_field(alices: Client, dataset: str) -> None:

@@ -6,7 +6,14 @@ import re
 from collections.abc import Mapping
 
 from training.datasets.convert.found import Found
-from training.datasets.convert.messages import OPENAI, SHAREGPT, Dialect, check_conversation, read_messages
+from training.datasets.convert.messages import (
+    OPENAI,
+    SHAREGPT,
+    Dialect,
+    check_conversation,
+    check_number,
+    read_messages,
+)
 from training.datasets.examples import ChatExample, Message, PreferenceExample
 from training.datasets.shapes import is_good
 
@@ -72,6 +79,7 @@ def preference(fields: Fields, found: Found) -> PreferenceExample:
     if system != prompt[: len(system)]:
         prompt = system + prompt
     preferred, rejected = answers
+    check_number(prompt, "input", found)
     if not prompt and not found.broken:
         found.say("missing_prompt", "input", "", "There is nothing that the answers reply to.")
     if preferred == rejected and not found.broken:

@@ -12,6 +12,7 @@ import msgspec
 from inference.text.speakers import said_by
 from training.datasets.convert.found import Found
 from training.datasets.examples import Message
+from training.datasets.limits import MAX_MESSAGES
 
 Role = Literal["system", "user", "assistant"]
 _TOOLS = ("tool", "function", "tool_calls", "function_call", "function_response", "observation", "ipython")
@@ -171,8 +172,15 @@ def _joined(parts: list[object], path: str, found: Found) -> str | None:
     return "".join(texts) if len(texts) == len(parts) else None
 
 
+def check_number(messages: list[Message], path: str, found: Found) -> None:
+    if len(messages) > MAX_MESSAGES:
+        reason = f"It has {len(messages)} messages; of one conversation at most {MAX_MESSAGES} are read."
+        found.say("too_many_messages", path, "", reason)
+
+
 def check_conversation(messages: list[Message], path: str, found: Found, *, before: int = 0) -> None:
     """What is wrong with readable messages as a whole. `before`: how many come before those of the path."""
+    check_number(messages, path, found)
     last, answers, learnt = "", 0, 0
     for index, message in enumerate(messages, -before):
         role = message.role
