@@ -10,6 +10,7 @@ from pathlib import Path
 
 from training.datasets import dialect
 from training.datasets.encodings import MARK, open_text, position
+from training.datasets.layouts import first_rows, titles_above
 from training.datasets.limits import MAX_COLUMNS, MAX_LINE
 from training.datasets.readers.rows import Flaw, Row, Rows, Skipped
 
@@ -68,7 +69,9 @@ class _Feed:
 
 def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
     with open_text(path, encoding, newline="") as text:
-        enclosed = dialect.are_enclosed(text.read(dialect.SAMPLE), delimiter)
+        sample = text.read(dialect.SAMPLE)
+        enclosed = dialect.are_enclosed(sample, delimiter)
+        titles = titles_above(first_rows(sample.lstrip("\ufeff"), delimiter)) if header else 0
         text.seek(0)
         feed = _Feed(text)
         rows = dialect.cells(feed, delimiter, enclosed=enclosed, strict=True)
@@ -104,6 +107,9 @@ def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
                 cells = loose
             if not any(cells) or (line == 1 and dialect.SEPARATOR.fullmatch(feed.beginning)):
                 continue
+            if titles:
+                titles -= 1
+                continue
             if not names:
                 names = column_names(cells, header)
                 if header:
@@ -116,6 +122,7 @@ def column_names(cells: Sequence[object], header: bool) -> list[str]:
     names: list[str] = []
     for number, cell in enumerate(cells[:MAX_COLUMNS], 1):
         name = str(cell).strip().lstrip("\ufeff")[:200] if header and cell is not None else ""
+        name = name.replace(MARK, "\ufffd").replace("\0", "\ufffd")  # what databases and pages cannot hold
         names.append(name if name and name not in names else f"column {number}")
     return names
 
