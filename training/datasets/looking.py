@@ -278,6 +278,8 @@ def _archive(path: Path, name: str, seen: Seen, member_path: Path) -> Detected:
                 f" {_MEMBER_SIZE // 2**20} MB: upload it unpacked.",
             )
             continue
+        if inside.layout == "zip":
+            why = "What is in it is an archive again: unpack it and upload what is in that."
         if inside.layout in (None, "zip"):
             continue
         found = look_into(member_path, member.name, inside)

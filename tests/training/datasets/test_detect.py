@@ -269,6 +269,7 @@ def test_unicode_is_known_with_and_without_its_mark(tmp_path: Path, encoding: st
         (pdf(["secret"], password="p"), "password"),
         (pdf([""]), "no text"),
         (archive({}), "empty"),
+        (archive({"inner.zip": archive({"a.txt": b"Hello"})}), "archive again"),
         (b"{}\n[]\n", "field"),
         (b"[1, 2, 3]", "named fields"),
         (b'{"data": [{"prompt": "a", "completion": "b"}], "more": [{"prompt": "c"}]}', "list 'data'"),
@@ -280,6 +281,14 @@ def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, content: byte
 
     assert detected.reading is None
     assert word in detected.reason
+
+
+def test_what_two_people_say_beside_a_rating_is_a_prompt_with_its_completion(tmp_path: Path) -> None:
+    rows = [f"{n},Where is order {n}?,It is on its way and comes on day {n}.,{n % 5}\n" for n in range(40)]
+    detected = found(tmp_path, "ticket,client,agent,stars given\n" + "".join(rows), "a.csv")
+    assert detected.reading is not None
+    assert detected.reading.shape == "prompt_completion"
+    assert detected.reading.columns == {"prompt": "client", "completion": "agent"}
 
 
 @pytest.mark.parametrize("text", ["MZ, Mainz: what is open when\n", "GIF8 is how some pictures begin.\n"])

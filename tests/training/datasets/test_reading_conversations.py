@@ -366,7 +366,7 @@ def test_an_empty_prompt_and_completion_is_an_empty_example(tmp_path: Path) -> N
     assert "empty_example" in done.codes
 
 
-@pytest.mark.parametrize("line", [b"{", b"nonsense", b'{"a": NaN}', b"[" * 100_000, b'{"a": "\\ud800"}'])
+@pytest.mark.parametrize("line", [b"{", b"nonsense", b'{"a": nan}', b"[" * 100_000, b'{"a": "\\ud800"}'])
 def test_a_line_that_is_no_json_loses_only_itself(tmp_path: Path, line: bytes) -> None:
     good = jsonl([chat("a", "b")])
 
@@ -469,6 +469,18 @@ def test_an_object_with_a_list_of_examples_may_be_larger_than_one_example_may(
 
     assert (done.summary.usable, done.problems) == (500, [])
     assert (one.reading, one.code) == (None, "line_too_long")
+
+
+def test_what_python_writes_for_a_missing_number_costs_no_row(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "NaN?", "completion": "b", "score": float("nan")},
+        {"prompt": float("-inf"), "completion": "b"},
+    ]
+
+    done = read(tmp_path, source(tmp_path, jsonl(rows), "a.jsonl"))
+
+    assert done.examples == [said(("user", "NaN?"), ("assistant", "b"))]
+    assert done.codes == ["missing_content"]
 
 
 def test_lines_that_end_in_commas_are_examples_all_the_same(tmp_path: Path) -> None:

@@ -513,6 +513,31 @@ def test_labels_that_a_hugging_face_dataset_keeps_as_numbers_are_called_by_their
     assert done.codes == ["empty_field"]
 
 
+def test_times_that_python_cannot_tell_cost_no_row_of_a_parquet_file(tmp_path: Path) -> None:
+    table = pyarrow.table(
+        {
+            "text": ["One", "Two"],
+            "label": ["a", "b"],
+            "at": pyarrow.array([1, 1_700_000_000_123_456_789], pyarrow.timestamp("ns", "UTC")),
+            "took": pyarrow.array([1, 2], pyarrow.duration("ns")),
+        }
+    )
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table, file)
+
+    done = read(tmp_path, source(tmp_path, file.getvalue(), "a.parquet"))
+
+    assert done.examples == [LabelledExample("One", ["a"]), LabelledExample("Two", ["b"])]
+
+
+def test_a_table_of_too_many_columns_is_said_to_be_that(tmp_path: Path) -> None:
+    wide = "\n".join(",".join(f"{word}{n}" for n in range(1001)) for word in "abc")
+
+    refused = detect(write(tmp_path, wide), "a.csv")
+
+    assert (refused.code, refused.reason) == ("file_too_complex", "It has more than 1000 columns.")
+
+
 def test_a_column_of_texts_is_not_cut_off_as_a_title_where_a_note_stands_beside_one_of_them(
     tmp_path: Path,
 ) -> None:

@@ -27,11 +27,20 @@ def read_parquet(path: Path) -> Rows:
         called = _label_names(file.schema_arrow.metadata)
         line, rows = 0, max(1, file.metadata.num_rows)
         for batch in file.iter_batches(_BATCH, use_threads=False):
-            for value in batch.to_pylist():
+            columns = [_cells(column) for column in batch.columns]
+            for cells in zip(*columns, strict=True):
                 line += 1
+                value = dict(zip(batch.schema.names, cells, strict=True))
                 for name, labels in called.items():
                     value[name] = _named(value.get(name), labels)
                 yield Row(line, {name: _plain(cell) for name, cell in value.items()}, size * line // rows)
+
+
+def _cells(column: pyarrow.Array) -> list[object]:
+    try:
+        return column.to_pylist()
+    except (ValueError, KeyError, OverflowError):  # times that Python cannot tell: nanoseconds, years, zones
+        return column.cast(pyarrow.string()).to_pylist()
 
 
 def _label_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from training.datasets import dialect
 from training.datasets.encodings import MARK, open_text, position
 from training.datasets.layouts import first_rows, titles_above
 from training.datasets.limits import MAX_COLUMNS, MAX_LINE
+from training.datasets.problems import DataError
 from training.datasets.readers.rows import Flaw, Row, Rows, Skipped
 
 csv.field_size_limit(MAX_LINE)
@@ -118,7 +119,12 @@ def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
 
 
 def column_names(cells: Sequence[object], header: bool) -> list[str]:
-    """Of a first row; where it has no names, or not enough, "column 1" and so on. Each only once."""
+    """Of a first row; where it has no names, or not enough, "column 1" and so on. Each only once.
+
+    Raises DataError `file_too_complex`.
+    """
+    if any(cell not in (None, "") for cell in cells[MAX_COLUMNS:]):
+        raise DataError("file_too_complex", f"It has more than {MAX_COLUMNS} columns.")
     names: list[str] = []
     for number, cell in enumerate(cells[:MAX_COLUMNS], 1):
         name = str(cell).strip().lstrip("\ufeff")[:200] if header and cell is not None else ""
