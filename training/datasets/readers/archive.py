@@ -77,7 +77,9 @@ def _name(member: zipfile.ZipInfo) -> str:
 
 def _unpack(package: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path, left: int, most: int) -> int:
     size = 0
-    with to.open("wb") as unpacked:
+    # One that is cut to nothing and written anew, ext4 flushes to the disk each time.
+    to.unlink(missing_ok=True)
+    with to.open("xb") as unpacked:
         for chunk in _chunks(package, member, most):
             size += len(chunk)
             if size > left:
