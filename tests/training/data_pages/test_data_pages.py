@@ -166,6 +166,7 @@ def test_a_file_that_is_there_twice_is_said_to_be(client: Client, dataset: Datas
     assert said.findall(client.get(f"/data/{dataset.pk}/").content.decode()) == []
 
 
+@pytest.mark.django_db(transaction=True)
 def test_characters_that_a_database_has_no_place_for_cost_neither_look_nor_report(
     client: Client, dataset: Dataset, seen: Seen
 ) -> None:
