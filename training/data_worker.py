@@ -162,7 +162,7 @@ def _detect(work: DataWork, progress: Keeper) -> bool:
             return False
         SourceFile.objects.filter(id=file.id).update(
             sha256=sha256,
-            detected=msgspec.to_builtins(detected),
+            detected=_storable(detected),
             reading=msgspec.to_builtins(detected.reading) if readable else asked,
             state=SourceFile.State.READY if readable else SourceFile.State.UNREADABLE,
         )
@@ -199,7 +199,7 @@ def _report(work: DataWork, progress: Keeper) -> bool:
         progress=progress,
         processes=processes(),
     )
-    result = msgspec.to_builtins(report)
+    result = _storable(report)
     ended = {"state": State.READY, "result": result, "parameters": wanted}
     if not life.end_work(work=work, expected=State.RUNNING, **ended):
         return False
@@ -220,9 +220,7 @@ def _preview(work: DataWork, progress: Keeper) -> bool:
         progress=progress,
         processes=processes(),
     )
-    return life.end_work(
-        work=work, expected=State.RUNNING, state=State.READY, result=msgspec.to_builtins(effects)
-    )
+    return life.end_work(work=work, expected=State.RUNNING, state=State.READY, result=_storable(effects))
 
 
 def _freeze(work: DataWork, progress: Keeper) -> bool:
@@ -273,7 +271,7 @@ def _keep_version(version: DatasetVersion, manifest: Manifest, made: Path) -> di
         state=DatasetVersion.State.READY,
         kind=manifest.kind,
         content_hash=manifest.content_hash,
-        manifest=msgspec.to_builtins(told),
+        manifest=_storable(told),
         **splits,
     )
     Dataset.objects.filter(id=version.dataset_id).update(highest_version=version.number)
@@ -286,6 +284,17 @@ _DOING: dict[str, Callable[[DataWork, Keeper], bool]] = {
     Kind.PREVIEW: _preview,
     Kind.FREEZE: _freeze,
 }
+
+
+def _storable(found: object) -> Any:
+    """As a database keeps it: PostgreSQL has no NUL, and texts out of people's files may."""
+    if isinstance(found, str):
+        return found.replace("\0", "\ufffd")
+    if isinstance(found, list | tuple):
+        return [_storable(each) for each in found]
+    if isinstance(found, dict):
+        return {_storable(name): _storable(each) for name, each in found.items()}
+    return _storable(msgspec.to_builtins(found)) if isinstance(found, msgspec.Struct) else found
 
 
 def _sources(files: list[SourceFile]) -> list[Source]:

@@ -129,7 +129,7 @@ class ReadingForm(forms.Form):
             self.fields["sheet"] = forms.ChoiceField(label=_("Sheet"), choices=names, required=False)
         for name, layouts in LAYOUTS_WITH.items():
             self.fields[name].widget.attrs["data-layouts"] = " ".join(layouts)
-        self._file = file
+        self._file, self._within = file, reading.within
         self._columns = columns_of(file, header=reading.header)
         self._add_columns(reading)
 
@@ -171,7 +171,8 @@ class ReadingForm(forms.Form):
         now_called = dict(zip(self._columns, names, strict=False))
         chosen = {name: clean[f"{shape}.{name}"] for name in FIELDS[shape]}
         columns = {name: now_called.get(column, column.strip()) for name, column in chosen.items() if column}
-        return Reading(layout=layout, shape=shape, columns=columns, **has)
+        within = self._within if layout == "json" else ""
+        return Reading(layout=layout, shape=shape, within=within, columns=columns, **has)
 
 
 class ReportForm(forms.Form):

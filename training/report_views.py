@@ -17,6 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 from inference.models import ServedModel
 from training import access, charts, problem_list, services, storage
 from training import work as life
+from training.datasets.languages import UNKNOWN
 from training.datasets.recipe import Split
 from training.datasets.report import Histogram, Report
 from training.estimate import estimate
@@ -92,7 +93,9 @@ def _found(request: HttpRequest, made: DataWork) -> dict[str, Any]:
         "value_bins": _bins(report.values) if report.values else [],
         "trained_share": _share(report.trained_tokens, _all_tokens(report.tokens)),
         "personal_data": [(PERSONAL_DATA.get(c.name, c.name), c.count) for c in report.personal_data],
-        "languages": [(c.name, c.count) for c in report.languages],
+        "personal_kinds": [str(name) for name in PERSONAL_DATA.values()],
+        # "de", or of translations "de → en".
+        "languages": [(c.name.replace(UNKNOWN, _("unknown")), c.count) for c in report.languages],
         "labels": [(c.name, c.count) for c in report.labels],
         "expected": _expected(report),
         "has_training": bool(tasks_of(report.kind, has_labels=bool(report.labels))),

@@ -157,7 +157,14 @@ def correct_reading(*, file: SourceFile, reading: Reading) -> SourceFile:
 def _shows_the_same(seen: Reading, asked: Reading) -> bool:
     """Whether what was found in the file is what is found in it by the other, too. Of a header, first_rows.py knows;
     but above a sheet's there may be a title, which is a row only without."""
-    names = ["layout", "encoding", "delimiter", "sheet", *(["header"] if asked.layout == "xlsx" else [])]
+    names = [
+        "layout",
+        "encoding",
+        "delimiter",
+        "within",
+        "sheet",
+        *(["header"] if asked.layout == "xlsx" else []),
+    ]
     return all(getattr(seen, name) == getattr(asked, name) for name in names)
 
 

@@ -101,8 +101,8 @@ def _require_room(dataset: Dataset) -> None:
         raise UserError(
             "too_many_files",
             ngettext(
-                "A dataset has at most %(count)s file.",
-                "A dataset has at most %(count)s files.",
+                "A dataset has at most %(count)s file. A ZIP archive of many files counts as one.",
+                "A dataset has at most %(count)s files. A ZIP archive of many files counts as one.",
                 MAX_FILES,
             )
             % {"count": MAX_FILES},

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
@@ -56,7 +57,7 @@ def file_table(dataset: Dataset) -> dict[str, object]:
     """What training/files.html shows."""
     # In this order: once every file is read as looked at, the check that follows is there to be read; and once that is
     # read as ended, what came of it.
-    files = list(dataset.files.all())
+    files = list(dataset.files.annotate(copy_of=Subquery(_earlier_copies().values("name")[:1])))
     work = life.unfinished(dataset)
     states = {file.state for file in files}
     report = services.last_report(dataset)
@@ -70,6 +71,14 @@ def file_table(dataset: Dataset) -> dict[str, object]:
         "failed": services.last_failure(dataset, DataWork.Kind.REPORT),
         "work": work,
     }
+
+
+def _earlier_copies() -> QuerySet[SourceFile]:
+    """Files of the same bytes in the same dataset."""
+    same = SourceFile.objects.filter(dataset=OuterRef("dataset"), sha256=OuterRef("sha256")).exclude(
+        sha256=""
+    )
+    return same.filter(created_at__lt=OuterRef("created_at"))
 
 
 def _upload_strings() -> dict[str, str]:

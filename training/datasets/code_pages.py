@@ -5,12 +5,20 @@ chardet says how likely each is; of those as likely, the one is taken that puts 
 
 from __future__ import annotations
 
+import codecs
 import re
 
 # What programs that people have wrote and write, Windows' first: of pages that say the same the first is taken.
 _WINDOWS = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874")
 _ASIAN = ("cp932", "euc_jis_2004", "cp949", "gb18030", "big5hkscs")
 CODE_PAGES = (*_WINDOWS, *_ASIAN, "iso8859-2", "koi8-r", "mac-roman", "cp850", "cp852", "cp866")
+# What a web page says it is in, and what browsers then take it to be in.
+_DECLARED = re.compile(rb"(?:charset|encoding)\s*=\s*[\"']?([\w.:-]{2,40})", re.IGNORECASE)
+_MEANT = {
+    "iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874",
+    "shift_jis": "cp932", "euc_jp": "euc_jis_2004", "euc_kr": "cp949", "gb2312": "gb18030", "gbk": "gb18030",
+    "big5": "big5hkscs",
+}  # fmt: skip
 _OF_ANOTHER_SCRIPT = frozenset(("cp1251", "cp1253", "cp1255", "cp1256", "cp874", "koi8-r", "cp866"))
 _WESTERN = frozenset(("cp1252", "mac-roman", "cp850"))
 _AS_LIKELY, _FAR_LIKELIER = 0.99, 1.3
@@ -21,6 +29,17 @@ _STRANGE = re.compile(r"[^\x00-\x7f]")
 _LETTER = r"(?![A-Za-z])[^\W\d_]"  # other than of ASCII
 _AMONG_LATIN = re.compile(f"(?<=[A-Za-z]){_LETTER}|{_LETTER}(?=[A-Za-z])")
 _AMONG_THEIR_OWN = re.compile(f"{_LETTER}(?={_LETTER})")
+
+
+def declared(page: bytes) -> str:
+    """The codec's name that a web page says, where it is one of these; else ""."""
+    found = _DECLARED.search(page[:4096])
+    try:
+        name = codecs.lookup(found[1].decode()).name if found else ""
+    except LookupError:
+        return ""
+    name = _MEANT.get(name, name)
+    return name if name in CODE_PAGES else ""
 
 
 def code_page_of(text: bytes) -> str:

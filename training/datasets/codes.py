@@ -25,6 +25,10 @@ CODES: dict[str, Code] = {
     "no_text": Code(
         "error", "A scan has pictures of text: run text recognition (OCR) and upload the result."
     ),
+    "pages_without_text": Code(
+        "warning",
+        "If they are scans, run text recognition (OCR) and upload the result: what is on them is not learnt.",
+    ),
     "expands_too_much": Code("error", "Upload the unpacked files themselves."),
     "too_many_files": Code("error", "Split the archive into smaller ones."),
     "unreadable_member": Code(
@@ -89,6 +93,10 @@ CODES: dict[str, Code] = {
 }
 
 
+# Not seen, but needed for what is: emoji of several, Persian and Hindi words, signs among Hebrew and Arabic.
+_JOINING = "\u200c\u200d\u200e\u200f\u061c\u00ad"
+
+
 def problem(code: str, file: str, line: int, path: str, excerpt: object, reason: str) -> Problem:
     known = CODES[code]
     return Problem(code, known.severity, file, line, path, shown(excerpt), reason, known.remedy)
@@ -98,7 +106,8 @@ def shown(value: object, length: int = MAX_EXCERPT) -> str:
     """A value as a person may look at it: one line, cut, without what cannot be displayed or encoded."""
     # Cut first: a value may be millions of characters long.
     text = value[: 4 * length] if isinstance(value, str) else _brief(value)[: 4 * length]
-    text = " ".join("".join(c if c.isprintable() or c.isspace() else "�" for c in text).split())
+    seen = (c if c.isprintable() or c.isspace() or c in _JOINING else "�" for c in text)
+    text = " ".join("".join(seen).split())
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from training.datasets.codes import shown
 from training.datasets.examples import Record
 from training.datasets.problems import MAX_EXCERPT, Problem
 from training.datasets.texts import excerpt_of
@@ -82,7 +83,7 @@ def problem_with(
         file=name_of(record, files),
         line=record.line,
         path=path,
-        excerpt=excerpt or excerpt_of(record.example, MAX_EXCERPT),
+        excerpt=shown(excerpt or excerpt_of(record.example, MAX_EXCERPT)),
         reason=reason or usual_reason,
         remedy=remedy,
     )

@@ -7,11 +7,13 @@ import csv
 import io
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from training.datasets.code_pages import declared
 from training.datasets.dialect import SEPARATOR, are_enclosed, cells, without_separator_line
-from training.datasets.encodings import SAMPLE, guess
+from training.datasets.encodings import SAMPLE, guess, is_unicode
 from training.datasets.shapes import FIELDS
 from training.datasets.sources import Layout
 
@@ -65,9 +67,11 @@ _FOREIGN = {  # what people upload, and we do not read
     b"\x7fELF": "a program",
     b"MZ": "a program",
 }
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a]")
 _DELIMITERS = (",", ";", "\t", "|")
+_TITLES = 5  # rows above the columns' names at most
 _TAG = re.compile(r"<(html|head|body|div|p|span|table|h[1-6]|article)\b[^>]*>", re.IGNORECASE)
-_USUAL = {name for fields in FIELDS.values() for field in fields.values() for name in field.names}
+USUAL = {name for fields in FIELDS.values() for field in fields.values() for name in field.names}
 
 
 class Seen(NamedTuple):
@@ -101,6 +105,8 @@ def see(path: Path, name: str) -> Seen:
     if not text.strip():
         return Seen(None, "", "", "The file has nothing but blanks in it.", "empty_file")
     layout, delimiter = _by_text(text, claimed, name)
+    if layout == "html" and not is_unicode(encoding):
+        encoding = declared(sample) or encoding
     return Seen(layout, encoding, delimiter, _lie(claimed, layout, name))
 
 
@@ -116,9 +122,9 @@ def _lie(claimed: Layout | None, layout: Layout, name: str) -> str:
 
 def _by_magic(path: Path, sample: bytes, claimed: Layout | None) -> tuple[Layout | None, str]:
     for magic, what in _FOREIGN.items():
-        if sample.startswith(magic) and not (
-            len(magic) == 2 and sample[:64].isascii() and sample[:64].isalnum()
-        ):
+        # A text may begin with a few such letters, too.
+        is_word = len(magic) <= 4 and magic.isascii()
+        if sample.startswith(magic) and not (is_word and _NO_TEXT.search(sample[:256]) is None):
             return None, what
     if sample.startswith(b"PAR1"):
         return "parquet", ""
@@ -174,7 +180,10 @@ def _json_layout(text: str, claimed: Layout | None) -> Layout:
     if len(lines) == 1 and claimed == "json":
         return "json"  # where one value may follow another on the same line, too
     cut = len(lines) == 1 and claimed == "jsonl"  # one line, longer than what was looked at
-    return "jsonl" if cut or len(whole) * 2 >= len(lines) else "json"
+    alone = [
+        line for line in whole if not line.rstrip().endswith(",")
+    ]  # those of a list have a comma behind them
+    return "jsonl" if cut or len(alone) * 2 >= len(lines) else "json"
 
 
 def table_delimiter(text: str, claimed: bool, tabs: bool) -> str:
@@ -184,14 +193,16 @@ def table_delimiter(text: str, claimed: bool, tabs: bool) -> str:
     best, best_score = "", 0.0
     for delimiter in ("\t",) if tabs else _DELIMITERS:
         rows = first_rows(text, delimiter)
+        titles = titles_above(rows) if claimed else 0  # any text may have commas from some line on
+        del rows[:titles]
         if len(rows) < 2 or len(rows[0]) < 2:
             continue
         width = len(rows[0])
         same = sum(len(row) == width for row in rows) / len(rows)
         header = looks_like_header(rows)
-        known = sum(cell.strip().casefold() in _USUAL for cell in rows[0])
+        known = sum(cell.strip().casefold() in USUAL for cell in rows[0])
         # Prose has commas, too: without a name that says table, the rows have to.
-        enough = 0.5 if claimed or known >= 2 else 0.95 if header and len(rows) >= 3 else 2.0
+        enough = 0.5 if known >= 2 or (claimed and not titles) else 0.95 if header and len(rows) >= 3 else 2.0
         score = same + known + min(width, 50) / 1000
         if same >= enough and score > best_score:
             best, best_score = delimiter, score
@@ -200,7 +211,7 @@ def table_delimiter(text: str, claimed: bool, tabs: bool) -> str:
         first = text.lstrip()[:10_000].splitlines()[:1]
         usual = {
             each: sum(
-                cell.strip().casefold() in _USUAL for row in first_rows("".join(first), each) for cell in row
+                cell.strip().casefold() in USUAL for row in first_rows("".join(first), each) for cell in row
             )
             for each in _DELIMITERS
         }
@@ -224,10 +235,21 @@ def first_rows(text: str, delimiter: str, count: int = 50) -> list[list[str]]:
     return rows
 
 
+def titles_above(rows: Sequence[Sequence[object]]) -> int:
+    """How many rows with a title, a date or the like stand above one with the columns' names."""
+    texts = [[str(cell) for cell in cells if cell not in (None, "")] for cells in rows]
+    above = next((number for number, cells in enumerate(texts[: _TITLES + 1]) if len(cells) > 1), 0)
+    if any(cell.strip().casefold() in USUAL for cells in texts[:above] for cell in cells):
+        return 0  # the one column that has a name
+    table = texts[above:]
+    wide = sum(len(cells) > 1 for cells in table)
+    return above if above and wide * 2 > len(table) and looks_like_header(table) else 0
+
+
 def looks_like_header(rows: list[list[str]]) -> bool:
     """Names are short, each another, and no numbers."""
     names = [cell.strip() for cell in rows[0]]
-    if any(name.casefold() in _USUAL for name in names):
+    if any(name.casefold() in USUAL for name in names):
         return True
     short = all(0 < len(name) <= 64 and not re.fullmatch(r"[-+\d.,:/ %]+", name) for name in names)
     repeated = any(cell in names for row in rows[1:] for cell in map(str.strip, row))

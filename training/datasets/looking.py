@@ -6,12 +6,22 @@ Knows nothing of processes, which keep a broken file from taking others down.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from training.datasets.codes import shown
-from training.datasets.encodings import as_in, is_unicode
-from training.datasets.layouts import NAMES, Seen, first_rows, layout_of_name, looks_like_header, see
+from training.datasets.encodings import as_in, is_unicode, open_text
+from training.datasets.layouts import (
+    NAMES,
+    USUAL,
+    Seen,
+    first_rows,
+    layout_of_name,
+    looks_like_header,
+    see,
+    titles_above,
+)
 from training.datasets.limits import MAX_COLUMNS, MAX_LINE
 from training.datasets.problems import DataError
 from training.datasets.readers import read_rows
@@ -29,6 +39,12 @@ _MEMBER_SIZE = 64 * 2**20  # bytes of each that are unpacked for it
 # Read from their beginning on: to look at some rows, there need be no end.
 _FROM_THE_START: tuple[Layout, ...] = ("jsonl", "json", "csv", "text", "markdown")
 _DOCUMENTS: tuple[Layout, ...] = ("text", "markdown", "html", "pdf", "docx")
+_BEGINNING = 2**16  # characters of a JSON file
+# An object that begins with a list of objects, or with plain values and then that.
+_LIST_WITHIN = re.compile(
+    r'\ufeff?\s*+\{(?:\s*+"[^"\\]*+"\s*+:\s*+(?:"(?:[^"\\]|\\.)*+"|[-+.\w]++)\s*+,)*+'
+    r'\s*+"([^"\\]{1,300})"\s*+:\s*+\[\s*+\{'
+)
 _GUESS = "This is a guess by what the fields hold: check which field is which."
 _SHAPES: dict[Shape, str] = {
     "chat": "conversations (OpenAI's messages)",
@@ -71,7 +87,19 @@ def look_into(
             reading.header = _has_header(path, seen)
         else:
             reading.shape, reading.sheet, reading.header = asked.shape, asked.sheet, asked.header
+            reading.within = asked.within if asked.layout == "json" else ""
         rows, flaw, sheets = _first(path, reading)
+        may_hold = (
+            ("json",) if asked is not None else ("json", "jsonl")
+        )  # on one line it looks like JSON Lines
+        if (
+            reading.layout in may_hold
+            and not reading.within
+            and (within := _list_within(path, reading, rows, flaw))
+        ):
+            reading.layout, reading.within = "json", within
+            seen = seen._replace(layout="json")
+            rows, flaw, sheets = _first(path, reading)
     except DataError as error:
         return refused(seen, error.code, error.message)
     except MemoryError:
@@ -85,6 +113,8 @@ def look_into(
     )
     if asked is None and seen.layout in TEXTUAL and not is_unicode(seen.encoding):
         found.notices.append(f"{legacy_encoding(seen.encoding)} “{as_in(path, seen.encoding)}”")
+    if reading.within and (asked is None or not asked.within):
+        found.notices.append(f"Its examples are those of the list “{shown(reading.within, 40)}”.")
     if len(sheets) > 1 and (asked is None or not asked.sheet):
         found.notices.append(other_sheets(*sheets))
     if seen.layout in _DOCUMENTS:
@@ -107,6 +137,25 @@ def look_into(
 
 def seen_as(asked: Reading) -> Seen:
     return Seen(asked.layout, asked.encoding, asked.delimiter, "")
+
+
+def _list_within(
+    path: Path, reading: Reading, rows: list[dict[str, object]], flaw: tuple[str, str] | None
+) -> str:
+    """What the list is called that holds the examples, where all of the file is one object with it; else ""."""
+    if not rows:
+        if flaw is None or flaw[0] != "line_too_long":
+            return ""
+        with open_text(path, reading.encoding) as text:
+            begins = _LIST_WITHIN.match(text.read(_BEGINNING))
+        return begins[1] if begins and begins[1] not in USUAL else ""
+    guessed = guess_shape(rows)
+    lists = [
+        name
+        for name, value in rows[0].items()
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
+    ]
+    return lists[0] if len(rows) == len(lists) == 1 and not (guessed and guessed[2]) else ""
 
 
 def _no_text(rows: list[dict[str, object]]) -> str:
@@ -148,7 +197,7 @@ def _has_header(path: Path, seen: Seen) -> bool:
         return True
     with path.open("rb") as file:
         rows = first_rows(file.read(2**20).decode(seen.encoding, "replace").lstrip("\ufeff"), seen.delimiter)
-    return not rows or looks_like_header(rows)
+    return not rows or titles_above(rows) > 0 or looks_like_header(rows)
 
 
 def _first(path: Path, reading: Reading) -> tuple[list[dict[str, object]], tuple[str, str] | None, list[str]]:
@@ -191,7 +240,11 @@ def _with_values(row: dict[str, object]) -> dict[str, object]:
 
 def _named(fields: Mapping[str, object]) -> dict[str, object]:
     """Those that a person could choose among: what was found is a row of the database, and a page."""
-    named = ((name, cell) for name, cell in fields.items() if len(str(name)) <= _LONGEST_NAME)
+    named = (
+        (name, cell)
+        for name, cell in fields.items()
+        if len(str(name)) <= _LONGEST_NAME and "\0" not in str(name)
+    )
     return dict(itertools.islice(named, MAX_COLUMNS))
 
 
@@ -225,6 +278,8 @@ def _archive(path: Path, name: str, seen: Seen, member_path: Path) -> Detected:
                 f" {_MEMBER_SIZE // 2**20} MB: upload it unpacked.",
             )
             continue
+        if inside.layout == "zip":
+            why = "What is in it is an archive again: unpack it and upload what is in that."
         if inside.layout in (None, "zip"):
             continue
         found = look_into(member_path, member.name, inside)

@@ -19,7 +19,7 @@ from inference.formats.errors import ModelFileError
 from inference.text.open_model import TextModel, open_text_model
 from inference.text.template_host import TemplateError
 from training.datasets.conflicts import text_and_answer
-from training.datasets.examples import LabelledExample, Record
+from training.datasets.examples import Example, LabelledExample, Record, TranslationExample
 from training.datasets.findings import problem_with
 from training.datasets.fingerprints import Fingerprints, fingerprints_of
 from training.datasets.languages import language_of
@@ -28,7 +28,14 @@ from training.datasets.parallel import Done
 from training.datasets.personal import find_personal
 from training.datasets.problems import MAX_EXCERPT, DataError, Problem
 from training.datasets.shards import Part, records_of
-from training.datasets.texts import as_read, has_something_to_learn, kind_of_example, names_of_texts, texts_of
+from training.datasets.texts import (
+    as_read,
+    has_something_to_learn,
+    kind_of_example,
+    names_of_texts,
+    own_texts,
+    texts_of,
+)
 from training.datasets.token_preview import lost_text
 from training.encoding import Encoded, Encoder
 
@@ -135,7 +142,7 @@ class _Measuring:
         texts = texts_of(example)
         whole = "\n\n".join(texts)
         if detect_language:
-            self._counts["languages"][language_of(whole)] += 1
+            self._counts["languages"][_language(example)] += 1
         if find_personal(whole):
             yield from self._personal_problems(record, texts)
         if not has_something_to_learn(example):
@@ -175,6 +182,13 @@ class _Measuring:
             assert self._opened is not None
             excerpt = lost_text(encoded, self._opened[0].tokenizer, most)
             yield problem_with(record, self._piece.files, "too_long", reason=reason, excerpt=excerpt)
+
+
+def _language(example: Example) -> str:
+    """Of a translation, from which into which."""
+    if isinstance(example, TranslationExample):
+        return f"{language_of(example.source)} → {language_of(example.target)}"
+    return language_of("\n\n".join(own_texts(example)))
 
 
 def open_encoder(model: str) -> tuple[TextModel, Encoder]:

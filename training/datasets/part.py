@@ -23,7 +23,7 @@ from training.datasets.looking import legacy_encoding, look_into, other_sheets
 from training.datasets.problems import DataError, Problem
 from training.datasets.readers import read_rows
 from training.datasets.readers.archive import unpack_each
-from training.datasets.readers.rows import Row, Sheets, Skipped
+from training.datasets.readers.rows import Note, Row, Sheets, Skipped
 from training.datasets.sources import TEXTUAL, Reading, kind_of
 
 _BEAT = 0.2  # seconds between two words of how far it is
@@ -79,7 +79,10 @@ class _Writer:
                         self.of_file("other_sheets", name, other_sheets(*row.names))
                         problems_before += 1  # it says nothing of what is in this one
                     continue
-                self._beat(row.done)
+                if isinstance(row, Note):
+                    self.of_file(row.code, name, row.reason)
+                    continue
+                self.beat(None if inside else row.done)
                 if isinstance(row, Skipped):
                     continue
                 if isinstance(row, Row):
@@ -130,11 +133,13 @@ class _Writer:
         if self._left < 0:
             raise DataError("expands_too_much", "The file unpacks to far more than it could sensibly hold.")
 
-    def _beat(self, done: int) -> None:
+    def beat(self, done: int | None) -> None:
+        """`done`: bytes of the source that are behind; None: as many as before."""
+        self._done = self._done if done is None else done
         now = time.monotonic()
         if now - self._said > _BEAT:
             self._said = now
-            self._report(max(0, done - self._part.start))
+            self._report(max(0, self._done - self._part.start))
 
 
 def _line(encode: Callable[[object], bytes], found: Problem) -> bytes:
@@ -161,6 +166,7 @@ def _read_archive(part: Part, member_path: Path, writer: _Writer) -> None:
     try:
         for member in unpack_each(Path(part.path), part.name, member_path):
             read = True
+            writer.beat(member.behind)  # of a thousand pictures, which have no rows, there is a word, too
             if member.refused is not None:
                 writer.of_file(member.refused.code, member.name, member.refused.message)
                 continue

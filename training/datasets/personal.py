@@ -54,6 +54,16 @@ Spans = Iterator[tuple[int, int]]
 
 # Patterns begin with the characters that can begin a match and look back after them: that is found ten times as fast.
 _DIGIT = re.compile(r"\d")
+# Scripts that write no spaces between words, or endings right behind a number: of theirs a letter beside it is no part
+# of it, as "x" is of "x13".
+_APART = (
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    r"\u2e80-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"  # Chinese, Japanese
+    r"\uac00-\ud7af"  # Korean
+)
+_WORD = rf"[^\W{_APART}]"  # a letter or digit of the others, or "_"
+_LETTER = rf"[^\W\d_{_APART}]"
+_ALNUM = rf"[^\W_{_APART}]"
 
 _KEY = re.compile(
     # One ends where the next begins: what is looked through for its end is looked through once.
@@ -94,7 +104,8 @@ def _keys(text: str) -> Spans:
 
 
 _EMAIL = re.compile(
-    r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-])"
+    rf"(?<!{_WORD})(?<![.%+-])(?:{_WORD}|[.%+-]){{1,64}}@(?:{_ALNUM}(?:(?:{_WORD}|-){{0,61}}{_ALNUM})?\.){{1,8}}"
+    rf"{_LETTER}{{2,24}}(?!{_WORD}|-)"
 )
 
 
@@ -115,7 +126,8 @@ _IBAN_LENGTHS = {
     }.items()
     for country in countries.split()
 }  # fmt: skip
-_IBAN = re.compile(r"[A-Za-z](?<![^\W_].)[A-Za-z]\d\d(?:[ -]?[A-Za-z0-9]){11,29}")
+_IBAN = re.compile(rf"[A-Za-z](?<!{_ALNUM}.)[A-Za-z]\d\d(?:[ -]?[A-Za-z0-9]){{11,29}}")
+_GOES_ON = re.compile(_ALNUM)
 
 
 def is_iban(text: str) -> bool:
@@ -134,18 +146,19 @@ def _ibans(text: str) -> Spans:
         ends = [place for place, c in enumerate(match.group(), match.start() + 1) if c not in " -"]
         if 0 < length <= len(ends):
             end = ends[length - 1]
-            if is_iban(text[match.start() : end]) and not text[end : end + 1].isalnum():
+            if is_iban(text[match.start() : end]) and not _GOES_ON.match(text, end):
                 yield match.start(), end
                 at = end
 
 
 # A run of digits that may be written in groups. Bounded, so that no text takes long.
-_NUMBER = re.compile(r"[(+\d](?<![\w.+-].)(?:[ ()+./\u00a0\u2011-]{0,3}\d){6,24}(?!\d)")
+_NUMBER = re.compile(rf"[(+\d](?<!{_WORD}.)(?<![.+-].)(?:[ ()+./\u00a0\u2011-]{{0,3}}\d){{6,24}}(?!\d)")
 _CARD = re.compile(r"(?:\d[ \u00a0-]?){12,18}\d")
 _CARD_ISSUERS = re.compile(r"3[04-9]|4|5[0-9]|6|2[2-7]|1")
 _DATE = re.compile(r"(?:\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./ ]\d{1,2}[-./ ]\d{4})(?!\d)")
 _AREA_CODE = re.compile(
     r"\(?0\d{1,5}\)?[ /.\u00a0\u2011-]|\(\d{2,5}\)[ -]?\d|\d{3}[-.]\d{3}[-.]\d{4}$|0\d{9,10}$"
+    r"|1[3-9]\d([ -]?)\d{4}\1\d{4}$"  # mobiles in China
 )
 
 
@@ -166,7 +179,7 @@ def _cards(text: str) -> Spans:
 
 
 # The Social Security Administration's; without hyphens it is a number like any other.
-_SSN = re.compile(r"\d(?<![\w.+-].)\d\d-\d\d-\d{4}(?![\w-])")
+_SSN = re.compile(rf"\d(?<!{_WORD}.)(?<![.+-].)\d\d-\d\d-\d{{4}}(?!{_WORD}|-)")
 
 
 def is_ssn(text: str) -> bool:
@@ -189,9 +202,10 @@ def _phones(text: str) -> Spans:
             yield match.span()
 
 
-_IPV4 = re.compile(r"\d(?<![\w.].)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\d)")
+_IPV4 = re.compile(rf"\d(?<!{_WORD}.)(?<!\..)\d{{0,2}}(?:\.\d{{1,3}}){{3}}(?!{_WORD}|\.\d)")
 _IPV6 = re.compile(
-    r"[0-9A-Fa-f:](?<![\w:.].)[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){1,8}(?:(?:\.\d{1,3}){3})?(?![\w:])"
+    rf"[0-9A-Fa-f:](?<!{_WORD}.)(?<![:.].)[0-9A-Fa-f]{{0,4}}(?::[0-9A-Fa-f]{{0,4}}){{1,8}}(?:(?:\.\d{{1,3}}){{3}})?"
+    rf"(?!{_WORD}|:)"
 )
 
 

@@ -39,7 +39,7 @@ class Report(msgspec.Struct, omit_defaults=True):
     near_duplicates: int  # examples that nearly repeat an earlier one, exact ones not counted again
     overlap: int  # examples that are also in the evaluation data it was compared with
     personal_data: list[Count]  # examples with an email address, a telephone number, ...
-    languages: list[Count]  # of `languages_of` examples
+    languages: list[Count]  # of `languages_of` examples; of translations "de → en"
     labels: list[Count]  # the most frequent
     outliers: int
     tokens: Histogram | None  # of each example, in the target model's tokens; None without a model

@@ -262,6 +262,11 @@ def _are_few(values: list[str], rows: int) -> bool:
     return enough and sum(map(len, values)) <= 40 * len(values)
 
 
+def _are_sayings(values: list[str]) -> bool:
+    """Most have several words."""
+    return sum(" " in value.strip() for value in values) * 2 > len(values)
+
+
 def _by_content(
     rows: Sequence[Mapping[str, object]], names: list[str]
 ) -> tuple[Shape, dict[str, str]] | None:
@@ -278,8 +283,12 @@ def _by_content(
     if not others:
         return "document", {"text": longest}
     few = {name: texts[name] for name in others if _are_few(texts[name], len(rows))}
-    if few:
-        return "labelled", {"text": longest, "label": _likeliest_label(few)}
+    label = _likeliest_label(few)
+    # Beside what two people say, numbers are rather what somebody thought of it.
+    sayings = [name for name in texts if name not in few and _are_sayings(texts[name])]
+    if few and (_are_words(few[label]) or len(sayings) < 2):
+        return "labelled", {"text": longest, "label": label}
+    others = [name for name in sayings if name != longest] if few else others
     second = max(others, key=lambda name: length[name])
     prompt, completion = sorted((longest, second), key=names.index)
     return "prompt_completion", {"prompt": prompt, "completion": completion}

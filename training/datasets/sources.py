@@ -33,6 +33,7 @@ class Reading(msgspec.Struct, omit_defaults=True):
     shape: Shape
     encoding: str = "utf-8"
     delimiter: str = ","  # of a CSV
+    within: str = ""  # of a JSON that is an object: the list in it that holds the examples
     sheet: str = ""  # of an XLSX; where empty, the first with anything in it
     header: bool = True  # of a table: whether its first row names the columns; else "column 1", ...
     # What each field is called in this file: {"text": "Kundenfrage", "label": "Thema"}; "" is "not there". Fields that

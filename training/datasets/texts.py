@@ -98,17 +98,21 @@ def identity_of(example: Example) -> str:
     return "\0".join(parts)
 
 
-def comparable_text(example: Example) -> str:
-    """What nearness is measured on: no labels, and no system messages, which whole datasets share."""
+def own_texts(example: Example) -> list[str]:
+    """Without system messages, which whole datasets share."""
     match example:
         case ChatExample():
-            texts = [m.content for m in example.messages if m.role != "system"]
+            return [m.content for m in example.messages if m.role != "system"]
         case PreferenceExample():
-            texts = [m.content for m in example.messages if m.role != "system"]
-            texts += [example.preferred, example.rejected]
+            asked = [m.content for m in example.messages if m.role != "system"]
+            return [*asked, example.preferred, example.rejected]
         case _:
-            texts = texts_of(example)
-    return _even("\n".join(texts)).casefold()
+            return texts_of(example)
+
+
+def comparable_text(example: Example) -> str:
+    """What nearness is measured on."""
+    return _even("\n".join(own_texts(example))).casefold()
 
 
 def _even(text: str) -> str:

@@ -66,7 +66,8 @@ class Reading(Schema):
     layout: Layout
     shape: Shape
     encoding: str = Field("utf-8", max_length=40)
-    delimiter: str = Field(",", min_length=1, max_length=1)
+    delimiter: str = Field(",", pattern=r'^[^"\r\n\x00]$')
+    within: str = Field("", max_length=300)  # of JSON: the list with the examples, where an object holds it
     sheet: str = Field("", max_length=100)
     header: bool = True
     columns: dict[str, str] = Field({}, max_length=50)  # what a field is called in this file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
@@ -110,6 +111,26 @@ def test_rows_and_columns_are_those_of_the_encoding_that_a_person_chose(
         chat("Onde está a minha encomenda?", "Já foi enviada."),
         chat("Qual é o preço?", "São 10 €."),
     ]
+
+
+def test_a_list_of_examples_within_an_object_is_told_and_stays_the_one_that_is_read(
+    client: Client, dataset: Dataset, seen: Seen, tmp_path: Path
+) -> None:
+    file = seen(
+        "faq.json", b'{"of": "May", "items": [{"Q": "Where?", "A": "Here."}, {"Q": "When?", "A": "Now."}]}'
+    )
+    told = "Its examples are those of the list “items”."
+    assert told in html.unescape(client.get(f"/data/{dataset.pk}/").content.decode())
+    save(
+        client,
+        file,
+        shape="prompt_completion",
+        **{"prompt_completion.prompt": "A", "prompt_completion.completion": "Q"},
+    )
+    assert read_as_saved(file, tmp_path / "read").examples == [chat("Here.", "Where?"), chat("Now.", "When?")]
+    assert "Here." in look_again(client, file, encoding="cp1252")
+    assert file.reading is not None
+    assert (file.reading["within"], file.reading["encoding"]) == ("items", "cp1252")
 
 
 def test_columns_that_no_longer_exist_are_no_longer_chosen_and_that_is_said(

@@ -157,6 +157,45 @@ def test_what_a_person_should_know_of_how_a_file_is_read_is_said_where_they_see_
         assert re.findall(r'<p class="notice" role="status">([^<]+)</p>', page) == said
 
 
+def test_a_file_that_is_there_twice_is_said_to_be(client: Client, dataset: Dataset, seen: Seen) -> None:
+    files = [seen(name, b'{"prompt": "Hello?", "completion": "Hi."}\n') for name in ("a.jsonl", "b.jsonl")]
+    seen("c.jsonl", b'{"prompt": "Hello?", "completion": "Hi!"}\n')
+    said = re.compile("This is the same file as ([^:]+): remove one of them.")
+    assert said.findall(client.get(f"/data/{dataset.pk}/").content.decode()) == ["a.jsonl"]
+    client.post(f"/data/files/{files[0].pk}/remove/")
+    assert said.findall(client.get(f"/data/{dataset.pk}/").content.decode()) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_characters_that_a_database_has_no_place_for_cost_neither_look_nor_report(
+    client: Client, dataset: Dataset, seen: Seen
+) -> None:
+    rows = [{"text": f"a\0b {n}", "label": "x\0y", "odd\0name": "c"} for n in range(9)]
+    file = seen("a.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    table = seen("b.csv", "te\0xt,Gr\xfc\xdfe,label\n".encode("latin-1") + "Süß,a,b\n".encode() * 30)
+    made = services.start_report(dataset=dataset)
+    tasks.run(str(made.pk))
+    made.refresh_from_db()
+    assert (made.state, made.error_message) == ("ready", "")
+    assert made.result is not None
+    assert "x\ufffdy" in [count["name"] for count in made.result["labels"]]
+    assert r"\x00" not in repr([made.result, *((each.detected, each.reading) for each in (file, table))])
+    for page in (f"/data/files/{file.pk}/", f"/data/files/{table.pk}/", f"/data/{dataset.pk}/report/"):
+        answer = client.get(page)
+        assert (answer.status_code, b"\0" in answer.content) == (200, False)
+
+
+def test_letters_and_signs_of_every_script_are_shown_whole(
+    client: Client, dataset: Dataset, seen: Seen
+) -> None:
+    texts = ["👩‍👩‍👧 👍🏽", "می‌خواهم", "क्‍ष", "שלום‏!", "ありがとう 谢谢"]
+    file = seen(
+        "a.jsonl", "".join(json.dumps({"text": text, "label": text}) + "\n" for text in texts).encode()
+    )
+    page = client.get(f"/data/files/{file.pk}/").content.decode()
+    assert [text for text in texts if page.count(f'<td dir="auto">{text}</td>') != 2] == []
+
+
 def test_every_part_of_every_shape_can_be_corrected() -> None:
     assert {shape: set(fields) - {"group"} for shape, fields in forms.FIELDS.items()} == {
         shape: set(fields) for shape, fields in shapes.FIELDS.items()
@@ -199,7 +238,11 @@ def test_a_report_shows_what_is_in_the_data_and_says_what_it_cannot_see(
     assert sections["languages"] == "Languages en 900 82 % de 200 18 %"
     assert sections["labels"] == "Labels greeting 700 64 % farewell 400 36 %"
     assert "Email addresses 12 1 %" in sections["personal"]
-    assert "Names, postal addresses and what a sentence gives away are not seen here" in sections["personal"]
+    assert (
+        "Looked for by their form: Email addresses, Telephone numbers, Card numbers, Bank accounts (IBAN), Social "
+        "security numbers (US), IP addresses, Keys and tokens. Names, postal addresses, other numbers of people and "
+        "what a sentence gives away are not seen here"
+    ) in sections["personal"]
     assert "10 in the middle, 11 on average, 95 % have at most 22, the longest 39." in sections["lengths"]
     assert "Learnt is what stands beside the text; its own tokens are all context." in sections["lengths"]
     assert " % of all tokens" not in sections["lengths"]

@@ -118,6 +118,25 @@ def test_a_file_that_ends_in_the_midst_of_a_line_is_not_taken_for_unicode(tmp_pa
     assert detected.rows[0]["answer"] == "Inici de sessió"
 
 
+@pytest.mark.parametrize(
+    ("says", "encoding", "text"),
+    [
+        ('<meta charset="windows-1250">', "cp1250", "Çmimi është i mirë"),
+        ("<meta http-equiv=Content-Type content='text/html; charset=KOI8-R'>", "koi8-r", "Да"),
+        ('<?xml version="1.0" encoding="big5"?>', "big5hkscs", "退貨"),
+    ],
+)
+def test_a_web_page_is_in_the_code_page_that_it_says(
+    tmp_path: Path, says: str, encoding: str, text: str
+) -> None:
+    page = f"{says}<html><body><p>{text}</p></body></html>"
+    page = page if says.startswith("<?") else f"<!doctype html>{page}"
+
+    detected = detect(write(tmp_path, page.encode(encoding)), "a.html")
+
+    assert (detected.reading and detected.reading.encoding, detected.rows[0]["text"]) == (encoding, text)
+
+
 def test_the_report_names_the_code_page_and_shows_what_it_makes_of_the_file(tmp_path: Path) -> None:
     legacy = f"question;answer\n{TEXTS['French']}\n".encode("cp1252")
 

@@ -107,10 +107,8 @@ def test_json_on_one_line_is_called_by_its_name_and_read_value_by_value(tmp_path
     detected = found(
         tmp_path, '{"prompt": "a", "completion": "b"}{"prompt": "c", "completion": "d"}', "a.json"
     )
-    wrapped = found(tmp_path, '{"data": [{"prompt": "a", "completion": "b"}]}', "a.json")
 
     assert [row["prompt"] for row in detected.rows] == ["a", "c"]
-    assert "name ends in" not in wrapped.reason
 
 
 @pytest.mark.parametrize(
@@ -271,9 +269,10 @@ def test_unicode_is_known_with_and_without_its_mark(tmp_path: Path, encoding: st
         (pdf(["secret"], password="p"), "password"),
         (pdf([""]), "no text"),
         (archive({}), "empty"),
+        (archive({"inner.zip": archive({"a.txt": b"Hello"})}), "archive again"),
         (b"{}\n[]\n", "field"),
         (b"[1, 2, 3]", "named fields"),
-        (b'{"data": [{"prompt": "a", "completion": "b"}]}', "list 'data'"),
+        (b'{"data": [{"prompt": "a", "completion": "b"}], "more": [{"prompt": "c"}]}', "list 'data'"),
         (b'{"q1": {"prompt": "a"}, "q2": {"prompt": "b"}}', "'q1' and so on"),
     ],
 )
@@ -282,6 +281,21 @@ def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path, content: byte
 
     assert detected.reading is None
     assert word in detected.reason
+
+
+def test_what_two_people_say_beside_a_rating_is_a_prompt_with_its_completion(tmp_path: Path) -> None:
+    rows = [f"{n},Where is order {n}?,It is on its way and comes on day {n}.,{n % 5}\n" for n in range(40)]
+    detected = found(tmp_path, "ticket,client,agent,stars given\n" + "".join(rows), "a.csv")
+    assert detected.reading is not None
+    assert detected.reading.shape == "prompt_completion"
+    assert detected.reading.columns == {"prompt": "client", "completion": "agent"}
+
+
+@pytest.mark.parametrize("text", ["MZ, Mainz: what is open when\n", "GIF8 is how some pictures begin.\n"])
+def test_a_text_that_begins_as_programs_and_pictures_do_is_a_text(tmp_path: Path, text: str) -> None:
+    assert found(tmp_path, text * 3, "a.txt").reading is not None
+    refused = found(tmp_path, text.encode()[:4] + bytes(60), "a.txt")
+    assert (refused.reading, refused.code) == (None, "unreadable_file")
 
 
 # --- Archives ----------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ FOUND = [
     ("phone", "030/1234567"),
     ("phone", "212-555-0187"),
     ("phone", "(212) 555-0187"),
+    ("phone", "13812345678"),
+    ("phone", "138 1234 5678"),
     ("card", "4111 1111 1111 1111"),
     ("card", "378282246310005"),
     ("iban", "DE89 3704 0044 0532 0130 00"),
@@ -56,6 +58,8 @@ NOT_PERSONAL = [
     "std::vector and a::b",
     "3.14159265358979",
     "order 1234567890",
+    "order 12012345678",
+    "x13812345678",
     "someone@localhost or @name",
     "the task-force of the risk-averse",
 ]
@@ -72,6 +76,24 @@ def test_each_kind_is_found_within_a_sentence_and_nothing_around_it(kind: str, t
 def test_a_key_whose_end_was_lost_ends_where_the_next_begins() -> None:
     (_, key), lost = FOUND[-1], "-----BEGIN PRIVATE KEY-----\nMIIxyz\n"
     assert redact(f"{lost}{key} and more", ["key"]) == "[KEY][KEY] and more"
+
+
+@pytest.mark.parametrize(("kind", "text"), [found for found in FOUND if found[1].isascii()])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("请记下", "谢谢您的帮助" * 10),
+        ("番号は", "です"),
+        ("ที่", "ครับ"),
+        ("번호는", "입니다"),
+        ("我" * 70, ""),
+    ],
+)
+def test_each_kind_is_found_right_beside_letters_of_scripts_without_spaces(
+    kind: str, text: str, before: str, after: str
+) -> None:
+    found = [(f.kind, (before + text + after)[f.start : f.end]) for f in find_personal(before + text + after)]
+    assert found == [(kind, text)]
 
 
 @pytest.mark.parametrize("text", NOT_PERSONAL)

@@ -11,7 +11,14 @@ from tests.training.datasets.files import archive, source
 from tests.training.datasets.records import chat, labelled, model_folder, sentence, write_records
 from training.datasets import profile as profiling
 from training.datasets import shards
-from training.datasets.examples import ChatExample, LabelledExample, Message, PreferenceExample, Record
+from training.datasets.examples import (
+    ChatExample,
+    LabelledExample,
+    Message,
+    PreferenceExample,
+    Record,
+    TranslationExample,
+)
 from training.datasets.problems import DataError, Problem
 from training.datasets.profile import profile
 from training.datasets.progress import Cancelled
@@ -161,6 +168,26 @@ def test_labels_languages_and_outliers_are_counted(tmp_path: Path) -> None:
     assert report.languages_of == 41
     assert [p.line for p in problems_in(folder) if p.code == "outlier"] == [41]
     assert report.outliers == 1
+
+
+def test_languages_are_those_that_people_speak_and_not_the_one_that_the_model_is_told_in(
+    tmp_path: Path,
+) -> None:
+    told = Message(
+        "system", "You are a helpful assistant of a shop that sells shoes and answers briefly. " * 5
+    )
+    asked = chat("Wann kommt meine Bestellung an, die ich letzte Woche aufgegeben habe?", "Sie kommt morgen.")
+    folder = write_records(tmp_path / "work", [ChatExample([told, *asked.messages])])
+    assert counted(profile(folder, model=None, max_tokens=0).languages) == {"de": 1}
+
+
+def test_of_translations_both_languages_are_told_and_which_comes_first(tmp_path: Path) -> None:
+    german = "Wann kommt meine Bestellung an, die ich letzte Woche aufgegeben habe?"
+    english = "When will the order arrive that I placed last week?"
+    pairs = [TranslationExample(german, english)] * 3 + [TranslationExample(english, german)]
+    report = profile(write_records(tmp_path / "work", pairs), model=None, max_tokens=0)
+    assert counted(report.languages) == {"de → en": 3, "en → de": 1}
+    assert report.languages_of == 4
 
 
 def test_a_label_of_few_examples_is_told_where_it_is_first(

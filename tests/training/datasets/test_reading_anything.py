@@ -14,7 +14,7 @@ from tests.training.datasets.files import archive, chat, jsonl, parquet, pdf, wh
 from training.datasets.looking import look_into
 from training.datasets.problems import DataError
 from training.datasets.readers import read_rows
-from training.datasets.readers.rows import Flaw, Row, Sheets, Skipped
+from training.datasets.readers.rows import Flaw, Note, Row, Sheets, Skipped
 from training.datasets.reading import read_sources
 from training.datasets.shapes import FIELDS
 from training.datasets.sources import Layout, Reading, Shape, Source
@@ -168,6 +168,6 @@ def test_a_real_file_with_a_few_wrong_bytes_is_read_or_refused(
     if layout != "zip":
         with contextlib.suppress(DataError):
             assert all(
-                isinstance(row, Row | Flaw | Skipped | Sheets)
+                isinstance(row, Row | Flaw | Skipped | Sheets | Note)
                 for row in read_rows(path, Reading(layout, "document"))
             )

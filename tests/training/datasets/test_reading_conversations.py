@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.datasets.files import Read, archive, chat, jsonl, parquet, read, source, xlsx
-from training.datasets import plan
+from tests.training.datasets.files import Read, archive, chat, jsonl, parquet, read, source, write, xlsx
+from training.datasets import looking, plan
 from training.datasets.codes import CODES
+from training.datasets.detect import detect
 from training.datasets.examples import ChatExample, Message, PreferenceExample
+from training.datasets.readers import json as json_reader
+from training.datasets.readers import lines as lines_reader
 from training.datasets.sources import Reading, Shape
 
 USER = {"role": "user", "content": "Hi"}
@@ -31,10 +34,13 @@ def said(*messages: tuple[str, str]) -> ChatExample:
         ("chat", {"messages": [USER, ANSWER]}),
         ("chat", {"messages": json.dumps([USER, ANSWER])}),
         ("chat", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, ANSWER]}),
+        ("chat", {"messages": [{"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}, ANSWER]}),
+        ("chat", {"messages": [USER, {"role": "assistant", "content": [{"text": "Hello"}]}]}),
         ("prompt_completion", {"prompt": "Hi", "completion": "Hello"}),
         ("prompt_completion", {"question": "Hi", "answer": "Hello"}),
         ("prompt_completion", {"prompt": [USER], "completion": [ANSWER]}),
         ("sharegpt", {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}),
+        ("sharegpt", {"conversations": [{"from": "Human", "value": "Hi"}, {"from": "AI", "value": "Hello"}]}),
         ("alpaca", {"instruction": "Hi", "input": "", "output": "Hello"}),
     ],
 )  # fmt: skip
@@ -366,7 +372,7 @@ def test_an_empty_prompt_and_completion_is_an_empty_example(tmp_path: Path) -> N
     assert "empty_example" in done.codes
 
 
-@pytest.mark.parametrize("line", [b"{", b"nonsense", b'{"a": NaN}', b"[" * 100_000, b'{"a": "\\ud800"}'])
+@pytest.mark.parametrize("line", [b"{", b"nonsense", b'{"a": nan}', b"[" * 100_000, b'{"a": "\\ud800"}'])
 def test_a_line_that_is_no_json_loses_only_itself(tmp_path: Path, line: bytes) -> None:
     good = jsonl([chat("a", "b")])
 
@@ -432,6 +438,65 @@ def test_json_over_several_lines_is_read_value_by_value(
         where = [1, 1, 1, 1] if array else [1, 2, 3, 4]
     assert [record.line for record in done.records] == [where[0], where[1], where[3]]
     assert [problem.line for problem in done.problems] == [where[2]]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize("layout", ["one line", "one line each", "indented"])
+def test_examples_in_a_list_within_an_object_are_read_one_by_one(
+    tmp_path: Path, layout: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_reader, "_CHUNK", 50)
+    rows = [{"question": f"Nr. {n}?", "answer": "[Ja]", "tags": [{"name": "data"}]} for n in range(4)]
+    whole = {"count": 4, "of": {"data": ["x"]}, "data": rows, "next": "data"}
+    content = json.dumps(whole, indent=2 if layout == "indented" else None)
+    if layout == "one line each":
+        content = content.replace('{"question"', '\n{"question"')
+
+    found = source(tmp_path, content, name)
+    done = read(tmp_path, found)
+
+    assert (found.reading.layout, found.reading.within) == ("json", "data")
+    assert done.examples == [said(("user", f"Nr. {n}?"), ("assistant", "[Ja]")) for n in range(4)]
+    where = [n for n, line in enumerate(content.splitlines(), 1) if "question" in line]
+    lines = {"one line": [1] * 4, "one line each": where, "indented": [n - 1 for n in where]}[layout]
+    assert [record.line for record in done.records] == lines
+    assert done.codes == ["unused_fields"]
+
+
+def test_an_object_with_a_list_of_examples_may_be_larger_than_one_example_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (json_reader, lines_reader, looking):
+        monkeypatch.setattr(module, "MAX_LINE", 5000)
+    rows = [{"question": f"Nr. {n}?", "answer": "Ja"} for n in range(500)]
+
+    done = read(tmp_path, source(tmp_path, json.dumps({"count": 500, "tickets": rows}), "a.json"))
+    one = detect(write(tmp_path, json.dumps({"messages": [USER, ANSWER] * 500})), "a.json")
+
+    assert (done.summary.usable, done.problems) == (500, [])
+    assert (one.reading, one.code) == (None, "line_too_long")
+
+
+def test_what_python_writes_for_a_missing_number_costs_no_row(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "NaN?", "completion": "b", "score": float("nan")},
+        {"prompt": float("-inf"), "completion": "b"},
+    ]
+
+    done = read(tmp_path, source(tmp_path, jsonl(rows), "a.jsonl"))
+
+    assert done.examples == [said(("user", "NaN?"), ("assistant", "b"))]
+    assert done.codes == ["missing_content"]
+
+
+def test_lines_that_end_in_commas_are_examples_all_the_same(tmp_path: Path) -> None:
+    content = "".join(json.dumps(chat("a", "b")) + ",\n" for _ in range(3))
+
+    done = read(tmp_path, source(tmp_path, content, "a.jsonl"))
+
+    assert done.examples == [said(("user", "a"), ("assistant", "b"))] * 3
+    assert [record.line for record in done.records] == [1, 2, 3]
+    assert done.problems == []
 
 
 def test_a_truncated_array_keeps_what_is_whole(tmp_path: Path) -> None:

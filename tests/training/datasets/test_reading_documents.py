@@ -11,8 +11,10 @@ import docx
 import pytest
 from pypdf import PdfReader, PdfWriter
 from pypdf.actions import JavaScript
+from pypdf.generic import DictionaryObject, NameObject, StreamObject
 
 from tests.training.datasets.files import Read, archive, chat, jsonl, pdf, read, source, word
+from training.datasets import part
 from training.datasets.detect import detect
 from training.datasets.examples import DocumentExample
 from training.datasets.readers.html import page_text
@@ -70,6 +72,23 @@ def test_markdown_is_kept_as_it_is_and_its_heading_is_the_title(tmp_path: Path) 
     assert done.examples == [DocumentExample("# The *King*\n\n- one\n- two", "The *King*")]
 
 
+@pytest.mark.parametrize("mark", ["---", "+++"])
+def test_what_site_generators_read_at_the_top_of_a_page_gives_its_title_and_is_no_text(
+    tmp_path: Path, mark: str
+) -> None:
+    matter = f"{mark}\ntitle: 'The King'\ntags:\n  - tales\n\n# of old\ndraft = false\n{mark}\n"
+
+    done = read_one(tmp_path, matter + "\nOnce upon a time.\n\n---\n\nEnd.\n", "markdown")
+
+    assert done.examples == [DocumentExample("Once upon a time.\n\n---\n\nEnd.", "The King")]
+    assert done.records[0].line == 10
+
+
+@pytest.mark.parametrize("text", ["---\n\nOnce upon a time.\n\n---\n\nEnd.", "---\ntitle: x", "---"])
+def test_a_line_across_the_top_of_a_page_takes_nothing_away(tmp_path: Path, text: str) -> None:
+    assert texts(read_one(tmp_path, text, "markdown")) == [text]
+
+
 def test_of_a_web_page_the_text_is_read_and_scripts_and_styles_are_not(tmp_path: Path) -> None:
     page = """<!doctype html><html><head><title>Prices &amp; more</title><style>p { color: red }</style>
     <script>document.write("<p>evil</p>")</script></head>
@@ -99,6 +118,25 @@ def test_a_pdf_is_read_page_by_page(tmp_path: Path) -> None:
 
     assert done.examples == [DocumentExample("Hello there\n\nSecond page", "Greetings")]
     assert done.records[0].line == 1
+
+
+def test_pages_of_a_pdf_that_are_pictures_are_told_and_blank_ones_are_not(tmp_path: Path) -> None:
+    writer = PdfWriter(clone_from=PdfReader(io.BytesIO(pdf(["Dear all", "", "", "", ""]))))
+    picture = StreamObject()
+    picture[NameObject("/Subtype")] = NameObject("/Image")
+    pictures = DictionaryObject({NameObject("/Im0"): writer._add_object(picture)})
+    for page in (1, 2, 4):
+        held = DictionaryObject({NameObject("/XObject"): pictures})
+        writer.pages[page][NameObject("/Resources")] = held
+    file = io.BytesIO()
+    writer.write(file)
+
+    done = read(tmp_path, source(tmp_path, file.getvalue(), "a.pdf"))
+
+    assert texts(done) == ["Dear all"]
+    assert [(each.code, each.reason) for each in done.problems] == [
+        ("pages_without_text", "Pages with pictures and no text: 2-3, 5.")
+    ]
 
 
 def test_scripts_macros_and_attachments_of_a_document_are_neither_run_nor_read(tmp_path: Path) -> None:
@@ -243,6 +281,34 @@ def test_an_archive_gives_what_its_files_give(tmp_path: Path) -> None:
         "all.zip/two.pdf",
         "all.zip/three.docx",
     ]
+
+
+def test_names_that_macos_writes_in_an_archive_are_shown_as_they_are(tmp_path: Path) -> None:
+    content = bytearray(archive({"Rückgabe und Umtausch.txt": b"Send it back."}))
+    for flags in (6, content.index(b"PK\x01\x02") + 8):
+        assert content[flags : flags + 2] == b"\x00\x08"  # which says that names are in UTF-8
+        content[flags + 1] = 0
+
+    done = read(tmp_path, source(tmp_path, bytes(content), "all.zip"))
+
+    assert done.records[0].path == "all.zip/Rückgabe und Umtausch.txt"
+
+
+def test_an_archive_tells_how_much_of_it_is_behind_also_where_nothing_in_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(part, "_BEAT", -1.0)
+    content = archive({f"{n}.{end}": b"\x89PNG" + bytes(99) if end == "png" else b"Hello" * 99
+                       for n, end in enumerate(["png", "txt"] * 20)}, zipfile.ZIP_STORED)  # fmt: skip
+    found = source(tmp_path, content, "all.zip")
+    (tmp_path / "part").mkdir()
+    said: list[int] = []
+
+    part.read_part(part.Part(0, str(found.path), "all.zip", found.reading), tmp_path / "part", said.append)
+
+    assert said == sorted(said)
+    assert len(set(said)) == 40
+    assert said[-1] < len(content)
 
 
 def test_problems_in_an_archive_name_the_file_in_it(tmp_path: Path) -> None:

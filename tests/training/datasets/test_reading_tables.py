@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import datetime
 import io
+import json
 import zipfile
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from tests.training.datasets.files import Read, archive, jsonl, parquet, read, source, workbook, write, xlsx
 from training.datasets import readers
 from training.datasets.detect import detect
-from training.datasets.examples import LabelledExample, TranslationExample
+from training.datasets.examples import DocumentExample, LabelledExample, TranslationExample
 from training.datasets.sources import Reading, Shape
 
 
@@ -464,6 +467,75 @@ def test_a_title_above_a_table_is_none_of_its_columns(tmp_path: Path, above: lis
 
     assert [record.line for record in done.records] == [len(above) + 2, len(above) + 3]
     assert done.codes == ["missing_content"]
+
+
+@pytest.mark.parametrize("above", ["Our FAQ 2024\n\n", "Our FAQ 2024,\nas of May,\n", ""])
+def test_a_title_above_a_table_in_text_is_none_of_its_columns(tmp_path: Path, above: str) -> None:
+    rows = (
+        'Kundenfrage,Bereich\n"Where is it, please?",orders\nHow much?,prices\nWhere?,orders\nWhen?,orders\n'
+    )
+
+    done = read(tmp_path, source(tmp_path, above + rows, "a.csv"))
+
+    assert [record.line for record in done.records] == [above.count("\n") + n for n in (2, 3, 4, 5)]
+    assert done.examples[0] == LabelledExample("Where is it, please?", ["orders"])
+    assert done.problems == []
+
+
+def test_the_name_of_a_tables_one_column_is_no_title_above_it(tmp_path: Path) -> None:
+    done = read(tmp_path, source(tmp_path, "text\nHello there\nGood, morning\nBye, all\n", "a.csv"))
+
+    assert [example.text for example in done.examples if isinstance(example, DocumentExample)] == [
+        "Hello there"
+    ]
+    assert done.codes == ["too_many_fields", "too_many_fields"]
+
+
+def test_labels_that_a_hugging_face_dataset_keeps_as_numbers_are_called_by_their_names(
+    tmp_path: Path,
+) -> None:
+    label = {"names": ["negative", "positive"], "_type": "ClassLabel"}
+    features = {"text": {"dtype": "string", "_type": "Value"}, "label": label}
+    columns = {"text": ["I like it", "I hate it", "Not told"], "label": [1, 0, -1]}
+    table = pyarrow.table(columns).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table, file)
+
+    done = read(tmp_path, source(tmp_path, file.getvalue(), "a.parquet"))
+
+    assert [each.labels for each in done.examples if isinstance(each, LabelledExample)] == [
+        ["positive"],
+        ["negative"],
+        [""],
+    ]
+    assert done.codes == ["empty_field"]
+
+
+def test_times_that_python_cannot_tell_cost_no_row_of_a_parquet_file(tmp_path: Path) -> None:
+    table = pyarrow.table(
+        {
+            "text": ["One", "Two"],
+            "label": ["a", "b"],
+            "at": pyarrow.array([1, 1_700_000_000_123_456_789], pyarrow.timestamp("ns", "UTC")),
+            "took": pyarrow.array([1, 2], pyarrow.duration("ns")),
+        }
+    )
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table, file)
+
+    done = read(tmp_path, source(tmp_path, file.getvalue(), "a.parquet"))
+
+    assert done.examples == [LabelledExample("One", ["a"]), LabelledExample("Two", ["b"])]
+
+
+def test_a_table_of_too_many_columns_is_said_to_be_that(tmp_path: Path) -> None:
+    wide = "\n".join(",".join(f"{word}{n}" for n in range(1001)) for word in "abc")
+
+    refused = detect(write(tmp_path, wide), "a.csv")
+
+    assert (refused.code, refused.reason) == ("file_too_complex", "It has more than 1000 columns.")
 
 
 def test_a_column_of_texts_is_not_cut_off_as_a_title_where_a_note_stands_beside_one_of_them(

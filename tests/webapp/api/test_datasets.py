@@ -226,6 +226,8 @@ def test_how_a_file_is_read_can_be_corrected(alices: Client) -> None:
         ({"encoding": "utf-99"}, "encoding"),
         ({"columns": {"colour": "frage"}}, "columns"),
         ({"delimiter": "--"}, "delimiter"),
+        ({"delimiter": '"'}, "delimiter"),
+        ({"delimiter": "\n"}, "delimiter"),
     ):
         assert refused(post(alices, path, reading | wrong))[::2] == (400, where)
 

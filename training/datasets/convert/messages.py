@@ -15,6 +15,8 @@ from training.datasets.examples import Message
 from training.datasets.limits import MAX_MESSAGES
 
 Role = Literal["system", "user", "assistant"]
+# What a part of a message that is text calls itself: in chats, in OpenAI's responses, in Amazon's conversations.
+_TEXTS = ("text", "input_text", "output_text", None)
 _TOOLS = ("tool", "function", "tool_calls", "function_call", "function_response", "observation", "ipython")
 
 
@@ -24,9 +26,12 @@ class Dialect(NamedTuple):
     roles: dict[str, Role]
     known: frozenset[str]  # keys that may be there
 
+    def role_of(self, item: dict[str, object]) -> Role | None:
+        role = item.get(self.role)
+        return self.roles.get(role.casefold()) if isinstance(role, str) else None
+
     def answers(self, item: object) -> bool:
-        role = item.get(self.role) if isinstance(item, dict) else None
-        return isinstance(role, str) and self.roles.get(role) == "assistant"
+        return isinstance(item, dict) and self.role_of(item) == "assistant"
 
 
 OPENAI = Dialect(
@@ -49,6 +54,7 @@ SHAREGPT = Dialect(
         "bing": "assistant",
         "bard": "assistant",
         "model": "assistant",
+        "ai": "assistant",
     },
     frozenset(("from", "value", "weight", "markdown", "text", "loss")),
 )
@@ -127,10 +133,9 @@ def _message(
 
 
 def _role(item: dict[str, object], path: str, index: int, found: Found, dialect: Dialect) -> Role | None:
-    role = item.get(dialect.role)
-    known = dialect.roles.get(role) if isinstance(role, str) else None
-    if known is not None:
+    if (known := dialect.role_of(item)) is not None:
         return known
+    role = item.get(dialect.role)
     where = f"{path}[{index}].{dialect.role}"
     if role is None:
         found.say("message_missing_key", where, item, f"The message has no {dialect.role!r}.")
@@ -161,9 +166,9 @@ def _joined(parts: list[object], path: str, found: Found) -> str | None:
     """Content in parts: texts are joined, anything else cannot be read."""
     texts: list[str] = []
     for index, part in enumerate(parts):
-        if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        if isinstance(part, dict) and part.get("type") in _TEXTS and isinstance(part.get("text"), str):
             texts.append(part["text"])
-        elif isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind != "text":
+        elif isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind not in _TEXTS:
             found.say(
                 "image_content", f"{path}[{index}]", part, f"It holds {kind[:40]!r}, and only text is learnt."
             )

@@ -30,7 +30,7 @@ def read_rows(path: Path, reading: Reading, start: int = 0, end: int | None = No
         elif reading.layout == "xlsx":
             yield from _reader("xlsx", "read_xlsx")(path, reading.sheet, reading.header)
         elif reading.layout == "json":
-            yield from _reader("json", "read_json")(path, reading.encoding)
+            yield from _reader("json", "read_json")(path, reading.encoding, reading.within)
         elif reading.layout == "html":
             yield from _reader("html", "read_html")(path, reading.encoding)
         elif reading.layout == "markdown":

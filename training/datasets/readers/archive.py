@@ -25,6 +25,7 @@ class Member(NamedTuple):
     size: int
     is_whole: bool
     refused: DataError | None  # why it was not unpacked
+    behind: int  # bytes of the archive that were unpacked before it
 
 
 def unpack_each(
@@ -48,7 +49,7 @@ def unpack_each(
             )
         if order is not None:
             members.sort(key=lambda member: order(member.filename, member.file_size))
-        left = min(MAX_UNPACKED, FREE_UNPACKED + MAX_RATIO * path.stat().st_size)
+        left, behind = min(MAX_UNPACKED, FREE_UNPACKED + MAX_RATIO * path.stat().st_size), 0
         for member in members:
             if member.filename.startswith(_DEBRIS[0]) or member.filename.rpartition("/")[2] in _DEBRIS:
                 continue
@@ -61,12 +62,24 @@ def unpack_each(
                 refused = error
             left -= size
             # zipfile gives out no more of a member than the archive says it has.
-            yield Member(f"{name}/{shown(member.filename, 200)}", size, member.file_size <= most, refused)
+            shown_name, is_whole = f"{name}/{shown(_name(member), 200)}", member.file_size <= most
+            yield Member(shown_name, size, is_whole, refused, behind)
+            behind += member.compress_size
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """In UTF-8 also where an archive does not say so, as macOS does not."""
+    try:
+        return member.filename if member.flag_bits & 0x800 else member.filename.encode("cp437").decode()
+    except UnicodeError:
+        return member.filename
 
 
 def _unpack(package: zipfile.ZipFile, member: zipfile.ZipInfo, to: Path, left: int, most: int) -> int:
     size = 0
-    with to.open("wb") as unpacked:
+    # One that is cut to nothing and written anew, ext4 flushes to the disk each time.
+    to.unlink(missing_ok=True)
+    with to.open("xb") as unpacked:
         for chunk in _chunks(package, member, most):
             size += len(chunk)
             if size > left:

@@ -1,4 +1,4 @@
-"""JSON that is one array, or several values one after the other, however they are laid out over lines.
+"""JSON that is one array, an object that holds one, or several values one after the other, however laid out over lines.
 
 Only one of them is held at a time. Knows nothing of what they are.
 """
@@ -9,18 +9,22 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from training.datasets.encodings import open_text, position
 from training.datasets.limits import MAX_LINE
 from training.datasets.readers.jsonl import decoded, too_long
 from training.datasets.readers.rows import Rows, Skipped
 
 _CHUNK = 2**20
+_NAME = 4096  # bytes before an array in which its name is looked for
 _IN_STRING = re.compile(rb'["\\]')
 _OUTSIDE = re.compile(rb'["\[\]{},]')
 
 
-def read_json(path: Path, encoding: str) -> Rows:
-    splitter = _Splitter()
+def read_json(path: Path, encoding: str, within: str) -> Rows:
+    """`within`: what the array is called in the object that holds it, where there is one."""
+    splitter = _Splitter(within)
     for found in splitter.split(_chunks(path, encoding)):
         if isinstance(found, Skipped):
             yield found
@@ -39,14 +43,17 @@ def _chunks(path: Path, encoding: str) -> Iterator[tuple[bytes, int]]:
 class _Splitter:
     """Finds where values end by their brackets and commas; whether they are valid is for the decoder to say."""
 
-    def __init__(self) -> None:
+    def __init__(self, within: str) -> None:
+        name = re.escape(msgspec.json.encode(within))
+        self._name = re.compile(name + rb"\s*:\s*\Z") if within else None
         self._kept: list[bytes] = []
         self._size = 0  # of the value so far, kept or not
         self._line = 1
         self._skipped_lines = 0
 
     def split(self, chunks: Iterator[tuple[bytes, int]]) -> Iterator[tuple[int, bytes, bool, int] | Skipped]:
-        depth, in_string, escaped, array, ended, done = 0, False, False, False, False, 0
+        # `base`: how deep the array's values lie; 0: there is none.
+        depth, in_string, escaped, base, ended, done = 0, False, False, 0, False, 0
         for chunk, done in chunks:
             begin = position = 0
             if escaped:
@@ -62,21 +69,15 @@ class _Splitter:
                     escaped = position == len(chunk)
                     position += 1
                 elif character in b"[{":
-                    if (
-                        not depth
-                        and not self._size
-                        and character == b"["
-                        and not chunk[begin : position - 1].strip()
-                    ):
-                        array, begin = True, position
-                        self._line += chunk.count(b"\n", 0, position)
                     depth += 1
+                    if character == b"[" and not base and self._begins(depth, chunk, begin, position - 1):
+                        base, begin = depth, position
                 else:
                     depth = max(0, depth - (character != b","))
-                    ended = array and not depth
+                    ended = depth < base
                     # In an array a comma ends a value, and elsewhere its own last bracket.
-                    if ended or (depth == array and (character == b",") == array):
-                        value_end = position - array  # without the comma or bracket
+                    if ended or (depth == base and (character == b",") == (base > 0)):
+                        value_end = position - (base > 0)  # without the comma or bracket
                         self._keep(chunk[begin:value_end])
                         yield from self._take(done)
                         begin = position
@@ -85,6 +86,22 @@ class _Splitter:
                 if self._size > MAX_LINE:
                     yield Skipped(done)
         yield from self._take(done)
+
+    def _begins(self, depth: int, chunk: bytes, begin: int, end: int) -> bool:
+        """Whether the array that opens here is the one with the values: then what stands before it is passed over."""
+        if depth == 1:
+            is_it = not self._size and not chunk[begin:end].strip()
+        elif depth == 2 and self._name is not None:
+            before = (
+                b"".join(piece[-_NAME:] for piece in self._kept[-1:]) + chunk[max(begin, end - _NAME) : end]
+            )
+            is_it = self._name.search(before) is not None
+        else:
+            is_it = False
+        if is_it:
+            self._line += sum(piece.count(b"\n") for piece in self._kept) + chunk.count(b"\n", begin, end)
+            self._kept, self._size = [], 0
+        return is_it
 
     def _keep(self, piece: bytes) -> None:
         if self._size <= MAX_LINE:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from pathlib import Path
 
@@ -34,6 +36,9 @@ def decoded(line: int, data: bytes, done: int) -> Row | Flaw:
     except RecursionError:
         return Flaw(line, "invalid_json", data, "It is nested too deeply.", done)
     except (msgspec.DecodeError, ValueError) as error:
+        if b"NaN" in data or b"Infinity" in data:  # as Python writes what is missing
+            with contextlib.suppress(ValueError, RecursionError):
+                return Row(line, json.loads(data, parse_constant=lambda _: None), done)
         try:
             data.decode()
         except UnicodeDecodeError as broken:

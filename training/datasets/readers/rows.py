@@ -40,4 +40,11 @@ class Sheets(NamedTuple):
     likely: str  # the one that seems to hold the examples
 
 
-Rows = Iterator[Row | Flaw | Skipped | Sheets]
+class Note(NamedTuple):
+    """Something wrong with the file as a whole, which is read all the same."""
+
+    code: str
+    reason: str
+
+
+Rows = Iterator[Row | Flaw | Skipped | Sheets | Note]

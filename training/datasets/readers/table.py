@@ -10,7 +10,9 @@ from pathlib import Path
 
 from training.datasets import dialect
 from training.datasets.encodings import MARK, open_text, position
+from training.datasets.layouts import first_rows, titles_above
 from training.datasets.limits import MAX_COLUMNS, MAX_LINE
+from training.datasets.problems import DataError
 from training.datasets.readers.rows import Flaw, Row, Rows, Skipped
 
 csv.field_size_limit(MAX_LINE)
@@ -68,7 +70,9 @@ class _Feed:
 
 def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
     with open_text(path, encoding, newline="") as text:
-        enclosed = dialect.are_enclosed(text.read(dialect.SAMPLE), delimiter)
+        sample = text.read(dialect.SAMPLE)
+        enclosed = dialect.are_enclosed(sample, delimiter)
+        titles = titles_above(first_rows(sample.lstrip("\ufeff"), delimiter)) if header else 0
         text.seek(0)
         feed = _Feed(text)
         rows = dialect.cells(feed, delimiter, enclosed=enclosed, strict=True)
@@ -104,6 +108,9 @@ def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
                 cells = loose
             if not any(cells) or (line == 1 and dialect.SEPARATOR.fullmatch(feed.beginning)):
                 continue
+            if titles:
+                titles -= 1
+                continue
             if not names:
                 names = column_names(cells, header)
                 if header:
@@ -112,10 +119,16 @@ def read_csv(path: Path, encoding: str, delimiter: str, header: bool) -> Rows:
 
 
 def column_names(cells: Sequence[object], header: bool) -> list[str]:
-    """Of a first row; where it has no names, or not enough, "column 1" and so on. Each only once."""
+    """Of a first row; where it has no names, or not enough, "column 1" and so on. Each only once.
+
+    Raises DataError `file_too_complex`.
+    """
+    if any(cell not in (None, "") for cell in cells[MAX_COLUMNS:]):
+        raise DataError("file_too_complex", f"It has more than {MAX_COLUMNS} columns.")
     names: list[str] = []
     for number, cell in enumerate(cells[:MAX_COLUMNS], 1):
         name = str(cell).strip().lstrip("\ufeff")[:200] if header and cell is not None else ""
+        name = name.replace(MARK, "\ufffd").replace("\0", "\ufffd")  # what databases and pages cannot hold
         names.append(name if name and name not in names else f"column {number}")
     return names
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import openpyxl
 
-from training.datasets.layouts import looks_like_header
+from training.datasets.layouts import titles_above
 from training.datasets.limits import MAX_SHEET_ROWS
 from training.datasets.problems import DataError
 from training.datasets.readers.packages import check_package, open_package
@@ -25,7 +25,6 @@ from training.datasets.readers.table import column_names, table_row
 _LOOKED_AT = 1000  # rows of a sheet, for anything in them
 _LIST = 5  # rows at least of a table with one column
 _FIRST = 50  # rows, for the columns' names
-_TITLES = 5  # rows above them at most
 _CHUNK = 2**20
 _FORMULA = re.compile(rb"<(?:\w{1,9}:)?f[ />]")
 _ERROR = re.compile(r"#(?:N/A|(?:REF|VALUE|DIV/0|NULL|NUM|SPILL|CALC|FIELD)!|NAME\?|GETTING_DATA)")
@@ -120,7 +119,7 @@ def _rows(found: Iterator[Sequence[object]], header: bool) -> Rows:
     )
     first = list(itertools.islice(filled, _FIRST))
     if header:
-        del first[: _titles([cells for _, cells in first])]
+        del first[: titles_above([cells for _, cells in first])]
         names = column_names(first.pop(0)[1], True) if first else []
     else:
         names = column_names(max((cells for _, cells in first), key=len, default=()), False)
@@ -136,15 +135,6 @@ def _rows(found: Iterator[Sequence[object]], header: bool) -> Rows:
 
 def _is_filled(cells: Sequence[object]) -> bool:
     return any(cell not in (None, "") for cell in cells)
-
-
-def _titles(rows: list[Sequence[object]]) -> int:
-    """How many rows with a title, a date or the like stand above one with the columns' names."""
-    texts = [[str(cell) for cell in cells if cell not in (None, "")] for cells in rows]
-    above = next((number for number, cells in enumerate(texts[: _TITLES + 1]) if len(cells) > 1), 0)
-    table = texts[above:]
-    wide = sum(len(cells) > 1 for cells in table)
-    return above if above and wide * 2 > len(table) and looks_like_header(table) else 0
 
 
 def _plain(cell: object) -> object:
