@@ -148,8 +148,10 @@ def _next() -> Job | None:
 
 def _whose_turn(queue: list[Job], who: str, theirs: QuerySet[Job]) -> list[Job]:
     """Of the queue, oldest first, the jobs of the one (`who`: a field's name) whose turn it is."""
-    counted = theirs.order_by().values(who).annotate(
-        in_hand=Count("id", filter=Q(state__in=HELD)), served=Max("heartbeat_at")
+    counted = (
+        theirs.order_by()
+        .values(who)
+        .annotate(in_hand=Count("id", filter=Q(state__in=HELD)), served=Max("heartbeat_at"))
     )
     never = datetime.min.replace(tzinfo=UTC)
     turns = {row[who]: (row["in_hand"], row["served"] or never) for row in counted}

@@ -190,11 +190,17 @@ def stage_name(job: Job) -> str:
         return _("Its files are being checked and frozen. You can leave this page: it goes on by itself.")
     if job.state == Job.State.QUEUED:
         return _("It waits for a free worker. You can leave this page: it goes on by itself.")
+    if job.state != Job.State.RUNNING:
+        return ""
     return {
         job_life.CHECKING: _("The data is being checked."),
         "loading": _("The model is being loaded."),
         "reading": _("The data is being read."),
-        "training": "",
+        "evaluating": _("It is being judged by the validation split."),
+        "asking": _("It is being asked the sample questions."),
+        "saving": _("What it has learnt is being saved."),
+        "finishing": _("Its result is being written and judged."),
+        job_life.PUBLISHING: _("Its model is being put where workers find it."),
     }.get(job.stage, "")
 
 
