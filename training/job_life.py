@@ -15,7 +15,6 @@ import logging
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 import structlog
 from celery import current_app
@@ -31,7 +30,7 @@ from training.job_notify import job_changed
 from training.models import Checkpoint, Job, JobEvent
 from training.models.jobs import PRUNED
 from training.search_tasks import send_search
-from webapp.core import clock, metrics
+from webapp.core import clock, metrics, snapshots
 from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
@@ -66,6 +65,14 @@ def _send() -> None:
         current_app.send_task("training.run", queue=QUEUE, retry=False)
     except (OperationalError, RedisError, OSError) as error:
         logger.warning("task of a training job not sent, the reaper will: %s", error)
+
+
+def has_worker() -> bool:
+    """Whether anybody is there to do a job, as far as the broker can say."""
+    try:
+        return any(process.kind == QUEUE for process in snapshots.read_all(snapshots.connect()))
+    except RedisError:
+        return True
 
 
 def change(job: Job, *, expected: tuple[str, ...], state: str, **fields: Any) -> bool:

@@ -188,6 +188,8 @@ def stage_name(job: Job) -> str:
         return _("It was stopped early: others were better by then.")
     if job.state == Job.State.VALIDATING_FILES:
         return _("Its files are being checked and frozen. You can leave this page: it goes on by itself.")
+    if job.state == Job.State.QUEUED and not job_life.has_worker():
+        return _("No worker for fine-tunes is running right now. It begins by itself as soon as one does.")
     if job.state == Job.State.QUEUED:
         return _("It waits for a free worker. You can leave this page: it goes on by itself.")
     if job.state != Job.State.RUNNING:

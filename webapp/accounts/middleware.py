@@ -1,5 +1,7 @@
-"""An empty site leads to set-up, a person without a workspace to one, who was logged out back to their form; and what is
-seen of a login is kept."""
+"""An empty site leads to set-up, a person without a workspace to one, and who was logged out back to their form.
+
+What is seen of a login is kept.
+"""
 
 from __future__ import annotations
 

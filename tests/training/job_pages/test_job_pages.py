@@ -17,6 +17,7 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from inference.models import ServedModel
+from tests.services import Valkey
 from tests.training.data_pages.conftest import LogIn
 from tests.training.data_pages.test_data_pages import EVIL, INLINE
 from tests.training.job_pages.rows import REGRESSED, RUNNING, classified, learn, make_job, make_search
@@ -24,6 +25,7 @@ from training import job_charts, job_page, job_services, job_views, job_words
 from training.models import Dataset, Job, JobEvent, Measurement, Sample
 from training.trainer.confusion import most_confused
 from webapp.accounts.models import User, Workspace
+from webapp.core import snapshots
 
 pytestmark = pytest.mark.django_db
 # As training.trainer.classified says it.
@@ -175,6 +177,17 @@ def test_a_page_is_complete_because_it_is_made_from_rows(client: Client, running
     assert page.count('<svg class="pygal-chart"') == 1
     parts = re.findall(r'data-part="(\w+)"', page)
     assert parts == list(job_page.TEMPLATES)
+
+
+def test_a_job_that_nobody_is_there_to_do_says_so(client: Client, job: Job, broker: Valkey) -> None:
+    snapshots.Reporter("data").publish()
+    assert "No worker for fine-tunes is running right now." in shown(client, job)
+    snapshots.Reporter("training").publish()
+    page = shown(client, job)
+    assert "It waits for a free worker." in page
+    assert "No worker" not in page
+    broker.kill()  # nobody can say
+    assert "It waits for a free worker." in shown(client, job)
 
 
 @pytest.mark.parametrize(
