@@ -171,7 +171,7 @@ def test_a_page_is_complete_because_it_is_made_from_rows(client: Client, running
         "Learning rate", "0.0005", "For an adapter of a small model.", "as it was set",
         "The learning rate is high.", "It waits for a worker.",
         "Where is my order?", "I am a model.", "At step 160: your order", "At step 40: your order",
-        "replaced by later ones", "the best",
+        "no longer kept", "the best",
     ):  # fmt: skip
         assert said in page, said
     assert page.count('<svg class="pygal-chart"') == 1
