@@ -27,7 +27,7 @@ from training.models import DatasetVersion, DataWork
 from training.overview import doubts_of, split_doubts
 from training.views import page
 from webapp.accounts.requests import person, posted
-from webapp.core.errors import NotFound
+from webapp.core.errors import NotFound, UserError
 
 _READ_BYTES = 2**18
 
@@ -42,15 +42,19 @@ def clean(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
     work = life.unfinished(dataset)  # first, as in views.file_table
     report = services.last_report(dataset)
     kind = report.result["kind"] if report is not None and report.result else ""
-    counted = services.last_preview(dataset)
-    recipe = msgspec.convert(counted.parameters["recipe"], Recipe) if counted else Recipe()
+    counted, recipe = services.last_preview(dataset), services.last_recipe(dataset)
     form = RecipeForm(posted(request), recipe=recipe, kind=kind)
+    status = 400 if form.errors else 200
     if request.method == "POST" and form.is_valid():
-        if "freeze" in request.POST:
-            services.start_freeze(dataset=dataset, recipe=form.recipe(), user=user, request=request)
-            return redirect("dataset_versions", dataset.pk)
-        services.start_preview(dataset=dataset, recipe=form.recipe())
-        return redirect("dataset_clean", dataset.pk)
+        try:
+            if "freeze" in request.POST:
+                services.start_freeze(dataset=dataset, recipe=form.recipe(), user=user, request=request)
+                return redirect("dataset_versions", dataset.pk)
+            services.start_preview(dataset=dataset, recipe=form.recipe())
+            return redirect("dataset_clean", dataset.pk)
+        except UserError as error:
+            form.add_error(None, error.message)
+            status = error.status
     context: dict[str, Any] = {
         "form": form,
         "report": report,
@@ -58,12 +62,13 @@ def clean(request: HttpRequest, dataset_id: UUID) -> HttpResponse:
         "work": work,
         "failed": services.last_failure(dataset, DataWork.Kind.PREVIEW),
         "counted": counted,
-        "is_as_counted": counted is not None and not (form.is_bound and form.has_changed()),
         "effects": msgspec.convert(counted.result, list[Effect]) if counted else [],
     }
-    sizes = next((effect.splits for effect in context["effects"] if effect.splits), None)
-    context["doubts"] = split_doubts(sizes, recipe.split) if sizes else []
-    status = 400 if form.errors else 200
+    if counted is not None:
+        was = msgspec.convert(counted.parameters["recipe"], Recipe)
+        context["is_as_counted"] = was == recipe and not (form.is_bound and form.has_changed())
+        sizes = next((effect.splits for effect in context["effects"] if effect.splits), None)
+        context["doubts"] = split_doubts(sizes, was.split) if sizes else []
     return render(request, "training/clean.html", page(dataset, "clean") | context, status=status)
 
 

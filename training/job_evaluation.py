@@ -14,6 +14,7 @@ from training.label_picture import by_label
 from training.trainer.evaluation import Classification, ClassScore, Evaluation, Regression
 
 MOST_CURVES = 6  # more cannot be told apart
+LABELS_AT_ONCE = 30  # of a table; the others are a click away, and what follows is not far
 
 
 def evaluation_context(found: dict[str, Any] | None) -> dict[str, Any]:
@@ -38,6 +39,8 @@ def _classification(found: Classification) -> dict[str, Any]:
     curves, shown, labels = drawn_curves(found), matrix(found), by_label(found)
     return {
         "evaluation": found,
+        "first_classes": found.classes[:LABELS_AT_ONCE],
+        "more_classes": found.classes[LABELS_AT_ONCE:],
         "reasons": _reasons(found, matrix_shown=shown is not None or labels is not None),
         "judged_on": judged_on(found.split),
         "roc": job_charts.roc([score.roc or [] for score in curves]) if curves else "",

@@ -15,12 +15,11 @@ import logging
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 import structlog
 from celery import current_app
 from django.db import transaction
-from django.db.models import Count, F, Max
+from django.db.models import Count, F, Max, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 from kombu.exceptions import OperationalError
@@ -31,7 +30,7 @@ from training.job_notify import job_changed
 from training.models import Checkpoint, Job, JobEvent
 from training.models.jobs import PRUNED
 from training.search_tasks import send_search
-from webapp.core import clock, metrics
+from webapp.core import clock, metrics, snapshots
 from webapp.core.request_ids import on_behalf_of
 
 logger = logging.getLogger(__name__)
@@ -39,7 +38,8 @@ events = structlog.get_logger(__name__)
 State, Wish, Level = Job.State, Job.Wish, JobEvent.Level
 
 QUEUE = "training"
-CHECKING = "checking"  # a stage: its worker looks whether the data is what was frozen
+# Stages of its worker: it looks whether the data is what was frozen, and copies what came of it.
+CHECKING, PUBLISHING = "checking", "publishing"
 # States in which an attempt holds the job.
 HELD = (State.RUNNING,)
 # A worker renews this about every half second; when it runs out the job goes to another. One that cannot has its
@@ -65,6 +65,14 @@ def _send() -> None:
         current_app.send_task("training.run", queue=QUEUE, retry=False)
     except (OperationalError, RedisError, OSError) as error:
         logger.warning("task of a training job not sent, the reaper will: %s", error)
+
+
+def has_worker() -> bool:
+    """Whether anybody is there to do a job, as far as the broker can say."""
+    try:
+        return any(process.kind == QUEUE for process in snapshots.read_all(snapshots.connect()))
+    except RedisError:
+        return True
 
 
 def change(job: Job, *, expected: tuple[str, ...], state: str, **fields: Any) -> bool:
@@ -112,7 +120,8 @@ def add_event(
 def claim_next() -> Job | None:
     """The job whose turn it is, under a new attempt; None where none waits.
 
-    It is the oldest of the workspace with the fewest jobs in hand, and of those the one that was served longest ago.
+    It is of the workspace with the fewest jobs in hand, and of those the one that was served longest ago; there it is
+    the oldest of the person with the fewest, by the same rule.
     """
     while (job := _next()) is not None:
         waiting = Job.objects.filter(id=job.id, state=State.QUEUED, attempt=job.attempt)
@@ -135,16 +144,26 @@ def claim_next() -> Job | None:
 
 
 def _next() -> Job | None:
-    waiting = Job.objects.filter(state=State.QUEUED)
-    oldest: dict[UUID, Job] = {}
-    for job in waiting.only("id", "workspace", "attempt", "started_at").order_by("created_at", "id"):
-        oldest.setdefault(job.workspace_id, job)
-    theirs = Job.objects.filter(workspace__in=oldest).order_by().values("workspace")
-    in_hand = dict(theirs.filter(state__in=HELD).values_list("workspace", Count("id")))
-    served = dict(theirs.values_list("workspace", Max("heartbeat_at")))
+    waiting = Job.objects.filter(state=State.QUEUED).order_by("created_at", "id")
+    queue = list(waiting.only("id", "workspace", "created_by", "attempt", "started_at"))
+    if not queue:
+        return None
+    of_all = Job.objects.filter(workspace__in={job.workspace_id for job in queue})
+    queue = _whose_turn(queue, "workspace_id", of_all)
+    return _whose_turn(queue, "created_by_id", Job.objects.filter(workspace=queue[0].workspace_id))[0]
+
+
+def _whose_turn(queue: list[Job], who: str, theirs: QuerySet[Job]) -> list[Job]:
+    """Of the queue, oldest first, the jobs of the one (`who`: a field's name) whose turn it is."""
+    counted = (
+        theirs.order_by()
+        .values(who)
+        .annotate(in_hand=Count("id", filter=Q(state__in=HELD)), served=Max("heartbeat_at"))
+    )
     never = datetime.min.replace(tzinfo=UTC)
-    turns = sorted(oldest, key=lambda w: (in_hand.get(w, 0), served.get(w) or never))
-    return oldest[turns[0]] if turns else None
+    turns = {row[who]: (row["in_hand"], row["served"] or never) for row in counted}
+    first = min(queue, key=lambda job: turns[getattr(job, who)])
+    return [job for job in queue if getattr(job, who) == getattr(first, who)]
 
 
 def keep(job: Job, **fields: Any) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from django.db.models import Avg, F, Max, Min
 from django.template.loader import render_to_string
 
-from training import job_charts, job_words
+from training import job_charts, job_life, job_words
 from training.job_evaluation import evaluation_context
 from training.job_forms import PROMPTLESS
 from training.models import Checkpoint, Job, JobEvent, Measurement, Sample
@@ -22,17 +22,18 @@ _NAMES = ("state", "try", "figures", "chart", "evaluation", "samples", "checkpoi
 TEMPLATES = {name: f"training/job_{name}.html" for name in _NAMES}
 MOST_POINTS = 300
 MOST_EVENTS = 200
-_MOST_SAMPLES = 2000  # rows: prompts times checkpoints
+MOST_CHECKPOINTS = 100  # and as many answers to each prompt
 Points = list[tuple[float, float]]
 
 
 class Answers(NamedTuple):
-    """What was said to one prompt: by the base model (at step 0), last, and in between, newest first."""
+    """What was said to one prompt: by the base model (at step 0), by what came of it or last, and at other steps."""
 
     prompt: str
     base: Sample | None
-    last: Sample | None
-    earlier: list[Sample]
+    shown: Sample | None
+    others: list[Sample]  # newest first
+    is_best: bool  # `shown` is what whoever tries the model gets, and others may be later
 
 
 def parts(job: Job) -> dict[str, str]:
@@ -42,8 +43,8 @@ def parts(job: Job) -> dict[str, str]:
 
 
 def job_context(job: Job) -> dict[str, Any]:
-    checkpoints = list(Checkpoint.objects.filter(job=job).order_by("-step"))
-    kept = [checkpoint.step for checkpoint in checkpoints if checkpoint.is_kept]
+    saved = Checkpoint.objects.filter(job=job).order_by("-step")
+    checkpoints = list(saved[:MOST_CHECKPOINTS])
     train, validation = losses(job, Measurement.Kind.TRAIN), losses(job, Measurement.Kind.VALIDATION)
     last_train = Measurement.objects.filter(job=job, kind=Measurement.Kind.TRAIN).order_by("-step").first()
     return {
@@ -53,7 +54,7 @@ def job_context(job: Job) -> dict[str, Any]:
         "next_step": job_words.next_step(job),
         "failure": job_words.failure(job),
         "is_hopeless": job_words.is_hopeless(job),
-        "kept": job_words.what_was_kept(job, max(kept, default=None)),
+        "kept": job_words.what_was_kept(job, job_life.last_saved(job) or None),
         "chart": job_charts.losses(train, validation, job.base_validation_loss)
         if train or validation
         else "",
@@ -63,6 +64,7 @@ def job_context(job: Job) -> dict[str, Any]:
         "gain": _gain(job),
         "answers": list(answers(job)),
         "checkpoints": checkpoints,
+        "left_out": len(checkpoints) == MOST_CHECKPOINTS and saved.count() > MOST_CHECKPOINTS,
         "settings": job_words.settings(job),
         "judges": job.task in PROMPTLESS,
         "events": [
@@ -95,9 +97,14 @@ def _gain(job: Job) -> int | None:
 
 
 def answers(job: Job) -> Iterator[Answers]:
-    said = Sample.objects.filter(job=job).order_by("number", "-step")[:_MOST_SAMPLES]
+    asked = Sample.objects.filter(job=job).order_by("-step").values("step").distinct()[:MOST_CHECKPOINTS]
+    best = job.best_step if job.state == Job.State.SUCCEEDED else 0
+    steps = {0, best, *asked.values_list("step", flat=True)}
+    said = Sample.objects.filter(job=job, step__in=steps).order_by("number", "-step")
     for _number, group in groupby(said, lambda sample: sample.number):
         samples = list(group)
         base = samples[-1] if samples[-1].step == 0 else None
         learnt = [sample for sample in samples if sample.step > 0]
-        yield Answers(samples[0].prompt, base, learnt[0] if learnt else None, learnt[1:])
+        shown = next((sample for sample in learnt if sample.step == best), learnt[0] if learnt else None)
+        others = [sample for sample in learnt if sample is not shown]
+        yield Answers(samples[0].prompt, base, shown, others, shown is not None and shown.step == best)

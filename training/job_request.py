@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID, uuid4
 
 from inference.models import ServedModel
 from training.models import DatasetVersion
@@ -23,6 +24,7 @@ class JobRequest:
     name: str
     spec: dict[str, Any]  # the knobs that are not left as they are
     metadata: dict[str, str] = field(default_factory=dict)  # whatever a program notes of it
+    id: UUID = field(default_factory=uuid4)  # the row's: what is asked for twice by one id is begun once
 
     @property
     def data_label(self) -> str:
@@ -31,6 +33,7 @@ class JobRequest:
     def fields(self) -> dict[str, Any]:
         """Of a Job's row."""
         return {
+            "id": self.id,
             "workspace": self.workspace,
             "created_by": self.user,
             "name": self.name,

@@ -19,11 +19,13 @@ from training import access, job_page, job_services, job_words, judging, search_
 from training.models import DatasetVersion, Job, Measurement
 from webapp.accounts.access import current_workspace
 from webapp.accounts.models import User, Workspace
-from webapp.accounts.requests import person
+from webapp.accounts.requests import page_number, person
 from webapp.core.errors import NotFound, UserError
 
 # Of a step's line; what a validation's line lacks is left empty.
 _COLUMNS = ("learning_rate", "gradient_norm", "tokens_per_second", "epoch")
+PAGE_SIZE = 100
+_WAITS = (*Job.TERMINAL, Job.State.PAUSED)
 # It may be much: a classifier's evaluation has curves for each label.
 _NOT_IN_THE_LIST = ("evaluation", "chosen", "data", "preparing", "metadata", "spec")
 
@@ -40,12 +42,12 @@ def admin_of(request: HttpRequest) -> tuple[User, Workspace]:
 @login_required
 @require_GET
 def jobs(request: HttpRequest) -> HttpResponse:
-    user, workspace = admin_of(request)
+    _user, workspace = admin_of(request)
     ready = DatasetVersion.objects.filter(
         dataset__workspace=workspace, state=DatasetVersion.State.READY
     ).exists()
     context = {"section": "jobs", "has_data": ready}
-    return render(request, "training/jobs.html", _table(user, workspace) | context)
+    return render(request, "training/jobs.html", _table(request) | context)
 
 
 @never_cache
@@ -53,19 +55,29 @@ def jobs(request: HttpRequest) -> HttpResponse:
 @require_GET
 def jobs_list(request: HttpRequest) -> HttpResponse:
     """The table alone, while something in it is under way."""
-    return render(request, "training/jobs_list.html", _table(*admin_of(request)))
+    return render(request, "training/jobs_list.html", _table(request))
 
 
-def _table(user: User, workspace: Workspace) -> dict[str, object]:
-    """Jobs that stand alone, and searches as one line each, the newest first."""
+def _table(request: HttpRequest) -> dict[str, object]:
+    """A page of jobs that stand alone, and of searches as one line each, the newest first."""
+    user, workspace = admin_of(request)
+    number = page_number(request)
+    end = number * PAGE_SIZE
     lines = access.list_jobs(user, workspace).filter(search=None).select_related(None)
-    alone = list(lines.select_related("base", "created_by").defer(*_NOT_IN_THE_LIST))
-    searches = [search_page.listed(search) for search in access.list_searches(user, workspace)]
+    alone = lines.select_related("base", "created_by").defer(*_NOT_IN_THE_LIST)[: end + 1]
+    searches = [search_page.listed(search) for search in access.list_searches(user, workspace)[: end + 1]]
     both: list[Job | search_page.Listed] = [*alone, *searches]
-    rows = sorted(both, key=lambda row: row.created_at, reverse=True)
-    waits = (*Job.TERMINAL, Job.State.PAUSED)
-    is_busy = any(job.state not in waits for job in alone) or any(found.is_busy for found in searches)
-    return {"rows": rows, "is_busy": is_busy}
+    rows = sorted(both, key=lambda row: row.created_at, reverse=True)[end - PAGE_SIZE :]
+    return {
+        "rows": rows[:PAGE_SIZE],
+        "is_busy": any(_is_busy(row) for row in rows[:PAGE_SIZE]),
+        "number": number,
+        "more": len(rows) > PAGE_SIZE,
+    }
+
+
+def _is_busy(row: Job | search_page.Listed) -> bool:
+    return row.is_busy if isinstance(row, search_page.Listed) else row.state not in _WAITS
 
 
 @never_cache

@@ -188,13 +188,21 @@ def stage_name(job: Job) -> str:
         return _("It was stopped early: others were better by then.")
     if job.state == Job.State.VALIDATING_FILES:
         return _("Its files are being checked and frozen. You can leave this page: it goes on by itself.")
+    if job.state == Job.State.QUEUED and not job_life.has_worker():
+        return _("No worker for fine-tunes is running right now. It begins by itself as soon as one does.")
     if job.state == Job.State.QUEUED:
         return _("It waits for a free worker. You can leave this page: it goes on by itself.")
+    if job.state != Job.State.RUNNING:
+        return ""
     return {
         job_life.CHECKING: _("The data is being checked."),
         "loading": _("The model is being loaded."),
         "reading": _("The data is being read."),
-        "training": "",
+        "evaluating": _("It is being judged by the validation split."),
+        "asking": _("It is being asked the sample questions."),
+        "saving": _("What it has learnt is being saved."),
+        "finishing": _("Its result is being written and judged."),
+        job_life.PUBLISHING: _("Its model is being put where workers find it."),
     }.get(job.stage, "")
 
 

@@ -7,12 +7,15 @@ carries what the ones before it said: of two tabs each starts what it showed.
 from __future__ import annotations
 
 from typing import Any, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.db import IntegrityError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
@@ -32,7 +35,7 @@ from training.job_forms import (
 from training.job_request import JobRequest
 from training.job_views import admin_of
 from training.job_words import expectation, in_labels
-from training.models import DatasetVersion, Job
+from training.models import DatasetVersion, Job, Search
 from training.search_forms import SearchForm
 from webapp.accounts.models import User, Workspace
 from webapp.accounts.requests import posted
@@ -160,15 +163,16 @@ def settings(request: HttpRequest) -> HttpResponse:
     several = SearchForm(
         posted(request), task=chosen.task, knobs=form.knobs, initial=draft.get("several") or {}
     )
+    key = _key(request)
     if request.method == "POST":
         before = {"source": chosen.source} | written(second)
         request.session[_KEPT] = draft | before | {"settings": written(form), "several": written(several)}
         if "back" in request.POST:
             return redirect("job_new_method")
         if form.is_valid() and several.is_valid():
-            begun = _start(request, user, workspace, chosen, second, form, several)
+            begun = _start(request, user, workspace, chosen, second, form, several, key)
             if begun is not None:
-                del request.session[_KEPT]
+                request.session.pop(_KEPT, None)
                 return begun
     context = {
         "form": form,
@@ -177,6 +181,7 @@ def settings(request: HttpRequest) -> HttpResponse:
         "second": second.cleaned_data,
         "carried": written(second).items(),
         "expected": _expected(chosen, second),
+        "key": key,
     }
     return _page(request, "settings", context)
 
@@ -204,9 +209,11 @@ def _start(
     second: MethodForm | SizeForm,
     form: KnobsForm,
     several: SearchForm,
+    key: UUID,
 ) -> HttpResponse | None:
     """To the page of what was begun. None where it cannot be: the form says why, and nothing entered is lost."""
     asked = JobRequest(
+        id=key,
         user=user,
         workspace=workspace,
         version=chosen.version,
@@ -226,9 +233,27 @@ def _start(
                 "search", search_services.start_folds(asked=asked, folds=folds, request=request).pk
             )
         return redirect("job", job_services.start_job(asked=asked, request=request).pk)
+    except IntegrityError:
+        return _begun_already(request, user, key)
     except UserError as error:
         form.add_error("name" if error.code == "bad_name" else None, in_labels(error.message))
         return None
+
+
+def _key(request: HttpRequest) -> UUID:
+    """What will be begun has the id that the page was given: who presses twice begins it once."""
+    try:
+        return UUID(request.POST.get("key", ""))
+    except ValueError:
+        return uuid4()
+
+
+def _begun_already(request: HttpRequest, user: User, key: UUID) -> HttpResponse:
+    """Raises NotFound."""
+    messages.info(request, _("This was begun already: here it is."))
+    if Search.objects.filter(pk=key).exists():
+        return redirect("search", access.get_search(user, key).pk)
+    return redirect("job", access.get_job(user, key).pk)
 
 
 def _page(request: HttpRequest, step: str, context: dict[str, Any]) -> HttpResponse:

@@ -26,11 +26,12 @@ from training.job_words import expectation
 from training.knobs import tasks_of
 from training.models import Dataset, DataWork
 from training.views import page
-from webapp.accounts.requests import person, posted
+from webapp.accounts.requests import page_number, person, posted
 from webapp.core.errors import NotFound
 
 PAGE_SIZE = 10
 PREVIEWS = 3
+LABELS_AT_ONCE = 30
 _SPLIT = Split()  # as it is frozen where nobody says otherwise
 _TONES = {"error": "danger", "warning": "warning", "notice": ""}
 
@@ -68,8 +69,8 @@ def _found(request: HttpRequest, made: DataWork) -> dict[str, Any]:
     report = msgspec.convert(made.result, Report)
     code = request.GET.get("code", "")
     code = code if any(count.name == code for count in report.problems) else ""
-    asked = request.GET.get("page", "")
-    number = max(1, int(asked)) if asked.isascii() and asked.isdigit() and len(asked) < 6 else 1
+    number = page_number(request)
+    labels = [(c.name, c.count) for c in report.labels]
     problems, more = problem_list.page_of_problems(storage.work_folder(made), code, number, PAGE_SIZE)
     return {
         "report": report,
@@ -96,7 +97,8 @@ def _found(request: HttpRequest, made: DataWork) -> dict[str, Any]:
         "personal_kinds": [str(name) for name in PERSONAL_DATA.values()],
         # "de", or of translations "de → en".
         "languages": [(c.name.replace(UNKNOWN, _("unknown")), c.count) for c in report.languages],
-        "labels": [(c.name, c.count) for c in report.labels],
+        "first_labels": labels[:LABELS_AT_ONCE],
+        "more_labels": labels[LABELS_AT_ONCE:],
         "expected": _expected(report),
         "has_training": bool(tasks_of(report.kind, has_labels=bool(report.labels))),
     }

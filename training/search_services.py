@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 from django.db import transaction
 from django.http import HttpRequest
@@ -73,9 +74,8 @@ def start_folds(*, asked: JobRequest, folds: int, request: HttpRequest | None = 
     lock_until_commit(f"training.jobs.{asked.workspace.pk}")
     search = _begun(Search.Kind.FOLDS, asked, {"folds": folds})
     for number in range(1, folds + 1):
-        fold = replace(
-            asked, name=trial_name(search, number), spec=asked.spec | {"folds": folds, "fold": number}
-        )
+        spec = asked.spec | {"folds": folds, "fold": number}
+        fold = replace(asked, id=uuid4(), name=trial_name(search, number), spec=spec)
         job_services.add_job(asked=fold, search=search, number=number)
     _record("search_started", search, asked.user, request)
     return search
@@ -134,6 +134,7 @@ def _begun(kind: Search.Kind, asked: JobRequest, parameters: dict[str, Any]) -> 
         "spec": asked.spec,
     }
     return Search.objects.create(
+        id=asked.id,
         workspace=workspace,
         created_by=asked.user,
         name=clean_name(asked.name),

@@ -308,6 +308,15 @@ def last_preview(dataset: Dataset) -> DataWork | None:
     return counted.order_by("-finished_at").first()
 
 
+def last_recipe(dataset: Dataset) -> Recipe:
+    """What a person asked for last, whatever came of it: counting that is cancelled costs nobody their switches."""
+    kinds = (
+        [Kind.PREVIEW] if dataset.is_for_file else [Kind.PREVIEW, Kind.FREEZE]
+    )  # a program freezes as it likes
+    last = dataset.work.filter(kind__in=kinds).order_by("-created_at").first()
+    return msgspec.convert(last.parameters["recipe"], Recipe) if last is not None else Recipe()
+
+
 def last_freeze(dataset: Dataset) -> DataWork | None:
     return dataset.work.filter(kind=Kind.FREEZE).order_by("-created_at").first()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, get_args
 
 import msgspec
 from django.db import transaction
@@ -19,6 +19,7 @@ from training import job_life
 from training.job_notify import job_changed
 from training.models import Checkpoint, Job, JobEvent, Measurement, Sample
 from training.search_tasks import send_search
+from training.trainer.record import Doing
 from webapp.core.plain_files import open_plain, read_plain
 
 Kind, Level = Measurement.Kind, JobEvent.Level
@@ -26,6 +27,7 @@ _MOST_BYTES = 2**20  # of one transaction
 _LONGEST_LINE = 2**24  # bytes: answers to prompts are in them
 _LONGEST_STATUS = 2**20
 _STAGES = ("loading", "reading", "training")
+_DOINGS = get_args(Doing)[1:]  # of one that is training
 # Steps are of different lengths; the rate that is shown is a moving average.
 _NEW_SHARE = 0.2
 # Rows keep sentences in English; pages translate them, and set the numbers in again.
@@ -129,7 +131,7 @@ def _from_status(job: Job, status: dict[str, Any]) -> dict[str, Any]:
     """What of it is new."""
     found: dict[str, Any] = {}
     if status.get("state") in _STAGES:
-        found["stage"] = status["state"]
+        found["stage"] = status["doing"] if status.get("doing") in _DOINGS else status["state"]
     # A trainer that goes on does not know these at first. A loss may be 0: of labels that are told apart for certain.
     for name in ("steps", "best_step"):
         if status.get(name):

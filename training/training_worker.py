@@ -30,6 +30,7 @@ from training import job_life, storage, tail
 from training.datasets.frozen import check_files, read_manifest
 from training.datasets.problems import DataError
 from training.evaluation_file import read_evaluation
+from training.job_notify import job_changed
 from training.knobs import trainer_task
 from training.lease_guard import LeaseGuard
 from training.models import Job, ResultFile
@@ -300,6 +301,8 @@ class Supervision:
         publication: Publication | None = None
         # Of a search's trials the best one is served, once that is known (`training.search`).
         if job.search_id is None:
+            job_life.keep(job, stage=job_life.PUBLISHING)
+            job_changed(job)
             checkpoints = kept_checkpoints(job)
             publication = self._meanwhile(lambda: prepare(job, self._folder, checkpoints))
         try:

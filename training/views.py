@@ -21,6 +21,7 @@ from training.models import Dataset, DataWork, SourceFile
 from training.overview import list_rows
 from webapp.accounts.access import current_workspace
 from webapp.accounts.requests import person, posted
+from webapp.core.errors import UserError
 
 
 @never_cache
@@ -129,13 +130,19 @@ def file(request: HttpRequest, file_id: UUID) -> HttpResponse:
     looking = life.looking_at(file_id)  # first, as in file_table
     found = access.get_file(person(request), file_id)
     form = ReadingForm(posted(request), file=found)
+    status = 400 if form.errors else 200
     if request.method == "POST" and form.is_valid():
-        services.correct_reading(file=found, reading=form.reading())
-        if found.state == SourceFile.State.DETECTING:
-            messages.success(request, _("Saved. The file is being looked at again, read as you said."))
-            return redirect("dataset_file", found.pk)
-        messages.success(request, _("Saved. Check the data again to see what changes."))
-        return redirect("dataset", found.dataset_id)
+        try:
+            services.correct_reading(file=found, reading=form.reading())
+        except UserError as error:
+            form.add_error(None, error.message)
+            status = error.status
+        else:
+            if found.state == SourceFile.State.DETECTING:
+                messages.success(request, _("Saved. The file is being looked at again, read as you said."))
+                return redirect("dataset_file", found.pk)
+            messages.success(request, _("Saved. Check the data again to see what changes."))
+            return redirect("dataset", found.dataset_id)
     columns, rows = first_rows(found)
     columns = columns or list(dict.fromkeys(name for row in rows for name in row))
     context = {
@@ -146,7 +153,6 @@ def file(request: HttpRequest, file_id: UUID) -> HttpResponse:
         "unused": unused_columns(found),
         "rows": [[row.get(column, "") for column in columns] for row in rows],
     }
-    status = 400 if form.errors else 200
     return render(request, "training/file.html", page(found.dataset, "files") | context, status=status)
 
 

@@ -28,6 +28,13 @@ def spoken_time(seconds: float) -> str:
 
 
 @register.filter
+def rate(value: float) -> str:
+    """With as many digits as slow machines need: 0.4 examples a second are not none."""
+    digits = 0 if value >= 10 else 1 if value >= 1 else 2
+    return number_format(round(value, digits), digits, force_grouping=True)
+
+
+@register.filter
 def score(value: float | None) -> str:
     """Three digits, as scores are compared; a dash where there is none."""
     return "—" if value is None else number_format(round(value, 3), 3)

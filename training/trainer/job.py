@@ -128,7 +128,8 @@ class Job:
             self._state.base_loss = self._evaluate()
             self._ask(None)
         self._train()
-        self._finish()
+        with self.record.doing("finishing"):
+            self._finish()
 
     def _with_initial_model(self) -> Spec:
         if self._processes.is_first:
@@ -248,6 +249,10 @@ class Job:
             self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
+        with self.record.doing("saving"):
+            self._write_files()
+
+    def _write_files(self) -> None:
         first = self._processes.is_first
         if first or self._fsdp:  # what is shared out is gathered from all
             files = self._learner.checkpoint_files(keep=first)
@@ -360,6 +365,12 @@ class Job:
         """The mean loss of a trained token of the validation split; None where there is none."""
         if not self._validation:
             return None
+        with self.record.doing("evaluating"):
+            loss = self._validation_loss()
+        self.record.line("validation", step=self._state.step, loss=loss)
+        return loss
+
+    def _validation_loss(self) -> float:
         total = 0.0
         passes = list(chunks(self._validation, self._choices.microbatch_tokens))
         world, rank = self._processes.world, self._processes.rank
@@ -372,9 +383,7 @@ class Job:
             elif self._fsdp:
                 self._accompany(self._validation_split, passes[0], training=False)
             self.record.beat()
-        loss = self._processes.total(total) / sum(span.trained for span in self._validation)
-        self.record.line("validation", step=self._state.step, loss=loss)
-        return loss
+        return self._processes.total(total) / sum(span.trained for span in self._validation)
 
     def _judge(self, loss: float | None) -> None:
         """Notes how this step did. Without a validation split the last is the best."""
@@ -406,7 +415,8 @@ class Job:
     def _ask(self, checkpoint: Path | None) -> None:
         if self._samples is not None:
             adapter = checkpoint if self._spec.method == "lora" else None
-            self._samples.ask(self.record, self._state.step, adapter, lambda: self._stop)
+            with self.record.doing("asking"):
+                self._samples.ask(self.record, self._state.step, adapter, lambda: self._stop)
 
     def _finish(self) -> None:
         """What is left behind is the best checkpoint's, and it is judged as it is read back from there."""

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 State = Literal["loading", "reading", "training", "succeeded", "stopped", "failed"]
+# What takes a while beside the steps.
+Doing = Literal["", "evaluating", "asking", "saving", "finishing"]
 
 
 class Status(msgspec.Struct):
     state: State
+    doing: Doing = ""  # while it is training: what else than a step
     step: int = 0
     steps: int = 0
     best_step: int = 0
@@ -47,6 +52,14 @@ class Record:
         self.status.state = state
         for name, value in changes.items():
             setattr(self.status, name, value)
+        self.beat(hurried=True)
+
+    @contextmanager
+    def doing(self, what: Doing) -> Iterator[None]:
+        before, self.status.doing = self.status.doing, what
+        self.beat(hurried=True)
+        yield
+        self.status.doing = before
         self.beat(hurried=True)
 
     def failed(self, code: str, message: str) -> None:

@@ -23,6 +23,12 @@ def posted(request: HttpRequest) -> QueryDict | None:
     return request.POST if request.method == "POST" else None
 
 
+def page_number(request: HttpRequest) -> int:
+    """Which page of a long list is asked for, from 1."""
+    asked = request.GET.get("page", "")
+    return max(1, int(asked)) if asked.isascii() and asked.isdigit() and len(asked) < 6 else 1
+
+
 def next_url(request: HttpRequest, default: str) -> str:
     """Where the form asked to go next, if that is on this site; else the page named `default`."""
     wanted = request.POST.get("next") or request.GET.get("next") or ""

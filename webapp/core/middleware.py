@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
 from django.template import loader
 from django.utils.cache import patch_cache_control
+from django.utils.http import url_has_allowed_host_and_scheme
 
 from webapp.core.errors import UserError
 from webapp.core.outages import outage
@@ -35,6 +38,24 @@ def error_response(request: HttpRequest, error: UserError) -> HttpResponse:
     return response
 
 
+def page_before(request: HttpRequest) -> str:
+    """Where on this site the form stood that is sent; "" where nobody says so."""
+    page = request.headers.get("Referer", "")
+    if not url_has_allowed_host_and_scheme(page, {request.get_host()}, require_https=request.is_secure()):
+        return ""
+    return urlsplit(page)._replace(scheme="", netloc="").geturl()
+
+
+def _said_on_the_page_before(request: HttpRequest, error: UserError) -> HttpResponse | None:
+    """Of what a button asks for and cannot be, as another tab was faster: a page of its own would be a dead end."""
+    is_button = request.method == "POST" and not wants_json(request) and "HX-Request" not in request.headers
+    page = page_before(request) if is_button and error.status in (400, 409) else ""
+    if not page:
+        return None
+    messages.error(request, error.message)
+    return HttpResponseRedirect(page)
+
+
 class UserErrorMiddleware:
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -44,7 +65,9 @@ class UserErrorMiddleware:
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
         known = exception if isinstance(exception, UserError) else outage(exception)
-        return error_response(request, known) if known is not None else None
+        if known is None:
+            return None
+        return _said_on_the_page_before(request, known) or error_response(request, known)
 
 
 class PrivateByDefaultMiddleware:

@@ -220,9 +220,14 @@ def test_a_report_shows_problems_by_code_and_the_places_of_one(client: Client, r
 def test_a_report_says_how_many_labels_there_are_besides_those_it_lists(
     client: Client, report: DataWork
 ) -> None:
-    report.result |= {"more_labels": 1200}  # type: ignore[operator]
+    labels = [{"name": f"label {n}", "count": 90 - n} for n in range(50)]
+    report.result |= {"more_labels": 1200, "labels": labels}  # type: ignore[operator]
     report.save()
-    assert "And 1,200 other labels." in client.get(f"/data/{report.dataset_id}/report/").content.decode()
+    page = client.get(f"/data/{report.dataset_id}/report/").content.decode()
+    assert "And 1,200 other labels." in page
+    # The first are seen, and hold up nobody who wants what comes after them.
+    before, _, behind = page.partition("<summary>20 more labels</summary>")
+    assert (before.count("<bdi>label "), behind.split("</details>")[0].count("<bdi>label ")) == (30, 20)
 
 
 def test_a_report_shows_what_is_in_the_data_and_says_what_it_cannot_see(
@@ -391,6 +396,59 @@ def test_the_switches_become_a_recipe_and_stand_as_they_were(
     assert "1,234 left out" in page
     assert re.search(r'name="validation" value="5"', page)
     assert re.search(r'value="email"[^>]*checked', page)
+
+
+@pytest.mark.parametrize("asked", ["count", "freeze"])
+def test_switches_stay_as_they_were_set_though_the_work_was_cancelled_or_failed(
+    asked: str, client: Client, dataset: Dataset, report: DataWork
+) -> None:
+    client.post(f"/data/{dataset.pk}/clean/", recipe_fields(**{asked: "1"}))
+    doing = dataset.work.get(state="queued")
+    if asked == "count":
+        client.post(f"/data/work/{doing.pk}/cancel/")
+    else:
+        assert work.end_work(work=doing, expected="queued", state="failed", error_message="The disk is full.")
+    page = client.get(f"/data/{dataset.pk}/clean/").content.decode()
+    assert re.search(r'name="validation" value="5"', page)
+    assert re.search(r'value="email"[^>]*checked', page)
+    assert "Not counted yet" in page
+
+
+def test_switches_that_were_frozen_though_others_had_been_counted_are_said_to_be_others(
+    client: Client, dataset: Dataset, report: DataWork
+) -> None:
+    client.post(f"/data/{dataset.pk}/clean/", recipe_fields(count="1"))
+    dataset.work.filter(kind="preview").update(state="ready", result=[], finished_at=timezone.now())
+    page = client.get(f"/data/{dataset.pk}/clean/").content.decode()
+    assert "counted with the switches as they stand below" in page
+    client.post(f"/data/{dataset.pk}/clean/", recipe_fields(freeze="1", validation="7"))
+    dataset.work.filter(kind="freeze").update(state="cancelled")
+    page = client.get(f"/data/{dataset.pk}/clean/").content.decode()
+    assert re.search(r'name="validation" value="7"', page)
+    assert "counted with other switches than those below" in page
+
+
+def test_what_cannot_be_begun_beside_something_else_is_said_on_the_form_and_nothing_entered_is_lost(
+    client: Client, dataset: Dataset, source: SourceFile, report: DataWork
+) -> None:
+    services.start_report(dataset=dataset)
+    answer = client.post(f"/data/{dataset.pk}/clean/", recipe_fields(count="1"))
+    assert answer.status_code == 409
+    assert "Something is being done with this dataset." in answer.content.decode()
+    assert re.search(r'name="validation" value="5"', answer.content.decode())
+    answer = client.post(
+        f"/data/files/{source.pk}/",
+        {"layout": "csv", "shape": "document", "encoding": "cp1252", "delimiter": ";"},
+    )
+    assert answer.status_code == 409
+    assert "Something is being done with this dataset." in answer.content.decode()
+    assert re.search(r'value="cp1252" selected', answer.content.decode())
+    # A check has nothing to lose: who pressed twice sees the first one.
+    address = f"/data/{dataset.pk}/report/"
+    answer = client.post(address, {}, headers={"Referer": f"http://testserver{address}"}, follow=True)
+    assert answer.redirect_chain == [(address, 302)]
+    assert "Something is being done with this dataset." in answer.content.decode()
+    assert "data-busy" in answer.content.decode()
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,15 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from inference.models import ServedModel
+from tests.services import Valkey
 from tests.training.data_pages.conftest import LogIn
 from tests.training.data_pages.test_data_pages import EVIL, INLINE
-from tests.training.job_pages.rows import REGRESSED, RUNNING, classified, learn, make_job
-from training import job_charts, job_page, job_services, job_words
+from tests.training.job_pages.rows import REGRESSED, RUNNING, classified, learn, make_job, make_search
+from training import job_charts, job_page, job_services, job_views, job_words
 from training.models import Dataset, Job, JobEvent, Measurement, Sample
 from training.trainer.confusion import most_confused
 from webapp.accounts.models import User, Workspace
+from webapp.core import snapshots
 
 pytestmark = pytest.mark.django_db
 # As training.trainer.classified says it.
@@ -131,6 +133,25 @@ def test_the_list_reads_in_one_go_what_it_shows_and_nothing_that_may_be_much(
     assert not [sql for sql in together if any(name in sql for name in much)]
 
 
+def test_a_long_list_is_read_a_page_at_a_time_and_what_is_refreshed_is_the_page_that_is_read(
+    client: Client, job: Job, workspace: Workspace, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_views, "PAGE_SIZE", 2)
+    begun = [job.pk, *(make_job(workspace, alice, job.base, job.version).pk for _ in range(2))]
+    begun += [make_search(workspace, alice).pk, make_job(workspace, alice, job.base, job.version).pk]
+    seen = []
+    for number in (1, 2, 3):
+        page = client.get(f"/fine-tunes/?page={number}").content.decode()
+        seen += re.findall(r'id="(?:job|search)-([0-9a-f-]{36})"', page)
+        refreshed = re.search(r'data-refresh="(/fine-tunes/list[^"]*)"', page)
+        assert refreshed
+        assert client.get(refreshed[1]).content.decode().strip() in page
+        assert ("Newer" in page, "Older" in page) == (number > 1, number < 3)
+    assert seen == [str(pk) for pk in reversed(begun)]
+    for nonsense in ("", "0", "-1", "x", "99999", "²", "9" * 99):
+        assert client.get("/fine-tunes/", {"page": nonsense}).status_code == 200
+
+
 def test_a_job_that_a_program_began_says_that_its_files_are_being_checked(client: Client, job: Job) -> None:
     changed(job, state="validating_files", task="", version=None, data_hash="", data_label="orders.jsonl")
     page = shown(client, job)
@@ -150,12 +171,73 @@ def test_a_page_is_complete_because_it_is_made_from_rows(client: Client, running
         "Learning rate", "0.0005", "For an adapter of a small model.", "as it was set",
         "The learning rate is high.", "It waits for a worker.",
         "Where is my order?", "I am a model.", "At step 160: your order", "At step 40: your order",
-        "replaced by later ones", "the best",
+        "no longer kept", "the best",
     ):  # fmt: skip
         assert said in page, said
     assert page.count('<svg class="pygal-chart"') == 1
     parts = re.findall(r'data-part="(\w+)"', page)
     assert parts == list(job_page.TEMPLATES)
+
+
+def test_a_job_that_nobody_is_there_to_do_says_so(client: Client, job: Job, broker: Valkey) -> None:
+    snapshots.Reporter("data").publish()
+    assert "No worker for fine-tunes is running right now." in shown(client, job)
+    snapshots.Reporter("training").publish()
+    page = shown(client, job)
+    assert "It waits for a free worker." in page
+    assert "No worker" not in page
+    broker.kill()  # nobody can say
+    assert "It waits for a free worker." in shown(client, job)
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ("evaluating", "It is being judged by the validation split."),
+        ("asking", "It is being asked the sample questions."),
+        ("saving", "What it has learnt is being saved."),
+        ("finishing", "Its result is being written and judged."),
+        ("publishing", "Its model is being put where workers find it."),
+        ("loading", "The model is being loaded."),
+    ],
+)
+def test_what_takes_a_while_beside_the_steps_is_said_while_it_does(
+    stage: str, said: str, client: Client, running: Job
+) -> None:
+    assert said not in shown(client, running)
+    assert said in shown(client, changed(running, stage=stage))
+    for state in ("paused", "failed", "succeeded"):
+        assert said not in shown(client, changed(running, state=state))
+
+
+def test_a_page_of_very_many_checkpoints_shows_the_last_and_the_best_of_each_prompt(
+    client: Client, running: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_page, "MOST_CHECKPOINTS", 3)
+    learn(running, 160, every=20)
+    page = shown(client, running)
+    assert "Only the last 3 are listed." in page
+    assert re.findall(r'<th scope="row" data-label="Step">(\d+)</th>', page) == ["160", "140", "120"]
+    asked = re.findall(r"<dt>Step (\d+)[^<]*</dt>", page)
+    assert asked == ["160", "140", "120"] * 2
+    assert page.count("I am a model.") == 2
+    # Who tries it is answered by the best, which need not be the last.
+    changed(running, state="succeeded", best_step=80)
+    page = shown(client, running)
+    assert re.findall(r"<dt>Step (\d+) · the best</dt>", page) == ["80", "80"]
+    assert re.findall(r"<dt>Step (\d+)[^<]*</dt>", page) == ["80", "160", "140", "120"] * 2
+    assert "At other checkpoints" in page
+
+
+def test_numbers_of_a_slow_machine_and_of_a_job_that_learns_nothing_are_honest(
+    client: Client, running: Job
+) -> None:
+    changed(running, rate=0.43, best_validation_loss=2.6754)
+    page = shown(client, running)
+    assert "<dd>0.43</dd>" in page
+    assert "10 % above the base model" in page
+    assert "Without JavaScript this page stands still" in page
+    assert "Without JavaScript" not in shown(client, changed(running, state="paused"))
 
 
 @pytest.mark.parametrize(
@@ -276,6 +358,16 @@ def test_what_cannot_be_done_any_more_is_said_on_the_page(client: Client, job: J
     assert "This fine-tune has ended already." in page
 
 
+def test_what_another_tab_made_impossible_is_said_on_the_page_that_asked_for_it(
+    client: Client, running: Job
+) -> None:
+    page = f"/fine-tunes/{running.pk}/"
+    answer = client.post(f"{page}delete/", headers={"Referer": f"http://testserver{page}"}, follow=True)
+    assert answer.redirect_chain == [(page, 302)]
+    assert "Cancel this fine-tune before you delete it." in answer.content.decode()
+    assert Job.objects.exists()
+
+
 def test_a_finished_one_can_be_deleted_for_good_and_another_not(client: Client, running: Job) -> None:
     assert "Delete this fine-tune" not in shown(client, running)
     assert client.post(f"/fine-tunes/{running.pk}/delete/").status_code == 409
@@ -365,6 +457,18 @@ def test_a_classifiers_scores_are_tables_and_pictures(client: Client, running: J
     drawn = page[page.index('class="chart square roc') :]
     assert drawn.split("</svg>")[0].split("overlay")[0].count('class="line reactive') == 5  # and chance
     assert "Examples a second" in page
+
+
+def test_of_very_many_labels_the_first_are_shown_and_the_others_are_a_click_away(
+    client: Client, running: Job
+) -> None:
+    evaluation = classified()
+    score = evaluation["classes"][0]
+    evaluation["classes"] = [score | {"label": f"label {n}"} for n in range(40)]
+    page = shown(client, changed(running, evaluation=evaluation))
+    before, _, behind = page.partition('<details id="more-labels"><summary>10 more labels</summary>')
+    assert ">label 29</th>" in before
+    assert behind.split("</details>")[0].count(">label 3") == 10
 
 
 def test_of_two_labels_one_curve_says_it_all(client: Client, running: Job) -> None:

@@ -152,6 +152,25 @@ def test_what_was_entered_survives_going_back_right_or_wrong(
     assert not Job.objects.exists()
 
 
+def test_who_presses_twice_begins_one_fine_tune_and_is_led_to_it(
+    client: Client, version: DatasetVersion, base: ServedModel
+) -> None:
+    choose(client, version, base)
+    sent = untouched(client.get(SETTINGS).content.decode())
+    assert (
+        client.post(SETTINGS, sent | {"epochs": "0"}).status_code == 400
+    )  # the page that says so is the same one
+    first = client.post(SETTINGS, sent)
+    second = client.post(SETTINGS, sent, follow=True)
+    job = Job.objects.get()
+    assert first.headers["Location"] == second.redirect_chain[0][0] == f"/fine-tunes/{job.pk}/"
+    assert "This was begun already" in second.content.decode()
+    # Another page begins another.
+    choose(client, version, base)
+    client.post(SETTINGS, untouched(client.get(SETTINGS).content.decode()))
+    assert Job.objects.count() == 2
+
+
 def test_of_two_tabs_each_starts_what_it_showed(
     client: Client, dataset: Dataset, version: DatasetVersion, base: ServedModel
 ) -> None:

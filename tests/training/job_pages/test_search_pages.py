@@ -211,6 +211,9 @@ def test_the_last_form_begins_a_cross_validation_of_a_classifier(
     begun = Search.objects.get()
     assert answer.headers["Location"] == f"/fine-tunes/searches/{begun.pk}/"
     assert [job.spec for job in begun.jobs.order_by("number")] == [{"folds": 3, "fold": n} for n in (1, 2, 3)]
+    # Who presses twice has begun it once.
+    assert client.post(SETTINGS, sent).headers["Location"] == answer.headers["Location"]
+    assert (Search.objects.count(), Job.objects.count()) == (1, 3)
 
 
 def test_the_list_has_one_line_for_a_search_and_none_for_its_trials(

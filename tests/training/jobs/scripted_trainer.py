@@ -97,7 +97,7 @@ def main(does: list[str], spec: dict[str, Any]) -> int:
         if stop:
             for _ in range(20 if "lingers" in does else 0):
                 time.sleep(0.05)
-                status("training", step=step)
+                status("training", step=step, doing="saving")
             save(step)
             status("stopped")
             return 3

@@ -116,6 +116,18 @@ def test_workspaces_take_turns_and_the_one_with_fewest_jobs_in_hand_comes_first(
     assert [job_life.claim_next() for _ in range(3)] == [later, third, None]
 
 
+def test_people_of_one_workspace_take_turns_so_nobody_waits_for_all_that_a_colleague_began(
+    start: Start, bob: User
+) -> None:
+    first, second, third = start(), start(), start()
+    of_bob = start(user=bob)
+    assert [job_life.claim_next() for _ in range(2)] == [first, of_bob]
+    for job in (first, of_bob):
+        assert job_life.end(now(job), State.CANCELLED)
+    late = start(user=bob)
+    assert [job_life.claim_next() for _ in range(4)] == [second, late, third, None]
+
+
 def test_lost_tasks_are_sent_again_as_many_as_jobs_wait(
     start: Start, broker: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

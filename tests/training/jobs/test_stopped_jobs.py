@@ -79,10 +79,18 @@ def test_a_pause_waits_for_what_takes_longer_to_save_than_a_cancel_would(
 ) -> None:
     monkeypatch.setattr(patience, "CANCEL_SECONDS", 0.2)
     monkeypatch.setattr(patience, "SILENT_SECONDS", 0.7)  # it shows that it gets on
-    job = start(spec=SPEC)
-    trainer("slow,lingers", meanwhile=at_step(5, lambda job: job_services.pause_job(job=job, user=alice)))
+    job, seen = start(spec=SPEC), set[str]()
+    pause = at_step(5, lambda job: job_services.pause_job(job=job, user=alice))
+
+    def look(job: Job) -> None:
+        pause(job)
+        seen.add(parts(now(job))["state"])
+
+    trainer("slow,lingers", meanwhile=look)
     run_next()
     assert (now(job).state, job_life.last_saved(job)) == (State.PAUSED, 5)
+    assert any("What it has learnt is being saved." in page for page in seen)
+    assert "is being saved" not in parts(now(job))["state"]
     said = now(job).events.latest("number").message
     assert said == "It is paused; what it had learnt is saved."
     assert "It goes on from step" not in parts(now(job))["state"]

@@ -81,7 +81,13 @@ def test_a_model_is_copied_in_no_transaction_and_its_job_is_kept_alive_meanwhile
 ) -> None:
     job, mine, looks = start(spec=SPEC), connections["default"], threading.Event()
     around = len(mine.savepoint_ids)  # a test is a transaction itself
-    trainer(meanwhile=lambda _: looks.set())
+    stages = []
+
+    def look(job: Job) -> None:
+        stages.append(now(job).stage)
+        looks.set()
+
+    trainer(meanwhile=look)
 
     def prepare(*_: object) -> None:
         looks.clear()
@@ -92,6 +98,7 @@ def test_a_model_is_copied_in_no_transaction_and_its_job_is_kept_alive_meanwhile
     monkeypatch.setattr(training_worker, "prepare", prepare)
     run_next()
     assert now(job).state == State.SUCCEEDED
+    assert stages[-1] == job_life.PUBLISHING  # as its page says
 
 
 def test_what_was_copied_of_a_model_that_cannot_be_added_is_removed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.training.trainer.jobs import Bench
 from training.datasets.examples import DocumentExample, Example, TranslationExample
 from training.trainer import samples
 from training.trainer.job import Job
+from training.trainer.record import Record
 from training.trainer.samples import Sample, Samples
 
 
@@ -59,6 +61,29 @@ def test_a_job_learns_and_leaves_an_adapter_the_engine_serves(bench: Bench) -> N
     assert last["answer"] != answer(bench.base, None, prompts[1])
     step = done.lines("step")[0]
     assert {"loss", "learning_rate", "tokens_per_second", "memory", "eta", "gradient_norm"} < step.keys()
+
+
+def test_what_takes_a_while_beside_the_steps_is_in_its_status_while_it_does(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, beat = [""], Record.beat
+
+    def noted(self: Record, **hurried: bool) -> None:
+        beat(self, **hurried)
+        doing = json.loads((bench.folder / "out" / "status.json").read_text())["doing"]
+        if doing != seen[-1]:
+            seen.append(doing)
+
+    monkeypatch.setattr(Record, "beat", noted)
+    assert bench.run(max_steps=1, prompts=["fox"], sample_tokens=2).exit_status == 0
+    assert [doing for doing in seen if doing] == [
+        "evaluating",
+        "asking",
+        "evaluating",
+        "saving",
+        "asking",
+        "finishing",
+    ]
 
 
 def test_a_prompt_that_cannot_be_answered_says_why_each_time_and_the_others_are_answered(

@@ -12,6 +12,7 @@ from django.core import mail
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 from pytest_django.fixtures import Settings
 
 from tests.services import Valkey
@@ -289,3 +290,22 @@ def test_what_was_typed_at_a_failed_login_is_not_kept(workspace: Workspace, clie
     assert event.actor is None
     assert "hunter2" not in str(event.detail)
     assert event.ip == "127.0.0.1"
+
+
+def test_who_was_logged_out_meanwhile_is_led_back_to_the_form_and_told_that_it_did_nothing(
+    workspace: Workspace, alice: User, client: Client
+) -> None:
+    switch, form = reverse("workspace_switch"), "http://testserver/settings/?tab=1"
+    answer = client.post(switch, {"workspace": str(workspace.pk)}, headers={"Referer": form})
+    asked = answer.headers["Location"]
+    assert asked == "/accounts/login/?next=/settings/%3Ftab%3D1"
+    assert "You were logged out, so that was not done." in client.get(asked).content.decode()
+    answer = client.post(
+        asked, {"login": "alice@example.org", "password": PASSWORD, "next": "/settings/?tab=1"}
+    )
+    assert answer.headers["Location"] == "/settings/?tab=1"
+    # Of a page elsewhere, or of none that says so, there is no way back.
+    for referer in ({"Referer": "https://elsewhere.example/"}, {}):
+        assert Client().post(switch, headers=referer).headers["Location"] == "/accounts/login/?next=/"
+    # A page that was only looked at is led back to, as ever.
+    assert Client().get("/settings/").headers["Location"] == "/accounts/login/?next=/settings/"
