@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,7 @@ CONTENTS = "models"  # in the shared storage, and in this host's cache
 _INCOMING = ".incoming-"
 # A transaction that adds a model is over by then: what has no row has none coming.
 _ORPHAN_SECONDS = 3600.0
+_PIECE = 2**20  # bytes
 
 
 def located(stored: str) -> Path:
@@ -83,6 +84,33 @@ def publish(name: str, files: Sequence[Path]) -> str:
     Raises StorageError and OSError.
     """
     return contents.publish(CONTENTS, name, files)
+
+
+class StoredFile(NamedTuple):
+    name: str
+    size: int  # bytes
+    pieces: Iterator[bytes]  # raises StorageError and OSError
+
+
+def stored_files(kept: Kept) -> list[StoredFile]:
+    """What a model consists of, wherever it is kept; nothing is read before it is asked for.
+
+    Raises StorageError and OSError.
+    """
+    if kept.manifest and shared_storage.is_shared():
+        listed = contents.manifest_of(CONTENTS, kept.manifest).files
+        return [
+            StoredFile(file.name, file.size, contents.read(CONTENTS, kept.manifest, file.name))
+            for file in listed
+        ]
+    files = sorted(located(kept.path).iterdir())
+    return [StoredFile(file.name, file.stat().st_size, _pieces(file)) for file in files]
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
 
 
 def remove_kept(kept: Kept) -> None:

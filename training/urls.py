@@ -2,7 +2,16 @@
 
 from django.urls import path
 
-from training import clean_views, job_views, new_job_views, report_views, search_views, upload_views, views
+from training import (
+    clean_views,
+    job_views,
+    model_download,
+    new_job_views,
+    report_views,
+    search_views,
+    upload_views,
+    views,
+)
 
 urlpatterns = [
     path("data/", views.datasets, name="datasets"),
@@ -33,6 +42,7 @@ urlpatterns = [
     path("fine-tunes/searches/<uuid:search_id>/delete/", search_views.delete, name="search_delete"),
     path("fine-tunes/<uuid:job_id>/", job_views.job, name="job"),
     path("fine-tunes/<uuid:job_id>/losses.csv", job_views.losses, name="job_losses"),
+    path("fine-tunes/<uuid:job_id>/model.zip", model_download.model, name="job_model"),
     path("fine-tunes/<uuid:job_id>/try/", job_views.try_job, name="job_try"),
     path("fine-tunes/<uuid:job_id>/pause/", job_views.pause, name="job_pause"),
     path("fine-tunes/<uuid:job_id>/resume/", job_views.resume, name="job_resume"),

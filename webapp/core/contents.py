@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -64,6 +64,11 @@ def manifest_of(kind: str, digest: str) -> Manifest:
         if file.name in ("", "..") or Path(file.name).name != file.name:
             raise StorageError(f"{file.name!r} in the shared storage cannot be a file's name.")
     return manifest
+
+
+def read(kind: str, digest: str, name: str) -> Iterator[bytes]:
+    """One of the files that the manifest names, in pieces. Raises StorageError."""
+    return shared_storage.read(f"{kind}/{digest}/{name}")
 
 
 def remove(kind: str, digest: str) -> None:

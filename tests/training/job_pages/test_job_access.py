@@ -20,6 +20,7 @@ pytestmark = pytest.mark.django_db
 OF_JOBS = [pattern for pattern in urls.urlpatterns if str(pattern.pattern).startswith("fine-tunes/")]
 OF_ONE = ("job", "job_losses", "search", "search_now")
 PAGES = ("jobs", "jobs_list", "job_new", *OF_ONE)
+MADE = ("job_model",)  # there once it has learnt
 LED_ON = ("job_new_method", "job_new_settings")  # pages that lead to the first one where nothing was chosen
 ACTS = ("job_try", "job_pause", "job_resume", "job_cancel", "job_delete", "search_cancel", "search_delete")
 
@@ -41,7 +42,7 @@ def rows() -> list[object]:
 
 
 def test_no_address_is_missing_here() -> None:
-    assert {pattern.name for pattern in OF_JOBS} == {*PAGES, *LED_ON, *ACTS}
+    assert {pattern.name for pattern in OF_JOBS} == {*PAGES, *MADE, *LED_ON, *ACTS}
 
 
 @pytest.mark.parametrize("who", ["alice", "dora"])

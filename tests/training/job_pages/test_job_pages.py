@@ -56,6 +56,9 @@ def shown(client: Client, job: Job) -> str:
     return answer.content.decode()
 
 
+TAKE = "Download the adapter (1 bytes)"
+
+
 def served(job: Job) -> ServedModel:
     return ServedModel.objects.create(
         name="ft:tiny:acme:support:1", path="x", digest="1", architecture="llama", context_length=1, parameters=1,
@@ -248,12 +251,16 @@ def test_numbers_of_a_slow_machine_and_of_a_job_that_learns_nothing_are_honest(
         (RUNNING | {"wish": "pause"}, [], ["Cancel"]),
         (RUNNING | {"wish": "cancel"}, [], []),
         ({"state": "paused"}, ["Resume"], ["Cancel"]),
-        ({"state": "succeeded", "model": served}, ["Try it"], ["Another like this"]),
-        ({"state": "succeeded", "model": whole, "task": "scratch"}, ["Try it"], ["Another like this"]),
+        ({"state": "succeeded", "model": served}, ["Try it"], [TAKE, "Another like this"]),
+        (
+            {"state": "succeeded", "model": whole, "task": "scratch"},
+            ["Try it"],
+            ["Download the model (1 bytes)", "Another like this"],
+        ),
         (
             {"state": "succeeded", "model": served, "task": "classification"},
             ["Judge it"],
-            ["Another like this"],
+            [TAKE, "Another like this"],
         ),
         ({"state": "succeeded"}, [], ["Another like this"]),
         ({"state": "failed", "error_code": "disk"}, ["Resume"], ["Another like this"]),
