@@ -120,6 +120,7 @@ def checked(dataset: Dataset, seen: Seen, logged_in: LogIn, alice: User) -> Call
     return checked
 
 
+@pytest.mark.django_db(transaction=True)
 def test_what_was_redacted_is_nowhere_in_the_version(
     dataset: Dataset, checked: Callable[..., Client]
 ) -> None:
@@ -133,6 +134,7 @@ def test_what_was_redacted_is_nowhere_in_the_version(
     assert not said_anywhere("eve@", storage.version_folder(version), version.manifest)
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_file_that_is_removed_is_in_nothing_that_was_read_of_it(
     dataset: Dataset, checked: Callable[..., Client], django_capture_on_commit_callbacks: Any
 ) -> None:

@@ -294,6 +294,7 @@ def test_a_report_says_what_learning_it_will_take_where_jobs_like_it_have_ended(
     assert said in client.get(address).content.decode()
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_file_that_cannot_be_read_is_a_problem_of_the_report_and_one_that_comes_later_makes_it_old(
     client: Client, dataset: Dataset, seen: Seen
 ) -> None:
@@ -516,6 +517,7 @@ def test_what_only_a_program_says_of_a_recipe_stays_as_it_said_it(
     assert (frozen.augment.seed, frozen.split.salt) == (7, "pepper")
 
 
+@pytest.mark.django_db(transaction=True)
 def test_splits_with_nothing_in_them_are_told_before_freezing_and_where_a_fine_tune_begins(
     client: Client, dataset: Dataset, seen: Seen
 ) -> None:
