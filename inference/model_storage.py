@@ -18,6 +18,7 @@ from django.conf import settings
 
 from webapp.core import contents, shared_storage
 from webapp.core.content_cache import ContentCache
+from webapp.core.downloads import pieces_of
 from webapp.core.durable import sync_path
 from webapp.core.plain_files import copy_plain
 
@@ -28,7 +29,6 @@ CONTENTS = "models"  # in the shared storage, and in this host's cache
 _INCOMING = ".incoming-"
 # A transaction that adds a model is over by then: what has no row has none coming.
 _ORPHAN_SECONDS = 3600.0
-_PIECE = 2**20  # bytes
 
 
 def located(stored: str) -> Path:
@@ -104,13 +104,7 @@ def stored_files(kept: Kept) -> list[StoredFile]:
             for file in listed
         ]
     files = sorted(located(kept.path).iterdir())
-    return [StoredFile(file.name, file.stat().st_size, _pieces(file)) for file in files]
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            yield piece
+    return [StoredFile(file.name, file.stat().st_size, pieces_of(file)) for file in files]
 
 
 def remove_kept(kept: Kept) -> None:

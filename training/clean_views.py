@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -27,9 +24,8 @@ from training.models import DatasetVersion, DataWork
 from training.overview import doubts_of, split_doubts
 from training.views import page
 from webapp.accounts.requests import person, posted
+from webapp.core.downloads import attachment, pieces_of
 from webapp.core.errors import NotFound, UserError
-
-_READ_BYTES = 2**18
 
 
 @never_cache
@@ -114,14 +110,4 @@ def download(request: HttpRequest, version_id: UUID, split: str) -> StreamingHtt
     if split not in SPLITS or version.state != DatasetVersion.State.READY or not path.is_file():
         raise NotFound(_("That file"))
     name = f"dataset-{version.content_hash[:12]}-{split}.jsonl"
-    headers = {
-        "Content-Disposition": f'attachment; filename="{name}"',
-        "Content-Length": str(path.stat().st_size),
-    }
-    return StreamingHttpResponse(_pieces(path), content_type="application/jsonl", headers=headers)
-
-
-async def _pieces(path: Path) -> AsyncIterator[bytes]:
-    with await asyncio.to_thread(path.open, "rb") as file:
-        while piece := await asyncio.to_thread(file.read, _READ_BYTES):
-            yield piece
+    return attachment(pieces_of(path), name=name, size=path.stat().st_size, content_type="application/jsonl")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
@@ -17,6 +15,7 @@ from zipstream import ZipStream
 from inference import model_storage
 from training import access
 from webapp.accounts.requests import person
+from webapp.core.downloads import attachment
 from webapp.core.errors import NotFound, UserError
 from webapp.core.shared_storage import StorageError
 
@@ -40,14 +39,4 @@ def model(request: HttpRequest, job_id: UUID) -> StreamingHttpResponse:
         logger.error("%s cannot be downloaded: %s", job.model.name, error)
         message = _("The files of this model cannot be read right now. Tell whoever runs this site.")
         raise UserError("model_not_there", message, status=503) from error
-    headers = {
-        "Content-Disposition": f'attachment; filename="{name}.zip"',
-        "Content-Length": str(len(archive)),
-    }
-    return StreamingHttpResponse(_sent(archive), content_type="application/zip", headers=headers)
-
-
-async def _sent(archive: ZipStream) -> AsyncIterator[bytes]:
-    pieces = iter(archive)
-    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-        yield piece
+    return attachment(iter(archive), name=f"{name}.zip", size=len(archive), content_type="application/zip")

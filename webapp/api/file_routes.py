@@ -3,9 +3,7 @@ where its report is; files of datasets that people made on the pages are listed,
 
 from __future__ import annotations
 
-import asyncio
 import stat
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +21,10 @@ from webapp.api.errors import Unsupported
 from webapp.api.ids import key_of, public_id
 from webapp.api.lists import Order, page_by_time, place_of
 from webapp.api.schemas import errors
+from webapp.core.downloads import attachment, pieces_of
 from webapp.core.errors import NotFound, UserError
-from webapp.core.plain_files import open_plain
 
 router = Router(auth=Needs("files"))
-_READ_BYTES = 2**18
 RESULTS_NAME = "step_metrics.csv"
 Purpose = Literal["fine-tune", "fine-tune-results"]
 # OpenAI's others: a list of what is not kept here is empty.
@@ -189,16 +186,7 @@ def download(path: Path, name: str) -> StreamingHttpResponse:
         raise NotFound(_("That file")) from error
     if not stat.S_ISREG(found.st_mode):
         raise NotFound(_("That file"))
-    size = str(found.st_size)
-    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": size}
-    return StreamingHttpResponse(pieces(path), content_type="application/octet-stream", headers=headers)
-
-
-async def pieces(path: Path) -> AsyncIterator[bytes]:
-    # Results lie where their trainer wrote.
-    with await asyncio.to_thread(open_plain, path.parent, path) as file:
-        while piece := await asyncio.to_thread(file.read, _READ_BYTES):
-            yield piece
+    return attachment(pieces_of(path), name=name, size=found.st_size)
 
 
 def file_of(who: Caller, text: str) -> SourceFile | ResultFile:
