@@ -104,3 +104,15 @@ def test_a_model_whose_files_cannot_be_read_is_a_sentence(
     answer = logged_in(alice).get(f"/fine-tunes/{job.pk}/model.zip")
     assert answer.status_code == 503
     assert "The files of this model cannot be read right now." in answer.content.decode()
+
+
+def test_a_link_that_took_a_files_place_leads_nowhere(
+    job: Job, keep: Callable[[], None], alice: User, logged_in: LogIn, tmp_path: Path
+) -> None:
+    keep()
+    (file,) = (tmp_path / "adapters").glob("*/adapter_config.json")
+    file.unlink()
+    file.symlink_to(tmp_path / "made" / "adapter_config.json")
+    answer = logged_in(alice).get(f"/fine-tunes/{job.pk}/model.zip")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        b"".join(answer)
