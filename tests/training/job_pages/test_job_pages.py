@@ -444,6 +444,19 @@ def test_every_measurement_can_be_downloaded(client: Client, running: Job) -> No
     assert len(rows) == 83
 
 
+def test_of_many_labels_the_first_are_shown_and_the_others_are_a_click_away(
+    client: Client, running: Job
+) -> None:
+    made = classified("multilabel")
+    made["classes"] = [made["classes"][0] | {"label": f"label {n}"} for n in range(40)]
+    changed(running, task="classification", evaluation=made | {"labels": [f"label {n}" for n in range(40)]})
+    page = shown(client, running)
+    first, others = page.split('<details id="more-labels">')
+    assert "10 more labels" in others
+    assert [n for n in range(40) if f">label {n}</th>" in first] == [*range(30)]
+    assert [n for n in range(40) if f">label {n}</th>" in others] == [*range(30, 40)]
+
+
 def test_a_classifiers_scores_are_tables_and_pictures(client: Client, running: Job) -> None:
     changed(running, task="classification", evaluation=classified())
     page = shown(client, running)
